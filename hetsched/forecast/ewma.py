@@ -1,0 +1,40 @@
+"""ewma: what was demanded lately will be demanded again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..geometry import MoEGeometry
+from ..types import Demand, FloatArray
+
+
+class Ewma:
+    """Exponentially weighted mean of each expert's demand, in tokens per token of a step.
+
+    p <- p + rate * (demanded - p), once per step of the expert's layer; a step of T tokens counts as T observations, at
+    most `max_tokens`, so that a long prefill informs the forecast without erasing what was known.
+    """
+
+    name = "ewma"
+
+    def __init__(self, rate: float = 0.02, max_tokens: int = 64) -> None:
+        self.rate = rate
+        self.max_tokens = max_tokens
+
+    def start(self, geometry: MoEGeometry, frequency_LE: FloatArray | None = None) -> None:
+        """Begin from calibration frequencies, or from the uniform share top_k / num_experts."""
+        share = geometry.top_k / geometry.num_experts
+        self._p_LE = np.full((geometry.num_layers, geometry.num_experts), share)
+        if frequency_LE is not None:
+            total_L = np.maximum(frequency_LE.sum(axis=1, keepdims=True), 1e-30)
+            self._p_LE = geometry.top_k * frequency_LE / total_L
+
+    def observe(self, demand: Demand) -> None:
+        """Learn one layer's demand."""
+        rate = 1.0 - (1.0 - self.rate) ** min(demand.num_tokens, self.max_tokens)
+        row_E = self._p_LE[demand.layer]
+        row_E += rate * (demand.tokens_E / max(demand.num_tokens, 1) - row_E)
+
+    def demand_LE(self) -> FloatArray:
+        """Expected tokens per expert for one token of a step, float [L, E]; valid until the next observe."""
+        return self._p_LE

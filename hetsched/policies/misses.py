@@ -1,0 +1,50 @@
+"""Simple answers to a miss, shared by the baselines: on the CPU, or fetched while there are slots."""
+
+from __future__ import annotations
+
+from ..cost import CostModel
+from ..policy import Decision, Machine, View
+from ..residency import RESIDENT
+from ..types import Demand, ExpertId, Fetch, Lane, Op, Run
+
+
+def misses_on_cpu(demand: Demand, view: View, machine: Machine) -> Decision:
+    """Residents on the GPU, everything else on the CPU; nothing moves."""
+    return decision(demand, view, machine, {})
+
+
+def decision(
+    demand: Demand, view: View, machine: Machine, fetched: dict[ExpertId, ExpertId | None], cause: str = "missed"
+) -> Decision:
+    """Residents on the GPU, `fetched` (expert -> victim) on the GPU after their copy, in order, the rest on the CPU."""
+    layer, states = demand.layer, view.residency.states(demand.layer)
+    ops: list[Op] = [Fetch(expert, victim, prefetch=False, cause=cause) for expert, victim in fetched.items()]
+    cpu: list[Op] = []
+    on_gpu_n, missed_n = [], []
+    for e, tokens in zip(demand.active, demand.tokens, strict=True):
+        expert = ExpertId(layer, e)
+        if states[e] >= RESIDENT:
+            ops.append(Run(expert, tokens, Lane.GPU, "resident"))
+            on_gpu_n.append(tokens)
+        elif expert not in fetched:
+            cpu.append(Run(expert, tokens, Lane.CPU, "missed"))
+            missed_n.append(tokens)
+    fetched_n = [int(demand.tokens_E[expert.expert]) for expert in fetched]
+    ops.extend(Run(expert, n, Lane.GPU, "fetched") for expert, n in zip(fetched, fetched_n, strict=True))
+    predicted_s = _makespan_s(demand, view.link.free_s, machine.cost, on_gpu_n, fetched_n, missed_n)
+    return Decision((*ops, *cpu), predicted_s)
+
+
+def _makespan_s(
+    demand: Demand, link_free_s: float, cost: CostModel, on_gpu_n: list[int], fetched_n: list[int], missed_n: list[int]
+) -> float:
+    """When the last lane ends: GPU residents, then fetches in order as they arrive; beside it the CPU."""
+    gpu_end_s = sum(cost.each_gpu_s(on_gpu_n)) if on_gpu_n else 0.0
+    arrival_s = link_free_s
+    for work_s in cost.each_gpu_s(fetched_n) if fetched_n else ():
+        arrival_s += cost.copy_s()
+        gpu_end_s = max(gpu_end_s, arrival_s) + work_s
+    if not missed_n:
+        return gpu_end_s
+    roundtrip_s = cost.roundtrip_s(demand.num_tokens) if cost.has_gpu else 0.0
+    return max(gpu_end_s, roundtrip_s + sum(cost.each_cpu_s(missed_n)))

@@ -1,0 +1,71 @@
+"""Static placements: chosen once, never changed; every miss runs on the CPU.
+
+cpu-only is no placement at all; layer-split is llama.cpp's `--n-cpu-moe` (all experts of whole layers on the GPU);
+static-frequency is the placement of kTransformers and Fiddler (arXiv 2402.07033, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..policy import Decision, Machine, View
+from ..types import Demand, ExpertId, Outcome
+from .misses import misses_on_cpu
+
+
+class CpuOnly:
+    """Nothing on the GPU but the dense part."""
+
+    name = "cpu-only"
+
+    def start(self, machine: Machine) -> Sequence[ExpertId]:
+        """No expert is resident."""
+        self._machine = machine
+        return ()
+
+    def plan(self, demand: Demand, view: View) -> Decision:
+        """Residents on the GPU, the rest on the CPU."""
+        return misses_on_cpu(demand, view, self._machine)
+
+    def observe(self, outcome: Outcome) -> None:
+        """A static placement learns nothing."""
+
+
+class LayerSplit(CpuOnly):
+    """All experts of the last layers, as many whole layers as fit.
+
+    llama.cpp keeps the first N layers' experts on the CPU, so the last ones are resident. Slots that no whole layer
+    fills stay empty, as there.
+    """
+
+    name = "layer-split"
+
+    def start(self, machine: Machine) -> Sequence[ExpertId]:
+        """The last floor(slots / E) layers."""
+        self._machine = machine
+        shape = machine.geometry
+        whole = min(machine.num_slots // shape.num_experts, shape.num_layers)
+        layers = range(shape.num_layers - whole, shape.num_layers)
+        return [ExpertId(layer, e) for layer in layers for e in range(shape.num_experts)]
+
+
+class StaticFrequency(CpuOnly):
+    """The most frequent (layer, expert) pairs of a calibration trace; without one, experts spread over the layers."""
+
+    name = "static-frequency"
+
+    def start(self, machine: Machine) -> Sequence[ExpertId]:
+        """Pairs by descending frequency."""
+        self._machine = machine
+        return most_frequent(machine)
+
+
+def most_frequent(machine: Machine) -> list[ExpertId]:
+    """All experts by descending calibration frequency; without calibration, expert by expert over all layers."""
+    shape = machine.geometry
+    if machine.frequency_LE is None:
+        return [ExpertId(layer, e) for e in range(shape.num_experts) for layer in range(shape.num_layers)]
+    order = np.argsort(-machine.frequency_LE.reshape(-1), kind="stable")
+    return [ExpertId(*divmod(int(flat), shape.num_experts)) for flat in order]

@@ -1,0 +1,136 @@
+"""RunStats: what a run came to, from plans and outcomes; the same for every executor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .residency import COPYING, RESIDENT
+from .types import Demand, ExpertId, Lane, Outcome, Phase, Plan
+
+
+@dataclass
+class RunStats:
+    """Sums over the layers of a run, in seconds and bytes; rates are properties.
+
+    A hit is an active expert that had wholly arrived when the router asked; a late prefetch was on its way.
+    """
+
+    expert_bytes: int
+    layers: int = 0
+    steps: int = 0
+    tokens: int = 0
+    decode_tokens: int = 0
+    decode_s: float = 0.0
+    active: int = 0
+    hits: int = 0
+    late: int = 0
+    demanded_fetches: int = 0
+    prefetches: int = 0
+    wasted_prefetches: int = 0
+    evictions: int = 0
+    dense_s: float = 0.0
+    decision_s: float = 0.0
+    makespan_s: float = 0.0
+    predicted_s: float = 0.0
+    gpu_s: float = 0.0
+    cpu_s: float = 0.0
+    link_s: float = 0.0
+    stall_s: float = 0.0
+    solver_status: dict[str, int] = field(default_factory=dict)
+    _last_step: int = -1
+    _unused: set[ExpertId] = field(default_factory=set)
+
+    def record_demand(self, demand: Demand, states: list[int]) -> None:
+        """Count hits before anything moves; `states`: the layer's residency at demand."""
+        self.active += len(demand.active)
+        for e in demand.active:
+            self.hits += states[e] >= RESIDENT
+            self.late += states[e] == COPYING
+        if self._unused:
+            self._unused.difference_update(ExpertId(demand.layer, e) for e in demand.active)
+
+    def record_plan(self, plan: Plan) -> None:
+        """Count copies, and prefetches that nobody used."""
+        for fetch in plan.fetches:
+            if fetch.prefetch:
+                self.prefetches += 1
+                self._unused.add(fetch.expert)
+            else:
+                self.demanded_fetches += 1
+            if fetch.victim is not None:
+                self._evicted(fetch.victim)
+        for evict in plan.evicts:
+            self._evicted(evict.expert)
+        if plan.solver_status:
+            self.solver_status[plan.solver_status] = self.solver_status.get(plan.solver_status, 0) + 1
+
+    def record_outcome(self, outcome: Outcome) -> None:
+        """Add one layer's times."""
+        demand = outcome.plan.demand
+        if demand.step != self._last_step:
+            self._last_step = demand.step
+            self.steps += 1
+            self.tokens += demand.num_tokens
+            self.decode_tokens += demand.num_tokens * (demand.phase is not Phase.PREFILL)
+        self.layers += 1
+        if demand.phase is not Phase.PREFILL:
+            self.decode_s += outcome.layer_s
+        self.dense_s += outcome.dense_s
+        self.decision_s += outcome.plan.decision_s
+        self.makespan_s += outcome.makespan_s
+        self.predicted_s += outcome.plan.predicted_s
+        self.gpu_s += outcome.gpu_s
+        self.cpu_s += outcome.cpu_s
+        self.link_s += outcome.link_s
+        self.stall_s += outcome.stall_s
+
+    def record_tail(self, phase: Phase, seconds: float) -> None:
+        """Add what a step takes after its last layer."""
+        self.dense_s += seconds
+        if phase is not Phase.PREFILL:
+            self.decode_s += seconds
+
+    def _evicted(self, expert: ExpertId) -> None:
+        self.evictions += 1
+        if expert in self._unused:
+            self._unused.discard(expert)
+            self.wasted_prefetches += 1
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all layers: dense part, decision, experts."""
+        return self.dense_s + self.decision_s + self.makespan_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoded tokens per second, decision time counted; 0 when nothing was decoded."""
+        return self.decode_tokens / self.decode_s if self.decode_s > 0 else 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of active experts that were wholly there at demand."""
+        return self.hits / self.active if self.active else 0.0
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes of experts copied to the GPU."""
+        return (self.demanded_fetches + self.prefetches) * self.expert_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, with the rates, ready for JSON."""
+        per_token = 1 / self.tokens if self.tokens else 0.0
+        busy_s = self.total_s or 1.0
+        return {
+            **{key: value for key, value in asdict(self).items() if not key.startswith("_")},
+            "total_s": self.total_s,
+            "tokens_per_s": self.tokens_per_s,
+            "hit_rate": self.hit_rate,
+            "late_share": self.late / self.active if self.active else 0.0,
+            "bytes_moved": self.bytes_moved,
+            "bytes_per_token": self.bytes_moved * per_token,
+            "wasted_bytes_per_token": self.wasted_prefetches * self.expert_bytes * per_token,
+            "stall_s_per_token": self.stall_s * per_token,
+            "decision_s_per_token": self.decision_s * per_token,
+            "utilisation": {lane.value: getattr(self, f"{lane.value}_s") / busy_s for lane in Lane},
+        }

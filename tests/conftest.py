@@ -1,0 +1,71 @@
+"""What tests share: a tiny random Mixture-of-Experts model, in memory and as a checkpoint folder with a tokenizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """Every test ends with the lane threads it began with: none."""
+    import threading
+
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("hetsched-")]
+    assert not left, f"threads left running: {left}"
+
+
+def tiny_moe(seed: int = 0, layers: int = 3, experts: int = 8) -> Any:
+    """A random Qwen2-MoE of a few hundred kilobytes, eager experts, in evaluation mode."""
+    import torch
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen2MoeConfig(
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=32,
+        num_experts=experts,
+        num_experts_per_tok=4,
+        initializer_range=0.3,
+        experts_implementation="eager",
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return Qwen2MoeForCausalLM(config).eval()
+
+
+@pytest.fixture
+def model() -> Any:
+    return tiny_moe()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as an ordinary checkpoint folder with a word-level tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-moe")
+    tiny_moe().save_pretrained(folder)
+    words = ["<pad>", "<s>", "</s>", "<unk>", "the", "sea", "was", "calm", *(f"word{i}" for i in range(120))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.save_pretrained(folder)
+    return folder
