@@ -1,0 +1,120 @@
+"""Accelerator protocol: memory of its own, a copy engine, a compute queue, and the CPU lane beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from ..types import Lane
+
+
+class OutOfDeviceMemory(RuntimeError):
+    """An allocation beyond the device's capacity; the message holds the numbers."""
+
+
+class LaneError(RuntimeError):
+    """Work in a lane failed; `__cause__` is what it raised."""
+
+
+class Cancelled(RuntimeError):
+    """Work that was still waiting when its lane was cancelled or closed."""
+
+
+@runtime_checkable
+class Event(Protocol):
+    """Completion of one piece of work."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the work has ended, well or not."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        ...
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds the lane worked on it; valid once done."""
+        ...
+
+    @property
+    def stall_s(self) -> float:
+        """Seconds the lane stood still waiting for what the work depends on; valid once done."""
+        ...
+
+    def result(self) -> Any:
+        """Wait, then the work's result; raises LaneError with the cause, or Cancelled."""
+        ...
+
+
+@runtime_checkable
+class Accelerator(Protocol):
+    """A device that computes and copies beside the host.
+
+    All seconds are the device's own: emulated ones scaled back, real ones as measured. Lanes are serial and run side by
+    side; work starts in order of submission, a copy marked urgent before those that are not.
+    """
+
+    name: str
+    emulated: bool
+    capacity_bytes: int
+
+    def allocate(self, num_bytes: int) -> torch.Tensor:
+        """A uint8 tensor of device memory; raises OutOfDeviceMemory beyond the capacity."""
+        ...
+
+    def release(self, buffer: torch.Tensor) -> None:
+        """Give an allocation back."""
+        ...
+
+    def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copy host bytes to device bytes before the first step; waits, and is no part of any layer's time."""
+        ...
+
+    def copy_in(self, source: torch.Tensor, target: torch.Tensor, *, seconds: float, urgent: bool) -> Event:
+        """Copy host bytes to device bytes on the copy engine. `seconds`: what it takes by the profile."""
+        ...
+
+    def promote(self, copy: Event) -> None:
+        """Make a waiting copy urgent."""
+        ...
+
+    def copy_state(self) -> tuple[float, Sequence[tuple[Event, float]]]:
+        """Seconds until an urgent copy would start, and each unfinished copy with the seconds until it ends."""
+        ...
+
+    def launch(self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()) -> Event:
+        """Compute on the GPU or CPU lane, after other work. `seconds`: what it takes by the profile."""
+        ...
+
+    def begin_step(self) -> None:
+        """A forward pass begins."""
+        ...
+
+    def end_step(self) -> float:
+        """A forward pass has ended; returns the seconds since its last layer (the output head; 0 where emulated)."""
+        ...
+
+    def begin_layer(self, dense_s: float) -> float:
+        """The rest of a layer has been computed; returns its seconds (emulated devices let `dense_s` pass)."""
+        ...
+
+    def decided(self, decision_s: float) -> None:
+        """The host spent this long deciding; emulated devices let it pass. The layer's makespan begins here."""
+        ...
+
+    def end_layer(self, events: Sequence[Event]) -> float:
+        """Wait for the layer's work; returns its makespan in seconds. What the host does next is not counted."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up all waiting work, let what runs end."""
+        ...
+
+    def close(self) -> None:
+        """Cancel, end every thread, free all memory. May be called twice."""
+        ...

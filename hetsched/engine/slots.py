@@ -1,0 +1,62 @@
+"""SlotPool: device memory for experts, cut into slots of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from ..accelerators.base import Accelerator
+from ..types import ExpertId
+from .host_store import Layout
+
+
+class SlotPool:
+    """Which slot holds which expert; one allocation for all of them. The scheduler decides, this only keeps place."""
+
+    def __init__(self, accelerator: Accelerator, num_slots: int, slot_bytes: int) -> None:
+        self._accelerator = accelerator
+        self._num_slots = num_slots
+        self._slot_bytes = slot_bytes
+        self._arena = accelerator.allocate(num_slots * slot_bytes)
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._slot_of: dict[ExpertId, int] = {}
+        self._views: dict[tuple[int, Layout], Mapping[str, torch.Tensor]] = {}
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of device memory held."""
+        return self._arena.numel()
+
+    def place(self, expert: ExpertId, victim: ExpertId | None = None) -> None:
+        """Give an expert the victim's slot, or a free one."""
+        slot = self._free.pop() if victim is None else self._slot_of.pop(victim)
+        self._slot_of[expert] = slot
+
+    def vacate(self, expert: ExpertId) -> None:
+        """Free an expert's slot."""
+        self._free.append(self._slot_of.pop(expert))
+
+    def reconcile(self, residents: Iterable[ExpertId]) -> None:
+        """After an aborted plan: keep the residents' slots, free every other."""
+        kept = set(residents)
+        self._slot_of = {expert: slot for expert, slot in self._slot_of.items() if expert in kept}
+        used = set(self._slot_of.values())
+        self._free = [slot for slot in reversed(range(self._num_slots)) if slot not in used]
+
+    def buffer(self, expert: ExpertId, num_bytes: int) -> torch.Tensor:
+        """The bytes of an expert's slot, uint8 [num_bytes]."""
+        begin = self._slot_of[expert] * self._slot_bytes
+        return self._arena[begin : begin + num_bytes]
+
+    def weights(self, expert: ExpertId, layout: Layout) -> Mapping[str, torch.Tensor]:
+        """An expert's parameters in device memory; valid until its slot is given away."""
+        key = self._slot_of[expert], layout
+        if key not in self._views:
+            self._views[key] = layout.views(self.buffer(expert, layout.row_bytes))
+        return self._views[key]
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._views.clear()
+        self._accelerator.release(self._arena)

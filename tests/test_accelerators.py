@@ -1,0 +1,127 @@
+"""Accelerators: the laws, and what is particular to emulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from hetsched.accelerators.base import Accelerator, Cancelled, OutOfDeviceMemory
+from hetsched.accelerators.clock import EmulatedClock
+from hetsched.accelerators.cpu import CpuAccelerator
+from hetsched.accelerators.emulated import EmulatedAccelerator
+from hetsched.gallery import machine
+from hetsched.testing.accelerators import LAWS, Make
+from hetsched.types import Lane
+
+CHUNK_S = machine("rtx-4060-laptop-8gb").h2d.chunk_bytes / machine("rtx-4060-laptop-8gb").h2d.bytes_per_s
+
+
+def emulated(capacity_bytes: int = 1 << 20, time_scale: float = 1.0) -> EmulatedAccelerator:
+    return EmulatedAccelerator(machine("rtx-4060-laptop-8gb"), capacity_bytes, time_scale)
+
+
+@pytest.fixture
+def device() -> Iterator[EmulatedAccelerator]:
+    made = emulated()
+    made.begin_layer(0.0)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("time_scale", [1.0, 20.0])
+def test_emulated_keeps_the_laws(law: Callable[[Make], None], time_scale: float) -> None:
+    law(lambda capacity_bytes: emulated(capacity_bytes, time_scale))
+
+
+def test_both_are_accelerators(device: EmulatedAccelerator) -> None:
+    assert isinstance(device, Accelerator)
+    assert isinstance(CpuAccelerator(), Accelerator)
+    assert device.emulated
+    assert not CpuAccelerator().emulated
+
+
+def test_emulated_time_is_exact(device: EmulatedAccelerator) -> None:
+    """Closed form: two fetches of 4 ms and 1 ms of compute each end at 4 + 4 + 1; the CPU lane hides behind them."""
+    target = device.allocate(2)
+    device.decided(0.5e-3)
+    copies = [
+        device.copy_in(torch.zeros(1, dtype=torch.uint8), target[i : i + 1], seconds=4e-3, urgent=True) for i in (0, 1)
+    ]
+    works = [device.launch(Lane.GPU, lambda: None, 1e-3, [copy]) for copy in copies]
+    works.append(device.launch(Lane.CPU, lambda: None, 7e-3))
+    assert device.end_layer(works) == pytest.approx(9e-3)
+    assert [work.busy_s for work in works] == pytest.approx([1e-3, 1e-3, 7e-3])
+    assert works[0].stall_s == pytest.approx(4e-3)
+
+
+def test_what_the_host_does_between_layers_is_no_emulated_time(device: EmulatedAccelerator) -> None:
+    """A prefetch of 10 ms makes exactly the progress that emulated layers give it."""
+    target = device.allocate(1)
+    device.decided(0.0)
+    copy = device.copy_in(torch.ones(1, dtype=torch.uint8), target, seconds=10e-3, urgent=False)
+    device.end_layer([device.launch(Lane.GPU, lambda: None, 2e-3)])
+    sum(i * i for i in range(200_000))  # the host is busy
+    _, ((event, left_s),) = device.copy_state()
+    assert event is copy
+    assert left_s == pytest.approx(8e-3)
+    device.begin_layer(8e-3)
+    assert device.copy_state() == (0.0, [])
+    assert copy.done
+
+
+def test_an_urgent_copy_waits_for_one_chunk_only(device: EmulatedAccelerator) -> None:
+    """A prefetch of several chunks lets a demanded copy in between two of them."""
+    target = device.allocate(100)
+    device.decided(0.0)
+    slow = device.copy_in(torch.ones(90, dtype=torch.uint8), target[:90], seconds=8 * CHUNK_S, urgent=False)
+    urgent_s, _ = device.copy_state()
+    fast = device.copy_in(torch.ones(10, dtype=torch.uint8), target[90:], seconds=CHUNK_S / 2, urgent=True)
+    makespan_s = device.end_layer([fast])
+    assert makespan_s <= 1.6 * CHUNK_S
+    assert urgent_s <= 1.1 * CHUNK_S
+    assert not slow.done
+    device.begin_layer(9 * CHUNK_S)
+    assert slow.done
+    assert target.min() == 1
+
+
+def test_promoting_a_prefetch_lets_it_go_first(device: EmulatedAccelerator) -> None:
+    target = device.allocate(3)
+    one = torch.ones(1, dtype=torch.uint8)
+    device.decided(0.0)
+    first, second, third = (device.copy_in(one, target[i : i + 1], seconds=CHUNK_S, urgent=False) for i in range(3))
+    device.promote(third)
+    device.end_layer([third])
+    assert third.end_s < second.end_s or not second.done
+    device.end_layer([first, second])
+
+
+def test_cancel_drops_what_waits(device: EmulatedAccelerator) -> None:
+    target = device.allocate(1)
+    device.decided(0.0)
+    device.copy_in(torch.ones(1, dtype=torch.uint8), target, seconds=1e-3, urgent=True)
+    waiting = device.copy_in(torch.ones(1, dtype=torch.uint8), target, seconds=1e-3, urgent=False)
+    device.cancel()
+    with pytest.raises(Cancelled):
+        waiting.result()
+    assert device.copy_state()[1] == []
+
+
+def test_cpu_has_no_memory_to_copy_to() -> None:
+    device = CpuAccelerator()
+    assert device.allocate(0).numel() == 0
+    with pytest.raises(OutOfDeviceMemory):
+        device.allocate(1)
+    assert device.launch(Lane.CPU, lambda: 3, 0.0).result() == 3
+
+
+def test_a_halted_clock_stands_still() -> None:
+    clock = EmulatedClock(scale=1.0)
+    assert clock.now_s() == 0.0
+    clock.run()
+    clock.wait_until(1e-3)
+    clock.halt(1e-3)
+    assert clock.now_s() == 1e-3
