@@ -1,0 +1,60 @@
+"""How much GPU memory the experts get, and the accelerator that holds it. Fails before anything is allocated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..accelerators.base import Accelerator
+from ..accelerators.cpu import CpuAccelerator
+from ..accelerators.emulated import EmulatedAccelerator
+from ..errors import InputError
+from ..geometry import MoEGeometry
+from ..plugins import load
+from ..profile import HardwareProfile
+from ..sizes import parse_bytes, show_bytes
+
+RESERVED_SHARE = 0.15  # of GPU memory, for the KV cache, activations and the driver, where the user names no budget
+
+
+def gpu_budget_bytes(gpu_memory: str | int | None, geometry: MoEGeometry, hardware: HardwareProfile) -> int:
+    """Bytes of GPU memory for experts.
+
+    `gpu_memory`: bytes, a size, a share of all experts' bytes, or None: all of the GPU but the rest of the model and a
+    reserve. Raises InputError for less than one expert (naming the least that works) or more than the device has.
+    """
+    total_bytes = geometry.total_expert_bytes
+    if hardware.gpu is None:
+        if gpu_memory is not None:
+            raise InputError(f"gpu_memory {gpu_memory} was given, and {hardware.name} has no GPU; drop one of the two")
+        return 0
+    device_bytes = hardware.gpu.capacity_bytes
+    if gpu_memory is None:
+        dense_bytes = geometry.dense_params * 2 * geometry.num_layers
+        budget = min(int(device_bytes * (1 - RESERVED_SHARE)) - dense_bytes, total_bytes)
+    else:
+        budget = parse_bytes(gpu_memory, total_bytes)
+    if budget > device_bytes:
+        raise InputError(
+            f"gpu_memory {show_bytes(budget)} is more than {hardware.name} has; give at most {show_bytes(device_bytes)}"
+        )
+    if budget < geometry.expert_bytes:
+        raise InputError(
+            f"gpu_memory {gpu_memory} ({budget} bytes) holds no expert; the least that works is "
+            f"{geometry.expert_bytes} bytes ({show_bytes(geometry.expert_bytes)}), or hardware='cpu' for none"
+        )
+    return budget
+
+
+def accelerator_for(spec: Any, hardware: HardwareProfile, time_scale: float) -> Accelerator:
+    """The accelerator to run on: the one named, or the emulated one for a machine with a GPU, else the CPU."""
+    if spec is not None and not isinstance(spec, str):
+        chosen: Accelerator = spec
+        return chosen
+    if spec is None:
+        kind: Any = CpuAccelerator if hardware.gpu is None else EmulatedAccelerator
+    else:
+        kind = load("hetsched.accelerators", spec)
+    if kind is EmulatedAccelerator:
+        return EmulatedAccelerator(hardware, time_scale=time_scale)
+    made: Accelerator = kind()
+    return made

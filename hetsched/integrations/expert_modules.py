@@ -1,0 +1,62 @@
+"""The expert modules of a transformers model, and switching what computes them.
+
+Every class decorated with transformers' `use_experts_implementation` asks its own `config` which implementation to use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..engine.expert_ffn import parameter_names
+from ..errors import InputError
+
+IMPLEMENTATION = "hetsched"
+_SETTING = "_experts_implementation_internal"  # what transformers reads and set_experts_implementation writes
+
+
+def expert_modules(model: torch.nn.Module) -> list[Any]:
+    """Every expert module in order of definition. Raises InputError for a model without any."""
+    found = [module for module in model.modules() if is_expert_module(module)]
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} has no routed experts that transformers dispatches; "
+            "hetsched needs a Mixture-of-Experts model"
+        )
+    for module in found:
+        parameter_names(module)
+    return found
+
+
+def is_expert_module(module: torch.nn.Module) -> bool:
+    """Whether transformers' experts interface dispatches this module."""
+    return all(hasattr(module, name) for name in ("has_gate", "is_transposed", "num_experts", "config"))
+
+
+def own_forward(module: Any) -> Any:
+    """The class's eager forward, below the dispatch."""
+    return type(module).forward.__wrapped__
+
+
+class Selection:
+    """The configs that were told to use hetsched, and what they used before."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[Any, Any]] = {}
+
+    def select(self, config: Any) -> None:
+        """Make one config use hetsched."""
+        if id(config) not in self._before:
+            self._before[id(config)] = config, getattr(config, _SETTING, None)
+            setattr(config, _SETTING, IMPLEMENTATION)
+
+    def restore(self) -> None:
+        """Put every config back."""
+        for config, before in self._before.values():
+            setattr(config, _SETTING, before)
+        self._before.clear()
+
+    def before(self, config: Any) -> Any:
+        """What a config used before, or None if it was not selected here."""
+        return self._before.get(id(config), (None, None))[1]

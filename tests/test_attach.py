@@ -1,0 +1,266 @@
+"""attach(): the same bits as eager, the model restored exactly, and nothing shared between models."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+
+import hetsched
+from hetsched.accelerators.base import LaneError
+from hetsched.errors import InputError, UnknownNameError
+from hetsched.plugins import installed
+from tests.conftest import tiny_moe
+
+FAST = {"hardware": "rtx-4060-laptop-8gb", "time_scale": 1.0}
+POLICIES = sorted(installed("hetsched.policies"))
+
+
+def generated(model: Any, prompt: torch.Tensor | None = None, **options: Any) -> tuple[list[list[int]], torch.Tensor]:
+    """Greedy tokens and their logits."""
+    prompt = torch.arange(3, 15)[None] if prompt is None else prompt
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None} | options
+    out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+    return out.sequences.tolist(), torch.stack(out.logits)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("gpu_memory", ["5%", "25%", "100%"])
+def test_bits_are_those_of_eager(model: Any, policy: str, gpu_memory: str) -> None:
+    """Whatever strategy moves experts around, tokens and logits are those of eager, bit for bit."""
+    tokens, logits = generated(model)
+    with hetsched.attach(model, **FAST, gpu_memory=gpu_memory, policy=policy) as handle:
+        scheduled_tokens, scheduled_logits = generated(model)
+        handle.scheduler.residency.check()
+        assert handle.stats()["layers"] == 3 * 12
+    assert scheduled_tokens == tokens
+    assert torch.equal(scheduled_logits, logits)
+
+
+def test_without_an_accelerator_bits_are_the_same_too(model: Any) -> None:
+    """hardware=None is this machine's CPU: measured, not emulated, and the same bits."""
+    tokens, logits = generated(model)
+    with hetsched.attach(model) as handle:
+        scheduled = generated(model)
+        stats = handle.stats()
+    assert scheduled[0] == tokens
+    assert torch.equal(scheduled[1], logits)
+    assert not stats["emulated"]
+    assert stats["gpu_expert_bytes"] == 0
+    assert stats["tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_bits_too(dtype: torch.dtype) -> None:
+    model = tiny_moe().to(dtype)
+    tokens, logits = generated(model)
+    with hetsched.attach(model, **FAST, gpu_memory="30%"):
+        scheduled = generated(model)
+    assert scheduled[0] == tokens
+    assert torch.equal(scheduled[1], logits)
+
+
+def test_batches_and_beams(model: Any) -> None:
+    """Several sequences at once, and beam search, come out as eager computes them."""
+    prompt = torch.arange(3, 23).view(2, 10)
+    tokens, logits = generated(model, prompt)
+    beams = generated(model, prompt, num_beams=3)
+    with hetsched.attach(model, **FAST, gpu_memory="25%"):
+        scheduled = generated(model, prompt)
+        assert scheduled[0] == tokens
+        assert torch.equal(scheduled[1], logits)
+        assert generated(model, prompt, num_beams=3)[0] == beams[0]
+
+
+def test_detach_restores_the_model_exactly(model: Any) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
+    handle = hetsched.attach(model, **FAST, gpu_memory="25%")
+    assert model.config._experts_implementation == "hetsched"
+    generated(model)
+    handle.detach()
+    handle.detach()
+    assert model.config._experts_implementation == "eager"
+    assert hetsched.attachment_of(model) is None
+    after = model.state_dict()
+    for name, value in before.items():
+        assert torch.equal(value, after[name])
+        assert after[name].is_contiguous()
+    assert all(dict(model.named_parameters())[name] is value for name, value in parameters.items())
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+
+
+def test_experts_are_moved_not_doubled(model: Any) -> None:
+    """While attached, a module's parameters are views of the host store."""
+    with hetsched.attach(model, **FAST, gpu_memory="25%") as handle:
+        experts = model.model.layers[1].mlp.experts
+        row = handle.engine.store.row(hetsched.types.ExpertId(1, 5))
+        assert experts.gate_up_proj[5].data_ptr() == row.data_ptr()
+        assert handle.engine.store.num_bytes == handle.geometry.total_expert_bytes
+        assert 0 < handle.engine.gpu_expert_bytes <= handle.geometry.total_expert_bytes // 4
+
+
+def test_two_models_do_not_disturb_each_other(model: Any) -> None:
+    other = tiny_moe(seed=1)
+    expected, expected_other = generated(model), generated(other)
+    with hetsched.attach(model, **FAST, gpu_memory="25%"), hetsched.attach(other, **FAST, gpu_memory="50%"):
+        assert torch.equal(generated(other)[1], expected_other[1])
+        assert torch.equal(generated(model)[1], expected[1])
+    with hetsched.attach(model, **FAST, gpu_memory="50%", policy="on-demand-lru"):
+        assert torch.equal(generated(model)[1], expected[1])
+
+
+def test_a_model_sharing_its_config_is_left_alone(model: Any) -> None:
+    """Two models built from one config object: attaching one does not schedule the other."""
+    from transformers import Qwen2MoeForCausalLM
+
+    torch.manual_seed(3)
+    sibling = Qwen2MoeForCausalLM(model.config).eval()
+    expected = generated(sibling)
+    with hetsched.attach(model, **FAST, gpu_memory="25%"):
+        assert torch.equal(generated(sibling)[1], expected[1])
+        assert hetsched.attachment_of(sibling) is None
+
+
+def test_from_pretrained_attaches_itself(checkpoint: Any) -> None:
+    """experts_implementation="hetsched" with the configuration from the surrounding block."""
+    from transformers import AutoModelForCausalLM
+
+    eager = AutoModelForCausalLM.from_pretrained(checkpoint, experts_implementation="eager")
+    with hetsched.defaults(**FAST, gpu_memory="25%", policy="on-demand-lru"):
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, experts_implementation="hetsched")
+        scheduled = generated(model)
+        handle = hetsched.attachment_of(model)
+    assert handle is not None
+    assert handle.stats()["policy"] == "on-demand-lru"
+    assert handle.stats()["layers"] == 3 * 12
+    assert torch.equal(scheduled[1], generated(eager)[1])
+    handle.detach()
+
+
+def test_from_pretrained_reads_the_environment(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("HETSCHED_HARDWARE", "rtx-3060-12gb")
+    monkeypatch.setenv("HETSCHED_GPU_MEMORY", "50%")
+    with hetsched.defaults(time_scale=1.0):
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, experts_implementation="hetsched")
+        generated(model, max_new_tokens=2)
+    handle = hetsched.attachment_of(model)
+    assert handle is not None
+    assert handle.hardware.name == "rtx-3060-12gb"
+    handle.detach()
+
+
+def test_a_forgotten_model_is_freed() -> None:
+    """Dropping an attached model without detach() frees it and ends its threads."""
+    model = tiny_moe()
+    hetsched.attach(model, **FAST, gpu_memory="25%")
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpu_memory": 100}, "least that works"),
+        ({"gpu_memory": "9GiB"}, "more than rtx-4060-laptop-8gb has"),
+        ({"gpu_memory": "a lot"}, "not an amount of memory"),
+        ({"hardware": "rtx-4060-labtop"}, "did you mean 'rtx-4060-laptop-8gb'"),
+        ({"policy": "hetshed"}, "did you mean 'hetsched'"),
+        ({"solver": "exakt"}, "did you mean 'exact'"),
+        ({"time_scale": 0.5}, "time scale"),
+        ({"hardware": None, "gpu_memory": "25%"}, "has no GPU"),
+    ],
+)
+def test_bad_input_leaves_the_model_as_it_was(model: Any, options: dict[str, Any], message: str) -> None:
+    before = model.state_dict()["model.layers.0.mlp.experts.down_proj"].clone()
+    with pytest.raises(InputError, match=message) as caught:
+        hetsched.attach(model, **{**FAST, "gpu_memory": "25%", **options})
+    assert "\n" not in str(caught.value)
+    assert model.config._experts_implementation == "eager"
+    assert hetsched.attachment_of(model) is None
+    assert torch.equal(model.state_dict()["model.layers.0.mlp.experts.down_proj"], before)
+
+
+def test_unknown_names_list_what_is_installed(model: Any) -> None:
+    with pytest.raises(UnknownNameError, match="cpu-only, hetsched, layer-split"):
+        hetsched.attach(model, **FAST, gpu_memory="25%", policy="zzz")
+
+
+def test_attaching_twice_is_an_error(model: Any) -> None:
+    with hetsched.attach(model, **FAST, gpu_memory="25%"), pytest.raises(InputError, match="attached already"):
+        hetsched.attach(model, **FAST, gpu_memory="25%")
+    assert model.config._experts_implementation == "eager"
+
+
+def test_a_dense_model_is_refused() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=8)
+    with pytest.raises(InputError, match="no routed experts"):
+        hetsched.attach(LlamaForCausalLM(config))
+
+
+def test_training_is_refused(model: Any) -> None:
+    with hetsched.attach(model, **FAST, gpu_memory="25%"):
+        model.train()
+        with pytest.raises(InputError, match="inference only"):
+            model(torch.arange(4)[None])
+        model.eval()
+
+
+def test_an_error_in_a_lane_reaches_the_caller_and_generation_can_go_on(model: Any) -> None:
+    """The cause is kept, nothing stays half copied, and the next call gives the right tokens."""
+    expected = generated(model)
+    experts = model.model.layers[1].mlp.experts
+    with hetsched.attach(model, **FAST, gpu_memory="25%", policy="on-demand-lru") as handle:
+        experts._apply_gate = _fail
+        with pytest.raises(LaneError) as caught:
+            generated(model)
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        handle.scheduler.residency.check()
+        assert not handle.scheduler.residency.copying()
+        del experts._apply_gate
+        assert torch.equal(generated(model)[1], expected[1])
+
+
+def test_interrupting_generation_detaches(model: Any) -> None:
+    """Ctrl-C inside the `with` block: threads end, the model is as before."""
+    from transformers import StoppingCriteria
+
+    class Interrupt(StoppingCriteria):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), hetsched.attach(model, **FAST, gpu_memory="25%"):
+        generated(model, stopping_criteria=[Interrupt()])
+    assert model.config._experts_implementation == "eager"
+
+
+def test_stand_in_takes_another_models_seconds(model: Any) -> None:
+    """Layers take gpt-oss-20b's time on the machine; the tokens stay this model's."""
+    tokens, _ = generated(model, max_new_tokens=3)
+    with hetsched.attach(model, **FAST, gpu_memory="25%", policy="cpu-only", stand_in_for="gpt-oss-20b") as handle:
+        assert generated(model, max_new_tokens=3)[0] == tokens
+        cost = hetsched.CostModel(handle.hardware, hetsched.gallery.model("gpt-oss-20b"))
+        decode_makespan_s = 4 * float(cost.cpu_s(1)) + cost.roundtrip_s(1)
+        last = handle.scheduler.stats
+        assert last.makespan_s == pytest.approx(last.predicted_s)
+        assert last.makespan_s > 2 * 3 * decode_makespan_s
+
+
+def _fail(*_: Any) -> Any:
+    raise ZeroDivisionError("planted")
