@@ -1,0 +1,93 @@
+"""What the verbs that run a model share: its options, loading it, and its prompt."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hetsched.errors import InputError
+
+DEMO = "demo"
+
+
+def add_machine_options(parser: argparse.ArgumentParser, gpu_memory: str | None = None) -> None:
+    """--hardware, --gpu-memory, --policy, --solver, --stand-in-for, --time-scale."""
+    parser.add_argument("--hardware", metavar="NAME", help="machine to emulate, or 'cpu': see 'hetsched profiles list'")
+    parser.add_argument(
+        "--gpu-memory", default=gpu_memory, metavar="SIZE", help="GPU memory for experts: 8GiB, 512MB, or 25%% of them"
+    )
+    parser.add_argument("--policy", default="hetsched", metavar="NAME", help="strategy (default: %(default)s)")
+    parser.add_argument("--solver", default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)")
+    parser.add_argument(
+        "--stand-in-for", metavar="MODEL", help="let layers take the time of this gallery model's (emulated machines)"
+    )
+    parser.add_argument(
+        "--time-scale", type=float, default=None, metavar="X", help="wall seconds per emulated second (default: 20)"
+    )
+
+
+def machine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """attach()'s arguments from the parsed options."""
+    options = {
+        "hardware": args.hardware,
+        "gpu_memory": args.gpu_memory,
+        "policy": args.policy,
+        "solver": args.solver,
+        "stand_in_for": args.stand_in_for,
+    }
+    return options if args.time_scale is None else {**options, "time_scale": args.time_scale}
+
+
+def load_model(name: str, *, progress: bool = True) -> tuple[Any, Any]:
+    """Model and tokenizer from a checkpoint folder, or the demo model, which is built if absent.
+
+    Raises InputError for a folder without config.json or a model without routed experts, before any weight is read.
+    """
+    import torch
+    import transformers
+
+    from hetsched.geometry import from_config
+
+    folder = _folder(name, progress)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}/config.json is no model's that transformers knows: {error}") from error
+    from_config(config)
+    # The demo model is stored in bf16, which most CPUs emulate slowly; its arithmetic is done in fp32.
+    dtype: Any = torch.float32 if name == DEMO else "auto"
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def encode(tokenizer: Any, prompt: str) -> Any:
+    """Token ids [1, T] of a prompt, through the chat template where there is one. Raises InputError for no tokens."""
+    if not prompt.strip():
+        raise InputError("the prompt has no tokens; give --prompt some text")
+    if getattr(tokenizer, "chat_template", None):
+        message = [{"role": "user", "content": prompt}]
+        encoded = tokenizer.apply_chat_template(
+            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        return encoded["input_ids"]
+    return tokenizer(prompt, return_tensors="pt")["input_ids"]
+
+
+def at_least_one(text: str) -> int:
+    """An argparse type: a whole number >= 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _folder(name: str, progress: bool) -> Path:
+    if name == DEMO:
+        from hetsched.demo_model import demo_model_path
+
+        return demo_model_path(progress=progress)
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{name} is no model folder: it has no config.json; give a checkpoint folder or 'demo'")
+    return folder

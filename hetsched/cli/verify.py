@@ -1,0 +1,89 @@
+"""`hetsched verify`: are the tokens the same, scheduled and not?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .attaching import add_machine_options, at_least_one, encode, load_model, machine_options
+
+SCHEMA = "hetsched-verify/1"
+PROMPTS = ("Write a short story about a lighthouse.", "How do I sort a list in Python?", "What is the moon made of?")
+DEFAULT_HARDWARE = "rtx-4060-laptop-8gb"
+
+
+@dataclass
+class Comparison:
+    """Scheduled against eager, over every token compared."""
+
+    tokens_compared: int = 0
+    tokens_equal: int = 0
+    max_abs_logit_diff: float = 0.0
+
+    def add(self, reference: Any, scheduled: Any) -> None:
+        """Add one generation (results of generate with output_logits)."""
+        for expected, found in zip(reference.logits, scheduled.logits, strict=False):
+            self.max_abs_logit_diff = max(self.max_abs_logit_diff, float((expected - found).abs().max()))
+        new = [result.sequences[0, -len(result.logits) :].tolist() for result in (reference, scheduled)]
+        self.tokens_compared += max(len(tokens) for tokens in new)
+        self.tokens_equal += sum(a == b for a, b in zip(*new, strict=False))
+
+    @property
+    def identical(self) -> bool:
+        """Whether every token is the same, and there was one."""
+        return 0 < self.tokens_compared == self.tokens_equal
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    parser = subparsers.add_parser("verify", help="compare scheduled with reference tokens", description=__doc__)
+    parser.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: three of its own)")
+    parser.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
+    add_machine_options(parser, gpu_memory="10%,25%,50%")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.set_defaults(run=run, hardware=DEFAULT_HARDWARE, time_scale=1.0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Greedy tokens and logits against transformers' eager experts; 0 only when all tokens are identical."""
+    from hetsched import attach
+
+    model, tokenizer = load_model(args.model)
+    prompts = [encode(tokenizer, prompt) for prompt in args.prompt or PROMPTS]
+    model.set_experts_implementation("eager")
+    references = [_generate(model, ids, args.max_new_tokens) for ids in prompts]
+    comparison = Comparison()
+    budgets = [None] if args.hardware == "cpu" else str(args.gpu_memory).split(",")
+    for budget in budgets:
+        with attach(model, **{**machine_options(args), "gpu_memory": budget}):
+            for number, (ids, reference) in enumerate(zip(prompts, references, strict=True), 1):
+                print(f"gpu memory {budget or 'none'}: prompt {number} of {len(prompts)}", file=sys.stderr)
+                comparison.add(reference, _generate(model, ids, args.max_new_tokens))
+    bit_identical = comparison.identical and comparison.max_abs_logit_diff == 0.0
+    if args.json:
+        print(json.dumps({"schema": SCHEMA, **asdict(comparison), "bit_identical": bit_identical}))
+    else:
+        verdict = "bit-identical" if bit_identical else "identical tokens" if comparison.identical else "DIFFERENT"
+        print(
+            f"{verdict}: {comparison.tokens_equal} of {comparison.tokens_compared} tokens equal, "
+            f"largest logit difference {comparison.max_abs_logit_diff:.3g}"
+        )
+    return 0 if comparison.identical else 1
+
+
+def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:
+    import torch
+
+    return model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        pad_token_id=0,
+    )

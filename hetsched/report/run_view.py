@@ -1,0 +1,28 @@
+"""A run in one line each: what is attached where, and what it came to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hetsched.sizes import show_bytes
+
+
+def memory_line(handle: Any) -> str:
+    """Machine, accelerator, strategy, and the memory split, before a run."""
+    total, held = handle.geometry.total_expert_bytes, handle.engine.gpu_expert_bytes
+    kind = "emulated" if handle.engine.accelerator.emulated else "measured"
+    share = held / total if total else 0.0
+    return (
+        f"{handle.hardware.name} ({kind}), {handle.scheduler.policy.name}: {show_bytes(held)} of "
+        f"{show_bytes(total)} of experts on the GPU ({share:.0%})"
+    )
+
+
+def stats_line(stats: dict[str, Any]) -> str:
+    """Speed, hits, and copies of a run."""
+    kind = "emulated" if stats["emulated"] else "measured"
+    return (
+        f"{stats['tokens_per_s']:.1f} tokens/s ({kind}, decoding {stats['decode_tokens']} tokens), "
+        f"hit rate {stats['hit_rate']:.0%}, {show_bytes(stats['bytes_per_token'])} moved per token, "
+        f"{1e6 * stats['decision_s'] / max(stats['layers'], 1):.0f} µs to decide a layer"
+    )

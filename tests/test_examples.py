@@ -1,0 +1,41 @@
+"""Every example runs, in a process of its own, as a reader would run it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, *args: str) -> str:
+    done = subprocess.run([sys.executable, EXAMPLES / name, *args], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["transformers_generate.py", "generation_loop.py"])
+def test_model_examples(name: str, checkpoint: Path) -> None:
+    out = run(name, str(checkpoint))
+    assert "tokens/s" in out
+    assert "%" in out
+
+
+def test_the_loop_is_short() -> None:
+    assert len((EXAMPLES / "generation_loop.py").read_text().splitlines()) < 80
+
+
+def test_the_loop_says_what_generate_says(checkpoint: Path) -> None:
+    """A loop of one's own over Scheduler.step and observe gives the tokens of plain generate."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, experts_implementation="eager")
+    ids = tokenizer("The sea was calm, and", return_tensors="pt").input_ids
+    out = model.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
+    text = tokenizer.decode(out[0], skip_special_tokens=True)
+    assert run("generation_loop.py", str(checkpoint)).startswith(text)
