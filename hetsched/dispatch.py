@@ -55,17 +55,17 @@ def _victims(
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
     """The cheapest `wanted` places for new experts, free slots first, and their prices, ascending."""
     free = min(view.residency.free_slots, wanted)
-    places = np.full(free, FREE, np.int64)
-    prices = np.zeros(free)
-    if wanted > free:
-        flat = view.residency.evictable(demand.layer, demand.active_N)
-        utility = utility_LE.reshape(-1)[flat]
-        if len(flat) > wanted - free:
-            cheapest = np.argpartition(utility, wanted - free - 1)[: wanted - free]
-            flat, utility = flat[cheapest], utility[cheapest]
-        order = np.argsort(utility, kind="stable")
-        places = np.concatenate([places, flat[order]])
-        prices = np.concatenate([prices, utility[order]])
+    if wanted == free:
+        return np.full(free, FREE, np.int64), np.zeros(free)
+    flat = view.residency.evictable(demand.layer, demand.active_N)
+    utility = utility_LE.reshape(-1)[flat]
+    if len(flat) > wanted - free:
+        cheapest = utility.argpartition(wanted - free - 1)[: wanted - free]
+        flat, utility = flat[cheapest], utility[cheapest]
+    order = utility.argsort(kind="stable")
+    places, prices = flat[order], utility[order]
+    if free:
+        return np.concatenate([np.full(free, FREE, np.int64), places]), np.concatenate([np.zeros(free), prices])
     return places, prices
 
 

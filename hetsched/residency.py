@@ -96,10 +96,9 @@ class Residency:
 
     def evictable(self, layer: int, active_N: IntArray) -> IntArray:
         """Flat indices (layer * E + expert) of residents that may be victims while `layer` runs `active_N`."""
-        keep = self._state_LE[layer, active_N].copy()
-        self._state_LE[layer, active_N] = PINNED
-        victims: IntArray = (self._state_LE.reshape(-1) == RESIDENT).nonzero()[0]
-        self._state_LE[layer, active_N] = keep
+        idle_LE = self._state_LE == RESIDENT
+        idle_LE[layer, active_N] = False
+        victims: IntArray = idle_LE.reshape(-1).nonzero()[0]
         return victims
 
     def apply(self, change: Change) -> None:

@@ -17,7 +17,7 @@ class Ewma:
 
     name = "ewma"
 
-    def __init__(self, rate: float = 0.02, max_tokens: int = 64) -> None:
+    def __init__(self, rate: float = 0.05, max_tokens: int = 64) -> None:
         self.rate = rate
         self.max_tokens = max_tokens
 

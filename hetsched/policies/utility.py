@@ -36,8 +36,8 @@ class Utility:
     def __init__(
         self,
         forecaster: Any = "ewma",
-        horizon_steps: float = 64.0,
-        hysteresis: float = 0.25,
+        horizon_steps: float = 32.0,
+        hysteresis: float = 0.05,
         backlog_s: float | None = None,
     ) -> None:
         found = load("hetsched.forecasters", forecaster)
@@ -66,9 +66,10 @@ class Utility:
         posed = pose(demand, view, self._machine, utility_LE)
         found = solve_guarded(self._machine.solver, posed.problem)
         ops = to_ops(demand, posed, found.choice_N, self._machine.geometry.num_experts)
-        swap = None if type(ops[0]) is Fetch else self._swap(demand, view, utility_LE)
-        makespan_s = posed.problem.makespan_s(found.choice_N)
-        return Decision((*ops, swap) if swap else tuple(ops), makespan_s, found.status.name.lower())
+        if type(ops[0]) is Fetch:  # the link has work that cannot wait
+            return Decision(tuple(ops), posed.problem.makespan_s(found.choice_N), found.status.name)
+        swap = self._swap(demand, view, utility_LE)
+        return Decision((*ops, swap) if swap else tuple(ops), found.objective_s, found.status.name)
 
     def observe(self, outcome: Outcome) -> None:
         """The demand was learned in plan(); the times are the cost model's business."""
@@ -83,20 +84,28 @@ class Utility:
         if not self._link_is_idle(view):
             return None
         flat_utility = utility_LE.reshape(-1)
-        state = view.residency.state_LE.reshape(-1)
-        absent = np.where(state == ABSENT, flat_utility, -np.inf)
+        absent = np.where(view.residency.state_LE.reshape(-1) == ABSENT, flat_utility, -1.0)
         best = int(absent.argmax())
-        if view.residency.free_slots > 0:
-            worth_s, victim = float(absent[best]), None
-        else:
-            residents = view.residency.evictable(demand.layer, demand.active_N)
-            if not len(residents):
-                return None
-            worst = int(residents[flat_utility[residents].argmin()])
-            worth_s, victim = float(absent[best] - flat_utility[worst]), self._id(worst)
-        if not worth_s > self.hysteresis * self._copy_s:
+        place = self._cheapest_place(demand, view, flat_utility)
+        if place is None:
+            return None
+        victim, price_s = place
+        worth_s = float(absent[best]) - price_s
+        if worth_s <= self.hysteresis * self._copy_s:
             return None
         return Fetch(self._id(best), victim, prefetch=True, cause=f"prefetch: saves {worth_s * 1e6:.0f} µs")
+
+    def _cheapest_place(
+        self, demand: Demand, view: View, flat_utility: FloatArray
+    ) -> tuple[ExpertId | None, float] | None:
+        """The victim that is missed least and its utility; a free slot if there is one; None if nothing may go."""
+        if view.residency.free_slots > 0:
+            return None, 0.0
+        residents = view.residency.evictable(demand.layer, demand.active_N)
+        if not len(residents):
+            return None
+        worst = int(residents[flat_utility[residents].argmin()])
+        return self._id(worst), float(flat_utility[worst])
 
     def _link_is_idle(self, view: View) -> bool:
         backlog_s = max((remaining_s for _, remaining_s in view.link.in_flight), default=view.link.free_s)
