@@ -1,0 +1,163 @@
+"""`hetsched profiles`: list, show, validate, derive and compare machine profiles and model geometries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hetsched import gallery
+from hetsched.datasheet import derive
+from hetsched.errors import InputError, UnknownNameError
+from hetsched.model_yaml import SCHEMA as MODEL_SCHEMA
+from hetsched.model_yaml import load_model_card
+from hetsched.profile_diff import differences
+from hetsched.profile_store import stored_profiles
+from hetsched.profile_yaml import load_profile, profile_document, save_profile
+from hetsched.report.profile_view import PLAIN, machine_table, model_table, profile_view
+from hetsched.yaml_lines import FileError, Problem, dump_yaml
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb with its own verbs."""
+    parser = subparsers.add_parser("profiles", help="list, show, validate, derive and compare profiles")
+    verbs = parser.add_subparsers(dest="profiles_verb", required=True, metavar="VERB")
+    _verb(verbs, "list", _list, "machines and models that come with hetsched, and profiles measured here")
+    show = _verb(verbs, "show", _show, "one machine or model, by name or path")
+    show.add_argument("name", help="gallery name, or path of a profile or model file")
+    show.add_argument("--plot", type=Path, metavar="FILE", help="draw the latency curves into FILE (.png or .svg)")
+    show.add_argument("--model", default="qwen3-30b-a3b", help="model whose expert is drawn (default: %(default)s)")
+    validate = _verb(verbs, "validate", _validate, "check files against the schema; all problems by key and line")
+    validate.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    make = _verb(verbs, "derive", _derive, "apply the datasheet rule to the datasheet in a profile")
+    make.add_argument("name", help="gallery name, or path of a profile file with a 'datasheet' section")
+    make.add_argument("--out", type=Path, metavar="FILE", help="where to write the profile (default: standard output)")
+    diff = _verb(verbs, "diff", _diff, "what differs between two profiles")
+    diff.add_argument("first")
+    diff.add_argument("second")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen verb; 0 done, 1 when a file does not validate or profiles differ."""
+    return int(args.profiles_run(args))
+
+
+def _verb(verbs: Any, name: str, action: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.set_defaults(run=run, profiles_run=action)
+    return parser
+
+
+def _list(args: argparse.Namespace) -> int:
+    machines = [gallery.machine(name) for name in gallery.machines()]
+    cards = [gallery.model_card(name) for name in gallery.models()]
+    stored = stored_profiles()
+    if args.json:
+        document = {
+            "schema": "hetsched-profiles/1",
+            "machines": [{"name": m.name, "title": m.title, "source": m.source.value} for m in machines],
+            "models": [{"name": c.geometry.name, "repository": c.repository, "dtypes": c.dtypes} for c in cards],
+            "measured": [{"path": str(path), "name": p.name, "date": p.date} for path, p in stored],
+        }
+        return _print_json(document)
+    console = Console()
+    console.print(machine_table(machines), model_table(cards))
+    rows = [f"  {path}  {profile.date}" for path, profile in stored]
+    console.print("Measured here:", *(rows or ["  none; run 'hetsched profile'"]), sep="\n", soft_wrap=True)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    if args.name in gallery.models() or _schema_of(args.name) == MODEL_SCHEMA:
+        card = gallery.model_card(args.name) if args.name in gallery.models() else load_model_card(args.name)
+        if args.plot:
+            raise InputError(
+                f"--plot draws machines, and {args.name} is a model; show a machine with --model {args.name}"
+            )
+        if args.json:
+            return _print_json({"schema": MODEL_SCHEMA, **card.geometry.__dict__, "repository": card.repository})
+        Console().print(model_table([card], variants=True))
+        return 0
+    if args.name not in gallery.machines() and not Path(args.name).suffix:
+        raise UnknownNameError("machine or model", args.name, [*gallery.machines(), *gallery.models()])
+    profile = gallery.machine(args.name)
+    if args.plot:
+        from hetsched.report.profile_plot import plot_profile
+
+        plot_profile(profile, gallery.model(args.model), args.plot)
+        Console(stderr=True).print(f"wrote {args.plot}", soft_wrap=True)
+    if args.json:
+        return _print_json(profile_document(profile))
+    Console().print(*profile_view(profile))
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    found = {path: _problems(path) for path in args.files}
+    if args.json:
+        rows = {str(path): [problem._asdict() for problem in problems] for path, problems in found.items()}
+        _print_json({"schema": "hetsched-validate/1", "files": rows, "ok": not any(found.values())})
+    else:
+        for path, problems in found.items():
+            print(f"{path}: {'; '.join(map(str, problems)) or 'ok'}" if len(problems) < 2 else f"{path}:")
+            for problem in problems if len(problems) > 1 else ():
+                print(f"  {problem}")
+    return 1 if any(found.values()) else 0
+
+
+def _problems(path: Path) -> tuple[Problem, ...]:
+    try:
+        if _schema_of(path) == MODEL_SCHEMA:
+            load_model_card(path)
+        else:
+            load_profile(path)
+    except FileError as error:
+        return error.problems
+    return ()
+
+
+def _schema_of(name: str | Path) -> str:
+    """The schema that a file claims in its first lines; empty when there is no such file."""
+    path = Path(name)
+    head = path.read_text(encoding="utf-8", errors="replace")[:2000] if path.is_file() else ""
+    return next((line.partition(":")[2].strip() for line in head.splitlines() if line.startswith("schema:")), "")
+
+
+def _derive(args: argparse.Namespace) -> int:
+    given = gallery.machine(args.name)
+    if given.datasheet is None:
+        raise InputError(
+            f"{args.name} has no 'datasheet' section to derive from; see profiles/README.md for its fields"
+        )
+    profile = derive(given.datasheet, given.name, given.date, given.title, given.tool)
+    if args.out:
+        save_profile(profile, args.out)
+        Console(stderr=True).print(f"wrote {args.out}", soft_wrap=True)
+    if args.json:
+        return _print_json(profile_document(profile))
+    if not args.out:
+        sys.stdout.write(dump_yaml(profile_document(profile)))
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    found = differences(gallery.machine(args.first), gallery.machine(args.second))
+    if args.json:
+        _print_json({"schema": "hetsched-diff/1", "differences": [row._asdict() for row in found]})
+    else:
+        table = Table("key", args.first, args.second, "ratio", **PLAIN)
+        for row in found:
+            table.add_row(row.key, row.first, row.second, "" if row.ratio is None else f"{row.ratio:.2f}")
+        Console().print(table if found else "no difference")
+    return 1 if found else 0
+
+
+def _print_json(document: dict[str, Any]) -> int:
+    print(json.dumps(document, ensure_ascii=False))
+    return 0

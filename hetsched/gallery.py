@@ -1,0 +1,87 @@
+"""Gallery: the machines and models that come with hetsched, by name; a path works wherever a name does.
+
+The files lie in the top-level `profiles/` of a checkout and in `hetsched/_profiles` of an installed wheel.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from .errors import UnknownNameError
+from .geometry import MoEGeometry
+from .model_yaml import ModelCard, load_geometry, load_model_card
+from .profile import HardwareProfile
+from .profile_yaml import load_profile
+
+_HERE = Path(__file__).resolve().parent
+
+
+def gallery_folder() -> Path:
+    """Folder that holds `machines/` and `models/`."""
+    installed = _HERE / "_profiles"
+    return installed if installed.is_dir() else _HERE.parent / "profiles"
+
+
+@cache
+def machines() -> dict[str, Path]:
+    """Files of the gallery's machines by name."""
+    return _files("machines")
+
+
+@cache
+def models() -> dict[str, Path]:
+    """Files of the gallery's models by name."""
+    return _files("models")
+
+
+def machine(name: str | Path) -> HardwareProfile:
+    """A machine by gallery name or path of a profile file.
+
+    Raises UnknownNameError, which lists the names, or FileError with all problems of the file.
+    """
+    path = machines().get(str(name).lower()) or _as_path(name)
+    if path is None:
+        raise UnknownNameError("machine", str(name), machines(), "or give the path of a profile YAML")
+    return load_profile(path)
+
+
+def model(name: str | Path, dtype: str | None = None) -> MoEGeometry:
+    """A model's geometry by gallery name, Hugging Face repository id, or path.
+
+    A path names a model file, a config.json or a folder with one. `dtype` None: as published. Raises UnknownNameError,
+    which lists the names.
+    """
+    path = models().get(_short(str(name))) or _as_path(name)
+    if path is None:
+        raise UnknownNameError("model", str(name), models(), "or give the path of a config.json")
+    geometry = load_geometry(path)
+    return geometry.with_dtype(dtype) if dtype else geometry
+
+
+def model_card(name: str) -> ModelCard:
+    """A gallery model with its variants and published figures."""
+    path = models().get(_short(name))
+    if path is None:
+        raise UnknownNameError("model", name, models())
+    return load_model_card(path)
+
+
+def _files(kind: str) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((gallery_folder() / kind).glob("*.yaml"))}
+
+
+@cache
+def _repositories() -> dict[str, str]:
+    return {load_model_card(path).repository.lower(): name for name, path in models().items()}
+
+
+def _short(name: str) -> str:
+    lowered = name.lower()
+    return _repositories().get(lowered, lowered) if lowered.count("/") == 1 else lowered
+
+
+def _as_path(name: str | Path) -> Path | None:
+    path = Path(name).expanduser()
+    looks_like_one = path.suffix in (".yaml", ".yml", ".json") or path.exists()
+    return path if looks_like_one else None

@@ -1,0 +1,190 @@
+"""MoEGeometry: the shape of a model as far as scheduling is concerned. From a config.json, no weights needed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .errors import InputError
+
+# Bits that one weight takes in memory, scales of quantised blocks included (MXFP4: 4 + 8/32; int4: 4 + 16/32).
+WEIGHT_BITS = {"fp32": 32.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "int8": 8.0, "mxfp4": 4.25, "int4": 4.5}
+
+
+@dataclass(frozen=True)
+class MoEGeometry:
+    """Shape of a Mixture-of-Experts model.
+
+    `num_layers` counts MoE layers only. `matrices`: weight matrices per expert (3 gated, 2 ungated). `bias`: whether
+    each has one. `dense_params`: weights of the rest of one MoE layer that every token uses (attention, norms, router,
+    shared experts). `other_params`: weights outside the MoE layers (embeddings, head, layers without experts).
+    `kv_values_per_token`: numbers that the key-value cache of all layers holds for one token, 0 where unknown.
+    `expert_bytes_override`: exact bytes, where the weights were seen; else from the shape and dtype.
+    """
+
+    name: str
+    num_layers: int
+    num_experts: int
+    top_k: int
+    hidden: int
+    ffn: int
+    dtype: str = "bf16"
+    matrices: int = 3
+    bias: bool = False
+    dense_params: int = 0
+    other_params: int = 0
+    kv_values_per_token: int = 0
+    expert_bytes_override: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("num_layers", "num_experts", "top_k", "hidden", "ffn"):
+            if getattr(self, field) < 1:
+                raise InputError(f"{field} of {self.name} is {getattr(self, field)}; it must be at least 1")
+        if self.top_k > self.num_experts:
+            raise InputError(f"top_k {self.top_k} of {self.name} exceeds num_experts {self.num_experts}")
+        if self.dtype not in WEIGHT_BITS:
+            raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(WEIGHT_BITS)}")
+
+    @property
+    def bias_params(self) -> int:
+        """Biases of one routed expert."""
+        return (self.matrices - 1) * self.ffn + self.hidden if self.bias else 0
+
+    @property
+    def expert_params(self) -> int:
+        """Weights of one routed expert, biases included."""
+        return self.matrices * self.hidden * self.ffn + self.bias_params
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one routed expert's weights; biases are kept in 16 bits or more."""
+        if self.expert_bytes_override is not None:
+            return self.expert_bytes_override
+        bits = WEIGHT_BITS[self.dtype]
+        return math.ceil((self.matrices * self.hidden * self.ffn * bits + self.bias_params * max(bits, 16.0)) / 8)
+
+    @property
+    def total_expert_bytes(self) -> int:
+        """Bytes of all routed experts of all layers."""
+        return self.expert_bytes * self.num_experts * self.num_layers
+
+    @property
+    def total_params(self) -> int:
+        """Weights of the whole model."""
+        return (self.expert_params * self.num_experts + self.dense_params) * self.num_layers + self.other_params
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of everything but the routed experts, in 16 bits: what must be in GPU memory before any slot."""
+        return 2 * (self.dense_params * self.num_layers + self.other_params)
+
+    def slots(self, capacity_bytes: int) -> int:
+        """Experts that fit into `capacity_bytes`, at most all of them."""
+        return min(int(capacity_bytes) // self.expert_bytes, self.num_experts * self.num_layers)
+
+    def with_dtype(self, dtype: str) -> MoEGeometry:
+        """The same model with its experts stored as `dtype`."""
+        return replace(self, dtype=dtype, expert_bytes_override=None)
+
+
+def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeometry:
+    """Geometry of a transformers config (object or config.json dictionary).
+
+    The many names of the same thing (`num_experts_per_tok`, `moe_top_k`, ...) are mapped here, once. `dtype` None: what
+    the config says its weights are stored in, else bf16. Raises InputError for a model without experts.
+    """
+    text = _section(config)
+    num_experts = int(_first(text, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts") or 0)
+    kind = str(_first(text, "model_type") or "this model")
+    if not num_experts:
+        raise InputError(f"{kind} has no routed experts; hetsched schedules Mixture-of-Experts models only")
+    hidden = int(_first(text, "hidden_size") or 0)
+    ffn = int(_first(text, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size") or 0)
+    all_layers = int(_first(text, "num_hidden_layers") or 0)
+    num_layers = _moe_layers(text, all_layers)
+    attention = _attention_params(text, hidden) + 2 * hidden
+    plain_layer = attention + 3 * hidden * int(_first(text, "intermediate_size") or ffn)
+    return MoEGeometry(
+        name=name or kind,
+        num_layers=num_layers,
+        num_experts=num_experts,
+        top_k=int(_first(text, "num_experts_per_tok", "moe_top_k", "moe_k", "top_k_experts") or 1),
+        hidden=hidden,
+        ffn=ffn,
+        dtype=dtype or _stored_dtype(text),
+        bias=kind == "gpt_oss",
+        dense_params=attention + _shared_params(text, hidden, ffn) + hidden * num_experts,
+        other_params=_embedding_params(text, hidden) + (all_layers - num_layers) * plain_layer,
+        kv_values_per_token=all_layers * _kv_values(text, hidden),
+    )
+
+
+def _section(config: Any) -> dict[str, Any]:
+    """The text part of a config, as a dictionary."""
+    values: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
+    inner = values.get("text_config")
+    return inner if isinstance(inner, dict) else values
+
+
+def _first(values: dict[str, Any], *names: str) -> Any:
+    for name in names:
+        if values.get(name) is not None:
+            return values[name]
+    return None
+
+
+def _stored_dtype(text: dict[str, Any]) -> str:
+    method = (text.get("quantization_config") or {}).get("quant_method")
+    if method in WEIGHT_BITS:
+        return str(method)
+    stored = str(_first(text, "dtype", "torch_dtype") or "bfloat16").removeprefix("torch.")
+    return {"float32": "fp32", "float16": "fp16"}.get(stored, "bf16")
+
+
+def _moe_layers(text: dict[str, Any], all_layers: int) -> int:
+    kinds = text.get("mlp_layer_types")
+    if isinstance(kinds, list):
+        return sum(kind == "sparse" for kind in kinds)
+    step = int(_first(text, "decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step") or 1)
+    plain = set(text.get("mlp_only_layers") or ()) | set(range(int(_first(text, "first_k_dense_replace") or 0)))
+    return sum((layer + 1) % step == 0 and layer not in plain for layer in range(all_layers))
+
+
+def _heads(text: dict[str, Any], hidden: int) -> tuple[int, int, int]:
+    """Query heads, key-value heads, dimension of each."""
+    heads = int(_first(text, "num_attention_heads") or 1)
+    kv_heads = int(_first(text, "num_key_value_heads") or heads)
+    return heads, kv_heads, int(_first(text, "head_dim") or hidden // heads)
+
+
+def _attention_params(text: dict[str, Any], hidden: int) -> int:
+    heads, kv_heads, head_dim = _heads(text, hidden)
+    if not text.get("kv_lora_rank"):
+        return 2 * hidden * head_dim * (heads + kv_heads)
+    # Multi-head latent attention (DeepSeek-V2, section 2.1): low-rank queries (optional), keys and values.
+    rank, rope = int(text["kv_lora_rank"]), int(text["qk_rope_head_dim"])
+    nope, value = int(text["qk_nope_head_dim"]), int(text["v_head_dim"])
+    query_rank = int(text.get("q_lora_rank") or 0)
+    query = heads * (nope + rope)
+    queries = query_rank * (hidden + query) if query_rank else hidden * query
+    return queries + hidden * (rank + rope) + rank * heads * (nope + value) + heads * value * hidden
+
+
+def _kv_values(text: dict[str, Any], hidden: int) -> int:
+    if text.get("kv_lora_rank"):
+        return int(text["kv_lora_rank"]) + int(text["qk_rope_head_dim"])
+    _, kv_heads, head_dim = _heads(text, hidden)
+    return 2 * kv_heads * head_dim
+
+
+def _shared_params(text: dict[str, Any], hidden: int, ffn: int) -> int:
+    shared_ffn = _first(text, "shared_expert_intermediate_size")
+    if shared_ffn is None:
+        shared_ffn = int(_first(text, "n_shared_experts") or 0) * ffn
+    return 3 * hidden * int(shared_ffn)
+
+
+def _embedding_params(text: dict[str, Any], hidden: int) -> int:
+    copies = 1 if text.get("tie_word_embeddings") else 2
+    return copies * hidden * int(_first(text, "vocab_size") or 0)

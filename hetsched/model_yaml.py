@@ -1,0 +1,88 @@
+"""Model files, `schema: hetsched-model/1`: what of a config.json decides a geometry, and published totals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .geometry import WEIGHT_BITS, MoEGeometry, from_config
+from .units import number
+from .yaml_lines import Node, read_yaml
+
+SCHEMA = "hetsched-model/1"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A gallery model: geometry as published, dtypes it is commonly run in, and figures to check it against.
+
+    `repository`: its id on the Hugging Face hub. `checkpoint_bytes`: size of the published weights, 0 where not given.
+    """
+
+    geometry: MoEGeometry
+    title: str
+    repository: str
+    dtypes: tuple[str, ...]
+    config: dict[str, Any]
+    total_params: float
+    active_params: float
+    checkpoint_bytes: float
+    source: str
+
+
+def load_model_card(path: Path | str) -> ModelCard:
+    """The card in a model file. Raises FileError with every problem by key and line."""
+    card: ModelCard | None = read_yaml(Path(path), SCHEMA, _read)
+    if card is None:
+        raise InputError(f"{path} holds no model")
+    return card
+
+
+def load_geometry(path: Path | str) -> MoEGeometry:
+    """Geometry of a model file, a config.json, or a folder that holds one."""
+    place = Path(path)
+    if place.suffix in (".yaml", ".yml"):
+        return load_model_card(place).geometry
+    file = place / "config.json" if place.is_dir() else place
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}; give a model's folder or config.json") from error
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON: {error}; give a model's config.json") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{file} is no model config: it holds no JSON object")
+    return from_config(config, name=str(config.get("_name_or_path") or file.resolve().parent.name))
+
+
+def _read(root: Node) -> ModelCard | None:
+    name, dtype = root.text("name", required=True), root.text("dtype", required=True)
+    dtypes = root.get("dtypes")
+    config = root.get("config", required=True)
+    published = root.get("published", required=True)
+    head = {"title": root.text("title"), "repository": root.text("repository", required=True)}
+    variants = tuple(str(item.value) for item in dtypes.items()) if dtypes else (dtype,)
+    for variant in {dtype, *variants} - set(WEIGHT_BITS):
+        (dtypes or root).note(f"{variant!r} is no dtype; allowed: {', '.join(WEIGHT_BITS)}")
+    if config is None or published is None or root.problems:
+        return None
+    figures = {key: _figure(published, key) for key in ("total_params", "active_params", "checkpoint_bytes")}
+    source = published.text("source", required=True)
+    published.only()
+    try:
+        geometry = from_config(config.value, name, dtype)
+    except (InputError, TypeError, ValueError) as error:
+        config.note(str(error))
+        return None
+    return ModelCard(geometry, dtypes=variants, config=config.value, source=source, **head, **figures)
+
+
+def _figure(node: Node, name: str) -> float:
+    child = node.get(name, required=name != "checkpoint_bytes")
+    value = number(child.value) if child else 0.0
+    if value is None and child is not None:
+        child.note(f"must be a number, is {child.shown}")
+    return value or 0.0

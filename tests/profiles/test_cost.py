@@ -1,0 +1,239 @@
+"""CostModel: interpolation, scaling, makespans and recalibration against closed forms, brute force and simulation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hetsched import gallery
+from hetsched.cost import CostModel
+from hetsched.cost_correction import BOUND, Corrections
+from hetsched.cost_makespan import lanes
+from hetsched.errors import InputError
+from hetsched.geometry import MoEGeometry
+from hetsched.problem import Device, DispatchProblem
+from hetsched.profile import DenseTable, ExpertShape, HardwareProfile, LatencyTable, Processor, Source
+from hetsched.report.profile_plot import crossover_tokens
+
+GEOMETRY = MoEGeometry("toy", 2, 8, 2, 1024, 512, "bf16", dense_params=4_000_000)
+TABLE = LatencyTable(
+    ExpertShape.of(GEOMETRY), (1, 2, 4, 8), (4e-4, 3.8e-4, 5e-4, 9e-4), source=Source.MEASURED, kernel="k@1"
+)
+
+
+LAPTOP = CostModel(gallery.machine("rtx-4060-laptop-8gb"), gallery.model("qwen3-30b-a3b"))
+
+
+def machine(*tables: LatencyTable, dense: tuple[DenseTable, ...] = ()) -> HardwareProfile:
+    """A machine without a GPU: 10 GB/s, 100 GFLOP/s, 10 µs a call."""
+    cpu = Processor("a CPU", 2**35, 1e10, 1e11, 1e-5, tables, dense)
+    return HardwareProfile("box", cpu, None, None, None, Source.MEASURED, "2026-01-31")
+
+
+def test_table_points_are_returned_exactly_dip_included() -> None:
+    """The table is believed where it was measured: no line is fitted through it, and curves may fall."""
+    cost = CostModel(machine(TABLE), GEOMETRY)
+    assert cost.cpu_s([1, 2, 4, 8]) == pytest.approx(TABLE.median_s_P, rel=1e-12)
+    assert cost.sources == {"cpu": Source.MEASURED}
+
+
+@given(st.integers(0, 10_000))
+def test_interpolation_stays_between_its_neighbours(n: int) -> None:
+    """Between two points no value lies outside theirs; beyond the last the curve neither falls nor outgrows work."""
+    seconds = float(CostModel(machine(TABLE), GEOMETRY).cpu_s(n))
+    if n == 0:
+        assert seconds == 0
+    elif n <= 8:
+        upper = next(i for i, tokens in enumerate(TABLE.tokens_P) if tokens >= n)
+        ends = TABLE.median_s_P[max(upper - 1, 0)], TABLE.median_s_P[upper]
+        assert min(ends) * (1 - 1e-9) <= seconds <= max(ends) * (1 + 1e-9)
+    else:
+        assert 9e-4 <= seconds <= 9e-4 * n / 8 * (1 + 1e-9)
+
+
+def test_arrays_give_what_scalars_give() -> None:
+    """Vectorised over any shape of n."""
+    cost = CostModel(gallery.machine("rtx-4090"), gallery.model("olmoe-1b-7b"))
+    tokens = np.arange(12).reshape(3, 4)
+    for seconds_of in (cost.cpu_s, cost.gpu_s):
+        assert seconds_of(tokens).shape == (3, 4)
+        assert seconds_of(tokens).ravel() == pytest.approx([float(seconds_of(int(n))) for n in tokens.ravel()])
+
+
+def test_roofline_by_hand_without_a_table() -> None:
+    """1 token: 3.1 MB over 10 GB/s; 256 tokens: 0.8 GFLOP over 100 GFLOP/s; 10 µs a call on both."""
+    cost = CostModel(machine(), GEOMETRY)
+    params = 3 * 1024 * 512
+    assert float(cost.cpu_s(1)) == pytest.approx(1e-5 + params * 2 / 1e10)
+    assert float(cost.cpu_s(256)) == pytest.approx(1e-5 + params * 2 * 256 / 1e11)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_scaling_is_exact_on_a_roofline_machine(factor: int) -> None:
+    """On a machine that obeys the roofline, a table scaled from another geometry equals that geometry's own."""
+    other = replace(GEOMETRY, hidden=GEOMETRY.hidden * factor)
+    truth = CostModel(machine(), other)
+    seconds = CostModel(machine(), GEOMETRY).cpu_s([1, 2, 4, 8, 64, 512])
+    table = LatencyTable(ExpertShape.of(GEOMETRY), (1, 2, 4, 8, 64, 512), tuple(seconds.tolist()))
+    scaled = CostModel(machine(table), other)
+    assert scaled.cpu_s([1, 4, 8, 512]) == pytest.approx(truth.cpu_s([1, 4, 8, 512]), rel=1e-9)
+    assert scaled.sources == {"cpu": Source.SCALED}
+
+
+def test_scaling_prefers_the_same_dtype_and_ignores_busy_tables() -> None:
+    """Another dtype is another kernel; a table taken beside copies documents contention and predicts nothing."""
+    near_other_dtype = replace(TABLE, shape=ExpertShape(1024, 520, "fp32"), median_s_P=(1.0,) * 4)
+    busy = replace(TABLE, shape=ExpertShape(1024, 1024, "bf16"), median_s_P=(2.0,) * 4, copy_busy=True)
+    far = replace(TABLE, shape=ExpertShape(4096, 4096, "bf16"), median_s_P=(8e-3,) * 4)
+    cost = CostModel(machine(near_other_dtype, busy, far), GEOMETRY)
+    assert float(cost.cpu_s(1)) == pytest.approx(8e-3 * (1e-5 + 3.1457e-4) / (1e-5 + 1.00663e-2), rel=1e-3)
+
+
+def test_measured_rest_of_a_layer_is_used_for_its_model_only() -> None:
+    """dense_s comes from the model's own table, from the roofline for any other model."""
+    dense = (DenseTable("toy", (1, 4), (2e-4, 3e-4)),)
+    assert CostModel(machine(dense=dense), GEOMETRY).dense_s(4) == pytest.approx(3e-4)
+    other = replace(GEOMETRY, name="other")
+    assert CostModel(machine(dense=dense), other).dense_s(1) == pytest.approx(10 * 1e-5 + 8e6 / 1e10)
+
+
+def test_machine_without_gpu_refuses_gpu_questions() -> None:
+    """No silent zero: the message says what to choose."""
+    cost = CostModel(machine(), GEOMETRY)
+    with pytest.raises(InputError, match="no GPU"):
+        cost.gpu_s(1)
+    with pytest.raises(InputError, match="no link"):
+        cost.copy_s()
+
+
+tokens_lists = st.lists(st.integers(1, 300), max_size=5)
+
+
+@given(tokens_lists, tokens_lists, tokens_lists, st.floats(0, 5e-3))
+@settings(max_examples=60, deadline=None)
+def test_makespan_equals_the_dispatch_problems(
+    resident: list[int], fetched: list[int], on_cpu: list[int], free_s: float
+) -> None:
+    """The closed form and the solvers' objective, written apart, agree on every partition."""
+    cost = LAPTOP
+    tokens = np.array(resident + fetched + on_cpu, dtype=int)
+    choice = [Device.GPU] * len(resident) + [Device.FETCH] * len(fetched) + [Device.CPU] * len(on_cpu)
+    problem = DispatchProblem(
+        gpu_s_N=cost.gpu_s(tokens),
+        cpu_s_N=cost.cpu_s(tokens),
+        copy_s_N=np.full(len(tokens), cost.copy_s()),
+        ready_s_N=np.array([0.0 if device is Device.GPU else np.inf for device in choice]),
+        utility_N=np.zeros(len(tokens)),
+        victim_price_V=np.zeros(len(fetched)),
+        link_free_s=free_s,
+        roundtrip_s=cost.roundtrip_s(sum(on_cpu)),
+    )
+    expected = problem.makespan_s(np.array(choice, np.int8))
+    assert cost.makespan_s(resident, fetched, on_cpu, free_s) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def stepped(
+    cpu: float, cpu_start: float, copies: list[float], link_start: float, slow: tuple[float, float], dt: float
+) -> tuple[float, list[float]]:
+    """End of the CPU lane and arrival of each copy, by stepping through time."""
+    now, done, arrivals, cpu_end = 0.0, 0.0, [], 0.0
+    targets = np.cumsum(copies)
+    left = cpu
+    while left > 1e-12 or len(arrivals) < len(copies):
+        cpu_busy = left > 1e-12 and now >= cpu_start
+        link_busy = len(arrivals) < len(copies) and now >= link_start
+        both = cpu_busy and link_busy
+        now += dt
+        if cpu_busy:
+            left -= dt / (slow[0] if both else 1.0)
+            cpu_end = now
+        if link_busy:
+            done += dt / (slow[1] if both else 1.0)
+            while len(arrivals) < len(copies) and done >= targets[len(arrivals)] - 1e-12:
+                arrivals.append(now)
+    return cpu_end, arrivals
+
+
+@given(
+    st.just(0.0) | st.floats(0.01, 1.0),
+    st.floats(0.0, 0.5),
+    st.lists(st.floats(0.05, 0.6), max_size=3),
+    st.floats(0.0, 0.8),
+    st.tuples(st.floats(1, 3), st.floats(1, 3)),
+)
+@settings(max_examples=60, deadline=None)
+def test_contention_equals_stepping_through_time(
+    cpu: float, roundtrip: float, copies: list[float], free: float, slow: tuple[float, float]
+) -> None:
+    """Lanes that slow each other while both are busy: the closed form against a simulation in small steps."""
+    copies = sorted(copies)
+    compute = np.full(len(copies), 1.0)  # longer than any copy, so that Johnson keeps the order given
+    found = lanes(0.0, compute, np.array(copies), cpu, roundtrip, free, *slow)
+    cpu_end, arrivals = stepped(cpu, roundtrip, copies, free, slow, 1e-3)
+    gpu_end = 0.0
+    for arrival in arrivals:
+        gpu_end = max(gpu_end, arrival) + 1.0
+    assert found.cpu_end_s == pytest.approx(cpu_end if cpu else 0.0, abs=8e-3)
+    assert found.link_end_s == pytest.approx(arrivals[-1] if arrivals else 0.0, abs=8e-3)
+    assert found.gpu_end_s == pytest.approx(gpu_end, abs=1e-2)
+
+
+def test_contention_never_helps() -> None:
+    """With the profile's factors a partition that uses both lanes takes longer, one that uses one lane does not."""
+    cost = CostModel(gallery.machine("rtx-3090"), gallery.model("mixtral-8x7b"))
+    assert cost.makespan_s([], [1, 1], [1, 1], contention=True) > cost.makespan_s([], [1, 1], [1, 1])
+    assert cost.makespan_s([1], [], [1, 1], contention=True) == cost.makespan_s([1], [], [1, 1])
+
+
+def test_recalibration_converges_to_the_true_speed() -> None:
+    """A CPU that is 1.5 times slower than its profile is predicted rightly after some observations."""
+    cost = CostModel(machine(TABLE), GEOMETRY)
+    true_s = 1.5 * float(cost.cpu_s(4))
+    for _ in range(80):
+        cost.recalibrate("cpu", float(cost.cpu_s(4)), true_s)
+    assert float(cost.cpu_s(4)) == pytest.approx(true_s, rel=0.01)
+    assert cost.corrections["gpu"] == cost.corrections["copy"] == 1.0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["gpu", "cpu", "copy", "dense"]), st.floats(1e-9, 1e3), st.floats(1e-9, 1e3)))
+)
+def test_corrections_stay_bounded(observations: list[tuple[str, float, float]]) -> None:
+    """Whatever is observed, no factor leaves its bounds."""
+    corrections = Corrections()
+    for op, predicted_s, measured_s in observations:
+        corrections.observe(op, predicted_s, measured_s)
+        assert 1 / BOUND - 1e-9 <= corrections.factor(op) <= BOUND + 1e-9
+
+
+def test_corrections_decay_when_their_class_is_not_seen() -> None:
+    """A correction of copies fades while only experts are observed; nonsense is ignored, unknown classes refused."""
+    corrections = Corrections()
+    for _ in range(50):
+        corrections.observe("copy", 1.0, 2.0)
+    before = corrections.factor("copy")
+    for _ in range(5000):
+        corrections.observe("cpu", 1.0, 1.0)
+    assert before > 1.9
+    assert corrections.factor("copy") < 1.01
+    corrections.observe("cpu", 0.0, 1.0)
+    assert corrections.factor("cpu") == 1.0
+    with pytest.raises(InputError, match="gpu, cpu, copy, dense"):
+        corrections.observe("disk", 1.0, 1.0)
+
+
+def test_crossover_is_the_first_count_where_fetching_wins() -> None:
+    """Checked against both sides of the comparison at and just below the crossover."""
+    cost = CostModel(gallery.machine("rtx-4060-laptop-8gb"), gallery.model("gpt-oss-20b"))
+    n = crossover_tokens(cost)
+    assert n is not None
+
+    def fetch_less_cpu(tokens: int) -> float:
+        return cost.makespan_s([], [tokens], []) - cost.makespan_s([], [], [tokens])
+
+    assert fetch_less_cpu(n) < 0 <= fetch_less_cpu(n - 1)
+    assert crossover_tokens(CostModel(machine(), GEOMETRY)) is None
