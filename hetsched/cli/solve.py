@@ -1,0 +1,155 @@
+"""`hetsched solve`: dispatch strategies against each other on random or recorded layers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hetsched import gallery
+from hetsched.contest import Row, contest
+from hetsched.cost import CostModel
+from hetsched.errors import InputError
+from hetsched.instances import random_problem, trace_problems
+from hetsched.plugins import load
+from hetsched.problem import DispatchProblem
+from hetsched.trace import load_trace
+from hetsched.types import Phase
+
+SCHEMA = "hetsched-solve/1"
+DEFAULT = (
+    "exact,cp-sat,mathopt-highs,greedy-dali,list-hybrimoe,ratio-freetoken,rule-fiddler,threshold-spac,sort,all-cpu"
+)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    text = "compare dispatch strategies: objective against the optimum, share proved, time"
+    parser = subparsers.add_parser("solve", help=text, description=text)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trace", type=Path, metavar="FILE", help="layers of a recorded routing trace (.npz)")
+    source.add_argument("--random", type=int, metavar="N", help="N random problems of many kinds")
+    parser.add_argument("--solvers", default=DEFAULT, metavar="A,B,...", help="strategies (default: %(default)s)")
+    parser.add_argument(
+        "--hardware", default="rtx-4060-laptop-8gb", help="machine, with --trace (default: %(default)s)"
+    )
+    parser.add_argument("--model", default="gpt-oss-20b", help="geometry, with --trace (default: %(default)s)")
+    parser.add_argument("--gpu-fraction", type=float, default=0.25, help="experts on the GPU (default: %(default)s)")
+    parser.add_argument("--phase", choices=("decode", "verify", "prefill"), default="decode")
+    parser.add_argument("--tokens", type=int, metavar="T", help="in a step (default: 1, 5 or 256, by phase)")
+    parser.add_argument("--instances", type=int, default=200, help="with --trace (default: %(default)s)")
+    parser.add_argument("--size", type=int, help="experts of each random problem (default: 1 to 32, drawn)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds a call; later answers are failures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw quality against time into FILE (.png or .svg)")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the problems, run every strategy on each, report. Always 0: a bad strategy is a result."""
+    names = [name.strip() for name in args.solvers.split(",") if name.strip()]
+    if not names:
+        raise InputError("--solvers is empty; name at least one strategy, for instance --solvers exact,sort")
+    for name in names:
+        load("hetsched.solvers", name)  # an unknown name is an error before anything runs
+    problems = _problems(args)
+    with _libraries_on_stderr():
+        held = contest(names, problems, args.time_limit)
+    rows = held.rows(list(dict.fromkeys(names)))
+    if args.plot:
+        plot_rows(rows, args.plot)
+    if args.json:
+        document = {"schema": SCHEMA, "instances": held.instances, "rows": [row._asdict() for row in rows]}
+        print(json.dumps(document, indent=2))
+    else:
+        _print(rows, held.instances)
+    return 0
+
+
+@contextmanager
+def _libraries_on_stderr() -> Iterator[None]:
+    """HiGHS prints a line of its own now and then, past Python; standard output is for our document alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _problems(args: argparse.Namespace) -> Iterator[DispatchProblem]:
+    for name, least in (("instances", 1), ("size", 0), ("tokens", 1), ("random", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} is {value}; it must be at least {least}")
+    if args.trace is None:
+        return _random(args)
+    costs = CostModel(gallery.machine(args.hardware), gallery.model(args.model))
+    if not costs.has_gpu:
+        raise InputError(f"--hardware {args.hardware} has no GPU, so there is nothing to decide; choose one with a GPU")
+    return trace_problems(
+        load_trace(args.trace),
+        costs,
+        gpu_fraction=args.gpu_fraction,
+        phase=Phase[args.phase.upper()],
+        tokens=args.tokens,
+        count=args.instances,
+        seed=args.seed,
+    )
+
+
+def _random(args: argparse.Namespace) -> Iterator[DispatchProblem]:
+    rng = np.random.default_rng(args.seed)
+    for _ in range(args.random):
+        yield random_problem(rng, int(rng.integers(1, 33)) if args.size is None else args.size)
+
+
+def _print(rows: Sequence[Row], instances: int) -> None:
+    table = Table(title=f"{instances} dispatch problems; ratio 1 is the optimum", title_justify="left")
+    for heading in ("strategy", "mean", "worst", "proved", "median µs", "p99 µs", "speed-up", "failures"):
+        table.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
+    slowest_s = max(row.median_s for row in rows)
+    for row in rows:
+        table.add_row(
+            row.solver,
+            f"{row.mean_ratio:.4f}",
+            f"{row.worst_ratio:.4f}",
+            f"{row.proved:.0%}",
+            f"{row.median_s * 1e6:,.0f}",
+            f"{row.p99_s * 1e6:,.0f}",
+            f"{slowest_s / row.median_s:,.0f}",
+            str(row.failures),
+        )
+    Console(width=max(Console().width, 96)).print(table)
+
+
+def plot_rows(rows: Sequence[Row], path: Path) -> None:
+    """Quality against time, a point for each strategy."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for row in rows:
+        axes.plot(row.median_s * 1e6, 100 * (row.mean_ratio - 1), "o")
+        axes.annotate(row.solver, (row.median_s * 1e6, 100 * (row.mean_ratio - 1)), (4, 4), textcoords="offset points")
+    axes.set(
+        xscale="log", yscale="symlog", xlabel="median time of a call, µs", ylabel="above the optimum, % of makespan"
+    )
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_ylim(bottom=-0.002)
+    axes.grid(alpha=0.3)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--plot {path}: {error}; name a writable .png or .svg file") from error

@@ -1,0 +1,213 @@
+"""The two integer programs, as arrays and nothing else: dispatch of one layer, placement of a window.
+
+Shapes: N experts under decision, V victims, M layer-steps recorded, L layers, E experts, R tiers. Units: s, bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from math import inf
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError
+from .types import BoolArray, FloatArray, IntArray
+
+_COLUMNS = ("gpu_s_N", "cpu_s_N", "utility_N", "copy_s_N", "ready_s_N")  # the finite ones first
+
+
+class Device(IntEnum):
+    """Where an active expert runs. GPU means: resident or already in flight, no new copy."""
+
+    CPU = 0
+    GPU = 1
+    FETCH = 2
+
+
+@dataclass(frozen=True)
+class DispatchProblem:
+    """Choose the device of each active expert of one layer.
+
+    Minimise makespan(choice) + sum over fetched of (price of its victim - its own utility), MODEL.md section 3 in
+    the project's words:
+
+    * GPU lane, serial: residents first, then experts in flight in order of arrival, then fetched ones in Johnson order.
+    * LINK lane, serial: fetches start at `link_free_s`; each takes `copy_s_N`.
+    * CPU lane, serial: one `roundtrip_s` when anything runs there, then the experts one after another.
+    * The k-th new fetch (in any order) takes the k-th cheapest victim: `victim_price_V`, ascending; a free slot is a
+      victim of price 0. There are no more fetches than victims.
+
+    `ready_s_N`: 0 for a resident expert, seconds until arrival for one in flight, inf for one that must be fetched.
+    `copy_s_N`: inf where an expert cannot be fetched (does not fit a slot, or there is no link).
+    `utility_N`: seconds that being resident afterwards is worth; may be zero.
+    The arrays must not change once the problem is made: what is read from them is kept.
+    """
+
+    gpu_s_N: FloatArray
+    cpu_s_N: FloatArray
+    copy_s_N: FloatArray
+    ready_s_N: FloatArray
+    utility_N: FloatArray
+    victim_price_V: FloatArray
+    link_free_s: float = 0.0
+    roundtrip_s: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Number of experts under decision."""
+        return len(self.gpu_s_N)
+
+    def validate(self) -> None:
+        """Raise InputError naming the first field that is out of range or of the wrong shape."""
+        _ = self.packed
+
+    @cached_property
+    def packed(self) -> FloatArray:
+        """All arrays, validated, end to end: gpu, cpu, utility, copy, ready [N each], victim prices [V]."""
+        size = len(self.gpu_s_N)
+        for name in _COLUMNS:
+            if (shape := getattr(self, name).shape) != (size,):
+                raise InputError(f"{name} has shape {shape}, expected ({size},) like gpu_s_N")
+        if self.victim_price_V.ndim != 1:
+            raise InputError(f"victim_price_V has {self.victim_price_V.ndim} dimensions, expected a vector [V]")
+        columns = (self.gpu_s_N, self.cpu_s_N, self.utility_N, self.copy_s_N, self.ready_s_N, self.victim_price_V)
+        packed: FloatArray = np.concatenate(columns, dtype=np.float64)
+        price_V = self.victim_price_V.tolist()
+        if (
+            not (len(packed) == 0 or packed.min() >= 0)  # false for NaN too
+            or not (size == 0 or packed[: 3 * size].max() < inf)
+            or price_V != sorted(price_V)
+            or not (not price_V or price_V[-1] < inf)
+            or not 0 <= self.link_free_s < inf
+            or not 0 <= self.roundtrip_s < inf
+        ):
+            self._refuse()
+        return packed
+
+    def _refuse(self) -> None:
+        for name in _COLUMNS:
+            values = getattr(self, name)
+            if np.isnan(values).any():
+                raise InputError(f"{name} holds NaN; every cost must be a number of seconds")
+            if (values < 0).any():
+                raise InputError(f"{name} holds a negative value ({values.min():.3g}); seconds are >= 0")
+        for name in _COLUMNS[:3]:
+            if np.isinf(getattr(self, name)).any():
+                raise InputError(f"{name} holds an infinite value; only copy_s_N and ready_s_N may")
+        if not np.isfinite(self.victim_price_V).all():
+            raise InputError("victim_price_V must hold finite seconds; leave out what must not be evicted")
+        if (self.victim_price_V < 0).any() or (np.diff(self.victim_price_V) < 0).any():
+            raise InputError("victim_price_V must be ascending and >= 0; sort it")
+        for name in ("link_free_s", "roundtrip_s"):
+            if not 0 <= getattr(self, name) < inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be a finite number of seconds >= 0")
+
+    @cached_property
+    def _lists(self) -> tuple[list[float], ...]:
+        # one expert at a time, lists are several times faster than arrays: this is the guard's share of every step
+        return tuple(getattr(self, name).tolist() for name in (*_COLUMNS, "victim_price_V"))
+
+    def is_feasible(self, choice_N: npt.NDArray[np.int8]) -> bool:
+        """Whether `choice_N` (values of Device) obeys arrival, copying and slots."""
+        if getattr(choice_N, "shape", None) != (self.size,):
+            return False
+        _, _, _, copy_s, ready_s, price_s = self._lists
+        fetches = 0
+        for device, copy, ready in zip(choice_N.tolist(), copy_s, ready_s, strict=True):
+            if device == 1:
+                if ready == inf:
+                    return False
+            elif device == 2:
+                if ready < inf or copy == inf:
+                    return False
+                fetches += 1
+            elif device != 0:
+                return False
+        return fetches <= len(price_s)
+
+    def makespan_s(self, choice_N: npt.NDArray[np.int8]) -> float:
+        """Seconds from the decision until the last lane ends, without contention."""
+        gpu_s, cpu_s, _, copy_s, ready_s, _ = self._lists
+        choice = choice_N.tolist()
+        gpu_end_s = 0.0
+        here = [i for i, device in enumerate(choice) if device == 1]
+        for i in sorted(here, key=ready_s.__getitem__):
+            gpu_end_s = max(gpu_end_s, ready_s[i]) + gpu_s[i]
+        arrival_s = self.link_free_s
+        for i in _johnson([i for i, device in enumerate(choice) if device == 2], copy_s, gpu_s):
+            arrival_s += copy_s[i]
+            gpu_end_s = max(gpu_end_s, arrival_s) + gpu_s[i]
+        on_cpu_s = [cpu for cpu, device in zip(cpu_s, choice, strict=True) if device == 0]
+        return max(gpu_end_s, self.roundtrip_s + sum(on_cpu_s)) if on_cpu_s else gpu_end_s
+
+    def prices_s(self, choice_N: npt.NDArray[np.int8]) -> float:
+        """Prices of the victims less the utilities of the fetched; may be negative."""
+        utility_s, price_s = self._lists[2], self._lists[5]
+        fetched_s = [u for u, device in zip(utility_s, choice_N.tolist(), strict=True) if device == 2]
+        return sum(price_s[: len(fetched_s)]) - sum(fetched_s)
+
+    def objective_s(self, choice_N: npt.NDArray[np.int8]) -> float:
+        """Makespan plus prices; lower is better, and it may be negative."""
+        return self.makespan_s(choice_N) + self.prices_s(choice_N)
+
+    def incumbent(self) -> npt.NDArray[np.int8]:
+        """What is always possible: residents on the GPU, every miss and everything in flight on the CPU."""
+        return (self.ready_s_N == 0).astype(np.int8)  # Device.GPU is 1, Device.CPU is 0
+
+    @cached_property
+    def incumbent_s(self) -> float:
+        """Objective of the incumbent."""
+        return self.objective_s(self.incumbent())
+
+
+def _johnson(fetched: list[int], copy_s: list[float], gpu_s: list[float]) -> list[int]:
+    def key(i: int) -> tuple[bool, float]:
+        return (False, copy_s[i]) if copy_s[i] < gpu_s[i] else (True, -gpu_s[i])
+
+    return sorted(fetched, key=key)
+
+
+def johnson_order(problem: DispatchProblem, fetched: IntArray) -> IntArray:
+    """Order of copies that minimises the GPU lane's end for given fetches (Johnson 1954, two-machine flow shop).
+
+    First those whose copy is shorter than their compute, by ascending copy; then the rest, by descending compute.
+    """
+    order = _johnson(np.asarray(fetched).tolist(), problem.copy_s_N.tolist(), problem.gpu_s_N.tolist())
+    return np.array(order, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class PlacementProblem:
+    """Choose what should be resident over a window, from recorded demand (sample average).
+
+    `tokens_ME`: tokens per expert in each recorded layer-step; `layer_M` its layer. `gpu_s_RME` float [R, M, E] and
+    `cpu_s_ME` seconds for those tokens (0 where there are none); `dense_s_M` the rest of the layer on the GPU;
+    `roundtrip_s_M` once when anything runs on the CPU. Tier r of an expert takes `bytes_RLE`, `copy_s_RLE` to fetch.
+    `current_LE`: tier resident now, -1 for none. `capacity_bytes_G`: bytes for experts on each of G GPUs.
+    `pinned_LE`: must stay as it is now. `window_steps`: steps over which a fetch is paid off.
+    """
+
+    tokens_ME: IntArray
+    layer_M: IntArray
+    gpu_s_RME: FloatArray
+    cpu_s_ME: FloatArray
+    dense_s_M: FloatArray
+    roundtrip_s_M: FloatArray
+    bytes_RLE: IntArray
+    copy_s_RLE: FloatArray
+    current_LE: npt.NDArray[np.int8]
+    pinned_LE: BoolArray
+    capacity_bytes_G: IntArray
+    window_steps: int
+    num_samples: int
+
+
+def frozen(values: Any, dtype: type = float) -> npt.NDArray[Any]:
+    """A read-only array, so that a solver cannot change its problem."""
+    array: npt.NDArray[Any] = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array

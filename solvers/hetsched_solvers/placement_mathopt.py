@@ -1,0 +1,74 @@
+"""mathopt-highs for placement: the sample-average program by HiGHS through OR-Tools' MathOpt."""
+
+from __future__ import annotations
+
+import datetime
+import time
+
+import numpy as np
+from ortools.math_opt import model_pb2
+from ortools.math_opt.python import mathopt
+from ortools.math_opt.solvers import highs_pb2
+
+from hetsched.placement import PlacementSolution, is_feasible, objective_s
+from hetsched.problem import PlacementProblem
+from hetsched.solver import Status
+
+from .placement_lagrange import PlacementLagrange
+from .placement_linear import SparseProgram, sparse_program
+
+
+class PlacementHighs:
+    """Starts from the fast path's placement and keeps it where HiGHS finds nothing better; `gap` ends the search."""
+
+    name = "mathopt-highs"
+
+    def __init__(self, gap: float = 1e-4, limit_s: float = 60.0) -> None:
+        self.gap = gap
+        self.limit_s = limit_s
+
+    def solve(self, problem: PlacementProblem, *, time_limit_s: float | None = None) -> PlacementSolution:
+        """The better of HiGHS' placement and the fast path's, with the higher of their bounds."""
+        start = time.perf_counter()
+        fast = PlacementLagrange().solve(problem, time_limit_s=time_limit_s)
+        program = sparse_program(problem, fast.objective_s / 100 or 1.0)
+        limit_s = (self.limit_s if time_limit_s is None else time_limit_s) - (time.perf_counter() - start)
+        if limit_s <= 0:
+            return fast
+        parameters = mathopt.SolveParameters(
+            time_limit=datetime.timedelta(seconds=limit_s),
+            highs=highs_pb2.HighsOptionsProto(int_options={"threads": 1}),
+            relative_gap_tolerance=self.gap,
+        )
+        model = _model(program)
+        result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
+        bound_s = max(fast.bound_s, result.termination.objective_bounds.dual_bound * (fast.objective_s / 100 or 1.0))
+        best = (fast.tier_LE, fast.gpu_LE, fast.objective_s)
+        if result.has_primal_feasible_solution():
+            values = result.variable_values()
+            chosen = {v.id for v in model.variables() if v.id < program.binaries and values[v] > 0.5}
+            placed = program.placement(problem, chosen)
+            if is_feasible(problem, *placed) and (cost_s := objective_s(problem, *placed)) < best[2]:
+                best = (*placed, cost_s)
+        status = Status.OPTIMAL if best[2] - bound_s <= 1e-9 * best[2] else Status.FEASIBLE
+        return PlacementSolution(status, *best, min(bound_s, best[2]), time.perf_counter() - start)
+
+
+def _model(program: SparseProgram) -> mathopt.Model:
+    proto, columns = model_pb2.ModelProto(), len(program.cost)
+    proto.variables.ids.extend(range(columns))
+    proto.variables.lower_bounds.extend([0.0] * columns)
+    proto.variables.upper_bounds.extend(program.high_column)
+    proto.variables.integers.extend(c < program.binaries for c in range(columns))
+    proto.objective.linear_coefficients.ids.extend(range(columns))
+    proto.objective.linear_coefficients.values.extend(program.cost)
+    proto.linear_constraints.ids.extend(range(len(program.low)))
+    proto.linear_constraints.lower_bounds.extend(program.low)
+    proto.linear_constraints.upper_bounds.extend(program.high)
+    row, column, value = (np.array(v) for v in (program.row_id, program.column_id, program.value))
+    order = np.lexsort((column, row))
+    order = order[value[order] != 0]
+    proto.linear_constraint_matrix.row_ids.extend(row[order].tolist())
+    proto.linear_constraint_matrix.column_ids.extend(column[order].tolist())
+    proto.linear_constraint_matrix.coefficients.extend(value[order].tolist())
+    return mathopt.Model.from_model_proto(proto)

@@ -1,0 +1,101 @@
+"""The comparison of strategies, its command and its example."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+from argparse import ArgumentParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetsched.cli import solve
+from hetsched.contest import contest
+from hetsched.errors import InputError
+from hetsched.problem import DispatchProblem, frozen
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "compare_solvers.py"
+
+
+def two_experts() -> DispatchProblem:
+    """Fetching both ends after 2.1 s, one after 2 s, none after 4 s."""
+    columns = ([0.1, 0.1], [2.0, 2.0], [1.0, 1.0], [math.inf] * 2, [0.0, 0.0], [0.0, 0.0])
+    return DispatchProblem(*(frozen(column) for column in columns))
+
+
+def run(*arguments: str) -> int:
+    """The verb as the command line calls it."""
+    parser = ArgumentParser()
+    solve.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["solve", *arguments])
+    return int(args.run(args))
+
+
+def test_ratios_are_against_the_optimum() -> None:
+    """1 for the optimum, 4 / 2 and 2.1 / 2 for the simple rules; a strategy that cannot answer counts as failed."""
+    rows = {row.solver: row for row in contest(["exact", "all-cpu", "all-fetch"], [two_experts()] * 3).rows()}
+    assert rows["exact"].mean_ratio == rows["exact"].proved == 1.0
+    assert rows["all-cpu"].worst_ratio == pytest.approx(2.0)
+    assert rows["all-fetch"].mean_ratio == pytest.approx(1.05)
+    assert rows["all-cpu"].proved == rows["all-cpu"].failures == 0
+
+
+def test_a_strategy_without_answers_counts_failures() -> None:
+    """brute refuses 20 experts; the incumbent stands in for it."""
+    wide = DispatchProblem(
+        *(frozen(np.ones(20)) for _ in range(3)), frozen(np.zeros(20)), frozen(np.zeros(20)), frozen([])
+    )
+    (row,) = contest(["brute"], [wide]).rows(["brute"])
+    assert row.failures == 1
+    assert row.mean_ratio == pytest.approx(2.0)  # half of the residents should have gone to the CPU
+
+
+def test_json_is_the_contract(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One document, rows for every requested solver in order, and a plot on request."""
+    plot = tmp_path / "quality.svg"
+    assert run("--random", "12", "--solvers", "sort,exact,mathopt-highs", "--json", "--plot", str(plot)) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["schema"], document["instances"]) == ("hetsched-solve/1", 12)
+    assert [row["solver"] for row in document["rows"]] == ["sort", "exact", "mathopt-highs"]
+    keys = {"solver", "mean_ratio", "worst_ratio", "proved", "median_s", "p99_s", "failures"}
+    assert all(set(row) == keys for row in document["rows"])
+    assert all(row["mean_ratio"] >= 1 - 1e-9 for row in document["rows"])
+    assert plot.stat().st_size > 1000
+
+
+def test_the_table_names_every_strategy(capsys: pytest.CaptureFixture[str]) -> None:
+    """For people: no JSON, a line for each."""
+    assert run("--random", "3", "--solvers", "exact,sort", "--size", "5") == 0
+    printed = capsys.readouterr().out
+    assert "exact" in printed
+    assert "sort" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--random", "3", "--solvers", "exat"], "exact"),
+        (["--random", "3", "--solvers", ","], "--solvers"),
+        (["--random", "0"], "--random"),
+        (["--random", "3", "--size", "-1"], "--size"),
+        (["--trace", "nowhere.npz"], "nowhere.npz"),
+        (["--trace", "nowhere.npz", "--hardware", "rtx-4070-desktop"], "rtx"),
+    ],
+)
+def test_bad_usage_is_named(arguments: list[str], named: str) -> None:
+    """An InputError, which the command line turns into one line and exit code 2."""
+    with pytest.raises(InputError, match=named):
+        run(*arguments)
+
+
+def test_the_example_is_short_and_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under 60 lines, and exact comes out at zero."""
+    assert len(EXAMPLE.read_text().splitlines()) < 60
+    monkeypatch.setattr("sys.argv", [str(EXAMPLE)])
+    example = runpy.run_path(str(EXAMPLE))
+    example["STRATEGIES"][:] = ["exact", "sort"]
+    example["main"]()
+    printed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert " 0.000 " in printed["exact"]
