@@ -1,0 +1,40 @@
+"""The demo model: a small dense model made into a sparse Mixture-of-Experts checkpoint, on this machine, once.
+
+SmolLM2-135M-Instruct becomes a stock `Qwen2MoeForCausalLM` of 30 layers with 16 routed experts each. Importing this
+package is light: torch and transformers load when a model is built.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hetsched.demo_model.store import RECIPE_VERSION, cached_folder
+
+DEFAULT_HEAL_STEPS = 36
+
+__all__ = ["DEFAULT_HEAL_STEPS", "RECIPE_VERSION", "build_demo_model", "demo_model_path"]
+
+
+def demo_model_path(*, progress: bool = True) -> Path:
+    """Folder of the cached demo checkpoint, which is built first if absent (minutes, once per recipe version).
+
+    `progress` shows one bar on stderr while building. Raises `MissingDependencyError` where the source weights are
+    not installed.
+    """
+    folder = cached_folder()
+    if not (folder / "config.json").is_file():
+        build_demo_model(folder, progress=progress)
+    return folder
+
+
+def build_demo_model(out: Path, *, heal_steps: int = DEFAULT_HEAL_STEPS, progress: bool = True) -> dict[str, float]:
+    """Report of a build that has written the demo checkpoint to `out`.
+
+    Keys: `ppl_{prose,own}_{dense,converted,healed}` (perplexity on held-out text) and `seconds_{stage}`. `heal_steps`
+    counts optimiser steps of distillation; 0 leaves the converted model as it is. `out` appears only when complete;
+    where another process finished it meanwhile, that one stays. Raises `InputError` where `out` exists and is not
+    empty, `MissingDependencyError` where the source weights are not installed.
+    """
+    from hetsched.demo_model.build import build
+
+    return build(out, heal_steps=heal_steps, progress=progress)

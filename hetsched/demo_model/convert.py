@@ -1,0 +1,96 @@
+"""The conversion: layer after layer, the dense blocks become sparse ones, each fitted on what the ones before it left.
+
+Shapes: L layers, N rows, S positions of a row, T tokens (T = N·S), B rows of one batch, H hidden, F ffn neurons.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from hetsched.demo_model.calibration import SEED, Calibration
+from hetsched.demo_model.clusters import neuron_order
+from hetsched.demo_model.progress import Tick
+from hetsched.demo_model.refit import refit_down
+from hetsched.demo_model.router import expert_energy, fit_router
+from hetsched.demo_model.split_ffn import SplitFfn, SplitShape
+
+BATCH = 16  # rows of one pass through the attention
+CATCH_UP = 0.5  # part of the earlier blocks' error that a block is to make up for; with all of it, it overfits
+TOKENS = 2048  # of one pass through the feed-forward block
+
+
+@torch.no_grad()
+def convert(dense: Any, calibration: Calibration, shape: SplitShape, tick: Tick) -> tuple[Any, torch.Tensor]:
+    """The sparse model, and its residual stream after the last layer over all calibration rows: [N, S, H].
+
+    The sparse model is a copy of `dense` whose `mlp` blocks are `SplitFfn`.
+    """
+    model = copy.deepcopy(dense)
+    trace = calibration.trace
+    x_NSH = model.model.embed_tokens(trace.tokens_NS)
+    rope = model.model.rotary_emb(x_NSH, torch.arange(x_NSH.shape[1])[None])
+    for index, layer in enumerate(model.model.layers):
+        x_NSH = torch.cat([attend(layer, x_BSH, rope) for x_BSH in x_NSH.split(BATCH)])
+        goal_NSH = trace.stream_LNSH[index, : calibration.fit_rows]
+        layer.mlp, added_NSH = fit_layer(layer, x_NSH, goal_NSH, shape, SEED + index)
+        x_NSH += added_NSH
+        tick((index + 1) / len(model.model.layers))
+    return model, x_NSH
+
+
+def attend(layer: Any, x_BSH: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Residual stream after the attention half of a layer: [B, S, H]."""
+    added_BSH, _ = layer.self_attn(layer.input_layernorm(x_BSH), position_embeddings=rope, attention_mask=None)
+    return x_BSH + added_BSH  # type: ignore[no-any-return]
+
+
+def fit_layer(
+    layer: Any, x_NSH: torch.Tensor, goal_NSH: torch.Tensor, shape: SplitShape, seed: int
+) -> tuple[SplitFfn, torch.Tensor]:
+    """The sparse block that takes the place of `layer.mlp`, and what it adds to the stream: [N, S, H].
+
+    `x_NSH` is the sparse model's residual stream before the block, `goal_NSH` the dense model's after it, on the
+    first rows only: these are fitted to. The block makes up for its own missing neurons, and for part of what
+    earlier blocks got wrong.
+    """
+    normed_TH = layer.post_attention_layernorm(x_NSH).flatten(0, 1)
+    fit = slice(goal_NSH.shape[0] * goal_NSH.shape[1])
+    activations_TF = torch.empty(len(normed_TH), layer.mlp.gate_proj.out_features)
+    # Batch by batch into one buffer: fresh memory of this size costs more than the arithmetic on it.
+    for into_BF, x_BH in zip(*_batches(activations_TF, normed_TH), strict=True):
+        torch.mul(layer.mlp.act_fn(layer.mlp.gate_proj(x_BH)), layer.mlp.up_proj(x_BH), out=into_BF)
+    block = split_block(layer.mlp, normed_TH[fit], activations_TF[fit], goal_NSH.shape[1], shape, seed)
+    own_TH = functional.linear(activations_TF[fit], layer.mlp.down_proj.weight)
+    for batch_BF, x_BH in zip(*_batches(activations_TF, normed_TH), strict=True):
+        batch_BF.copy_(batch_BF[:, block.order_F] * block.mask(x_BH))
+    masked_TF = activations_TF
+    x_TH = x_NSH.flatten(0, 1)[fit]
+    missing_TH = CATCH_UP * (goal_NSH.flatten(0, 1) - x_TH) + (1 - CATCH_UP) * own_TH
+    missing_TH -= functional.linear(masked_TF[fit], block.down_HF)
+    # The next norm divides by the stream's size, so an error counts relative to it; the attention sink's is huge.
+    weight_T = x_TH.square().mean(1).rsqrt()
+    block.down_HF.copy_(refit_down(masked_TF[fit], missing_TH, weight_T, block.down_HF))
+    return block, functional.linear(masked_TF, block.down_HF).view_as(x_NSH)
+
+
+def split_block(
+    mlp: Any, normed_TH: torch.Tensor, activations_TF: torch.Tensor, length: int, shape: SplitShape, seed: int
+) -> SplitFfn:
+    """The dense block `mlp` split into experts, with a router fitted on tokens of rows of `length`; not refitted."""
+    first_T = torch.arange(len(normed_TH)) % length == 0
+    order_F = neuron_order(activations_TF, mlp.down_proj.weight, first_T, shape, seed)
+    routed_R = order_F[shape.shared(len(order_F)) :]
+    # Every second token is plenty for a linear router, and half the time.
+    energy_TE = expert_energy(activations_TF[::2, routed_R], mlp.down_proj.weight[:, routed_R], shape.experts)
+    with torch.enable_grad():
+        router_EH = fit_router(normed_TH[::2], energy_TE, shape.top_k)
+    return SplitFfn(mlp, order_F, router_EH, shape)
+
+
+def _batches(*tensors_T: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """Views of each tensor, `TOKENS` tokens each."""
+    return [torch.split(tensor, TOKENS) for tensor in tensors_T]
