@@ -63,7 +63,7 @@ def _read(root: Node) -> ModelCard | None:
     dtypes = root.get("dtypes")
     config = root.get("config", required=True)
     published = root.get("published", required=True)
-    head = {"title": root.text("title"), "repository": root.text("repository", required=True)}
+    title, repository = root.text("title"), root.text("repository", required=True)
     variants = tuple(str(item.value) for item in dtypes.items()) if dtypes else (dtype,)
     for variant in {dtype, *variants} - set(WEIGHT_BITS):
         (dtypes or root).note(f"{variant!r} is no dtype; allowed: {', '.join(WEIGHT_BITS)}")
@@ -77,7 +77,17 @@ def _read(root: Node) -> ModelCard | None:
     except (InputError, TypeError, ValueError) as error:
         config.note(str(error))
         return None
-    return ModelCard(geometry, dtypes=variants, config=config.value, source=source, **head, **figures)
+    return ModelCard(
+        geometry=geometry,
+        title=title,
+        repository=repository,
+        dtypes=variants,
+        config=config.value,
+        total_params=figures["total_params"],
+        active_params=figures["active_params"],
+        checkpoint_bytes=figures["checkpoint_bytes"],
+        source=source,
+    )
 
 
 def _figure(node: Node, name: str) -> float:

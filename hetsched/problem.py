@@ -156,7 +156,8 @@ class DispatchProblem:
 
     def incumbent(self) -> npt.NDArray[np.int8]:
         """What is always possible: residents on the GPU, every miss and everything in flight on the CPU."""
-        return (self.ready_s_N == 0).astype(np.int8)  # Device.GPU is 1, Device.CPU is 0
+        choice_N: npt.NDArray[np.int8] = (self.ready_s_N == 0).astype(np.int8)  # Device.GPU is 1, Device.CPU is 0
+        return choice_N
 
     @cached_property
     def incumbent_s(self) -> float:

@@ -61,12 +61,12 @@ class Node:
         """The plain Python value."""
         loader = yaml.SafeLoader("")
         try:
-            return loader.construct_object(self.node, deep=True)  # type: ignore[no-untyped-call]
+            return loader.construct_object(self.node, deep=True)
         except yaml.YAMLError as error:
             self.note(str(error).splitlines()[0])
             return None
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
 
     def children(self) -> dict[str, Node]:
         """Values of a mapping by key; notes a problem when this is none, or a key twice."""
@@ -131,7 +131,9 @@ class Node:
     @property
     def shown(self) -> str:
         """The value as a message shows it."""
-        return repr(self.node.value) if isinstance(self.node, yaml.ScalarNode) else f"a {self.node.id}"
+        if isinstance(self.node, yaml.ScalarNode):
+            return repr(self.node.value)
+        return "a list" if isinstance(self.node, yaml.SequenceNode) else "a mapping"
 
     def only(self) -> None:
         """Note every key that was never asked for, with the nearest one that was."""

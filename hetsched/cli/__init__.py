@@ -11,7 +11,7 @@ from importlib import import_module
 from hetsched import __version__
 from hetsched.errors import InputError, MissingDependencyError
 
-VERBS = ("demo", "run", "verify", "model", "profiles")
+VERBS = ("demo", "run", "verify", "model", "profiles", "profile", "doctor", "solve")
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 

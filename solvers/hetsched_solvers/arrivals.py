@@ -18,7 +18,6 @@ from .lanes import READY, Bits, lay_out, movable_experts, objective
 
 Kernel: TypeAlias = Callable[[FloatArray, int, float, float, int], tuple[Bits, float, float, int]]
 
-FIRST_NODES = 500  # before a part is split
 POLISH_TRIALS = 200_000  # exchanges tried by the local search, all moves together
 MAX_FINALS = 64  # splitting by the last fetch pays while the fetches are few
 
@@ -33,6 +32,12 @@ class Whole(NamedTuple):
     link_free_s: float
     roundtrip_s: float
     unit_s: float
+
+
+@compiled
+def first_nodes(movable: int) -> int:
+    """Trials before a part is split: enough for the easy ones, which are most."""
+    return 500 + 20 * movable
 
 
 @compiled
@@ -84,7 +89,7 @@ def search_parts(
     movable = len(order_M)
     bound, nodes = best, 0
     for last in range(whole.resident - 1, whole.num_here):
-        limit = min(max_nodes - nodes, FIRST_NODES)
+        limit = min(max_nodes - nodes, first_nodes(movable))
         best, part_bound, used = search_part(whole, order_M, last, movable, best, best_x_M, limit)
         nodes += used
         if part_bound < best and movable - whole.num_here > MAX_FINALS:
@@ -119,7 +124,7 @@ def _kernel(stamp: int) -> Kernel:
             lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, unit_s, 2.0)
             best = objective(lanes, best_x_M)
             moves = max(2, POLISH_TRIALS // (1 + len(order_M) ** 2))
-            best, bound, nodes = search(lanes, best, best_x_M, min(max_nodes, FIRST_NODES), moves)
+            best, bound, nodes = search(lanes, best, best_x_M, min(max_nodes, first_nodes(len(order_M))), moves)
             if bound < best:
                 resident = 0
                 while resident < lanes.num_here and lanes.table[READY, resident] == 0:

@@ -174,7 +174,7 @@ def search(lanes: Lanes, best: float, best_x_M: Bits, max_nodes: int, max_moves:
             best, polished = polish(lanes, best, best_x_M, max_moves), True
         else:
             y_3 = y_K3[k]
-            left = max_nodes - nodes
+            left = (max_nodes - nodes) // 4 + 1  # a cell that takes more must not keep the others from being tried
             best, used = close_cell(lanes, lane_K[k], k, y_3, score_F, order_F, bound_K, best, best_x_M, left)
             nodes += used
             if used > left:

@@ -2,8 +2,9 @@
 # Numba compiles these functions from their own subset of Python; annotations would say nothing to it.
 """The loops of the fused bf16 kernel. Imports numba: only numba_kernels.py imports this module.
 
-Two rows by four tokens at a time: eight accumulators, two widened weights and one input fill AVX2's sixteen registers.
-Names: w rows of weights, x rows of input; a, b sums of the first and second row.
+Rows are taken two or four at a time from far apart, so that as many streams run through memory: one stream, or rows
+next to each other, keep the prefetchers from the memory's full rate. Eight sums and the widened weights fit AVX2's
+sixteen registers. Names: w rows of weights, x rows of input, y rows of output, a to d rows and the sums over them.
 """
 
 import numpy as np
@@ -30,7 +31,7 @@ def widen(_context, _bits):
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
-def dot(w, x):
+def one_row(w, x):
     """One row, one token."""
     a = ZERO
     for k in range(x.shape[0]):
@@ -39,67 +40,137 @@ def dot(w, x):
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
-def dot_two_tokens(w, x0, x1):
-    """One row, two tokens."""
-    a0 = a1 = ZERO
-    for k in range(x0.shape[0]):
-        v = widen(w[k])
-        a0 += v * x0[k]
-        a1 += v * x1[k]
-    return a0, a1
+def four_rows(wa, wb, wc, wd, x):
+    """Four rows, one token."""
+    a = b = c = d = ZERO
+    for k in range(x.shape[0]):
+        v = x[k]
+        a += widen(wa[k]) * v
+        b += widen(wb[k]) * v
+        c += widen(wc[k]) * v
+        d += widen(wd[k]) * v
+    return a, b, c, d
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
-def dot_four_tokens(w0, w1, x0, x1, x2, x3):
+def four_rows_two_tokens(wa, wb, wc, wd, x0, x1):
+    """Four rows, two tokens."""
+    a0 = b0 = c0 = d0 = a1 = b1 = c1 = d1 = ZERO
+    for k in range(x0.shape[0]):
+        va, vb, vc, vd = widen(wa[k]), widen(wb[k]), widen(wc[k]), widen(wd[k])
+        a0 += va * x0[k]
+        b0 += vb * x0[k]
+        c0 += vc * x0[k]
+        d0 += vd * x0[k]
+        a1 += va * x1[k]
+        b1 += vb * x1[k]
+        c1 += vc * x1[k]
+        d1 += vd * x1[k]
+    return a0, b0, c0, d0, a1, b1, c1, d1
+
+
+@njit(nogil=True, fastmath=FAST, cache=True)
+def two_rows_four_tokens(wa, wb, x0, x1, x2, x3):
     """Two rows, four tokens."""
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = ZERO
     for k in range(x0.shape[0]):
-        v0 = widen(w0[k])
-        v1 = widen(w1[k])
-        a0 += v0 * x0[k]
-        a1 += v0 * x1[k]
-        a2 += v0 * x2[k]
-        a3 += v0 * x3[k]
-        b0 += v1 * x0[k]
-        b1 += v1 * x1[k]
-        b2 += v1 * x2[k]
-        b3 += v1 * x3[k]
+        va, vb = widen(wa[k]), widen(wb[k])
+        a0 += va * x0[k]
+        a1 += va * x1[k]
+        a2 += va * x2[k]
+        a3 += va * x3[k]
+        b0 += vb * x0[k]
+        b1 += vb * x1[k]
+        b2 += vb * x2[k]
+        b3 += vb * x3[k]
     return a0, a1, a2, a3, b0, b1, b2, b3
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
-def few_tokens(w, x, y, row, start):
-    """One row for the last tokens, fewer than four, from `start`."""
-    t = start
-    if t + 2 <= x.shape[0]:
-        y[t, row], y[t + 1, row] = dot_two_tokens(w[row], x[t], x[t + 1])
-        t += 2
-    if t < x.shape[0]:
-        y[t, row] = dot(w[row], x[t])
+def two_rows_three_tokens(wa, wb, x0, x1, x2):
+    """Two rows, three tokens."""
+    a0 = a1 = a2 = b0 = b1 = b2 = ZERO
+    for k in range(x0.shape[0]):
+        va, vb = widen(wa[k]), widen(wb[k])
+        a0 += va * x0[k]
+        a1 += va * x1[k]
+        a2 += va * x2[k]
+        b0 += vb * x0[k]
+        b1 += vb * x1[k]
+        b2 += vb * x2[k]
+    return a0, a1, a2, b0, b1, b2
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
+def two_rows_two_tokens(wa, wb, x0, x1):
+    """Two rows, two tokens."""
+    a0 = a1 = b0 = b1 = ZERO
+    for k in range(x0.shape[0]):
+        va, vb = widen(wa[k]), widen(wb[k])
+        a0 += va * x0[k]
+        a1 += va * x1[k]
+        b0 += vb * x0[k]
+        b1 += vb * x1[k]
+    return a0, a1, b0, b1
+
+
+@njit(nogil=True, fastmath=FAST, cache=True)
+def rows_of_few(w, x, y, first, last):
+    """One or two tokens: four rows at a time, a quarter of the range apart."""
+    tokens, apart = x.shape[0], (last - first) // 4
+    for a in range(first, first + apart):
+        b, c, d = a + apart, a + 2 * apart, a + 3 * apart
+        if tokens == 1:
+            y[0, a], y[0, b], y[0, c], y[0, d] = four_rows(w[a], w[b], w[c], w[d], x[0])
+        else:
+            sums = four_rows_two_tokens(w[a], w[b], w[c], w[d], x[0], x[1])
+            y[0, a], y[0, b], y[0, c], y[0, d], y[1, a], y[1, b], y[1, c], y[1, d] = sums
+    for r in range(first + 4 * apart, last):
+        for t in range(tokens):
+            y[t, r] = one_row(w[r], x[t])
+
+
+@njit(nogil=True, fastmath=FAST, cache=True)
+def last_tokens(w, x, y, a, b, t):
+    """Rows a and b for the last one to three tokens, from t on; nothing when there are none."""
+    left = x.shape[0] - t
+    if left == 1:
+        y[t, a], y[t, b] = one_row(w[a], x[t]), one_row(w[b], x[t])
+    elif left == 2:
+        y[t, a], y[t + 1, a], y[t, b], y[t + 1, b] = two_rows_two_tokens(w[a], w[b], x[t], x[t + 1])
+    elif left == 3:
+        sums = two_rows_three_tokens(w[a], w[b], x[t], x[t + 1], x[t + 2])
+        y[t, a], y[t + 1, a], y[t + 2, a], y[t, b], y[t + 1, b], y[t + 2, b] = sums
+
+
+@njit(nogil=True, fastmath=FAST, cache=True)
+def rows_of_many(w, x, y, first, last):
+    """Three tokens and more: two rows at a time, half of the range apart, four tokens at a time."""
+    fours, apart = x.shape[0] // 4 * 4, (last - first) // 2
+    for a in range(first, first + apart):
+        b = a + apart
+        for t in range(0, fours, 4):
+            sums = two_rows_four_tokens(w[a], w[b], x[t], x[t + 1], x[t + 2], x[t + 3])
+            y[t, a], y[t + 1, a], y[t + 2, a], y[t + 3, a], y[t, b], y[t + 1, b], y[t + 2, b], y[t + 3, b] = sums
+        last_tokens(w, x, y, a, b, fours)
+    for r in range(first + 2 * apart, last):
+        for t in range(x.shape[0]):
+            y[t, r] = one_row(w[r], x[t])
+
+
+@njit(nogil=True, cache=True)
 def rows(w, x, y, first, last):
     """Output columns `first` to `last` for all tokens."""
-    fours = x.shape[0] // 4 * 4
-    paired = last // 2 * 2 if fours else first
-    for r in range(first, paired, 2):
-        for t in range(0, fours, 4):
-            a0, a1, a2, a3, b0, b1, b2, b3 = dot_four_tokens(w[r], w[r + 1], x[t], x[t + 1], x[t + 2], x[t + 3])
-            y[t, r], y[t + 1, r], y[t + 2, r], y[t + 3, r] = a0, a1, a2, a3
-            y[t, r + 1], y[t + 1, r + 1], y[t + 2, r + 1], y[t + 3, r + 1] = b0, b1, b2, b3
-        few_tokens(w, x, y, r, fours)
-        few_tokens(w, x, y, r + 1, fours)
-    for r in range(paired, last):
-        for t in range(fours):
-            y[t, r] = dot(w[r], x[t])
-        few_tokens(w, x, y, r, fours)
+    if x.shape[0] < 3:
+        rows_of_few(w, x, y, first, last)
+    else:
+        rows_of_many(w, x, y, first, last)
 
 
 @njit(nogil=True, cache=True)
 def bounds(count, part, parts):
-    """Rows of one part. Parts start at even rows, so that the pairs, and the sums, are the same for any number."""
-    return count * part // parts // 2 * 2, count if part + 1 == parts else count * (part + 1) // parts // 2 * 2
+    """Rows of one part. Parts start at multiples of four, so that the same rows are left over for any number."""
+    return count * part // parts // 4 * 4, count if part + 1 == parts else count * (part + 1) // parts // 4 * 4
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)

@@ -1,0 +1,175 @@
+"""`hetsched profile`: measure this machine for one model, save the profile, and check what it predicts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+from rich.table import Table
+
+from hetsched import gallery
+from hetsched.errors import InputError
+from hetsched.geometry import MoEGeometry
+from hetsched.profile import HardwareProfile
+from hetsched.profile_store import find_profile, store_profile
+from hetsched.profile_yaml import profile_document, save_profile
+from hetsched.report.profile_view import PLAIN, profile_view
+from hetsched.units import human
+
+if TYPE_CHECKING:
+    from hetsched.measure.check import CheckRow
+
+DEFAULT_MODEL = "qwen3-30b-a3b"
+TARGET_ERROR = 0.10  # of the check's median; above it the command fails
+CHECK_S = 20.0
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    text = "measure this machine: expert FFN latency, copies, memory rates; saved and found again automatically"
+    parser = subparsers.add_parser("profile", help="measure this machine", description=text)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})")
+    what.add_argument("--geometry", metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
+    parser.add_argument("--dtype", help="dtype of the expert weights (default: the model's own)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, or a gallery machine whose GPU to emulate")
+    parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of the cache folder")
+    parser.add_argument("--check", action="store_true", help="compare predictions with measurements between the table")
+    parser.add_argument("--scaling", action="store_true", help="with --check: other geometries too")
+    parser.add_argument(
+        "--kernels", action="store_true", help="compare the CPU kernels instead: rate, share of the roof"
+    )
+    parser.add_argument("--lossy", action="store_true", help="with --kernels: the quantised ones too, with their error")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure or check; 0 done, 1 when a check misses its target."""
+    if args.scaling and not args.check:
+        raise InputError("--scaling belongs to --check; add --check")
+    if args.lossy and not args.kernels:
+        raise InputError("--lossy belongs to --kernels; add --kernels")
+    geometry = _geometry(args)
+    if args.kernels:
+        return _kernels(args, geometry)
+    return _check(args, geometry) if args.check else _measure_and_show(args, geometry)
+
+
+def _geometry(args: argparse.Namespace) -> MoEGeometry:
+    if args.geometry:
+        return parse_geometry(args.geometry, args.dtype or "bf16")
+    return gallery.model(args.model or DEFAULT_MODEL, args.dtype)
+
+
+def parse_geometry(text: str, dtype: str) -> MoEGeometry:
+    """One expert from 'hidden=2048,ffn=768'. Raises InputError naming what is wrong and the form."""
+    pairs = dict(part.partition("=")[::2] for part in text.split(","))
+    if set(pairs) != {"hidden", "ffn"} or not all(value.isdigit() for value in pairs.values()):
+        raise InputError(f"--geometry {text!r} is not understood; write hidden=2048,ffn=768 with whole numbers")
+    hidden, ffn = int(pairs["hidden"]), int(pairs["ffn"])
+    return MoEGeometry(f"{hidden}x{ffn}", 1, 1, 1, hidden, ffn, dtype)
+
+
+def _measure_and_show(args: argparse.Namespace, geometry: MoEGeometry) -> int:
+    profile, path = _measure(args, geometry)
+    if args.json:
+        print(json.dumps(profile_document(profile), ensure_ascii=False))
+    else:
+        Console().print(*profile_view(profile), sep="\n")
+    Console(stderr=True).print(f"profile: {path}", soft_wrap=True)
+    return 0
+
+
+def _measure(args: argparse.Namespace, geometry: MoEGeometry) -> tuple[HardwareProfile, Path]:
+    console = Console(stderr=True)
+    console.print(f"measuring for {geometry.name}: hidden {geometry.hidden}, ffn {geometry.ffn}, {geometry.dtype}")
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("starting torch", total=None)
+        from hetsched.measure.profile_run import has_gpu, measure_profile
+        from hetsched.measure.request import Request
+
+        def report(seconds: float, text: str) -> None:
+            bar.update(task, advance=seconds, description=text)
+
+        request = Request(geometry, args.device, args.quick, not args.geometry, report=report)
+        devices = 2 if args.device in ("auto", "cuda") and has_gpu(args.device) else 1
+        bar.update(task, total=request.budget_s * devices)
+        profile = measure_profile(request)
+        bar.update(task, completed=request.budget_s * devices, description="measured")
+    if args.out:
+        save_profile(profile, args.out)
+        return profile, args.out
+    return profile, store_profile(profile)
+
+
+def _check(args: argparse.Namespace, geometry: MoEGeometry) -> int:
+    profile = _profile_to_check(args, geometry)
+    console = Console(stderr=True)
+    with console.status("starting torch") as status:
+        import torch
+
+        from hetsched.measure.check import check_profile, check_scaling, median_error
+
+        with torch.inference_mode():
+            budget_s = CHECK_S / 4 if args.quick else CHECK_S
+            rows = check_profile(profile, geometry, budget_s, status.update)
+            scaled = check_scaling(profile, geometry.dtype, budget_s, status.update) if args.scaling else []
+    error = median_error(rows)
+    if args.json:
+        print(json.dumps(_check_document(rows + scaled, error)))
+    else:
+        Console().print(_check_table(rows + scaled), f"median error {error:.1%}, target {TARGET_ERROR:.0%}", sep="\n")
+        if scaled:
+            Console().print(f"median error of scaling to other geometries {median_error(scaled):.1%}")
+    return 0 if error <= TARGET_ERROR else 1
+
+
+def _kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
+    with Console(stderr=True).status("comparing CPU kernels"):
+        import torch
+
+        from hetsched.measure.cpu import runnable_shape
+        from hetsched.measure.cpu_kernels import kernel_table
+        from hetsched.measure.request import FULL_S, QUICK_S, TABLE_TOKENS, Request
+
+        shape, _ = runnable_shape(Request(geometry).shape)
+        with torch.inference_mode():
+            rows = kernel_table(shape, TABLE_TOKENS[:8], QUICK_S if args.quick else FULL_S, args.lossy)
+    if args.json:
+        print(json.dumps({"schema": "hetsched-kernels/1", "rows": [row._asdict() for row in rows]}))
+        return 0
+    table = Table("tokens", "kernel", "time", "reads", "of roof", "speed over fp32", "error", **PLAIN)
+    for row in rows:
+        name = row.kernel if row.lossless else f"{row.kernel} (lossy)"
+        shares = f"{row.roof_share:.0%}", f"{row.against_fp32:.2f} x", f"{row.error:.1e}"
+        table.add_row(str(row.n), name, human(row.median_s, "s"), human(row.bytes_per_s, "B/s"), *shares)
+    Console().print(table)
+    return 0
+
+
+def _profile_to_check(args: argparse.Namespace, geometry: MoEGeometry) -> HardwareProfile:
+    """The cached profile that would be used, when it is this machine's and this geometry's; else a fresh one."""
+    from hetsched.fingerprint import fingerprint
+
+    found = find_profile(fingerprint(geometry, device=args.device))
+    profile, path = _measure(args, geometry) if found is None or found.warnings else (found.profile, found.path)
+    Console(stderr=True).print(f"profile: {path}, measured on {profile.date}", soft_wrap=True)
+    return profile
+
+
+def _check_document(rows: list[CheckRow], error: float) -> dict[str, Any]:
+    return {"schema": "hetsched-check/1", "rows": [row._asdict() for row in rows], "median_error": error}
+
+
+def _check_table(rows: list[CheckRow]) -> Table:
+    table = Table("device", "op", "tokens", "predicted", "measured", "error", **PLAIN)
+    for row in rows:
+        seconds = human(row.predicted_s, "s"), human(row.measured_s, "s")
+        table.add_row(row.device, row.op, str(row.n), *seconds, f"{row.error:+.1%}")
+    return table

@@ -1,0 +1,1 @@
+"""Micro-benchmarks that make a HardwareProfile. Import the modules one needs: most of them import torch."""

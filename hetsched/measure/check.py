@@ -1,0 +1,102 @@
+"""Predicted against measured: what a profile says about token counts and geometries that are not in its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from ..cost import CostModel
+from ..engine.cpu_kernels import ChosenKernel, choice_in
+from ..geometry import MoEGeometry
+from ..profile import ExpertShape, HardwareProfile
+from .cpu import runnable_shape, time_cpu
+from .cpu_kernels import choose_kernels
+from .experts import DTYPES, ExpertPool
+from .timing import Timing
+
+CHECK_TOKENS = (3, 6, 12, 24, 48, 96, 192)  # none of them is in a table
+SCALING_SHAPES = ((2048, 1024), (2880, 1440), (1024, 3072))  # hidden, ffn: OLMoE's, half of gpt-oss's, a tall one
+
+
+class CheckRow(NamedTuple):
+    """One prediction beside its measurement; error is predicted / measured - 1."""
+
+    device: str
+    op: str
+    n: int
+    predicted_s: float
+    measured_s: float
+    error: float
+
+
+def median_error(rows: Sequence[CheckRow]) -> float:
+    """Median of the errors' sizes."""
+    return median(abs(row.error) for row in rows)
+
+
+def check_profile(
+    profile: HardwareProfile, geometry: MoEGeometry, budget_s: float, report: Callable[[str], None] = lambda _: None
+) -> list[CheckRow]:
+    """The expert FFN at token counts between the table's, on each device present that the profile describes."""
+    cost = CostModel(profile, geometry)
+    shape, _ = runnable_shape(ExpertShape.of(geometry))
+    rows = _cpu_rows(cost, profile, shape, "expert", CHECK_TOKENS, budget_s, report)
+    from .gpu import gpu_present
+
+    return rows + (_gpu_rows(cost, shape, budget_s) if gpu_present() and profile.gpu else [])
+
+
+def check_scaling(
+    profile: HardwareProfile, dtype: str, budget_s: float, report: Callable[[str], None] = lambda _: None
+) -> list[CheckRow]:
+    """The expert FFN at other geometries, predicted by scaling the profile's table through the roofline."""
+    rows: list[CheckRow] = []
+    for hidden, ffn in SCALING_SHAPES:
+        shape = ExpertShape(hidden, ffn, dtype)
+        geometry = MoEGeometry(f"{hidden}x{ffn}", 1, 1, 1, hidden, ffn, dtype)
+        cost, op = CostModel(profile, geometry), f"expert scaled to {hidden}x{ffn}"
+        rows += _cpu_rows(cost, profile, shape, op, (1, 4, 16, 64), budget_s / len(SCALING_SHAPES), report)
+    return rows
+
+
+def _cpu_rows(
+    cost: CostModel,
+    profile: HardwareProfile,
+    shape: ExpertShape,
+    op: str,
+    tokens: Iterable[int],
+    budget_s: float,
+    report: Callable[[str], None],
+) -> list[CheckRow]:
+    pool = ExpertPool(shape, DTYPES[shape.dtype])
+    kernel = ChosenKernel(choice_in(profile, shape.dtype) or choose_kernels(shape, pool=pool))
+    counts, rows = tuple(tokens), []
+    for count in counts:
+        report(f"{op} on the CPU, {count} tokens")
+        timing = time_cpu(kernel, pool, shape, count, budget_s / len(counts))
+        rows.append(_row("cpu", op, count, float(cost.cpu_s(count)), timing))
+    return rows
+
+
+def _gpu_rows(cost: CostModel, shape: ExpertShape, budget_s: float) -> list[CheckRow]:
+    from ..engine.cpu_kernels.torch_kernels import TorchLinear
+    from .gpu import time_events
+
+    dtype = DTYPES[shape.dtype]
+    kernel, pool = TorchLinear(dtype), ExpertPool(shape, dtype, "cuda")
+    rows = []
+    for count in CHECK_TOKENS:
+        hidden_TH = torch.randn(count, shape.hidden).to("cuda", dtype)
+        timing = time_events(
+            lambda i, x=hidden_TH: kernel.swiglu(x, pool.at(i, kernel)),  # type: ignore[misc]
+            budget_s / len(CHECK_TOKENS),
+        )
+        rows.append(_row("gpu", "expert", count, float(cost.gpu_s(count)), timing))
+    return rows
+
+
+def _row(device: str, op: str, count: int, predicted_s: float, timing: Timing) -> CheckRow:
+    return CheckRow(device, op, count, predicted_s, timing.median_s, predicted_s / timing.median_s - 1)
