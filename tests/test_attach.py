@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from typing import Any
@@ -248,6 +249,27 @@ def test_interrupting_generation_detaches(model: Any) -> None:
     with pytest.raises(KeyboardInterrupt), hetsched.attach(model, **FAST, gpu_memory="25%"):
         generated(model, stopping_criteria=[Interrupt()])
     assert model.config._experts_implementation == "eager"
+
+
+def test_cpu_kernels_by_measurement_stay_within_rounding() -> None:
+    """On this machine bf16 experts run on the fastest lossless kernel; the statistics say which and why."""
+    model = tiny_moe().to(torch.bfloat16)
+    experts = model.model.layers[0].mlp.experts
+    hidden, weights = torch.randn(9, 32).to(torch.bfloat16), torch.rand(9, 4).to(torch.bfloat16)
+    ids = torch.stack([torch.randperm(8)[:4] for _ in range(9)])
+    with torch.no_grad():
+        reference = copy.deepcopy(experts).float()(hidden.float(), ids, weights.float())
+        with hetsched.attach(model, cpu_kernel="auto") as handle:
+            scheduled = experts(hidden, ids, weights).float()
+            stats = handle.stats()
+    assert stats["cpu_kernel"] != "eager"
+    assert stats["cpu_kernel_reason"]
+    assert (scheduled - reference).abs().max() < 0.02 * reference.abs().max()
+
+
+def test_unknown_cpu_kernels_are_listed(model: Any) -> None:
+    with pytest.raises(UnknownNameError, match="torch-fp32"):
+        hetsched.attach(model, cpu_kernel="torch-fp23")
 
 
 def test_stand_in_takes_another_models_seconds(model: Any) -> None:

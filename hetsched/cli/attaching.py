@@ -23,6 +23,9 @@ def add_machine_options(parser: argparse.ArgumentParser, gpu_memory: str | None 
         "--stand-in-for", metavar="MODEL", help="let layers take the time of this gallery model's (emulated machines)"
     )
     parser.add_argument(
+        "--cpu-kernel", metavar="NAME", help="CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel"
+    )
+    parser.add_argument(
         "--time-scale", type=float, default=None, metavar="X", help="wall seconds per emulated second (default: 20)"
     )
 
@@ -35,6 +38,7 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "policy": args.policy,
         "solver": args.solver,
         "stand_in_for": args.stand_in_for,
+        "cpu_kernel": args.cpu_kernel,
     }
     return options if args.time_scale is None else {**options, "time_scale": args.time_scale}
 

@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
     add_machine_options(parser, gpu_memory="10%,25%,50%")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.set_defaults(run=run, hardware=DEFAULT_HARDWARE, time_scale=1.0)
+    parser.set_defaults(run=run, hardware=DEFAULT_HARDWARE, time_scale=1.0, cpu_kernel="eager")
 
 
 def run(args: argparse.Namespace) -> int:

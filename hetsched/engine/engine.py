@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator
 from ..errors import InputError
 from ..scheduler import Scheduler
 from ..types import Phase
 from .executor import AsyncExecutor, LayerInput
+from .expert_ffn import Linear
 from .host_store import HostStore
 from .slots import SlotPool
 
@@ -19,13 +21,13 @@ from .slots import SlotPool
 class Engine:
     """The step: ask the scheduler, run the plan, tell the scheduler. One thread at a time."""
 
-    def __init__(self, scheduler: Scheduler, accelerator: Accelerator) -> None:
+    def __init__(self, scheduler: Scheduler, accelerator: Accelerator, cpu_linear: Linear = F.linear) -> None:
         self.scheduler = scheduler
         self.accelerator = accelerator
         self.store = HostStore()
         self.phase: Phase | None = None  # set by whoever knows; None: one token is decode, more are prefill
         self._slots = SlotPool(accelerator, scheduler.residency.num_slots, scheduler.geometry.expert_bytes)
-        self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots)
+        self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, cpu_linear)
         self._last_phase = Phase.PREFILL
 
     @property

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator, Event
 from ..cost import CostModel
 from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan, Run
-from .expert_ffn import expert_ffn
+from .expert_ffn import Linear, expert_ffn
 from .host_store import HostStore
 from .slots import SlotPool
 
@@ -33,11 +34,19 @@ class LayerInput:
 class AsyncExecutor:
     """Submits a plan's copies and computations, waits for the layer, and adds the contributions in a fixed order."""
 
-    def __init__(self, accelerator: Accelerator, cost: CostModel, store: HostStore, slots: SlotPool) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        cost: CostModel,
+        store: HostStore,
+        slots: SlotPool,
+        cpu_linear: Linear = F.linear,
+    ) -> None:
         self._accelerator = accelerator
         self._cost = cost
         self._store = store
         self._slots = slots
+        self._cpu_linear = cpu_linear
         self._copies: dict[ExpertId, Event] = {}
 
     def link_state(self) -> LinkState:
@@ -108,12 +117,13 @@ class AsyncExecutor:
         self, run: Run, work: LayerInput, rows: torch.Tensor, router_weights: torch.Tensor
     ) -> Callable[[], torch.Tensor]:
         def compute() -> torch.Tensor:
+            hidden = work.hidden_TH[rows]
             with torch.no_grad():
                 if run.lane is Lane.GPU:
                     weights = self._slots.weights(run.expert, self._store.layout(run.expert.layer))
-                else:
-                    weights = self._store.weights(run.expert)
-                return expert_ffn(work.module, weights, work.hidden_TH[rows]) * router_weights
+                    return expert_ffn(work.module, weights, hidden) * router_weights
+                weights = self._store.weights(run.expert)
+                return expert_ffn(work.module, weights, hidden, self._cpu_linear) * router_weights
 
         return compute
 

@@ -27,6 +27,7 @@ from ..profile import HardwareProfile
 from ..scheduler import Scheduler
 from ..types import FloatArray, Phase
 from .budget import accelerator_for, gpu_budget_bytes
+from .cpu_lane import cpu_kernel_for, dtype_name
 from .expert_modules import IMPLEMENTATION, Selection, expert_modules, own_forward
 
 
@@ -42,6 +43,7 @@ class Options:
     time_scale: float = DEFAULT_SCALE
     frequency_LE: FloatArray | None = None
     stand_in_for: str | MoEGeometry | None = None
+    cpu_kernel: str | None = None
 
 
 class Attachment:
@@ -65,7 +67,8 @@ class Attachment:
         )
         accelerator = accelerator_for(options.accelerator, self.hardware, options.time_scale)
         try:
-            self.engine = Engine(scheduler, accelerator)
+            self.cpu_kernel = cpu_kernel_for(options.cpu_kernel, geometry, self.hardware, accelerator.emulated)
+            self.engine = Engine(scheduler, accelerator, self.cpu_kernel.linear)
         except BaseException:
             accelerator.close()
             raise
@@ -89,6 +92,8 @@ class Attachment:
             "timed_as": self.scheduler.cost.geometry.name,
             "policy": self.scheduler.policy.name,
             "solver": self.scheduler.solver.name,
+            "cpu_kernel": self.cpu_kernel.name,
+            "cpu_kernel_reason": self.cpu_kernel.reason,
             "gpu_expert_bytes": self.engine.gpu_expert_bytes,
             "expert_bytes_total": self.geometry.total_expert_bytes,
             **self.scheduler.stats.as_dict(),
@@ -167,6 +172,7 @@ def attach(
     time_scale: float = DEFAULT_SCALE,
     frequency_LE: FloatArray | None = None,
     stand_in_for: str | MoEGeometry | None = None,
+    cpu_kernel: str | None = None,
 ) -> Attachment:
     """Run a transformers model's experts under hetsched; `model.generate(...)` works as before.
 
@@ -176,6 +182,9 @@ def attach(
     seconds per emulated second. `frequency_LE` [L, E]: tokens per expert in a calibration run. `stand_in_for`: gallery
     model whose layers' times the emulated machine takes instead of this model's.
 
+    `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
+    kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
+
     Raises InputError for a model without routed experts, an impossible budget, an unknown name, or a model that is
     attached already; the model is then as it was.
     """
@@ -183,7 +192,9 @@ def attach(
     modules = expert_modules(model)
     if any(module in _RUNTIMES for module in modules):
         raise InputError("this model is attached already; call detach() on its handle first")
-    options = Options(hardware, gpu_memory, solver, policy, accelerator, time_scale, frequency_LE, stand_in_for)
+    options = Options(
+        hardware, gpu_memory, solver, policy, accelerator, time_scale, frequency_LE, stand_in_for, cpu_kernel
+    )
     attachment = Attachment(_geometry(modules, getattr(model, "config", modules[0].config)), options)
     try:
         for module in modules:
@@ -263,7 +274,7 @@ def _geometry(modules: list[Any], config: Any) -> MoEGeometry:
     shape = from_config(config)
     layers = len(modules) if len(modules) > 1 else shape.num_layers
     row_bytes = max(Layout.of(module).row_bytes for module in modules)
-    dtype = {2: "bf16", 4: "fp32", 1: "fp8"}[modules[0].down_proj.dtype.itemsize]
+    dtype = dtype_name(modules[0].down_proj.dtype)
     experts = max(module.num_experts for module in modules)
     return replace(shape, num_layers=layers, num_experts=experts, dtype=dtype, expert_bytes_override=row_bytes)
 
