@@ -4,29 +4,45 @@ from __future__ import annotations
 
 import datetime
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from .fingerprint import fingerprint
 from .gallery import machine, machines
+from .geometry import MoEGeometry
 from .profile import HardwareProfile, Processor, Source
+from .profile_store import find_profile
 
 THIS_MACHINE = ("auto", "cpu")
 
 
-def resolve_hardware(hardware: str | Path | HardwareProfile | None) -> HardwareProfile:
+def resolve_hardware(
+    hardware: str | Path | HardwareProfile | None, geometry: MoEGeometry | None = None
+) -> HardwareProfile:
     """A profile from a profile, a gallery name, a path, or None ("auto", "cpu"): this machine's CPU, no accelerator.
 
-    Raises UnknownNameError, which lists the names.
+    This machine's is the nearest one that `hetsched profile` has stored for `geometry`, else a nominal one; its notes
+    say which. Raises UnknownNameError, which lists the names.
     """
     if isinstance(hardware, HardwareProfile):
         return hardware
     if hardware is None or hardware in THIS_MACHINE:
-        return nominal_cpu()
+        return (geometry and measured_cpu(geometry)) or nominal_cpu()
     return machine(hardware)
 
 
 def hardware_names() -> list[str]:
     """Names that resolve_hardware takes."""
     return [*THIS_MACHINE, *machines()]
+
+
+def measured_cpu(geometry: MoEGeometry) -> HardwareProfile | None:
+    """This machine's CPU as `hetsched profile` measured it, with the file and what differs in its notes; or None."""
+    found = find_profile(fingerprint(geometry))
+    if found is None:
+        return None
+    notes = (f"profile {found.path}", *found.warnings, *found.profile.notes)
+    return replace(found.profile, gpu=None, h2d=None, d2h=None, notes=notes)
 
 
 def nominal_cpu() -> HardwareProfile:
@@ -52,5 +68,5 @@ def nominal_cpu() -> HardwareProfile:
         source=Source.DATASHEET,
         date=datetime.date.today().isoformat(),
         title="this machine's CPU, no accelerator",
-        notes=("nominal figures; `hetsched profile` measures them",),
+        notes=("no measured profile of this machine, nominal figures: run 'hetsched profile'",),
     )

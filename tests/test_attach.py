@@ -60,6 +60,31 @@ def test_without_an_accelerator_bits_are_the_same_too(model: Any) -> None:
     assert stats["tokens_per_s"] > 0
 
 
+def test_this_machines_measured_profile_is_found_again(model: Any) -> None:
+    """What `hetsched profile` stored for this machine is used, and its path is said; without one, that is said."""
+    from dataclasses import replace
+
+    from hetsched.fingerprint import fingerprint
+    from hetsched.hardware import nominal_cpu
+    from hetsched.profile import Source
+    from hetsched.profile_store import store_profile
+
+    with hetsched.attach(model) as handle:
+        geometry = handle.geometry
+        assert "no measured profile" in handle.hardware.notes[0]
+    today = nominal_cpu().date
+    mine = replace(
+        nominal_cpu(), name="measured-here", source=Source.MEASURED, date=today, fingerprint=fingerprint(geometry)
+    )
+    path = store_profile(mine)
+    try:
+        with hetsched.attach(model) as handle:
+            assert handle.hardware.name == "measured-here"
+            assert str(path) in handle.hardware.notes[0]
+    finally:
+        path.unlink()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_bits_too(dtype: torch.dtype) -> None:
     model = tiny_moe().to(dtype)

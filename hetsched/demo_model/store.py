@@ -12,7 +12,7 @@ from pathlib import Path
 from hetsched.cache import cache_folder
 from hetsched.errors import InputError
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 STALE_AFTER_S = 600.0  # a live build holds its temporary folder for the seconds of saving, no longer
 
 

@@ -50,7 +50,7 @@ class Attachment:
     """A model whose experts hetsched runs; detach() or leaving the `with` block restores the model exactly."""
 
     def __init__(self, geometry: MoEGeometry, options: Options) -> None:
-        self.hardware = resolve_hardware(options.hardware)
+        self.hardware = resolve_hardware(options.hardware, geometry)
         self.geometry = geometry
         budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, self.hardware)
         timed_as = options.stand_in_for

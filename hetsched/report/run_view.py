@@ -10,11 +10,13 @@ from hetsched.sizes import show_bytes
 def memory_line(handle: Any) -> str:
     """Machine, accelerator, strategy, and the memory split, before a run."""
     total, held = handle.geometry.total_expert_bytes, handle.engine.gpu_expert_bytes
-    kind = "emulated" if handle.engine.accelerator.emulated else "measured"
-    share = held / total if total else 0.0
+    if not handle.engine.accelerator.emulated:
+        return "\n".join(
+            [f"{handle.hardware.name} (measured), no accelerator: experts on the CPU", *handle.hardware.notes]
+        )
     return (
-        f"{handle.hardware.name} ({kind}), {handle.scheduler.policy.name}: {show_bytes(held)} of "
-        f"{show_bytes(total)} of experts on the GPU ({share:.0%})"
+        f"{handle.hardware.name} (emulated), {handle.scheduler.policy.name}: {show_bytes(held)} of "
+        f"{show_bytes(total)} of experts on the GPU ({held / total:.0%})"
     )
 
 
