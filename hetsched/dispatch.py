@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .policy import Machine, View
 from .problem import Device, DispatchProblem, johnson_order
-from .residency import RESIDENT
+from .residency import COPYING, RESIDENT
 from .types import Demand, ExpertId, Fetch, FloatArray, Lane, Op, Run
 
 FREE = -1  # a place that nobody has to leave
@@ -24,6 +24,39 @@ class Posed(NamedTuple):
 
     problem: DispatchProblem
     victims: npt.NDArray[np.int64]
+
+
+def is_settled(
+    demand: Demand, view: View, machine: Machine, utility_LE: FloatArray, lowest_price_s: float | None
+) -> bool:
+    """Whether residents on the GPU and misses on the CPU is provably optimal, so that no solver need be asked.
+
+    True when no resident gains by leaving the GPU, and no number k of fetches pays: they end no earlier than
+    link_free + k copies + one computation, and save at most k times (best utility - lowest price). That is linear in
+    k, so k = 1 decides unless each further fetch pays for its own copy. `lowest_price_s` None: no place for a fetch.
+    """
+    cost, states = machine.cost, view.residency.states(demand.layer)
+    resident_n, missing_n, missing = [], [], []
+    for e, tokens in zip(demand.active, demand.tokens, strict=True):
+        if states[e] == COPYING:
+            return False
+        if states[e] >= RESIDENT:
+            resident_n.append(tokens)
+        else:
+            missing_n.append(tokens)
+            missing.append(e)
+    gpu_end_s = sum(cost.each_gpu_s(resident_n))
+    roundtrip_s = cost.roundtrip_s(demand.num_tokens)
+    if not missing:
+        return roundtrip_s + min(cost.each_cpu_s(resident_n)) >= gpu_end_s
+    makespan_s = roundtrip_s + sum(cost.each_cpu_s(missing_n))
+    if gpu_end_s > makespan_s:
+        return False
+    if lowest_price_s is None:
+        return True
+    gain_s: float = max(utility_LE[demand.layer, missing].tolist()) - lowest_price_s
+    copy_s = cost.copy_s()
+    return copy_s >= gain_s and view.link.free_s + copy_s + min(cost.each_gpu_s(missing_n)) - gain_s >= makespan_s
 
 
 def pose(demand: Demand, view: View, machine: Machine, utility_LE: FloatArray) -> Posed:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hetsched.dispatch import is_settled, pose
 from hetsched.gallery import machine
 from hetsched.plugins import installed
 from hetsched.policy import Decision, View
@@ -89,6 +90,26 @@ def test_hetsched_prefetches_only_while_the_link_is_idle() -> None:
             plan = made.step(made.demand(layer, tokens_E, 1, Phase.DECODE), busy)
             made.observe(Outcome(plan, 1e-4, plan.predicted_s))
             assert not [fetch for fetch in plan.fetches if fetch.prefetch]
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_what_is_settled_is_optimal(tokens: int) -> None:
+    """Wherever the solver is not asked, trying every choice finds nothing better."""
+    made, random, settled = scheduler("hetsched", 20), np.random.default_rng(tokens), 0
+    context = made.policy._machine  # type: ignore[attr-defined]
+    for _ in range(300):
+        choices = [random.choice(SHAPE.num_experts, SHAPE.top_k, replace=False) for _ in range(tokens)]
+        tokens_E = np.bincount(np.concatenate(choices), minlength=SHAPE.num_experts)
+        demand = made.demand(int(random.integers(4)), tokens_E, tokens, Phase.DECODE)
+        view = View(made.residency, LinkState(free_s=float(random.choice([0.0, 1e-3]))))
+        utility_LE = random.random((SHAPE.num_layers, SHAPE.num_experts)) * random.choice([1e-5, 1e-4, 1e-3])
+        price_s = min(utility_LE[expert] for expert in made.residency.residents())
+        if is_settled(demand, view, context, utility_LE, price_s):
+            settled += 1
+            problem = pose(demand, view, context, utility_LE).problem
+            best_s = installed("hetsched.solvers")["brute"].load()().solve(problem).objective_s
+            assert problem.objective_s(problem.incumbent()) <= best_s + 1e-12
+    assert settled > 20
 
 
 class Broken:

@@ -1,4 +1,4 @@
-"""The text: rows to fit on and rows held out, each half the dense model's own chats and half English prose.
+"""The text: rows to fit on and rows held out, mostly the dense model's own chats, the rest English prose.
 
 The prose is the Python language reference, which every Python installation carries (`pydoc_data.topics`).
 

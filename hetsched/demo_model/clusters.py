@@ -9,9 +9,9 @@ import torch
 
 from hetsched.demo_model.split_ffn import SplitShape
 
-SINK_NEURONS = 16  # neurons that make the attention sink at position 0; losing one breaks every later position
+SINK_NEURONS = 16  # neurons that make the attention sink at position 0 for all later positions
 ROUNDS = 8
-CLUSTER_TOKENS = 3072  # more tokens no longer change the clusters much
+CLUSTER_TOKENS = 3072  # a sample of the tokens, for speed
 
 
 def neuron_order(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-PENALTY = 0.6  # of each diagonal entry; less fits the calibration text better and other text worse
+PENALTY = 0.6  # of each diagonal entry; 0.1 fitted held-out text worse than 0.3, and that worse than 1
 
 
 def refit_down(

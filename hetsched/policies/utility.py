@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..dispatch import pose, to_ops
+from ..dispatch import is_settled, pose, to_ops
 from ..plugins import load
 from ..policy import Decision, Machine, View
 from ..residency import ABSENT
-from ..solver import solve_guarded
+from ..solver import Status, solve_guarded
 from ..types import Demand, ExpertId, Fetch, FloatArray, Outcome
 from .misses import misses_on_cpu
 from .static import most_frequent
@@ -63,13 +63,19 @@ class Utility:
         if not self._machine.cost.has_gpu:
             return misses_on_cpu(demand, view, self._machine)
         utility_LE = self.utility_LE()
-        posed = pose(demand, view, self._machine, utility_LE)
-        found = solve_guarded(self._machine.solver, posed.problem)
-        ops = to_ops(demand, posed, found.choice_N, self._machine.geometry.num_experts)
-        if type(ops[0]) is Fetch:  # the link has work that cannot wait
-            return Decision(tuple(ops), posed.problem.makespan_s(found.choice_N), found.status.name)
-        swap = self._swap(demand, view, utility_LE)
-        return Decision((*ops, swap) if swap else tuple(ops), found.objective_s, found.status.name)
+        place = self._cheapest_place(demand, view, utility_LE.reshape(-1))
+        if is_settled(demand, view, self._machine, utility_LE, place[1] if place else None):
+            ops, makespan_s, _ = misses_on_cpu(demand, view, self._machine)
+            status = Status.OPTIMAL
+        else:
+            posed = pose(demand, view, self._machine, utility_LE)
+            found = solve_guarded(self._machine.solver, posed.problem)
+            ops = tuple(to_ops(demand, posed, found.choice_N, self._machine.geometry.num_experts))
+            makespan_s, status = posed.problem.makespan_s(found.choice_N), found.status
+        if type(ops[0]) is not Fetch:  # a fetch needs the link now
+            swap = self._swap(view, utility_LE.reshape(-1), place)
+            ops = (*ops, swap) if swap else ops
+        return Decision(ops, makespan_s, status.name)
 
     def observe(self, outcome: Outcome) -> None:
         """The demand was learned in plan(); the times are the cost model's business."""
@@ -79,17 +85,13 @@ class Utility:
         utility_LE: FloatArray = np.minimum(self.forecaster.demand_LE(), 1.0) * self._credit_s
         return utility_LE
 
-    def _swap(self, demand: Demand, view: View, utility_LE: FloatArray) -> Fetch | None:
+    def _swap(self, view: View, flat_utility: FloatArray, place: tuple[ExpertId | None, float] | None) -> Fetch | None:
         """The best absent expert for the worst resident one, if that pays and the link is idle."""
-        if not self._link_is_idle(view):
-            return None
-        flat_utility = utility_LE.reshape(-1)
-        absent = np.where(view.residency.state_LE.reshape(-1) == ABSENT, flat_utility, -1.0)
-        best = int(absent.argmax())
-        place = self._cheapest_place(demand, view, flat_utility)
-        if place is None:
+        if place is None or not self._link_is_idle(view):
             return None
         victim, price_s = place
+        absent = np.where(view.residency.state_LE.reshape(-1) == ABSENT, flat_utility, -1.0)
+        best = int(absent.argmax())
         worth_s = float(absent[best]) - price_s
         if worth_s <= self.hysteresis * self._copy_s:
             return None

@@ -40,7 +40,7 @@ def strategy_table(rows: list[dict[str, Any]]) -> Table:
     """One row a strategy, the fastest in bold."""
     table = Table(title="Same text, same bytes, five strategies (emulated)", title_justify="left")
     table.add_column("strategy", no_wrap=True)
-    for column in ("tokens/s", "hits at demand", "bytes/token", "stall/token", "decision/layer"):
+    for column in ("tokens/s", "hits", "moved/token", "stall/token", "decide/layer"):
         table.add_column(column, justify="right")
     best = max(row["tokens_per_s"] for row in rows)
     for row in rows:
