@@ -26,7 +26,7 @@ from .experts import DTYPES, ExpertPool
 from .roof import read_bytes_per_s
 from .timing import Timing, time_calls, time_together
 
-CHOICE_TOKENS = (1, 4, 8, 16, 32, 64)
+CHOICE_TOKENS = (1, 4, 8, 16, 32, 64, 128)
 
 
 def time_kernel(kernel: ExpertKernel, pool: ExpertPool, hidden_TH: torch.Tensor, budget_s: float) -> Timing:
