@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from .types import BoolArray, Evict, ExpertId, Fetch, IntArray
+from .types import Evict, ExpertId, Fetch, IntArray
 
 
 class State(IntEnum):
@@ -75,11 +75,6 @@ class Residency:
     def state(self, expert: ExpertId) -> State:
         """State of one expert."""
         return State(self._state_LE[expert])
-
-    def on_gpu(self, layer: int) -> BoolArray:
-        """Experts of a layer that can run on the GPU now, bool [E]."""
-        mask: BoolArray = self._state_LE[layer] >= RESIDENT
-        return mask
 
     def states(self, layer: int) -> list[int]:
         """State numbers of a layer's experts; a list, since a few look-ups in one are cheaper than in an array."""
