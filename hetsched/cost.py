@@ -31,7 +31,7 @@ class CostModel:
         self.profile = profile
         self.geometry = geometry
         self._corrections = Corrections()
-        self._memo: dict[str, dict[int, float]] = {"gpu": {}, "cpu": {}, "copy": {}, "roundtrip": {}}
+        self._memo: dict[str, dict[int, float]] = {name: {} for name in ("gpu", "cpu", "copy", "roundtrip", "dense")}
         self._sources: dict[str, Source] = {}
         self._cpu = self._latency("cpu", profile.cpu)
         self._gpu = None if profile.gpu is None else self._latency("gpu", profile.gpu)
@@ -75,12 +75,17 @@ class CostModel:
 
     def dense_s(self, num_tokens: int) -> float:
         """Seconds for the rest of one layer on `num_tokens` tokens, on the GPU where there is one."""
-        factor = self._corrections.factor("dense")
+        memo = self._memo["dense"]
+        if num_tokens not in memo:
+            memo[num_tokens] = self._one_dense_s(num_tokens) * self._corrections.factor("dense")
+        return memo[num_tokens]
+
+    def _one_dense_s(self, num_tokens: int) -> float:
         if self._dense is not None:
-            return float(self._dense(num_tokens)) * factor
+            return float(self._dense(num_tokens))
         device = self._dense_device
         work = roofline_s(device, self.geometry.dense_params, 16.0, num_tokens)
-        return (DENSE_KERNELS * device.call_s + work) * factor
+        return DENSE_KERNELS * device.call_s + work
 
     def copy_s(self, num_bytes: int | None = None) -> float:
         """Seconds to copy `num_bytes` (default: one expert) to the GPU from pinned memory."""

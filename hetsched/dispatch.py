@@ -10,13 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .policy import Machine, View
+from .policy import Decision, Machine, View
 from .problem import Device, DispatchProblem, johnson_order
 from .residency import COPYING, RESIDENT
-from .types import Demand, ExpertId, Fetch, FloatArray, Lane, Op, Run
+from .solver import Status
+from .types import Demand, ExpertId, Fetch, FloatArray, Lane, Run
 
 FREE = -1  # a place that nobody has to leave
 _CPU, _GPU, _FETCH = (int(device) for device in Device)
+_ONE = (1,)
+_OPTIMAL = Status.OPTIMAL.name
 
 
 class Posed(NamedTuple):
@@ -26,41 +29,62 @@ class Posed(NamedTuple):
     victims: npt.NDArray[np.int64]
 
 
-def is_settled(
-    demand: Demand, view: View, machine: Machine, utility_LE: FloatArray, lowest_price_s: float | None
-) -> bool:
-    """Whether residents on the GPU and misses on the CPU is provably optimal, so that no solver need be asked.
+class OneToken:
+    """Layers of one token, where active experts are alike: what to do is a count, and every Run can be made before.
 
-    True when no resident gains by leaving the GPU, and no number k of fetches pays: they end no earlier than
-    link_free + k copies + one computation, and save at most k times (best utility - lowest price). That is linear in
-    k, so k = 1 decides unless each further fetch pays for its own copy. `lowest_price_s` None: no place for a fetch.
+    `settle` answers without a solver where that provably loses nothing.
     """
-    cost, states = machine.cost, view.residency.states(demand.layer)
-    resident_n, missing_n, missing = [], [], []
-    for e, tokens in zip(demand.active, demand.tokens, strict=True):
-        if states[e] == COPYING:
-            return False
-        if states[e] >= RESIDENT:
-            resident_n.append(tokens)
-        else:
-            missing_n.append(tokens)
-            missing.append(e)
-    gpu_end_s = sum(cost.each_gpu_s(resident_n))
-    roundtrip_s = cost.roundtrip_s(demand.num_tokens)
-    if not missing:
-        return roundtrip_s + min(cost.each_cpu_s(resident_n)) >= gpu_end_s
-    makespan_s = roundtrip_s + sum(cost.each_cpu_s(missing_n))
-    if gpu_end_s > makespan_s:
-        return False
-    if lowest_price_s is None:
-        return True
-    gain_s: float = max(utility_LE[demand.layer, missing].tolist()) - lowest_price_s
-    copy_s = cost.copy_s()
-    return copy_s >= gain_s and view.link.free_s + copy_s + min(cost.each_gpu_s(missing_n)) - gain_s >= makespan_s
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        layers, experts = range(machine.geometry.num_layers), range(machine.geometry.num_experts)
+        self._gpu_LE = [[Run(ExpertId(l, e), 1, Lane.GPU, "resident") for e in experts] for l in layers]
+        self._cpu_LE = [[Run(ExpertId(l, e), 1, Lane.CPU, "the CPU ends sooner") for e in experts] for l in layers]
+
+    def settle(self, demand: Demand, view: View, most_gain_s: float) -> Decision | None:
+        """The optimal decision where no fetch can be part of one and nothing is in flight; None where it is not known.
+
+        Without fetches the only choice is how many residents leave the GPU for the CPU. k fetches end no earlier than
+        link_free + k copies + one computation, and gain at most k * `most_gain_s` (no fetch's utility less its price
+        exceeds that). The difference is linear in k, so k = 1 decides unless each further fetch pays for its own copy.
+        """
+        cost, states = self._machine.cost, view.residency.states(demand.layer)
+        (gpu_s,), (cpu_s,) = cost.each_gpu_s(_ONE), cost.each_cpu_s(_ONE)
+        here, missing = [], []
+        for e in demand.active:
+            if states[e] >= RESIDENT:
+                here.append(e)
+            elif states[e] == COPYING:
+                return None
+            else:
+                missing.append(e)
+        roundtrip_s, misses, moved = cost.roundtrip_s(1), len(missing), 0
+        gpu_end_s = len(here) * gpu_s
+        makespan_s = max(gpu_end_s, roundtrip_s + misses * cpu_s) if missing else gpu_end_s
+        while moved < len(here):  # the GPU's end falls and the CPU's rises: the first that is no better ends it
+            gpu_end_s -= gpu_s
+            less_s = max(gpu_end_s, roundtrip_s + (misses + moved + 1) * cpu_s)
+            if less_s >= makespan_s:
+                break
+            makespan_s, moved = less_s, moved + 1
+        if missing and self._machine.num_slots:
+            copy_s = cost.copy_s()
+            if most_gain_s > copy_s or view.link.free_s + copy_s + gpu_s - most_gain_s < makespan_s:
+                return None
+        if moved:
+            missing += here[-moved:]
+            del here[-moved:]
+        gpu_E, cpu_E = self._gpu_LE[demand.layer], self._cpu_LE[demand.layer]
+        runs = [gpu_E[e] for e in here]
+        runs += [cpu_E[e] for e in missing]
+        return Decision(tuple(runs), predicted_s=makespan_s, solver_status=_OPTIMAL)
 
 
-def pose(demand: Demand, view: View, machine: Machine, utility_LE: FloatArray) -> Posed:
-    """The dispatch problem of one layer; seconds from the cost model, prices from `utility_LE` (seconds saved)."""
+def pose(demand: Demand, view: View, machine: Machine, utility_LE: FloatArray, link_price_s: float = 0.0) -> Posed:
+    """The dispatch problem of one layer; seconds from the cost model, prices from `utility_LE` (seconds saved).
+
+    Each fetch pays `link_price_s` besides its victim's utility: what the copy engine would else have gained.
+    """
     cost, layer, states = machine.cost, demand.layer, view.residency.states(demand.layer)
     ready = {e: 0.0 if states[e] >= RESIDENT else np.inf for e in demand.active}
     link_free_s = view.link.free_s
@@ -76,7 +100,7 @@ def pose(demand: Demand, view: View, machine: Machine, utility_LE: FloatArray) -
         copy_s_N=np.full(len(ready), cost.copy_s()),
         ready_s_N=np.array(list(ready.values())),
         utility_N=utility_LE[layer, demand.active_N],
-        victim_price_V=price_V,
+        victim_price_V=price_V + link_price_s,
         link_free_s=link_free_s,
         roundtrip_s=cost.roundtrip_s(demand.num_tokens),
     )
@@ -102,8 +126,10 @@ def _victims(
     return places, prices
 
 
-def to_ops(demand: Demand, posed: Posed, choice_N: npt.NDArray[np.int8], num_experts: int) -> list[Op]:
-    """Ops in the order in which the problem's makespan assumes them."""
+def to_decision(
+    demand: Demand, posed: Posed, choice_N: npt.NDArray[np.int8], num_experts: int
+) -> tuple[tuple[Run, ...], tuple[Fetch, ...]]:
+    """Runs and demanded fetches in the order in which the problem's makespan assumes them."""
     problem, choice = posed.problem, choice_N.tolist()
     ids = [ExpertId(demand.layer, e) for e in demand.active]
     tokens, ready_s = demand.tokens, problem.ready_s_N.tolist()
@@ -111,13 +137,13 @@ def to_ops(demand: Demand, posed: Posed, choice_N: npt.NDArray[np.int8], num_exp
     fetched = [i for i, device in enumerate(choice) if device == _FETCH]
     if len(fetched) > 1:
         fetched = johnson_order(problem, np.array(fetched)).tolist()
-    ops: list[Op] = []
+    fetches = []
     for place, i in zip(posed.victims.tolist(), fetched, strict=False):
         victim = None if place == FREE else ExpertId(*divmod(place, num_experts))
-        ops.append(Fetch(ids[i], victim, prefetch=False, cause="demanded: fetching beats the CPU"))
-    ops.extend(Run(ids[i], tokens[i], Lane.GPU, "in flight" if ready_s[i] else "resident") for i in here)
-    ops.extend(Run(ids[i], tokens[i], Lane.GPU, "fetched") for i in fetched)
-    ops.extend(
+        fetches.append(Fetch(ids[i], victim, prefetch=False, cause="demanded: fetching beats the CPU"))
+    runs = [Run(ids[i], tokens[i], Lane.GPU, "in flight" if ready_s[i] else "resident") for i in here]
+    runs += [Run(ids[i], tokens[i], Lane.GPU, "fetched") for i in fetched]
+    runs += [
         Run(ids[i], tokens[i], Lane.CPU, "the CPU ends sooner") for i, device in enumerate(choice) if device == _CPU
-    )
-    return ops
+    ]
+    return tuple(runs), tuple(fetches)

@@ -11,6 +11,8 @@ from .errors import InputError
 # Bits that one weight takes in memory, scales of quantised blocks included (MXFP4: 4 + 8/32; int4: 4 + 16/32).
 WEIGHT_BITS = {"fp32": 32.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "int8": 8.0, "mxfp4": 4.25, "int4": 4.5}
 
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
 
 @dataclass(frozen=True)
 class MoEGeometry:
@@ -20,7 +22,8 @@ class MoEGeometry:
     each has one. `dense_params`: weights of the rest of one MoE layer that every token uses (attention, norms, router,
     shared experts). `other_params`: weights outside the MoE layers (embeddings, head, layers without experts).
     `kv_values_per_token`: numbers that the key-value cache of all layers holds for one token, 0 where unknown.
-    `expert_bytes_override`: exact bytes, where the weights were seen; else from the shape and dtype.
+    `expert_bytes_override`: exact bytes, where the weights were seen; else from the shape and dtype. `experts_L`: how
+    many experts each layer really has, where layers differ; num_experts is then the largest of these.
     """
 
     name: str
@@ -36,6 +39,7 @@ class MoEGeometry:
     other_params: int = 0
     kv_values_per_token: int = 0
     expert_bytes_override: int | None = None
+    experts_L: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("num_layers", "num_experts", "top_k", "hidden", "ffn"):
@@ -43,6 +47,11 @@ class MoEGeometry:
                 raise InputError(f"{field} of {self.name} is {getattr(self, field)}; it must be at least 1")
         if self.top_k > self.num_experts:
             raise InputError(f"top_k {self.top_k} of {self.name} exceeds num_experts {self.num_experts}")
+        if self.experts_L and (len(self.experts_L) != self.num_layers or max(self.experts_L) != self.num_experts):
+            raise InputError(
+                f"experts_L of {self.name} is {self.experts_L}; it needs {self.num_layers} counts, the largest "
+                f"{self.num_experts}"
+            )
         if self.dtype not in WEIGHT_BITS:
             raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(WEIGHT_BITS)}")
 
@@ -65,14 +74,19 @@ class MoEGeometry:
         return math.ceil((self.matrices * self.hidden * self.ffn * bits + self.bias_params * max(bits, 16.0)) / 8)
 
     @property
+    def total_experts(self) -> int:
+        """Routed experts of all layers."""
+        return sum(self.experts_L) if self.experts_L else self.num_experts * self.num_layers
+
+    @property
     def total_expert_bytes(self) -> int:
-        """Bytes of all routed experts of all layers."""
-        return self.expert_bytes * self.num_experts * self.num_layers
+        """Bytes of all routed experts of all layers, each as large as the largest."""
+        return self.expert_bytes * self.total_experts
 
     @property
     def total_params(self) -> int:
         """Weights of the whole model."""
-        return (self.expert_params * self.num_experts + self.dense_params) * self.num_layers + self.other_params
+        return self.expert_params * self.total_experts + self.dense_params * self.num_layers + self.other_params
 
     @property
     def resident_bytes(self) -> int:
@@ -81,7 +95,7 @@ class MoEGeometry:
 
     def slots(self, capacity_bytes: int) -> int:
         """Experts that fit into `capacity_bytes`, at most all of them."""
-        return min(int(capacity_bytes) // self.expert_bytes, self.num_experts * self.num_layers)
+        return min(int(capacity_bytes) // self.expert_bytes, self.total_experts)
 
     def with_dtype(self, dtype: str) -> MoEGeometry:
         """The same model with its experts stored as `dtype`."""
@@ -95,7 +109,7 @@ def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeo
     the config says its weights are stored in, else bf16. Raises InputError for a model without experts.
     """
     text = _section(config)
-    num_experts = int(_first(text, "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts") or 0)
+    num_experts = int(_first(text, *_EXPERT_COUNTS) or 0)
     kind = str(_first(text, "model_type") or "this model")
     if not num_experts:
         raise InputError(f"{kind} has no routed experts; hetsched schedules Mixture-of-Experts models only")
@@ -121,16 +135,29 @@ def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeo
 
 
 def _section(config: Any) -> dict[str, Any]:
-    """The text part of a config, as a dictionary."""
+    """The part of a config that describes the experts, as a dictionary: its text part, else the first that has any."""
     values: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
-    inner = values.get("text_config")
-    return inner if isinstance(inner, dict) else values
+    waiting = [values]
+    while waiting:
+        section = waiting.pop(0)
+        inner = [part for name, part in section.items() if name.endswith("config") and isinstance(part, dict)]
+        inner.sort(key=lambda part: part is not section.get("text_config"))
+        if isinstance(section.get("text_config"), dict):
+            section = section["text_config"]
+        if _first(section, *_EXPERT_COUNTS):
+            return section
+        waiting += inner
+    return values
 
 
 def _first(values: dict[str, Any], *names: str) -> Any:
+    """The first of these names that is set; of one number a layer or a modality, the largest."""
     for name in names:
-        if values.get(name) is not None:
-            return values[name]
+        value = values.get(name)
+        if isinstance(value, (list, tuple)):
+            value = max(value, default=None)
+        if value is not None:
+            return value
     return None
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import InputError
 from .problem import PlacementProblem, frozen
-from .solver import Status
+from .solver import REL_TOL, Fallback, Status
 from .types import FloatArray, IntArray
 
 Placed = npt.NDArray[np.int8]
@@ -22,7 +22,10 @@ Placed = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class PlacementSolution:
-    """What should be resident: `tier_LE` (-1: nothing) and `gpu_LE` (which GPU; -1), with objective and lower bound."""
+    """What should be resident: `tier_LE` (-1: nothing) and `gpu_LE` (which GPU; -1), with objective and lower bound.
+
+    `fallback`: why the guard kept what is resident instead of the solver's answer, if it did.
+    """
 
     status: Status
     tier_LE: Placed
@@ -31,6 +34,7 @@ class PlacementSolution:
     bound_s: float
     solve_s: float = 0.0
     note: str = ""
+    fallback: Fallback | None = None
 
     @property
     def gap(self) -> float:
@@ -50,8 +54,10 @@ class PlacementSolver(Protocol):
 
 def validate(problem: PlacementProblem) -> None:
     """Raise InputError naming the first field that is out of range or of the wrong shape."""
+    if problem.bytes_RLE.ndim != 3:
+        raise InputError(f"bytes_RLE has {problem.bytes_RLE.ndim} dimensions, expected tiers, layers, experts")
     tiers, layers, experts = problem.bytes_RLE.shape
-    samples = problem.tokens_ME.shape[0]
+    samples = len(problem.tokens_ME)
     shapes = {
         "tokens_ME": (samples, experts),
         "layer_M": (samples,),
@@ -69,6 +75,11 @@ def validate(problem: PlacementProblem) -> None:
             raise InputError(f"{name} has shape {values.shape}, expected {shape}")
         if name != "current_LE" and not (values >= 0).all():
             raise InputError(f"{name} holds NaN or a negative value; it must be >= 0")
+    if problem.capacity_bytes_G.ndim != 1 or not (problem.capacity_bytes_G >= 0).all():
+        raise InputError(f"capacity_bytes_G is {problem.capacity_bytes_G}; it must hold bytes >= 0, one for each GPU")
+    for name, most in (("layer_M", layers), ("current_LE", tiers)):
+        if getattr(problem, name).max(initial=-1) >= most:
+            raise InputError(f"{name} holds {getattr(problem, name).max()}; it must be below {most}")
     for name, least in (("window_steps", 1), ("num_samples", 1)):
         if getattr(problem, name) < least:
             raise InputError(f"{name} is {getattr(problem, name)}; it must be at least {least}")
@@ -118,27 +129,42 @@ def layer_step_s(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> 
     return problem.dense_s_M + longest_M
 
 
+def staying(problem: PlacementProblem, note: str = "", fallback: Fallback | None = None) -> PlacementSolution:
+    """What is resident now, on the first GPU; its objective is infinite where that does not fit."""
+    tier_LE = problem.current_LE
+    gpu_LE = np.where(tier_LE >= 0, 0, -1).astype(np.int8)
+    cost_s = objective_s(problem, tier_LE, gpu_LE) if is_feasible(problem, tier_LE, gpu_LE) else np.inf
+    return PlacementSolution(Status.INCUMBENT, tier_LE, gpu_LE, cost_s, -np.inf, note=note, fallback=fallback)
+
+
 def solve_guarded(
     solver: PlacementSolver, problem: PlacementProblem, *, time_limit_s: float | None = None
 ) -> PlacementSolution:
-    """Run a placement solver, recompute its claims; what is resident now is the answer where they do not hold."""
+    """Run a placement solver, recompute its claims; what is resident now is the answer where they do not hold.
+
+    A late answer is kept: nobody waits for a placement. Raises InputError before the solver runs when the problem is
+    malformed.
+    """
     validate(problem)
     start = time.perf_counter()
-    now_LE = problem.current_LE
-    stay = PlacementSolution(Status.INCUMBENT, now_LE, np.where(now_LE >= 0, 0, -1).astype(np.int8), np.inf, -np.inf)
-    stay_s = objective_s(problem, stay.tier_LE, stay.gpu_LE) if is_feasible(problem, now_LE, stay.gpu_LE) else np.inf
     try:
         found = solver.solve(problem, time_limit_s=time_limit_s)
     except Exception as error:  # the scheduler goes on with what it has, and the note says why
-        note = f"{solver.name} raised {type(error).__name__}: {error}"
-        return replace(stay, objective_s=stay_s, note=note)
+        return staying(problem, f"{solver.name} raised {type(error).__name__}: {error}", Fallback.RAISED)
     took_s = time.perf_counter() - start
     if not is_feasible(problem, found.tier_LE, found.gpu_LE):
-        return replace(stay, objective_s=stay_s, solve_s=took_s, note=f"{solver.name} gave an infeasible placement")
-    cost_s = objective_s(problem, found.tier_LE, found.gpu_LE)
-    if cost_s > stay_s:
-        return replace(stay, objective_s=stay_s, solve_s=took_s, note=f"{solver.name} was worse than staying")
-    return replace(found, objective_s=cost_s, bound_s=min(found.bound_s, cost_s), solve_s=took_s)
+        stay = staying(problem, f"{solver.name} gave an infeasible placement", Fallback.INFEASIBLE)
+        return replace(stay, solve_s=took_s)
+    cost_s, stay = objective_s(problem, found.tier_LE, found.gpu_LE), staying(problem)
+    if not cost_s <= stay.objective_s:
+        note = f"{solver.name} was worse than staying"
+        return replace(stay, solve_s=took_s, note=note, fallback=Fallback.WORSE)
+    status, bound_s, note = found.status, found.bound_s, found.note
+    if not bound_s <= cost_s * (1 + REL_TOL):
+        status, bound_s, note = Status.FEASIBLE, -np.inf, f"{solver.name} claimed a bound above its objective"
+    elif status is Status.OPTIMAL and bound_s < cost_s * (1 - REL_TOL):
+        status, note = Status.FEASIBLE, f"{solver.name} claimed an optimum that its bound does not prove"
+    return PlacementSolution(status, found.tier_LE, found.gpu_LE, cost_s, min(bound_s, cost_s), took_s, note)
 
 
 def placement_problem(

@@ -13,7 +13,8 @@ from .cost import CostModel
 from .geometry import MoEGeometry
 from .residency import Residency
 from .solver import Solver
-from .types import Demand, ExpertId, FloatArray, LinkState, Op, Outcome
+from .trace import RoutingTrace
+from .types import Demand, Evict, ExpertId, Fetch, FloatArray, LinkState, Run
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Machine:
     """What a policy is built for.
 
     `num_slots`: experts that fit on the GPU. `frequency_LE`: tokens per expert in a calibration trace, or None.
+    `history`: the calibration trace itself, for what is learned from order. `future`: what will be demanded, which only
+    a replay knows, for clairvoyant baselines.
     """
 
     geometry: MoEGeometry
@@ -28,6 +31,8 @@ class Machine:
     num_slots: int
     solver: Solver
     frequency_LE: FloatArray | None = None
+    history: RoutingTrace | None = None
+    future: RoutingTrace | None = None
 
 
 class View(NamedTuple):
@@ -38,16 +43,24 @@ class View(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A policy's answer: ordered ops, the makespan it expects, and the solver's status if one was asked."""
+    """A policy's answer for one layer: where experts run, demanded copies in order, residents given up.
 
-    ops: tuple[Op, ...]
-    predicted_s: float
+    `predicted_s`: the makespan it expects; `solver_status`: the solver's, if one was asked.
+    """
+
+    runs: tuple[Run, ...]
+    fetches: tuple[Fetch, ...] = ()
+    evicts: tuple[Evict, ...] = ()
+    predicted_s: float = 0.0
     solver_status: str = ""
 
 
 @runtime_checkable
 class Policy(Protocol):
     """A strategy for residency and misses. Its constructor takes tuning only, all with defaults.
+
+    Per layer: `plan` before the experts run, then `observe` and `prefetch` while they do. Only `plan` is on the
+    critical path; the others cost time only where they outlast the layer.
 
     Contract: every active expert has exactly one Run; a GPU Run's expert is resident, in flight, or fetched in the
     same decision; no victim is pinned, in flight, or active in this layer.
@@ -63,6 +76,10 @@ class Policy(Protocol):
         """Decide one layer. Must not change what it is given."""
         ...
 
-    def observe(self, outcome: Outcome) -> None:
-        """Learn from what happened."""
+    def observe(self, demand: Demand) -> None:
+        """Learn one layer's demand."""
+        ...
+
+    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
+        """Copies for an idle link, of experts that `demand`'s layer or any other will want; none is a good answer."""
         ...

@@ -5,11 +5,13 @@ Shapes: N experts under decision, V victims, M layer-steps recorded, L layers, E
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import reduce
 from math import inf
-from typing import Any
+from operator import add
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,53 @@ from .errors import InputError
 from .types import BoolArray, FloatArray, IntArray
 
 _COLUMNS = ("gpu_s_N", "cpu_s_N", "utility_N", "copy_s_N", "ready_s_N")  # the finite ones first
+T = TypeVar("T")
+
+
+class Kernels(NamedTuple):
+    """Compiled twins of this file's arithmetic, see judge.py."""
+
+    well_formed: Callable[..., bool]
+    judge: Callable[..., tuple[bool, float, float, float]]
+
+
+_kernels: Kernels | None = None
+
+
+def use_kernels() -> None:
+    """From now on judge with compiled code, where numba is installed: the same bits, several times faster.
+
+    Imports numba and compiles (or reads from disk) at once, which takes from half a second to some seconds.
+    """
+    global _kernels
+    from . import judge
+
+    if judge.COMPILED and _kernels is None:
+        judge.well_formed(np.zeros(0), 0, 0.0, 0.0)
+        judge.judge(np.zeros(0), 0, 0.0, 0.0, np.zeros(0, np.int8))
+        _kernels = Kernels(judge.well_formed, judge.judge)
+
+
+class _Kept(Generic[T]):
+    """functools.cached_property without the lock that it takes up to Python 3.11, half of its cost."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self.make = make
+        self.name = make.__name__
+        self.__doc__ = make.__doc__
+
+    def __get__(self, owner: Any, _: type) -> T:
+        value = owner.__dict__[self.name] = self.make(owner)
+        return value
+
+
+class Verdict(NamedTuple):
+    """What a choice comes to, recomputed: makespan and prices are infinite where it is not feasible."""
+
+    feasible: bool
+    makespan_s: float
+    prices_s: float
+    incumbent_s: float
 
 
 class Device(IntEnum):
@@ -65,28 +114,58 @@ class DispatchProblem:
         """Raise InputError naming the first field that is out of range or of the wrong shape."""
         _ = self.packed
 
-    @cached_property
+    @_Kept
     def packed(self) -> FloatArray:
         """All arrays, validated, end to end: gpu, cpu, utility, copy, ready [N each], victim prices [V]."""
+        try:
+            return self._packed()
+        except InputError:
+            raise
+        except (AttributeError, TypeError, ValueError):
+            self._refuse_types()
+            raise
+
+    def _packed(self) -> FloatArray:
+        size = len(self.gpu_s_N)
+        columns = (self.gpu_s_N, self.cpu_s_N, self.utility_N, self.copy_s_N, self.ready_s_N, self.victim_price_V)
+        gpu, cpu, utility, copy, ready, price = columns
+        if not ((size,) == gpu.shape == cpu.shape == utility.shape == copy.shape == ready.shape and price.ndim == 1):
+            self._refuse_shapes()
+        packed: FloatArray = np.concatenate(columns, dtype=np.float64)
+        if _kernels is not None:
+            well_formed = _kernels.well_formed(packed, size, float(self.link_free_s), float(self.roundtrip_s))
+        else:
+            well_formed = self._well_formed(packed, size)
+        if not well_formed:
+            self._refuse()
+        return packed
+
+    def _well_formed(self, packed: FloatArray, size: int) -> bool:
+        price_s = self.victim_price_V.tolist()
+        return bool(
+            (len(packed) == 0 or packed.min() >= 0)  # false for NaN too
+            and (size == 0 or packed[: 3 * size].max() < inf)
+            and price_s == sorted(price_s)
+            and (not price_s or price_s[-1] < inf)
+            and 0 <= self.link_free_s < inf
+            and 0 <= self.roundtrip_s < inf
+        )
+
+    def _refuse_shapes(self) -> None:
         size = len(self.gpu_s_N)
         for name in _COLUMNS:
             if (shape := getattr(self, name).shape) != (size,):
                 raise InputError(f"{name} has shape {shape}, expected ({size},) like gpu_s_N")
-        if self.victim_price_V.ndim != 1:
-            raise InputError(f"victim_price_V has {self.victim_price_V.ndim} dimensions, expected a vector [V]")
-        columns = (self.gpu_s_N, self.cpu_s_N, self.utility_N, self.copy_s_N, self.ready_s_N, self.victim_price_V)
-        packed: FloatArray = np.concatenate(columns, dtype=np.float64)
-        price_V = self.victim_price_V.tolist()
-        if (
-            not (len(packed) == 0 or packed.min() >= 0)  # false for NaN too
-            or not (size == 0 or packed[: 3 * size].max() < inf)
-            or price_V != sorted(price_V)
-            or not (not price_V or price_V[-1] < inf)
-            or not 0 <= self.link_free_s < inf
-            or not 0 <= self.roundtrip_s < inf
-        ):
-            self._refuse()
-        return packed
+        raise InputError(f"victim_price_V has {self.victim_price_V.ndim} dimensions, expected a vector [V]")
+
+    def _refuse_types(self) -> None:
+        for name in (*_COLUMNS, "victim_price_V"):
+            values = getattr(self, name)
+            if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiub":
+                raise InputError(f"{name} is {type(values).__name__}, expected a NumPy vector of numbers; use frozen()")
+        for name in ("link_free_s", "roundtrip_s"):
+            if not isinstance(getattr(self, name), (int, float, np.number)):
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected seconds")
 
     def _refuse(self) -> None:
         for name in _COLUMNS:
@@ -106,7 +185,7 @@ class DispatchProblem:
             if not 0 <= getattr(self, name) < inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a finite number of seconds >= 0")
 
-    @cached_property
+    @_Kept
     def _lists(self) -> tuple[list[float], ...]:
         # one expert at a time, lists are several times faster than arrays: this is the guard's share of every step
         return tuple(getattr(self, name).tolist() for name in (*_COLUMNS, "victim_price_V"))
@@ -142,27 +221,42 @@ class DispatchProblem:
             arrival_s += copy_s[i]
             gpu_end_s = max(gpu_end_s, arrival_s) + gpu_s[i]
         on_cpu_s = [cpu for cpu, device in zip(cpu_s, choice, strict=True) if device == 0]
-        return max(gpu_end_s, self.roundtrip_s + sum(on_cpu_s)) if on_cpu_s else gpu_end_s
+        return max(gpu_end_s, self.roundtrip_s + _total(on_cpu_s)) if on_cpu_s else gpu_end_s
 
     def prices_s(self, choice_N: npt.NDArray[np.int8]) -> float:
         """Prices of the victims less the utilities of the fetched; may be negative."""
         utility_s, price_s = self._lists[2], self._lists[5]
         fetched_s = [u for u, device in zip(utility_s, choice_N.tolist(), strict=True) if device == 2]
-        return sum(price_s[: len(fetched_s)]) - sum(fetched_s)
+        return _total(price_s[: len(fetched_s)]) - _total(fetched_s)
 
     def objective_s(self, choice_N: npt.NDArray[np.int8]) -> float:
         """Makespan plus prices; lower is better, and it may be negative."""
         return self.makespan_s(choice_N) + self.prices_s(choice_N)
+
+    def verdict(self, choice_N: npt.NDArray[np.int8]) -> Verdict:
+        """All that is to know of a choice at once, from a copy of it; the quick way after `use_kernels`."""
+        size = self.size
+        is_int8 = type(choice_N) is np.ndarray and choice_N.dtype.char == "b" and choice_N.shape == (size,)
+        if _kernels is not None and is_int8:
+            numbers = (size, float(self.link_free_s), float(self.roundtrip_s))
+            return Verdict._make(_kernels.judge(self.packed, *numbers, choice_N.copy()))
+        if not self.is_feasible(choice_N):
+            return Verdict(False, inf, inf, self.incumbent_s)
+        return Verdict(True, self.makespan_s(choice_N), self.prices_s(choice_N), self.incumbent_s)
 
     def incumbent(self) -> npt.NDArray[np.int8]:
         """What is always possible: residents on the GPU, every miss and everything in flight on the CPU."""
         choice_N: npt.NDArray[np.int8] = (self.ready_s_N == 0).astype(np.int8)  # Device.GPU is 1, Device.CPU is 0
         return choice_N
 
-    @cached_property
+    @_Kept
     def incumbent_s(self) -> float:
         """Objective of the incumbent."""
         return self.objective_s(self.incumbent())
+
+
+def _total(values: list[float]) -> float:
+    return reduce(add, values, 0.0)  # sum() adds in another way from Python 3.12 on, and judge.py must give the same
 
 
 def _johnson(fetched: list[int], copy_s: list[float], gpu_s: list[float]) -> list[int]:

@@ -71,10 +71,15 @@ class Residency:
         self.state_LE = self._state_LE.view()
         self.state_LE.setflags(write=False)
         self.free_slots = num_slots
+        self.num_copying = 0
 
     def state(self, expert: ExpertId) -> State:
         """State of one expert."""
         return State(self._state_LE[expert])
+
+    def is_copying(self, expert: ExpertId) -> bool:
+        """Whether a copy of this expert is under way."""
+        return bool(self._state_LE[expert] == COPYING)
 
     def states(self, layer: int) -> list[int]:
         """State numbers of a layer's experts; a list, since a few look-ups in one are cheaper than in an array."""
@@ -110,6 +115,7 @@ class Residency:
                     self._require(victim, RESIDENT, "evicted")
                     state[victim] = ABSENT
                 state[expert] = COPYING
+                self.num_copying += 1
             case Evict():
                 self._require(expert, RESIDENT, "evicted")
                 state[expert] = ABSENT
@@ -117,9 +123,11 @@ class Residency:
             case Arrive():
                 self._require(expert, COPYING, "reported as arrived")
                 state[expert] = RESIDENT
+                self.num_copying -= 1
             case Drop():
                 self._require(expert, COPYING, "dropped")
                 state[expert] = ABSENT
+                self.num_copying -= 1
                 self.free_slots += 1
             case Pin():
                 self._require(expert, RESIDENT, "pinned")
@@ -145,6 +153,8 @@ class Residency:
         used = int(np.count_nonzero(self._state_LE))
         if used + self.free_slots != self.num_slots or self.free_slots < 0:
             raise ResidencyError(f"{used} slots used + {self.free_slots} free != {self.num_slots} slots")
+        if np.count_nonzero(self._state_LE == COPYING) != self.num_copying:
+            raise ResidencyError(f"{self.num_copying} copies are said to be under way, and there are others")
         if self._state_LE.max(initial=0) > PINNED:
             raise ResidencyError("an expert is in no known state")
 

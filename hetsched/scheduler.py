@@ -1,8 +1,12 @@
-"""Scheduler: step(demand) -> Plan, observe(outcome). No torch, no thread, no file; the clock only times itself."""
+"""Scheduler: step(demand) -> Plan, prefetch() -> copies, observe(outcome). No torch, no thread, no file.
+
+The clock only times the scheduler itself.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +16,14 @@ from .geometry import MoEGeometry
 from .plugins import load
 from .policy import Decision, Machine, Policy, View
 from .profile import HardwareProfile
-from .residency import ABSENT, COPYING, Arrive, Drop, Residency
+from .residency import ABSENT, Arrive, Drop, Residency
 from .solver import Solver
 from .stats import RunStats
-from .types import Demand, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan, Run
+from .trace import RoutingTrace
+from .types import Copies, Demand, ExpertId, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
 
 IDLE = LinkState()
+GPU = Lane.GPU
 
 
 class PlanError(RuntimeError):
@@ -27,9 +33,11 @@ class PlanError(RuntimeError):
 class Scheduler:
     """Decides, for one model on one machine, where each active expert runs and what moves.
 
-    Call `step` once the router of a layer has spoken, run the plan, then `observe` what it came to. `policy` and
-    `solver` are names of installed plug-ins, "module:Class", or objects. `gpu_bytes`: memory for experts on the GPU.
-    `frequency_LE` [L, E]: tokens per expert in a calibration run. `timed_as`: take another model's seconds.
+    For each layer: `step` once its router has spoken, start the plan, `prefetch` while it runs, `observe` what it came
+    to. `policy` and `solver` are names of installed plug-ins, "module:Class", or objects. `gpu_bytes`: memory for
+    experts on the GPU. `history`: a calibration trace; `frequency_LE` [L, E]: its tokens per expert, where that is all
+    there is. `future`: what will be demanded, for clairvoyant policies in a replay. `timed_as`: take another model's
+    seconds. `clock`: what decisions are timed with.
     """
 
     def __init__(
@@ -41,7 +49,10 @@ class Scheduler:
         policy: str | Policy = "hetsched",
         solver: str | Solver = "exact",
         frequency_LE: FloatArray | None = None,
+        history: RoutingTrace | None = None,
+        future: RoutingTrace | None = None,
         timed_as: MoEGeometry | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.geometry = geometry
         self.cost = CostModel(hardware, timed_as or geometry)
@@ -49,12 +60,21 @@ class Scheduler:
         self.residency = Residency(geometry.num_layers, geometry.num_experts, slots)
         self.policy: Policy = _instance("hetsched.policies", policy)
         self.solver: Solver = _instance("hetsched.solvers", solver)
-        machine = Machine(geometry, self.cost, slots, self.solver, frequency_LE)
+        if frequency_LE is None and history is not None:
+            frequency_LE = history.demand_LE(slice(None)).astype(float)
+        machine = Machine(geometry, self.cost, slots, self.solver, frequency_LE, history, future)
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(machine)))
         self.stats = RunStats(geometry.expert_bytes)
-        self.tokens_LE = np.zeros((geometry.num_layers, geometry.num_experts), np.int64)  # demanded so far
+        self._tokens_LE = [[0] * geometry.num_experts for _ in range(geometry.num_layers)]
+        self._clock = clock
         self._step = -1
         self._layer = geometry.num_layers
+        self._unobserved: Demand | None = None
+
+    @property
+    def tokens_LE(self) -> IntArray:
+        """Tokens demanded of each expert so far, int64 [L, E]."""
+        return np.array(self._tokens_LE, np.int64)
 
     def demand(
         self, layer: int, tokens_E: IntArray, num_tokens: int, phase: Phase, weights_E: FloatArray | None = None
@@ -67,60 +87,89 @@ class Scheduler:
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
-        start = time.perf_counter()
+        start = self._clock()
         for expert in link.arrived:
             self._arrive(expert)
         states = self.residency.states(demand.layer)
         self.stats.record_demand(demand, states)
-        self.tokens_LE[demand.layer] += demand.tokens_E
         decision = self.policy.plan(demand, View(self.residency, link))
         self._check(demand, decision, states)
-        for op in decision.ops:
-            if not isinstance(op, Run):
-                self.residency.apply(op)
-        took_s = time.perf_counter() - start
-        plan = Plan(demand, decision.ops, decision.predicted_s, took_s, decision.solver_status)
+        for evict in decision.evicts:
+            self.residency.apply(evict)
+        for fetch in decision.fetches:
+            self.residency.apply(fetch)
+        self._unobserved = demand
+        runs, fetches, evicts, predicted_s, status = decision
+        plan = Plan(demand, runs, fetches, evicts, predicted_s, self._clock() - start, status)
         self.stats.record_plan(plan)
         return plan
 
+    def prefetch(self, link: LinkState = IDLE) -> Copies:
+        """Learn the last plan's demand and choose copies, while the lanes work. Without it nothing is prefetched."""
+        demand, start = self._unobserved, self._clock()
+        if demand is None:
+            return Copies()
+        for expert in link.arrived:
+            self._arrive(expert)
+        self._learn(demand)
+        fetches = tuple(self.policy.prefetch(demand, View(self.residency, link)))
+        for fetch in fetches:
+            if _is_active(fetch.victim, demand):
+                raise PlanError(f"{self.policy.name} evicts {fetch.victim}, which is active")
+            self.residency.apply(fetch)
+            self.stats.record_fetch(fetch)
+        copies = Copies(fetches, self._clock() - start)
+        self.stats.overlapped_s += copies.decision_s
+        return copies
+
     def observe(self, outcome: Outcome) -> None:
-        """Learn from an executed plan: what the GPU ran has arrived."""
-        for run in outcome.plan.runs:
-            if run.lane is Lane.GPU:
-                self._arrive(run.expert)
+        """Take note of an executed plan: what the GPU ran has arrived."""
+        demand = outcome.plan.demand
+        if self._unobserved is demand:
+            self._learn(demand)
+        if self.residency.num_copying:
+            for run in outcome.plan.runs:
+                if run.lane is GPU:
+                    self._arrive(run.expert)
         self.stats.record_outcome(outcome)
-        self.policy.observe(outcome)
 
     def drop_copies(self) -> None:
         """After a fault or cancellation: what had not arrived never will."""
         for expert in self.residency.copying():
             self.residency.apply(Drop(expert))
         self._layer = self.geometry.num_layers
+        self._unobserved = None
+
+    def _learn(self, demand: Demand) -> None:
+        self._unobserved = None
+        row_E = self._tokens_LE[demand.layer]
+        for e, tokens in zip(demand.active, demand.tokens, strict=True):
+            row_E[e] += tokens
+        self.policy.observe(demand)
 
     def _arrive(self, expert: ExpertId) -> None:
-        if self.residency.state_LE[expert] == COPYING:
+        if self.residency.is_copying(expert):
             self.residency.apply(Arrive(expert))
 
     def _check(self, demand: Demand, decision: Decision, states: list[int]) -> None:
         """Raise PlanError where a decision breaks the contract that residency cannot see."""
-        fetched, ran = set(), []
-        for op in decision.ops:
-            if type(op) is Run:
-                e = op.expert.expert
-                ran.append(e)
-                if op.lane is Lane.GPU and states[e] == ABSENT and e not in fetched:
-                    raise PlanError(f"{self.policy.name} runs {op.expert} on the GPU, where it is not")
-            elif type(op) is Fetch:
-                if op.expert.layer == demand.layer:
-                    fetched.add(op.expert.expert)
-                if _is_active(op.victim, demand):
-                    raise PlanError(f"{self.policy.name} evicts {op.victim}, which is active")
-        if sorted(ran) != demand.active:
-            raise PlanError(f"{self.policy.name} runs experts {sorted(ran)}, demanded: {demand.active}")
+        fetched = {fetch.expert for fetch in decision.fetches}
+        for fetch in decision.fetches:
+            if _is_active(fetch.victim, demand):
+                raise PlanError(f"{self.policy.name} evicts {fetch.victim}, which is active")
+        ran = []
+        for expert, _, lane, _ in decision.runs:
+            e = expert.expert
+            ran.append(e)
+            if lane is GPU and states[e] == ABSENT and expert not in fetched:
+                raise PlanError(f"{self.policy.name} runs {expert} on the GPU, where it is not")
+        ran.sort()
+        if ran != demand.active:
+            raise PlanError(f"{self.policy.name} runs experts {ran}, demanded: {demand.active}")
 
 
 def _is_active(expert: ExpertId | None, demand: Demand) -> bool:
-    return expert is not None and expert.layer == demand.layer and bool(demand.tokens_E[expert.expert])
+    return expert is not None and expert.layer == demand.layer and expert.expert in demand.active
 
 
 def _instance(group: str, spec: Any) -> Any:

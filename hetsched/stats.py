@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .residency import COPYING, RESIDENT
-from .types import Demand, ExpertId, Lane, Outcome, Phase, Plan
+from .types import Demand, ExpertId, Fetch, Lane, Outcome, Phase, Plan
 
 
 @dataclass
@@ -14,6 +14,8 @@ class RunStats:
     """Sums over the layers of a run, in seconds and bytes; rates are properties.
 
     A hit is an active expert that had wholly arrived when the router asked; a late prefetch was on its way.
+    `decision_s` is on the critical path; `overlapped_s`, for learning and choosing prefetches, is spent while the lanes
+    work and lengthens a layer only where it outlasts them.
     """
 
     expert_bytes: int
@@ -31,6 +33,7 @@ class RunStats:
     evictions: int = 0
     dense_s: float = 0.0
     decision_s: float = 0.0
+    overlapped_s: float = 0.0
     makespan_s: float = 0.0
     predicted_s: float = 0.0
     gpu_s: float = 0.0
@@ -45,45 +48,53 @@ class RunStats:
         """Count hits before anything moves; `states`: the layer's residency at demand."""
         self.active += len(demand.active)
         for e in demand.active:
-            self.hits += states[e] >= RESIDENT
-            self.late += states[e] == COPYING
+            if states[e] >= RESIDENT:
+                self.hits += 1
+            elif states[e] == COPYING:
+                self.late += 1
         if self._unused:
-            self._unused.difference_update(ExpertId(demand.layer, e) for e in demand.active)
+            self._unused.difference_update([(demand.layer, e) for e in demand.active])
 
     def record_plan(self, plan: Plan) -> None:
-        """Count copies, and prefetches that nobody used."""
+        """Count demanded copies and what they displaced."""
         for fetch in plan.fetches:
-            if fetch.prefetch:
-                self.prefetches += 1
-                self._unused.add(fetch.expert)
-            else:
-                self.demanded_fetches += 1
-            if fetch.victim is not None:
-                self._evicted(fetch.victim)
+            self.record_fetch(fetch)
         for evict in plan.evicts:
             self._evicted(evict.expert)
         if plan.solver_status:
             self.solver_status[plan.solver_status] = self.solver_status.get(plan.solver_status, 0) + 1
 
+    def record_fetch(self, fetch: Fetch) -> None:
+        """Count one copy, demanded or not, and prefetches that nobody used."""
+        if fetch.prefetch:
+            self.prefetches += 1
+            self._unused.add(fetch.expert)
+        else:
+            self.demanded_fetches += 1
+        if fetch.victim is not None:
+            self._evicted(fetch.victim)
+
     def record_outcome(self, outcome: Outcome) -> None:
         """Add one layer's times."""
-        demand = outcome.plan.demand
+        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s = outcome
+        demand = plan.demand
+        decoding = demand.phase != Phase.PREFILL
         if demand.step != self._last_step:
             self._last_step = demand.step
             self.steps += 1
             self.tokens += demand.num_tokens
-            self.decode_tokens += demand.num_tokens * (demand.phase is not Phase.PREFILL)
+            self.decode_tokens += demand.num_tokens * decoding
         self.layers += 1
-        if demand.phase is not Phase.PREFILL:
-            self.decode_s += outcome.layer_s
-        self.dense_s += outcome.dense_s
-        self.decision_s += outcome.plan.decision_s
-        self.makespan_s += outcome.makespan_s
-        self.predicted_s += outcome.plan.predicted_s
-        self.gpu_s += outcome.gpu_s
-        self.cpu_s += outcome.cpu_s
-        self.link_s += outcome.link_s
-        self.stall_s += outcome.stall_s
+        if decoding:
+            self.decode_s += dense_s + plan.decision_s + makespan_s
+        self.dense_s += dense_s
+        self.decision_s += plan.decision_s
+        self.makespan_s += makespan_s
+        self.predicted_s += plan.predicted_s
+        self.gpu_s += gpu_s
+        self.cpu_s += cpu_s
+        self.link_s += link_s
+        self.stall_s += stall_s
 
     def record_tail(self, phase: Phase, seconds: float) -> None:
         """Add what a step takes after its last layer."""

@@ -5,8 +5,6 @@ Shapes: T tokens, L MoE layers, K top-k, E experts. Format "hetsched-routing-tra
 
 from __future__ import annotations
 
-import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .traces.archive import read_arrays, write_arrays
+from .traces.checks import OPTIONAL, REQUIRED, examine
+from .traces.meta import FORMAT, meta_array, trace_meta
 from .types import IntArray
 
-FORMAT = "hetsched-routing-trace/1"
+__all__ = ["FORMAT", "RoutingTrace", "load_trace", "report", "save_trace"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class RoutingTrace:
     """Expert choices of every token in every layer.
 
     `experts_TLK` int16, `sequence_T` int32 (tokens of one sequence stand together), `phase_T` uint8 (types.Phase),
-    `weights_TLK` float16 or None, `num_experts` per layer, `meta` as stored.
+    `weights_TLK` float16 or None, `num_experts` per layer, `meta` as stored. `step_T` int32 or None: tokens with equal
+    numbers went through the model in one forward pass. Arrays of a loaded trace may be read-only views of its file.
     """
 
     experts_TLK: npt.NDArray[np.int16]
@@ -34,6 +36,7 @@ class RoutingTrace:
     num_experts: int
     weights_TLK: npt.NDArray[np.float16] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    step_T: npt.NDArray[np.int32] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -45,6 +48,11 @@ class RoutingTrace:
         """MoE layers recorded."""
         return int(self.experts_TLK.shape[1])
 
+    @property
+    def top_k(self) -> int:
+        """Experts chosen per token and layer."""
+        return int(self.experts_TLK.shape[2])
+
     def demand_LE(self, tokens: slice | IntArray) -> IntArray:
         """Tokens routed to each expert of each layer by a group of tokens, int64 [L, E]."""
         chosen_TLK = self.experts_TLK[tokens].astype(np.int64)
@@ -52,51 +60,60 @@ class RoutingTrace:
         flat = chosen_TLK + experts * np.arange(layers)[None, :, None]
         return np.bincount(flat.ravel(), minlength=layers * experts).reshape(layers, experts)
 
+    def full_meta(self) -> dict[str, Any]:
+        """`meta` with the fields that every file has."""
+        return {**trace_meta(self.num_experts, self.top_k, self.num_layers), **self.meta}
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What a file holds of the trace: arrays by name, with the meta object."""
+        stored: dict[str, npt.NDArray[Any] | None] = {
+            "experts": self.experts_TLK,
+            "sequence": self.sequence_T,
+            "phase": self.phase_T,
+            "weights": self.weights_TLK,
+            "step": self.step_T,
+            "meta": meta_array(self.full_meta()),
+        }
+        return {name: array for name, array in stored.items() if array is not None}
+
 
 def load_trace(path: str | Path) -> RoutingTrace:
-    """Read and check a trace file. Raises InputError naming the file, the field and what was expected."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such trace file") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path}: not a routing trace (an .npz without pickles): {error}") from error
-    for name in ("experts", "sequence", "phase", "meta"):
-        if name not in arrays:
-            raise InputError(f"{path}: no array {name!r}; a {FORMAT} file has experts, sequence, phase and meta")
-    return _checked(path, arrays, _read_meta(path, arrays["meta"]))
+    """Open and check a trace file; memory is needed only for what is used of it.
 
-
-def _read_meta(path: str | Path, stored: npt.NDArray[Any]) -> dict[str, Any]:
-    try:
-        meta = json.loads(str(stored))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: meta is not JSON: {error}") from error
-    if not isinstance(meta, dict) or meta.get("format", FORMAT) != FORMAT:
-        raise InputError(f"{path}: meta has format {meta!r:.60}, expected {FORMAT!r}")
-    return meta
-
-
-def _checked(path: str | Path, arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]) -> RoutingTrace:
-    experts_TLK = arrays["experts"]
-    if experts_TLK.ndim != 3 or not np.issubdtype(experts_TLK.dtype, np.integer):
-        raise InputError(f"{path}: experts is {experts_TLK.dtype} {experts_TLK.shape}, expected integers [T, L, K]")
-    weights_TLK = arrays.get("weights")
-    wanted = {"sequence": experts_TLK.shape[:1], "phase": experts_TLK.shape[:1], "weights": experts_TLK.shape}
-    for name, shape in wanted.items():
-        if name in arrays and arrays[name].shape != shape:
-            raise InputError(f"{path}: {name} has shape {arrays[name].shape}, expected {shape}")
-    num_experts = meta.get("num_experts")
-    if not isinstance(num_experts, int) or num_experts < 1:
-        raise InputError(f"{path}: meta.num_experts is {num_experts!r}, expected a whole number >= 1")
-    if experts_TLK.size and not (experts_TLK.min() >= 0 and experts_TLK.max() < num_experts):
-        raise InputError(f"{path}: experts holds numbers outside 0..{num_experts - 1} (meta.num_experts)")
+    Every value is checked, in chunks. Raises InputError naming the file, the first thing that is wrong, and how many
+    others there are.
+    """
+    arrays = read_arrays(path, REQUIRED + OPTIONAL)
+    meta, found = examine(arrays)
+    if found:
+        others = f" (and {len(found) - 1} more; 'hetsched trace info' lists them)" if len(found) > 1 else ""
+        raise InputError(f"{path}: {found[0]}{others}")
     return RoutingTrace(
-        experts_TLK.astype(np.int16),
-        arrays["sequence"].astype(np.int32),
-        arrays["phase"].astype(np.uint8),
-        num_experts,
-        weights_TLK,
+        arrays["experts"],
+        arrays["sequence"],
+        arrays["phase"],
+        meta["num_experts"],
+        arrays.get("weights"),
         meta,
+        arrays.get("step"),
     )
+
+
+def report(path: str | Path) -> list[str]:
+    """Everything that is wrong with a trace file, a line each with count and first position; [] for a good one.
+
+    Raises InputError for what is no .npz at all.
+    """
+    return examine(read_arrays(path, REQUIRED + OPTIONAL))[1]
+
+
+def save_trace(path: str | Path, trace: RoutingTrace, *, compress: bool = False) -> None:
+    """Write a trace file atomically: a reader sees the old file or the whole new one. Uncompressed ones can be mapped.
+
+    Raises InputError for a trace that load_trace would refuse, or a folder that cannot be written.
+    """
+    arrays = trace.arrays()
+    _, found = examine(arrays)
+    if found:
+        raise InputError(f"{path}: not written, since the trace is wrong: {found[0]}")
+    write_arrays(path, arrays, compress=compress)

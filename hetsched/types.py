@@ -5,7 +5,6 @@ Shapes: L layers, E experts, N active experts of one layer. Units: seconds and b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import NamedTuple, TypeAlias
 
@@ -41,30 +40,69 @@ class ExpertId(NamedTuple):
     expert: int
 
 
-@dataclass(frozen=True)
 class Demand:
-    """What one layer's router asked for in one step.
+    """What one layer's router asked for in one step. Read only.
 
-    `tokens_E` int64 [E]: tokens routed to each expert. `num_tokens`: tokens in the step (T); the rest of the layer
-    is computed for all of them. `weights_E` float64 [E], optional: router weight summed over tokens. `active_N` (and as
-    a list, `active`): experts with at least one token, ascending; `tokens`: their counts.
+    `active`: experts with at least one token, ascending; `tokens`: how many tokens each of them got. `num_tokens`:
+    tokens in the step (T); the rest of the layer is computed for all of them. `weights_E` float64 [E], optional:
+    router weight summed over tokens. `tokens_E` int64 [E] and `active_N` int64 [N] are the same facts as arrays.
     """
 
-    step: int
-    layer: int
-    phase: Phase
-    tokens_E: IntArray
-    num_tokens: int
-    weights_E: FloatArray | None = None
-    active_N: IntArray = field(init=False, repr=False, compare=False)
-    active: list[int] = field(init=False, repr=False, compare=False)
-    tokens: list[int] = field(init=False, repr=False, compare=False)
+    __slots__ = ("_tokens_E", "active", "layer", "num_experts", "num_tokens", "phase", "step", "tokens", "weights_E")
 
-    def __post_init__(self) -> None:
-        active_N = self.tokens_E.nonzero()[0]
-        object.__setattr__(self, "active_N", active_N)
-        object.__setattr__(self, "active", active_N.tolist())
-        object.__setattr__(self, "tokens", self.tokens_E[active_N].tolist())
+    def __init__(
+        self,
+        step: int,
+        layer: int,
+        phase: Phase,
+        tokens_E: IntArray,
+        num_tokens: int,
+        weights_E: FloatArray | None = None,
+    ) -> None:
+        self.step = step
+        self.layer = layer
+        self.phase = phase
+        self.num_experts = len(tokens_E)
+        self.active: list[int] = tokens_E.nonzero()[0].tolist()
+        self.tokens: list[int] = tokens_E[self.active].tolist()
+        self.num_tokens = num_tokens
+        self.weights_E = weights_E
+        self._tokens_E: IntArray | None = tokens_E
+
+    @classmethod
+    def listed(
+        cls,
+        step: int,
+        layer: int,
+        phase: Phase,
+        active: list[int],
+        tokens: list[int],
+        num_tokens: int,
+        num_experts: int,
+    ) -> Demand:
+        """A demand from its active experts, ascending, and their token counts; cheaper where these are at hand."""
+        made = cls.__new__(cls)
+        made.step, made.layer, made.phase, made.num_experts = step, layer, phase, num_experts
+        made.active, made.tokens, made.num_tokens = active, tokens, num_tokens
+        made.weights_E = made._tokens_E = None
+        return made
+
+    @property
+    def tokens_E(self) -> IntArray:
+        """Tokens routed to each expert, int64 [E]."""
+        if self._tokens_E is None:
+            self._tokens_E = np.zeros(self.num_experts, np.int64)
+            self._tokens_E[self.active] = self.tokens
+        return self._tokens_E
+
+    @property
+    def active_N(self) -> IntArray:
+        """Active experts, ascending, int64 [N]."""
+        return np.array(self.active, np.int64)
+
+    def tokens_of(self, expert: int) -> int:
+        """Tokens routed to one expert."""
+        return self.tokens[self.active.index(expert)] if expert in self.active else 0
 
 
 class Run(NamedTuple):
@@ -110,38 +148,35 @@ class LinkState(NamedTuple):
     in_flight: tuple[tuple[ExpertId, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Ordered ops for one layer of one step, each with its cause.
+class Plan(NamedTuple):
+    """What is to be done for one layer of one step, each op with its cause; order is the order of execution.
 
-    Order within a lane is the order of execution: demanded fetches before prefetches. `predicted_s` is the makespan
-    that the decider expects after the decision, `decision_s` what deciding took on the host's clock.
+    `fetches` are the demanded ones; prefetches are decided while the lanes work (Scheduler.prefetch). `predicted_s` is
+    the makespan that the decider expects after the decision, `decision_s` what deciding took.
     """
 
     demand: Demand
-    ops: tuple[Op, ...]
+    runs: tuple[Run, ...]
+    fetches: tuple[Fetch, ...] = ()
+    evicts: tuple[Evict, ...] = ()
     predicted_s: float = 0.0
     decision_s: float = 0.0
     solver_status: str = ""
 
     @property
-    def runs(self) -> tuple[Run, ...]:
-        """Every expert computation, one per active expert."""
-        return tuple(op for op in self.ops if isinstance(op, Run))
-
-    @property
-    def fetches(self) -> tuple[Fetch, ...]:
-        """Demanded copies first, then prefetches."""
-        return tuple(op for op in self.ops if isinstance(op, Fetch))
-
-    @property
-    def evicts(self) -> tuple[Evict, ...]:
-        """Residents dropped without a successor."""
-        return tuple(op for op in self.ops if isinstance(op, Evict))
+    def ops(self) -> tuple[Op, ...]:
+        """Everything, in an order in which it could be done one after another."""
+        return (*self.evicts, *self.fetches, *self.runs)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Copies(NamedTuple):
+    """Copies for an idle link, decided while the lanes work, and the seconds that deciding took."""
+
+    fetches: tuple[Fetch, ...] = ()
+    decision_s: float = 0.0
+
+
+class Outcome(NamedTuple):
     """What executing a plan came to, in seconds of the machine that the executor stands for.
 
     `dense_s`: rest of the layer before the decision. `makespan_s`: from the decision to the end of the last lane.
@@ -155,7 +190,6 @@ class Outcome:
     cpu_s: float = 0.0
     link_s: float = 0.0
     stall_s: float = 0.0
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def layer_s(self) -> float:

@@ -99,6 +99,22 @@ def test_promoting_a_prefetch_lets_it_go_first(device: EmulatedAccelerator) -> N
     device.end_layer([first, second])
 
 
+def test_what_the_host_does_beside_the_lanes_delays_only_what_follows(device: EmulatedAccelerator) -> None:
+    """A copy submitted 2 ms after the plan begins then and the layer ends no earlier; earlier work is not moved."""
+    target = device.allocate(1)
+    device.decided(0.0)
+    work = device.launch(Lane.GPU, lambda: None, 1e-3)
+    device.overlapped(2e-3)
+    copy = device.copy_in(torch.ones(1, dtype=torch.uint8), target, seconds=4e-3, urgent=False)
+    assert device.end_layer([work]) == pytest.approx(2e-3)
+    ((event, left_s),) = device.copy_state()[1]
+    assert event is copy
+    assert left_s == pytest.approx(4e-3)
+    device.begin_layer(0.0)
+    device.decided(0.0)
+    assert device.end_layer([device.launch(Lane.GPU, lambda: None, 1e-3)]) == pytest.approx(1e-3)
+
+
 def test_cancel_drops_what_waits(device: EmulatedAccelerator) -> None:
     target = device.allocate(1)
     device.decided(0.0)
@@ -115,6 +131,7 @@ def test_cpu_has_no_memory_to_copy_to() -> None:
     assert device.allocate(0).numel() == 0
     with pytest.raises(OutOfDeviceMemory):
         device.allocate(1)
+    device.overlapped(1.0)
     assert device.launch(Lane.CPU, lambda: 3, 0.0).result() == 3
 
 

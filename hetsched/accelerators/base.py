@@ -107,6 +107,10 @@ class Accelerator(Protocol):
         """The host spent this long deciding; emulated devices let it pass. The layer's makespan begins here."""
         ...
 
+    def overlapped(self, seconds: float) -> None:
+        """The host spent this long beside the working lanes; what it submits next starts no earlier."""
+        ...
+
     def end_layer(self, events: Sequence[Event]) -> float:
         """Wait for the layer's work; returns its makespan in seconds. What the host does next is not counted."""
         ...

@@ -48,6 +48,13 @@ class EmulatedClock:
                 self._changed.wait(None if self._running_since is None else left_s * self.scale)
         return False
 
+    def wait_running(self, stopped: threading.Event) -> bool:
+        """Sleep while the clock is halted; False when `stopped` was set first (and wake() called)."""
+        with self._changed:
+            while self._running_since is None and not stopped.is_set():
+                self._changed.wait()
+        return not stopped.is_set()
+
     def wake(self) -> None:
         """Let every sleeper look at its stop flag."""
         with self._changed:

@@ -96,6 +96,9 @@ class CpuAccelerator:
         """The makespan begins here."""
         self._mark_s = time.perf_counter()
 
+    def overlapped(self, seconds: float) -> None:
+        """Wall time has passed by itself."""
+
     def end_layer(self, events: Sequence[Event]) -> float:
         """Wall seconds since the decision."""
         for event in events:

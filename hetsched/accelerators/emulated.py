@@ -48,6 +48,7 @@ class EmulatedAccelerator:
         self._copies: list[LaneEvent] = []
         self._allocated: dict[int, int] = {}
         self._now_s = 0.0  # where the emulated layer stands; work is submitted as of this moment
+        self._host_s = 0.0  # until when the host is busy beside the lanes
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
         """A uint8 tensor inside the arena; raises OutOfDeviceMemory beyond it."""
@@ -76,7 +77,8 @@ class EmulatedAccelerator:
         parts = [
             (_copy(source[begin:end], target[begin:end]), seconds / chunks) for begin, end in itertools.pairwise(edges)
         ]
-        event = self._lanes[Lane.LINK].submit(parts, self._now_s, urgency=URGENT if urgent else BACKGROUND)
+        at_s = max(self._now_s, self._host_s)
+        event = self._lanes[Lane.LINK].submit(parts, at_s, urgency=URGENT if urgent else BACKGROUND)
         self._copies.append(event)
         return event
 
@@ -104,8 +106,9 @@ class EmulatedAccelerator:
 
     def launch(self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()) -> LaneEvent:
         """Compute in a lane, in order of submission, after other work."""
+        at_s = max(self._now_s, self._host_s)
         return self._lanes[lane].submit(
-            [(self._one_at_a_time(kernel), seconds)], self._now_s, [_own(event) for event in after]
+            [(self._one_at_a_time(kernel), seconds)], at_s, [_own(event) for event in after]
         )
 
     def begin_step(self) -> None:
@@ -124,16 +127,20 @@ class EmulatedAccelerator:
         """Let the decision's time pass; the makespan begins here, and time stands still until all is submitted."""
         self._pass(decision_s)
 
+    def overlapped(self, seconds: float) -> None:
+        """Copies submitted from here on begin that much later, and the layer ends no earlier."""
+        self._host_s = self._now_s + seconds
+
     def end_layer(self, events: Sequence[Event]) -> float:
         """Wait for the layer's work, halt the clock at its end, and return its makespan."""
-        start_s = end_s = self._now_s
+        start_s, end_s = self._now_s, max(self._now_s, self._host_s)
         self._clock.run()
         try:
             for event in events:
                 event.result()
                 end_s = max(end_s, _own(event).end_s)
         finally:
-            self._now_s = end_s
+            self._now_s = self._host_s = end_s
             self._clock.halt(end_s)
         return end_s - start_s
 

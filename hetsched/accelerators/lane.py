@@ -192,6 +192,9 @@ class EmulatedLane:
         with self._changed:
             work.begun += 1
             self._free_s = end_s
+        # The host decides while the clock stands still: this arithmetic must not compete with it for the host's cores.
+        if not self._clock.wait_running(self._stopped):
+            raise Cancelled("the lane was closed")
         value = function()
         if not self._clock.wait_until(end_s, self._stopped):
             raise Cancelled("the lane was closed")

@@ -11,7 +11,7 @@ from importlib import import_module
 from hetsched import __version__
 from hetsched.errors import InputError, MissingDependencyError
 
-VERBS = ("demo", "run", "verify", "model", "profiles", "profile", "doctor", "solve")
+VERBS = ("demo", "run", "verify", "model", "profiles", "profile", "doctor", "solve", "trace", "simulate", "compare")
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -60,6 +60,6 @@ def _code(error: BaseException) -> int:
 
 def _line(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the model is detached and nothing was written"
+        return "interrupted; nothing is half-written"
     text = " ".join(str(error).split())
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text} (--debug shows where)"

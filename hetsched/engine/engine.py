@@ -29,6 +29,9 @@ class Engine:
         self._slots = SlotPool(accelerator, scheduler.residency.num_slots, scheduler.geometry.expert_bytes)
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, cpu_linear)
         self._last_phase = Phase.PREFILL
+        self._adopted: set[int] = set()
+        for expert in scheduler.initial:
+            self._slots.place(expert)
 
     @property
     def gpu_expert_bytes(self) -> int:
@@ -36,7 +39,7 @@ class Engine:
         return self._slots.num_bytes
 
     def adopt(self, layer: int, module: Any) -> None:
-        """Take over one layer's experts, and load those that are resident from the start."""
+        """Take over one layer's experts, and load those that are to be resident."""
         layout = self.store.adopt(layer, module)
         if layout.row_bytes > self.scheduler.geometry.expert_bytes:
             self.store.give_back(layer, module)
@@ -44,7 +47,8 @@ class Engine:
                 f"layer {layer} has experts of {layout.row_bytes} bytes, slots hold "
                 f"{self.scheduler.geometry.expert_bytes}; expert sizes must not grow after the first layer"
             )
-        for expert in self.scheduler.initial:
+        self._adopted.add(layer)
+        for expert in self.scheduler.residency.residents():
             if expert.layer == layer:
                 self._executor.load(expert)
 
@@ -65,16 +69,21 @@ class Engine:
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
         num_tokens = len(work.hidden_TH)
-        tokens_E = torch.bincount(work.ids_TK.reshape(-1), minlength=work.module.num_experts)[
-            : work.module.num_experts
-        ].numpy()
+        experts = self.scheduler.geometry.num_experts
+        tokens_E = torch.bincount(work.ids_TK.reshape(-1), minlength=experts)[:experts].numpy()
+        tokens_E[work.module.num_experts :] = 0  # ids of no expert; and layers may have fewer than others
         phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
         self._last_phase = phase
         demand = self.scheduler.demand(work.layer, tokens_E.astype(np.int64), num_tokens, phase)
         dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(num_tokens))
         plan = self.scheduler.step(demand, self._executor.link_state())
         self.accelerator.decided(plan.decision_s)
-        out_TH, outcome = self._executor.execute(plan, work, dense_s)
+        self._executor.submit(plan, work)
+        if len(self._adopted) == self.scheduler.geometry.num_layers:  # else there may be nothing to copy from yet
+            copies = self.scheduler.prefetch(self._executor.link_state())
+            self.accelerator.overlapped(copies.decision_s)
+            self._executor.prefetch(copies.fetches)
+        out_TH, outcome = self._executor.finish(dense_s)
         self.scheduler.observe(outcome)
         return out_TH
 

@@ -5,7 +5,7 @@ Shapes: T tokens, K top-k, H hidden, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +15,35 @@ import torch.nn.functional as F
 from ..accelerators.base import Accelerator, Event
 from ..cost import CostModel
 from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan, Run
-from .expert_ffn import Linear, expert_ffn
+from .expert_ffn import PLAIN, Arithmetic, Linear, expert_ffn
 from .host_store import HostStore
 from .slots import SlotPool
 
 
 @dataclass(frozen=True)
 class LayerInput:
-    """What the router hands to one layer's experts: `hidden_TH`, expert `ids_TK` and router `weights_TK`."""
+    """What the router hands to one layer's experts: `hidden_TH`, expert `ids_TK` and router `weights_TK`.
+
+    An id of num_experts or more belongs to no expert here and adds nothing. `arithmetic`: where the module rounds.
+    """
 
     layer: int
     module: Any
     hidden_TH: torch.Tensor
     ids_TK: torch.Tensor
     weights_TK: torch.Tensor
+    arithmetic: Arithmetic = PLAIN
+
+
+@dataclass
+class _Begun:
+    """A layer under way: where each expert's rows go, its event by expert, and the copies that it started."""
+
+    plan: Plan
+    work: LayerInput
+    routed: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    events: dict[int, Event]
+    copies: int
 
 
 class AsyncExecutor:
@@ -48,6 +63,7 @@ class AsyncExecutor:
         self._slots = slots
         self._cpu_linear = cpu_linear
         self._copies: dict[ExpertId, Event] = {}
+        self._begun: _Begun | None = None
 
     def link_state(self) -> LinkState:
         """The copy engine now. A prefetch that failed is raised here, with its cause."""
@@ -60,30 +76,46 @@ class AsyncExecutor:
             self._copies.pop(expert).result()
         return LinkState(free_s, arrived, in_flight)
 
-    def execute(self, plan: Plan, work: LayerInput, dense_s: float) -> tuple[torch.Tensor, Outcome]:
-        """Run one layer; the experts' sum [T, H], and what it took. Raises LaneError with the cause."""
-        for fetch in plan.fetches:
-            self._slots.place(fetch.expert, fetch.victim)
+    def submit(self, plan: Plan, work: LayerInput) -> None:
+        """Start one layer's copies and computations; they work while the caller goes on."""
         for evict in plan.evicts:
             self._slots.vacate(evict.expert)
-        copies = [self._copy(fetch) for fetch in plan.fetches]
+        for fetch in plan.fetches:
+            self._slots.place(fetch.expert, fetch.victim)
+        for fetch in plan.fetches:
+            self._copy(fetch)
         routed = _by_expert(work)
-        events = self._launch_all(plan, work, routed)
-        makespan_s = self._accelerator.end_layer(list(events.values()))
-        out_TH = torch.zeros_like(work.hidden_TH)
-        for e in sorted(events):
-            rows, _ = routed[e]
-            out_TH.index_add_(0, rows, events[e].result().to(out_TH.dtype))
-        return out_TH, self._outcome(plan, dense_s, makespan_s, events, copies)
+        self._begun = _Begun(plan, work, routed, self._launch_all(plan, work, routed), len(plan.fetches))
+
+    def prefetch(self, fetches: Sequence[Fetch]) -> None:
+        """Queue copies behind the demanded ones; what they displace is not active in this layer."""
+        for fetch in fetches:
+            self._slots.place(fetch.expert, fetch.victim)
+            self._copy(fetch)
+        if self._begun:
+            self._begun.copies += len(fetches)
+
+    def finish(self, dense_s: float) -> tuple[torch.Tensor, Outcome]:
+        """Wait for the layer; the experts' sum [T, H], and what it took. Raises LaneError with the cause."""
+        assert self._begun is not None, "submit comes first"
+        begun, self._begun = self._begun, None
+        makespan_s = self._accelerator.end_layer(list(begun.events.values()))
+        work = begun.work
+        sum_dtype = work.arithmetic.sum_dtype(work.hidden_TH, work.weights_TK)
+        out_TH = torch.zeros_like(work.hidden_TH, dtype=sum_dtype)
+        for e in sorted(begun.events):
+            rows, _ = begun.routed[e]
+            out_TH.index_add_(0, rows, begun.events[e].result().to(out_TH.dtype))
+        return out_TH.to(work.hidden_TH.dtype), self._outcome(begun, dense_s, makespan_s)
 
     def abort(self) -> None:
         """After an error: nothing of the plan goes on, and copies that had not arrived are forgotten."""
         self._accelerator.cancel()
         self._copies.clear()
+        self._begun = None
 
     def load(self, expert: ExpertId) -> None:
-        """Make an expert resident before the first step."""
-        self._slots.place(expert)
+        """Fill the slot of an expert that is resident from the start."""
         row = self._store.row(expert)
         self._accelerator.load(row, self._slots.buffer(expert, len(row)))
 
@@ -116,29 +148,30 @@ class AsyncExecutor:
     def _kernel(
         self, run: Run, work: LayerInput, rows: torch.Tensor, router_weights: torch.Tensor
     ) -> Callable[[], torch.Tensor]:
+        compute_dtype = work.arithmetic.compute
+
         def compute() -> torch.Tensor:
             hidden = work.hidden_TH[rows]
             with torch.no_grad():
                 if run.lane is Lane.GPU:
                     weights = self._slots.weights(run.expert, self._store.layout(run.expert.layer))
-                    return expert_ffn(work.module, weights, hidden) * router_weights
+                    return expert_ffn(work.module, weights, hidden, F.linear, compute_dtype) * router_weights
                 weights = self._store.weights(run.expert)
-                return expert_ffn(work.module, weights, hidden, self._cpu_linear) * router_weights
+                return expert_ffn(work.module, weights, hidden, self._cpu_linear, compute_dtype) * router_weights
 
         return compute
 
-    def _outcome(
-        self, plan: Plan, dense_s: float, makespan_s: float, events: dict[int, Event], copies: list[Event]
-    ) -> Outcome:
-        gpu = [events[run.expert.expert] for run in plan.runs if run.lane is Lane.GPU]
-        cpu = [events[run.expert.expert] for run in plan.runs if run.lane is Lane.CPU]
+    def _outcome(self, begun: _Begun, dense_s: float, makespan_s: float) -> Outcome:
+        runs, events = begun.plan.runs, begun.events
+        gpu = [events[run.expert.expert] for run in runs if run.lane is Lane.GPU]
+        cpu = [events[run.expert.expert] for run in runs if run.lane is Lane.CPU]
         return Outcome(
-            plan,
+            begun.plan,
             dense_s,
             makespan_s,
             gpu_s=dense_s + sum(event.busy_s for event in gpu),
             cpu_s=sum(event.busy_s for event in cpu),
-            link_s=len(copies) * self._cost.copy_s() if copies else 0.0,
+            link_s=begun.copies * self._cost.copy_s() if begun.copies else 0.0,
             stall_s=sum(event.stall_s for event in gpu),
         )
 

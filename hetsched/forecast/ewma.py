@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..geometry import MoEGeometry
+from ..trace import RoutingTrace
 from ..types import Demand, FloatArray
+from . import shares_LE
 
 
 class Ewma:
@@ -21,13 +21,11 @@ class Ewma:
         self.rate = rate
         self.max_tokens = max_tokens
 
-    def start(self, geometry: MoEGeometry, frequency_LE: FloatArray | None = None) -> None:
+    def start(
+        self, geometry: MoEGeometry, frequency_LE: FloatArray | None = None, history: RoutingTrace | None = None
+    ) -> None:
         """Begin from calibration frequencies, or from the uniform share top_k / num_experts."""
-        share = geometry.top_k / geometry.num_experts
-        self._p_LE = np.full((geometry.num_layers, geometry.num_experts), share)
-        if frequency_LE is not None:
-            total_L = np.maximum(frequency_LE.sum(axis=1, keepdims=True), 1e-30)
-            self._p_LE = geometry.top_k * frequency_LE / total_L
+        self._p_LE = shares_LE(geometry, frequency_LE, history)
 
     def observe(self, demand: Demand) -> None:
         """Learn one layer's demand."""
@@ -37,4 +35,8 @@ class Ewma:
 
     def demand_LE(self) -> FloatArray:
         """Expected tokens per expert for one token of a step, float [L, E]; valid until the next observe."""
+        return self._p_LE
+
+    def next_LE(self) -> FloatArray:
+        """The same: a running mean knows nothing special of the next step."""
         return self._p_LE

@@ -1,48 +1,56 @@
 """on-demand-lru: every miss is fetched, the least recently used expert gives way.
 
-The residency rule of Mixtral-Offloading (arXiv 2312.17238, section 3.1), global instead of per layer.
+The rule of Mixtral-Offloading (arXiv 2312.17238, section 3.1), which keeps one order per layer; here also one for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from ..policy import Decision, Machine, View
-from ..residency import RESIDENT
-from ..types import Demand, ExpertId, Outcome
-from .misses import decision
+from ..jit import compiled_and_kept, source_stamp
+from ..policy import Machine
+from ..types import IntArray
+from .on_demand import OnDemand
+from .on_demand_kernels import SOURCES, VISIT, Kernel, Slots, Visits, begin, replace_lowest, take_stock
 
 
-class OnDemandLru:
-    """One LRU order over all layers.
+class Lru(NamedTuple):
+    """`used_F`: visit that last asked for an expert."""
 
-    A layer that asks for more experts than there are slots fetches what fits; the rest runs on the CPU.
-    """
+    used_F: IntArray
+
+
+def _kernel(stamp: int) -> Kernel:
+    @compiled_and_kept
+    def serve(rule: Lru, slots: Slots, visits: Visits) -> None:
+        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
+        take_stock(slots)
+        for r in range(len(visits.flat_RN)):
+            missing = begin(slots, visits, r)
+            replace_lowest(slots, visits, r, missing, rule.used_F, rule.used_F)
+            for f in visits.flat_RN[r]:
+                rule.used_F[f] = slots.at[VISIT]
+
+    return serve
+
+
+class OnDemandLru(OnDemand):
+    """Least recently used, experts of one visit in order of layer and id; one order over all layers by default."""
 
     name = "on-demand-lru"
+    serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
-        """An empty cache: it fills by itself."""
-        self._machine = machine
-        self._used_LE = np.zeros((machine.geometry.num_layers, machine.geometry.num_experts), np.int64)
-        self._clock = 0
-        return ()
+    def rule(self, machine: Machine, slots: Slots) -> Lru:
+        """Nothing was used yet."""
+        return Lru(np.zeros_like(slots.busy_F))
 
-    def plan(self, demand: Demand, view: View) -> Decision:
-        """Fetch every miss that finds a place, the least recently used first to go."""
-        states = view.residency.states(demand.layer)
-        missing = [ExpertId(demand.layer, e) for e in demand.active if states[e] < RESIDENT]
-        flat = view.residency.evictable(demand.layer, demand.active_N) if missing else np.empty(0, np.int64)
-        oldest = flat[np.argsort(self._used_LE.reshape(-1)[flat], kind="stable")]
-        experts = self._machine.geometry.num_experts
-        places: list[ExpertId | None] = [None] * view.residency.free_slots
-        places += [ExpertId(*divmod(int(v), experts)) for v in oldest[: len(missing)]]
-        return decision(demand, view, self._machine, dict(zip(missing, places, strict=False)))
 
-    def observe(self, outcome: Outcome) -> None:
-        """Everything this layer used is the most recent."""
-        self._clock += 1
-        demand = outcome.plan.demand
-        self._used_LE[demand.layer, demand.active_N] = self._clock
+class OnDemandLruPerLayer(OnDemandLru):
+    """The same with slots and order per layer, as published."""
+
+    name = "on-demand-lru-per-layer"
+
+    def __init__(self, per_layer: bool = True) -> None:
+        super().__init__(per_layer)

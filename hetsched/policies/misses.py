@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..cost import CostModel
 from ..policy import Decision, Machine, View
 from ..residency import RESIDENT
-from ..types import Demand, ExpertId, Fetch, Lane, Op, Run
+from ..types import Demand, ExpertId, Fetch, IntArray, Lane, Run
+
+
+class Counts(NamedTuple):
+    """Of each layer of each one-token step, int64 [T, L]: experts that were there, were fetched, had to leave.
+
+    Whatever is neither hit nor fetched ran on the CPU.
+    """
+
+    hits_TL: IntArray
+    fetched_TL: IntArray
+    evicted_TL: IntArray
 
 
 def misses_on_cpu(demand: Demand, view: View, machine: Machine) -> Decision:
@@ -18,21 +31,22 @@ def decision(
 ) -> Decision:
     """Residents on the GPU, `fetched` (expert -> victim) on the GPU after their copy, in order, the rest on the CPU."""
     layer, states = demand.layer, view.residency.states(demand.layer)
-    ops: list[Op] = [Fetch(expert, victim, prefetch=False, cause=cause) for expert, victim in fetched.items()]
-    cpu: list[Op] = []
+    here: list[Run] = []
+    cpu: list[Run] = []
     on_gpu_n, missed_n = [], []
     for e, tokens in zip(demand.active, demand.tokens, strict=True):
         expert = ExpertId(layer, e)
         if states[e] >= RESIDENT:
-            ops.append(Run(expert, tokens, Lane.GPU, "resident"))
+            here.append(Run(expert, tokens, Lane.GPU, "resident"))
             on_gpu_n.append(tokens)
         elif expert not in fetched:
             cpu.append(Run(expert, tokens, Lane.CPU, "missed"))
             missed_n.append(tokens)
-    fetched_n = [int(demand.tokens_E[expert.expert]) for expert in fetched]
-    ops.extend(Run(expert, n, Lane.GPU, "fetched") for expert, n in zip(fetched, fetched_n, strict=True))
+    fetches = tuple(Fetch(expert, victim, prefetch=False, cause=cause) for expert, victim in fetched.items())
+    fetched_n = [demand.tokens_of(expert.expert) for expert in fetched]
+    here += [Run(expert, n, Lane.GPU, "fetched") for expert, n in zip(fetched, fetched_n, strict=True)]
     predicted_s = _makespan_s(demand, view.link.free_s, machine.cost, on_gpu_n, fetched_n, missed_n)
-    return Decision((*ops, *cpu), predicted_s)
+    return Decision((*here, *cpu), fetches, predicted_s=predicted_s)
 
 
 def _makespan_s(

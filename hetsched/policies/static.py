@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..policy import Decision, Machine, View
-from ..types import Demand, ExpertId, Outcome
-from .misses import misses_on_cpu
+from ..residency import RESIDENT, Residency
+from ..types import Demand, ExpertId, Fetch
+from .misses import Counts, misses_on_cpu
 
 
 class CpuOnly:
@@ -29,8 +31,18 @@ class CpuOnly:
         """Residents on the GPU, the rest on the CPU."""
         return misses_on_cpu(demand, view, self._machine)
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, demand: Demand) -> None:
         """A static placement learns nothing."""
+
+    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
+        """Nothing moves."""
+        return ()
+
+    def counts(self, experts_TLK: npt.NDArray[np.integer], residency: Residency) -> Counts | None:
+        """What the next tokens come to, one a step; see fast_replay.py."""
+        here_LE = residency.state_LE >= RESIDENT
+        hits_TL = here_LE[np.arange(experts_TLK.shape[1])[:, None], experts_TLK].sum(axis=2)
+        return Counts(hits_TL, np.zeros_like(hits_TL), np.zeros_like(hits_TL))
 
 
 class LayerSplit(CpuOnly):

@@ -1,10 +1,11 @@
 """hetsched: one number, the seconds an expert's residency is expected to save, for fetch, prefetch and evict.
 
-    utility(e) = horizon * P(demanded in a step) * (cpu_s - gpu_s)
+    utility(e) = saving_s * (P(demanded at its layer's next visit) + later * P(demanded in a step))
 
-P comes from a forecaster, learned online. Dispatch of the active experts is the integer program of problem.py, with
-fetches priced by that number; while the link is idle, the best absent expert replaces the worst resident one when the
-difference pays for the copy.
+Both P come from a forecaster, learned online. `later` stands for all visits after the next one: small, because by then
+the slot will have been reconsidered many times. Dispatch of the active experts is the integer program of problem.py;
+a fetch costs its victim's utility and the link's price, which is what copies have been gaining of late. While the lanes
+work, absent experts replace resident ones as long as that gains and the link keeps up.
 """
 
 from __future__ import annotations
@@ -14,105 +15,138 @@ from typing import Any
 
 import numpy as np
 
-from ..dispatch import is_settled, pose, to_ops
+from ..dispatch import OneToken, pose, to_decision
 from ..plugins import load
 from ..policy import Decision, Machine, View
-from ..residency import ABSENT
-from ..solver import Status, solve_guarded
-from ..types import Demand, ExpertId, Fetch, FloatArray, Outcome
+from ..solver import solve_guarded
+from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Phase
 from .misses import misses_on_cpu
 from .static import most_frequent
+from .utility_kernels import COPY, DENSE, LATER, SAVING, WORTH, choose_swaps
+
+MOST_SWAPS = 4  # prefetches chosen at once
+RECENT = 0.15  # how far one demand moves the forecast of the next towards certainty
+RATE = 0.02  # of the averages that follow the run: link price, layer time
 
 
 class Utility:
     """hetsched's own policy.
 
-    `horizon_steps`: steps over which a residency is credited. `hysteresis`: by how many copy times the newcomer must be
-    better. `backlog_s`: no prefetch is issued while copies for longer than this wait (None: half a copy).
+    `later`: weight of demand after the next visit. `hysteresis`: by how many copy times the newcomer must be better.
+    `backlog_layers`: no prefetch is issued while copies for longer than so many layers wait.
     """
 
     name = "hetsched"
 
     def __init__(
         self,
-        forecaster: Any = "ewma",
-        horizon_steps: float = 32.0,
-        hysteresis: float = 0.05,
-        backlog_s: float | None = None,
+        forecaster: Any = "transition",
+        later: float = 0.25,
+        hysteresis: float = 0.01,
+        backlog_layers: float = 1.0,
     ) -> None:
         found = load("hetsched.forecasters", forecaster)
         self.forecaster = found() if isinstance(found, type) else found
-        self.horizon_steps = horizon_steps
+        self.later = later
         self.hysteresis = hysteresis
-        self.backlog_s = backlog_s
+        self.backlog_layers = backlog_layers
 
     def start(self, machine: Machine) -> Sequence[ExpertId]:
         """Fill every slot, by calibration frequency if there is one."""
         self._machine = machine
-        self.forecaster.start(machine.geometry, machine.frequency_LE)
-        if not machine.cost.has_gpu:
+        cost, shape = machine.cost, machine.geometry
+        self.forecaster.start(shape, machine.frequency_LE, machine.history)
+        if not cost.has_gpu:
             return ()
-        self._copy_s = machine.cost.copy_s()
-        saved_s = float(machine.cost.cpu_s(1) - machine.cost.gpu_s(1))
-        self._credit_s = self.horizon_steps * max(saved_s, 0.0)
+        (cpu_s,), (gpu_s,) = cost.each_cpu_s((1,)), cost.each_gpu_s((1,))
+        self._one_token = OneToken(machine)
+        self._copy_s = cost.copy_s()
+        self._saving_s = min(cpu_s, self._copy_s + gpu_s)  # a miss need not run on the CPU
+        self._layer_s = cost.dense_s(1) + shape.top_k * cpu_s
+        self._link_price_s = self._cpu_share = 0.0
+        self._lowest_s = 0.0
+        self._left_s = 0.0
+        self._utility_LE: FloatArray = np.zeros((shape.num_layers, shape.num_experts))
+        self._swaps_3W = np.zeros((3, MOST_SWAPS))
+        self._now = np.zeros(12)
+        self._now[SAVING], self._now[LATER], self._now[COPY] = self._saving_s, self.later, self._copy_s
+        self._now[DENSE] = cost.dense_s(1)
         return most_frequent(machine)
 
     def plan(self, demand: Demand, view: View) -> Decision:
-        """Solve the layer's dispatch, then use an idle link for one swap."""
-        self.forecaster.observe(demand)
+        """The layer's integer program, by the solver unless one token's answer is settled without."""
         if not self._machine.cost.has_gpu:
             return misses_on_cpu(demand, view, self._machine)
-        utility_LE = self.utility_LE()
-        place = self._cheapest_place(demand, view, utility_LE.reshape(-1))
-        if is_settled(demand, view, self._machine, utility_LE, place[1] if place else None):
-            ops, makespan_s, _ = misses_on_cpu(demand, view, self._machine)
-            status = Status.OPTIMAL
-        else:
-            posed = pose(demand, view, self._machine, utility_LE)
-            found = solve_guarded(self._machine.solver, posed.problem)
-            ops = tuple(to_ops(demand, posed, found.choice_N, self._machine.geometry.num_experts))
-            makespan_s, status = posed.problem.makespan_s(found.choice_N), found.status
-        if type(ops[0]) is not Fetch:  # a fetch needs the link now
-            swap = self._swap(view, utility_LE.reshape(-1), place)
-            ops = (*ops, swap) if swap else ops
-        return Decision(ops, makespan_s, status.name)
+        decision = None
+        if demand.num_tokens == 1:
+            most_s = self._saving_s * (1.0 + self.later) - self._lowest_s - self._link_price_s
+            decision = self._one_token.settle(demand, view, most_s)
+        if decision is None:
+            decision = self._solve(demand, view)
+        self._follow(demand, decision)
+        return decision
 
-    def observe(self, outcome: Outcome) -> None:
-        """The demand was learned in plan(); the times are the cost model's business."""
+    def observe(self, demand: Demand) -> None:
+        """Learn the demand."""
+        self.forecaster.observe(demand)
 
-    def utility_LE(self) -> FloatArray:
-        """Seconds saved over the horizon by each expert's residency, float [L, E]."""
-        utility_LE: FloatArray = np.minimum(self.forecaster.demand_LE(), 1.0) * self._credit_s
-        return utility_LE
-
-    def _swap(self, view: View, flat_utility: FloatArray, place: tuple[ExpertId | None, float] | None) -> Fetch | None:
-        """The best absent expert for the worst resident one, if that pays and the link is idle."""
-        if place is None or not self._link_is_idle(view):
-            return None
-        victim, price_s = place
-        absent = np.where(view.residency.state_LE.reshape(-1) == ABSENT, flat_utility, -1.0)
-        best = int(absent.argmax())
-        worth_s = float(absent[best]) - price_s
-        if worth_s <= self.hysteresis * self._copy_s:
-            return None
-        return Fetch(self._id(best), victim, prefetch=True, cause=f"prefetch: saves {worth_s * 1e6:.0f} µs")
-
-    def _cheapest_place(
-        self, demand: Demand, view: View, flat_utility: FloatArray
-    ) -> tuple[ExpertId | None, float] | None:
-        """The victim that is missed least and its utility; a free slot if there is one; None if nothing may go."""
-        if view.residency.free_slots > 0:
-            return None, 0.0
-        residents = view.residency.evictable(demand.layer, demand.active_N)
-        if not len(residents):
-            return None
-        worst = int(residents[flat_utility[residents].argmin()])
-        return self._id(worst), float(flat_utility[worst])
-
-    def _link_is_idle(self, view: View) -> bool:
+    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
+        """The best absent experts for the worst resident ones, as far as that pays and the link has time."""
+        if not self._machine.num_slots:
+            return ()
         backlog_s = max((remaining_s for _, remaining_s in view.link.in_flight), default=view.link.free_s)
-        limit_s = self._copy_s / 2 if self.backlog_s is None else self.backlog_s
-        return self._machine.num_slots > 0 and backlog_s <= limit_s
+        limit_s = self.backlog_layers * self._layer_s
+        if backlog_s > limit_s:
+            return ()
+        moment = (
+            demand.layer,
+            view.residency.free_slots,
+            _tokens_ahead(demand),
+            backlog_s,
+            limit_s,
+            self._layer_s,
+            self._left_s,
+        )
+        self._now[: len(moment)] = moment
+        self._now[WORTH] = self.hysteresis * self._copy_s + self._contention_s()
+        forecast = self.forecaster.next_LE(), self.forecaster.demand_LE(), view.residency.state_LE
+        count, self._lowest_s = choose_swaps(*forecast, demand.active_N, self._now, self._utility_LE, self._swaps_3W)
+        swaps = [[int(new), int(victim), gain_s] for new, victim, gain_s in self._swaps_3W[:, :count].T.tolist()]
+        gained_s = sum(gain_s for *_, gain_s in swaps) / count if count else 0.0
+        self._link_price_s += RATE * (gained_s - self._link_price_s)
+        return [self._fetch(new, victim, gain_s) for new, victim, gain_s in swaps]
 
-    def _id(self, flat: int) -> ExpertId:
-        return ExpertId(*divmod(flat, self._machine.geometry.num_experts))
+    def _follow(self, demand: Demand, decision: Decision) -> None:
+        """Averages over the run: a layer's time, and for how much of it the CPU lane works."""
+        self._left_s = decision.predicted_s
+        layer_s = self._machine.cost.dense_s(demand.num_tokens) + decision.predicted_s
+        self._layer_s += RATE * (layer_s - self._layer_s)
+        share = decision.predicted_s / layer_s if decision.runs[-1].lane is Lane.CPU else 0.0
+        self._cpu_share += RATE * (share - self._cpu_share)
+
+    def _contention_s(self) -> float:
+        """What one copy costs the CPU lane beside it."""
+        return self._copy_s * self._cpu_share * (1.0 - 1.0 / self._machine.cost.profile.cpu_slowdown)
+
+    def _solve(self, demand: Demand, view: View) -> Decision:
+        utility_LE = self._utility_LE
+        p_N = np.minimum(self.forecaster.demand_LE()[demand.layer, demand.active], 1.0)
+        again_N = 1.0 - (1.0 - p_N - RECENT * (1.0 - p_N)) ** _tokens_ahead(demand)
+        utility_LE[demand.layer, demand.active] = self._saving_s * (1.0 + self.later) * again_N
+        posed = pose(demand, view, self._machine, utility_LE, self._link_price_s + self._contention_s())
+        found = solve_guarded(self._machine.solver, posed.problem)
+        runs, fetches = to_decision(demand, posed, found.choice_N, self._machine.geometry.num_experts)
+        status = found.fallback.value if found.fallback else found.status.name
+        return Decision(runs, fetches, predicted_s=found.makespan_s, solver_status=status)
+
+    def _fetch(self, new: int, victim: int, gain_s: float) -> Fetch:
+        experts = self._machine.geometry.num_experts
+        place = None if victim < 0 else ExpertId(*divmod(victim, experts))
+        return Fetch(
+            ExpertId(*divmod(new, experts)), place, prefetch=True, cause=f"prefetch: saves {gain_s * 1e6:.0f} µs"
+        )
+
+
+def _tokens_ahead(demand: Demand) -> int:
+    """Tokens in the steps to come: verify steps follow each other, and after a prefill comes decoding."""
+    return demand.num_tokens if demand.phase is Phase.VERIFY else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import torch
@@ -83,6 +84,24 @@ def a_lane_is_serial_and_in_order(make: Make) -> None:
     device.close()
 
 
+def what_the_host_does_beside_the_lanes_counts(make: Make) -> None:
+    """A copy submitted after `overlapped` ends no earlier than that and its own time; the layer ends no earlier."""
+    device = make(1 << 10)
+    target = device.allocate(1 << 10)
+    device.begin_layer(0.0)
+    device.decided(0.0)
+    work = device.launch(Lane.GPU, lambda: 1, 1e-4)
+    host_s = 0.05
+    _host_works(device, host_s)
+    copy = device.copy_in(torch.zeros(1 << 10, dtype=torch.uint8), target, seconds=0.01, urgent=False)
+    makespan_s = device.end_layer([work, copy])
+    assert makespan_s >= 0.99 * (host_s + copy.busy_s)
+    _host_works(device, host_s)
+    assert device.end_layer([device.launch(Lane.GPU, lambda: 1, 1e-4)]) >= 0.99 * host_s
+    assert device.end_layer([device.launch(Lane.GPU, lambda: 1, 1e-4)]) < host_s
+    device.close()
+
+
 def an_error_reaches_the_caller_with_its_cause(make: Make) -> None:
     """LaneError, with what was raised as its cause; the lane goes on working."""
     device = make(8)
@@ -121,6 +140,15 @@ def closing_ends_threads_and_waiting_work(make: Make) -> None:
         assert copy.done
 
 
+def _host_works(device: Accelerator, seconds: float) -> None:
+    """Let the host be busy: really, and as the device is told."""
+    begin_s = time.perf_counter()
+    if not device.emulated:
+        time.sleep(seconds)
+        seconds = time.perf_counter() - begin_s
+    device.overlapped(seconds)
+
+
 def _raised(act: Callable[[], object], kind: type[Exception]) -> Exception:
     """The error of that kind that `act` raises; without one the law is broken."""
     try:
@@ -136,6 +164,7 @@ LAWS: tuple[Callable[[Make], None], ...] = (
     work_waits_for_what_it_needs,
     lanes_overlap,
     a_lane_is_serial_and_in_order,
+    what_the_host_does_beside_the_lanes_counts,
     an_error_reaches_the_caller_with_its_cause,
     closing_ends_threads_and_waiting_work,
 )

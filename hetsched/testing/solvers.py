@@ -92,7 +92,9 @@ def inputs_untouched(solver: Solver, problem: DispatchProblem) -> None:
     """The problem's arrays are as before, even where they could be written."""
     arrays: dict[str, Any] = {name: getattr(problem, name).copy() for name in ARRAYS}
     writable = replace(problem, **{name: value.copy() for name, value in arrays.items()})
+    packed = writable.packed.copy()
     solver.solve(writable)
+    np.testing.assert_array_equal(writable.packed, packed)
     for name, value in arrays.items():
         np.testing.assert_array_equal(getattr(writable, name), value)
 

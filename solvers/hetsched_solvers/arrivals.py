@@ -10,15 +10,16 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from hetsched.jit import compiled, compiled_and_kept, source_stamp
 from hetsched.types import FloatArray, IntArray
 
 from .branch import longest_makespan, search, simple_choice
-from .jit import compiled, compiled_and_kept, source_stamp
-from .lanes import READY, Bits, lay_out, movable_experts, objective
+from .lanes import READY, Bits, Lanes, assign, lay_out, movable_experts, objective
+from .polish import polish
 
-Kernel: TypeAlias = Callable[[FloatArray, int, float, float, int], tuple[Bits, float, float, int]]
+Kernel: TypeAlias = Callable[[FloatArray, int, float, float, Bits, int], tuple[Bits, float, float, int]]
 
-POLISH_TRIALS = 200_000  # exchanges tried by the local search, all moves together
+MOST_TRIALS = 2_000_000  # exchanges tried by the local search, all moves together
 MAX_FINALS = 64  # splitting by the last fetch pays while the fetches are few
 
 
@@ -37,7 +38,7 @@ class Whole(NamedTuple):
 @compiled
 def first_nodes(movable: int) -> int:
     """Trials before a part is split: enough for the easy ones, which are most."""
-    return 500 + 20 * movable
+    return 1000 + 40 * movable
 
 
 @compiled
@@ -89,6 +90,8 @@ def search_parts(
     movable = len(order_M)
     bound, nodes = best, 0
     for last in range(whole.resident - 1, whole.num_here):
+        if nodes > max_nodes:
+            return best, -np.inf, nodes
         limit = min(max_nodes - nodes, first_nodes(movable))
         best, part_bound, used = search_part(whole, order_M, last, movable, best, best_x_M, limit)
         nodes += used
@@ -96,9 +99,12 @@ def search_parts(
             best, again_bound, used = search_part(whole, order_M, last, movable, best, best_x_M, max_nodes - nodes)
             nodes += used
             part_bound = max(part_bound, again_bound)
-        elif part_bound < best:
+        elif part_bound < best and nodes <= max_nodes:
             split_bound = best
             for final in range(movable - 1, whole.num_here - 2, -1):
+                if nodes > max_nodes:
+                    split_bound = part_bound
+                    break
                 best, final_bound, used = search_part(whole, order_M, last, final, best, best_x_M, max_nodes - nodes)
                 nodes += used
                 split_bound = min(split_bound, final_bound)
@@ -107,25 +113,43 @@ def search_parts(
     return best, min(bound, best), nodes
 
 
+@compiled
+def start_from(lanes: Lanes, order_M: IntArray, start_N: Bits, best: float, best_x_M: Bits) -> float:
+    """The better of the choice so far and `start_N`; updates `best_x_M`, returns its objective."""
+    x_M = np.empty(len(order_M), np.int8)
+    for m in range(len(order_M)):
+        x_M[m] = start_N[order_M[m]] != 0
+    found = objective(lanes, x_M)
+    if found < best:
+        assign(x_M, best_x_M)
+    return min(found, best)
+
+
 def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def dispatch(
-        packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float, max_nodes: int
+        packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float, start_N: Bits, max_nodes: int
     ) -> tuple[Bits, float, float, int]:
-        """Choice int8 [N] (problem.Device), objective and lower bound in seconds, nodes searched."""
-        assert stamp >= 0  # the use puts it into the closure, see jit.py
+        """Choice int8 [N] (problem.Device), objective and lower bound in seconds, nodes searched.
+
+        `start_N`: a feasible choice to start from, or of length 0.
+        """
+        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
         order_M = movable_experts(packed, size, len(packed) - 5 * size)
         lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, 1.0, np.inf)
         best_x_M = np.zeros(len(order_M), np.int8)
         best = simple_choice(lanes, best_x_M)
+        if len(start_N) > 0:
+            best = start_from(lanes, order_M, start_N, best, best_x_M)
         unit_s = longest_makespan(lanes, best)
         bound_s, nodes = best, 0
         if unit_s > 0:  # otherwise nothing takes time
             lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, unit_s, 2.0)
             best = objective(lanes, best_x_M)
-            moves = max(2, POLISH_TRIALS // (1 + len(order_M) ** 2))
+            moves = max(2, min(max_nodes, MOST_TRIALS) // (1 + len(order_M) ** 2))
             best, bound, nodes = search(lanes, best, best_x_M, min(max_nodes, first_nodes(len(order_M))), moves)
             if bound < best:
+                best = polish(lanes, best, best_x_M, moves)
                 resident = 0
                 while resident < lanes.num_here and lanes.table[READY, resident] == 0:
                     resident += 1
@@ -142,4 +166,5 @@ def _kernel(stamp: int) -> Kernel:
     return dispatch
 
 
-dispatch = _kernel(source_stamp("jit", "lanes", "dual", "flips", "polish", "branch", "arrivals"))
+_SOURCES = [f"hetsched_solvers.{name}" for name in ("lanes", "dual", "flips", "polish", "branch", "arrivals")]
+dispatch = _kernel(source_stamp(*_SOURCES))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from hetsched.jit import compiled
 from hetsched.types import FloatArray, IntArray
 
-from .dual import MAX_CUTS, ROUND, best_weights, relaxed_choice
+from .dual import MAX_CUTS, ROUND, Relaxed, best_weights, relaxation, relaxed_choice
 from .flips import flip_costs, search_flips
-from .jit import compiled
 from .lanes import (
     COPY,
     CPU,
@@ -32,6 +32,7 @@ from .lanes import (
 )
 from .polish import polish
 
+EFFORT = 4
 ANY = -1  # number of fetches: any from 1
 
 
@@ -76,35 +77,26 @@ def longest_makespan(lanes: Lanes, best: float) -> float:
 
 @compiled
 def best_bound(
-    lanes: Lanes,
-    gpu_lane: int,
-    fetches: int,
-    y_3: FloatArray,
-    score_F: FloatArray,
-    order_F: IntArray,
-    bound_K: FloatArray,
-    best: float,
-    best_x_M: Bits,
+    relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray, best: float, best_x_M: Bits
 ) -> tuple[float, float]:
     """Best Lagrangian bound for `fetches` (-1: any number from 1) and the best objective met on the way.
 
     Starts from the weights `y_3` and leaves the best ones there. Stops when the bound reaches `best`, or when what is
     left to gain is small against the gap that the search has to close anyway.
     """
-    x_M, length_5, trial_3 = np.empty(lanes.table.shape[1], np.int8), np.empty(5), np.empty(3)
+    length_5, trial_3, cut_C4 = relaxed.length_5, np.empty(3), np.empty((MAX_CUTS, 4))
     assign(y_3, trial_3)
-    cut_C4 = np.empty((MAX_CUTS, 4))
     bound = -np.inf
     for cut in range(MAX_CUTS):
-        value = relaxed_choice(lanes, gpu_lane, trial_3, fetches, score_F, order_F, x_M, length_5, bound_K)
+        value = relaxed_choice(relaxed, gpu_lane, fetches, trial_3)
         if value > bound:
             bound = value
             assign(trial_3, y_3)
         if longest(length_5) + length_5[4] < best:
-            found = objective(lanes, x_M)
+            found = objective(relaxed.lanes, relaxed.x_M)
             if found < best:
                 best = found
-                assign(x_M, best_x_M)
+                assign(relaxed.x_M, best_x_M)
         cut_C4[cut, 0], cut_C4[cut, 1] = length_5[ON_CPU], length_5[gpu_lane]
         cut_C4[cut, 2], cut_C4[cut, 3] = length_5[LINK], length_5[4]
         height = best_weights(cut_C4, cut, trial_3)
@@ -115,22 +107,24 @@ def best_bound(
 
 @compiled
 def close_cell(
-    lanes: Lanes,
-    gpu_lane: int,
-    fetches: int,
-    y_3: FloatArray,
-    score_F: FloatArray,
-    order_F: IntArray,
-    bound_K: FloatArray,
-    best: float,
-    best_x_M: Bits,
-    max_nodes: int,
+    relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray, best: float, best_x_M: Bits, max_nodes: int
 ) -> tuple[float, int]:
     """Search one cell from its best weights; returns the best objective and the nodes used."""
-    x_M, length_5 = np.empty(lanes.table.shape[1], np.int8), np.empty(5)
-    base = relaxed_choice(lanes, gpu_lane, y_3, fetches, score_F, order_F, x_M, length_5, bound_K)
-    cost_M = flip_costs(lanes, gpu_lane, y_3, fetches, score_F, order_F)
-    return search_flips(lanes, x_M, length_5, cost_M, base, best, ROUND, max_nodes, best_x_M)
+    base = relaxed_choice(relaxed, gpu_lane, fetches, y_3)
+    cost_M = flip_costs(relaxed, gpu_lane, fetches, y_3)
+    return search_flips(relaxed, cost_M, base, best, max_nodes, best_x_M)
+
+
+@compiled
+def late_instead(relaxed: Relaxed, lane_K: IntArray, k: int, y_3: FloatArray, best: float, best_x_M: Bits) -> float:
+    """Bound cell k with the lane LATE instead of WORK, and keep that where it is higher; the best objective met."""
+    work_bound, late_3 = relaxed.bound_K[k], np.empty(3)
+    assign(y_3, late_3)
+    bound, best = best_bound(relaxed, LATE, k, late_3, best, best_x_M)
+    if bound > work_bound:
+        lane_K[k] = LATE
+        assign(late_3, y_3)
+    return best
 
 
 @compiled
@@ -139,19 +133,16 @@ def search(lanes: Lanes, best: float, best_x_M: Bits, max_nodes: int, max_moves:
 
     `max_moves`: of the local search that comes before the first cell is searched.
     """
-    num_fetchable, num_cells = lanes.table.shape[1] - lanes.num_here, len(lanes.price_sum_K)
-    score_F, order_F = np.empty(num_fetchable), np.arange(num_fetchable)
-    bound_K, tried_K, y_K3 = np.empty(num_cells), np.zeros(num_cells, np.int64), np.empty((num_cells, 3))
-    lane_K = np.empty(num_cells, np.int64)
-    y_3, late_3 = np.ones(3) / 3.0, np.empty(3)
-    for k in range(num_cells):
-        bound_K[k] = -np.inf
-        lane_K[k] = WORK
+    relaxed, num_cells = relaxation(lanes), len(lanes.price_sum_K)
+    bound_K, tried_K, y_K3 = relaxed.bound_K, np.zeros(num_cells, np.int64), np.empty((num_cells, 3))
+    lane_K, y_3 = np.empty(num_cells, np.int64), np.ones(3) / 3.0
+    effort = 50 + EFFORT * len(best_x_M)  # nodes searched in about the time of one good bound
     if num_cells > 1:
-        _, best = best_bound(lanes, lane_K[0], ANY, y_3, score_F, order_F, bound_K, best, best_x_M)
+        _, best = best_bound(relaxed, WORK, ANY, y_3, best, best_x_M)
     for k in range(num_cells):
+        lane_K[k] = WORK
         assign(y_3, y_K3[k])
-    nodes, cut_short, polished = 0, np.inf, max_moves == 0
+    nodes, cut_short, polished = effort, np.inf, max_moves == 0
     while True:
         k = int(np.argmin(bound_K))
         if bound_K[k] >= best - ROUND:
@@ -159,23 +150,17 @@ def search(lanes: Lanes, best: float, best_x_M: Bits, max_nodes: int, max_moves:
         if nodes > max_nodes:
             cut_short = min(cut_short, bound_K[k])
             break
-        nodes += 2 * len(best_x_M)  # about as long as one better bound
+        nodes += effort
         tried_K[k] += 1
         if tried_K[k] == 1:
-            bound, best = best_bound(lanes, lane_K[k], k, y_K3[k], score_F, order_F, bound_K, best, best_x_M)
+            _, best = best_bound(relaxed, lane_K[k], k, y_K3[k], best, best_x_M)
         elif tried_K[k] == 2:
-            work_bound, late = bound_K[k], lane_K[k] - WORK + LATE
-            assign(y_K3[k], late_3)
-            bound, best = best_bound(lanes, late, k, late_3, score_F, order_F, bound_K, best, best_x_M)
-            if bound > work_bound:
-                lane_K[k] = late
-                assign(late_3, y_K3[k])
+            best = late_instead(relaxed, lane_K, k, y_K3[k], best, best_x_M)
         elif not polished:
             best, polished = polish(lanes, best, best_x_M, max_moves), True
         else:
-            y_3 = y_K3[k]
             left = (max_nodes - nodes) // 4 + 1  # a cell that takes more must not keep the others from being tried
-            best, used = close_cell(lanes, lane_K[k], k, y_3, score_F, order_F, bound_K, best, best_x_M, left)
+            best, used = close_cell(relaxed, lane_K[k], k, y_K3[k], best, best_x_M, left)
             nodes += used
             if used > left:
                 cut_short = min(cut_short, bound_K[k])

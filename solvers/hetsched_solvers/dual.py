@@ -14,34 +14,52 @@ three lanes, the master problem is solved by looking at its vertices.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from hetsched.jit import compiled
 from hetsched.types import FloatArray, IntArray
 
-from .jit import compiled
 from .lanes import COPY, CPU, GPU, LATE, LINK, ON_CPU, UTILITY, WORK, Bits, Lanes, move_to_gpu, sort_by
 
 MAX_CUTS = 24
 ROUND = 1e-11  # of the makespan's size: what sums of a few hundred numbers may lose to rounding
 
 
+class Relaxed(NamedTuple):
+    """A relaxation's problem, and what its latest minimiser left behind.
+
+    `score_F`, and `order_F` sorted by it; the minimiser `x_M`, the lengths of its four lanes and its prices `length_5`;
+    the best bounds so far, `bound_K`.
+    """
+
+    lanes: Lanes
+    score_F: FloatArray
+    order_F: IntArray
+    x_M: Bits
+    length_5: FloatArray
+    bound_K: FloatArray
+
+
 @compiled
-def relaxed_choice(
-    lanes: Lanes,
-    gpu_lane: int,
-    y_3: FloatArray,
-    fetches: int,
-    score_F: FloatArray,
-    order_F: IntArray,
-    x_M: Bits,
-    length_5: FloatArray,
-    bound_K: FloatArray,
-) -> float:
+def relaxation(lanes: Lanes) -> Relaxed:
+    """The working memory, without bounds."""
+    movable, num_fetchable = lanes.table.shape[1], lanes.table.shape[1] - lanes.num_here
+    bound_K = np.empty(len(lanes.price_sum_K))
+    for k in range(len(bound_K)):
+        bound_K[k] = -np.inf
+    score_F, order_F = np.empty(num_fetchable), np.arange(num_fetchable)
+    return Relaxed(lanes, score_F, order_F, np.empty(movable, np.int8), np.empty(5), bound_K)
+
+
+@compiled
+def relaxed_choice(relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray) -> float:
     """Minimum of the relaxation at weights `y_3`, over choices with `fetches` fetches (-1: any number from 1).
 
-    Weights of the CPU, of `gpu_lane` (WORK or LATE) and of LINK. Fills `score_F`, the minimiser `x_M`, the lengths of
-    its four lanes and its prices `length_5`; sorts `order_F`; raises `bound_K`.
+    Weights of the CPU, of `gpu_lane` (WORK or LATE) and of LINK. Fills all of `relaxed`, raises its bounds.
     """
+    lanes, score_F, order_F, x_M, length_5, _ = relaxed
     table, num_here = lanes.table, lanes.num_here
     counts = 1.0 if gpu_lane == WORK else 0.0  # whether the experts that are here count in the lane
     here, on_cpu, work = 0.0, 0.0, 0.0
@@ -57,7 +75,7 @@ def relaxed_choice(
         on_gpu = y_3[1] * table[GPU, m] + y_3[2] * table[COPY, m]
         score_F[m - num_here] = on_gpu - y_3[0] * table[CPU, m] - table[UTILITY, m]
     sort_by(score_F, order_F)
-    chosen, value = number_of_fetches(lanes, gpu_lane, y_3, fetches, here, score_F, order_F, bound_K)
+    chosen, value = number_of_fetches(relaxed, gpu_lane, fetches, y_3, here)
     start_4 = lanes.start_24[min(chosen, 1)]
     length_5[ON_CPU], length_5[WORK] = start_4[ON_CPU] + on_cpu, start_4[WORK] + work
     length_5[LATE], length_5[LINK], length_5[4] = start_4[LATE], start_4[LINK], lanes.price_sum_K[chosen]
@@ -69,20 +87,12 @@ def relaxed_choice(
 
 
 @compiled
-def number_of_fetches(
-    lanes: Lanes,
-    gpu_lane: int,
-    y_3: FloatArray,
-    fetches: int,
-    here: float,
-    score_F: FloatArray,
-    order_F: IntArray,
-    bound_K: FloatArray,
-) -> tuple[int, float]:
+def number_of_fetches(relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray, here: float) -> tuple[int, float]:
     """Fetches of the relaxed minimiser and its value; raises the bounds for all other numbers as well.
 
     `here`: what the experts that are here contribute.
     """
+    lanes, score_F, order_F, bound_K = relaxed.lanes, relaxed.score_F, relaxed.order_F, relaxed.bound_K
     chosen, value, total = 0, np.inf, here
     for k in range(len(lanes.price_sum_K)):
         if k < 2:

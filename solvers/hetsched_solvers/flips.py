@@ -8,20 +8,42 @@ once. Experts equal in every time are interchangeable: they flip in the order of
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from hetsched.types import FloatArray, IntArray
+from hetsched.jit import compiled
+from hetsched.types import BoolArray, FloatArray, IntArray
 
-from .dual import ROUND
-from .jit import compiled
+from .dual import ROUND, Relaxed
 from .lanes import COPY, CPU, GPU, READY, WORK, Bits, Lanes, assign, longest, move_to_gpu, objective, sort_by
+
+SKIPS = 8  # in about the time of a flip
+
+
+class Flips(NamedTuple):
+    """Flips by ascending cost: experts `flip_D`, `cost_D`, and `before_D` (see predecessors).
+
+    And the set of them that is being tried, a path of `depth` flips: their places `stack`; by depth, what it costs
+    (`rise`), fetches added less fetches dropped (`surplus`), lengths of the lanes and prices (`length`); `flipped_D`,
+    `trial_M`.
+    """
+
+    flip_D: IntArray
+    cost_D: FloatArray
+    before_D: IntArray
+    stack: IntArray
+    rise: FloatArray
+    surplus: IntArray
+    length: FloatArray
+    flipped_D: BoolArray
+    trial_M: Bits
 
 
 @compiled
-def flip_costs(
-    lanes: Lanes, gpu_lane: int, y_3: FloatArray, fetches: int, score_F: FloatArray, order_F: IntArray
-) -> FloatArray:
+def flip_costs(relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray) -> FloatArray:
     """Cost d_M >= 0 of flipping each expert away from the minimiser with `fetches` fetches."""
+    lanes, score_F, order_F = relaxed.lanes, relaxed.score_F, relaxed.order_F
     table, num_here = lanes.table, lanes.num_here
     cost_M = np.empty(table.shape[1])
     for m in range(num_here):
@@ -69,76 +91,87 @@ def predecessors(lanes: Lanes, flip_D: IntArray, x_M: Bits) -> IntArray:
 
 
 @compiled
-def search_flips(
-    lanes: Lanes,
-    x_M: Bits,
-    length_5: FloatArray,
-    cost_M: FloatArray,
-    base: float,
-    best: float,
-    tolerance: float,
-    max_nodes: int,
-    best_x_M: Bits,
-) -> tuple[float, int]:
-    """Best objective after trying every set of flips of `x_M` that keeps its number of fetches and may beat `best`.
-
-    `base`: the relaxation at `x_M`, `length_5` its lanes' lengths and prices. Updates `best_x_M`. Also
-    returns the sets tried; a number above `max_nodes` means that the search was cut short and proves nothing.
-    """
-    num_here = lanes.num_here
-    flip_D = np.arange(len(cost_M))
-    sort_by(cost_M, flip_D)
+def worthwhile_flips(relaxed: Relaxed, cost_M: FloatArray, spare: float) -> Flips:
+    """The flips that cost less than `spare`, and an empty path."""
+    x_M, order_M = relaxed.x_M, np.arange(len(cost_M))
+    sort_by(cost_M, order_M)
     count = 0
-    while count < len(flip_D) and base + cost_M[flip_D[count]] < best - tolerance:
+    while count < len(order_M) and cost_M[order_M[count]] < spare:
         count += 1
-    flip_D = flip_D[:count]
-    before_D = predecessors(lanes, flip_D, x_M)
-    flipped_D = np.zeros(count, np.bool_)
-    stack = np.empty(count + 1, np.int64)
-    rise = np.zeros(count + 1)  # of the relaxation, by depth
-    surplus = np.zeros(count + 1, np.int64)  # fetches added less fetches dropped
-    length = np.empty((count + 1, 5))  # of the four lanes, and prices
-    assign(length_5, length[0])
-    trial_M = np.empty(len(x_M), np.int8)
+    flip_D, cost_D = order_M[:count], np.empty(count)
+    for d in range(count):
+        cost_D[d] = cost_M[flip_D[d]]
+    length, trial_M = np.empty((count + 1, 5)), np.empty(len(x_M), np.int8)
+    assign(relaxed.length_5, length[0])
     assign(x_M, trial_M)
-    depth, d, nodes = 0, 0, 0
+    before_D, flipped_D = predecessors(relaxed.lanes, flip_D, x_M), np.zeros(count, np.bool_)
+    stack, surplus = np.empty(count + 1, np.int64), np.zeros(count + 1, np.int64)
+    return Flips(flip_D, cost_D, before_D, stack, np.zeros(count + 1), surplus, length, flipped_D, trial_M)
+
+
+@compiled
+def leads_nowhere(flips: Flips, depth: int, d: int, surplus: int, spare: float) -> bool:
+    """Whether flip d need not be tried now: its equal was not, or the fetches cannot be balanced within `spare`."""
+    if surplus != 0:
+        next_cost = flips.cost_D[d + 1] if d + 1 < len(flips.cost_D) else np.inf
+        if flips.rise[depth] + flips.cost_D[d] + abs(surplus) * next_cost >= spare:
+            return True
+    return bool(flips.before_D[d] >= 0 and not flips.flipped_D[flips.before_D[d]])
+
+
+@compiled
+def push(flips: Flips, lanes: Lanes, depth: int, d: int, surplus: int) -> None:
+    """Flip d on top of a path of `depth` flips."""
+    m = flips.flip_D[d]
+    flips.stack[depth] = d
+    flips.flipped_D[d] = True
+    flips.rise[depth + 1], flips.surplus[depth + 1] = flips.rise[depth] + flips.cost_D[d], surplus
+    assign(flips.length[depth], flips.length[depth + 1])
+    move_to_gpu(lanes, m, 1 - 2 * flips.trial_M[m], flips.length[depth + 1])
+    flips.trial_M[m] = 1 - flips.trial_M[m]
+
+
+@compiled
+def search_flips(
+    relaxed: Relaxed, cost_M: FloatArray, base: float, best: float, max_nodes: int, best_x_M: Bits
+) -> tuple[float, int]:
+    """Best objective after trying every set of flips that keeps the number of fetches and may beat `best`.
+
+    `base`: the relaxation's value, from whose minimiser flips start. Updates `best_x_M`. Also returns the sets tried; a
+    number above `max_nodes` means that the search was cut short and proves nothing.
+    """
+    lanes, spare = relaxed.lanes, best - base - ROUND
+    flips = worthwhile_flips(relaxed, cost_M, spare)
+    flip_D, trial_M = flips.flip_D, flips.trial_M
+    depth, d, nodes, skipped = 0, 0, len(trial_M) // 2, 0
     while True:
-        if d < count and base + rise[depth] + cost_M[flip_D[d]] < best - tolerance:
+        if d < len(flip_D) and flips.rise[depth] + flips.cost_D[d] < spare:
             m = flip_D[d]
-            sign = 1 - 2 * x_M[m]
-            open_fetches = surplus[depth] + (sign if m >= num_here else 0)
-            total = rise[depth] + cost_M[m]
-            next_cost = cost_M[flip_D[d + 1]] if d + 1 < count else np.inf
-            wasted = open_fetches != 0 and base + total + abs(open_fetches) * next_cost >= best - tolerance
-            if wasted or (before_D[d] >= 0 and not flipped_D[before_D[d]]):
+            sign = 1 - 2 * trial_M[m]
+            surplus = flips.surplus[depth] + (sign if m >= lanes.num_here else 0)
+            if leads_nowhere(flips, depth, d, surplus, spare):
                 d += 1
+                skipped += 1
+                nodes += skipped % SKIPS == 0
                 continue
             nodes += 1
             if nodes > max_nodes:
                 break
-            stack[depth] = d
-            flipped_D[d] = True
-            trial_M[m] = 1 - x_M[m]
-            up = depth
+            push(flips, lanes, depth, d, surplus)
             depth += 1
-            rise[depth], surplus[depth] = total, open_fetches
-            assign(length[up], length[depth])
-            move_to_gpu(lanes, m, sign, length[depth])
             d += 1
-            if open_fetches == 0:
-                relaxed = longest(length[depth]) + length[depth, 4]
-                if relaxed < best - ROUND:
-                    nodes += len(trial_M) // 8  # about as long as so many flips
-                    found = objective(lanes, trial_M)
-                    if found < best:
-                        best = found
-                        assign(trial_M, best_x_M)
+            if surplus == 0 and longest(flips.length[depth]) + flips.length[depth, 4] < best - ROUND:
+                nodes += len(trial_M) // 8  # about as long as so many flips
+                found = objective(lanes, trial_M)
+                if found < best:
+                    best, spare = found, found - base - ROUND
+                    assign(trial_M, best_x_M)
         elif depth == 0:
             break
         else:
             depth -= 1
-            d = stack[depth]
-            flipped_D[d] = False
-            trial_M[flip_D[d]] = x_M[flip_D[d]]
+            d = flips.stack[depth]
+            flips.flipped_D[d] = False
+            trial_M[flip_D[d]] = 1 - trial_M[flip_D[d]]
             d += 1
     return best, nodes

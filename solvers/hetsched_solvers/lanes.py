@@ -12,13 +12,13 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from hetsched.jit import compiled
 from hetsched.types import FloatArray, IntArray
-
-from .jit import compiled
 
 GPU, CPU, COPY, READY, UTILITY = range(5)  # rows of the table
 ON_CPU, WORK, LATE, LINK = range(4)  # lanes that bounds see
 Bits: TypeAlias = npt.NDArray[np.int8]
+Ends: TypeAlias = tuple[float, float, float, float]
 
 
 class Lanes(NamedTuple):
@@ -100,6 +100,76 @@ def movable_experts(packed: FloatArray, size: int, victims: int) -> IntArray:
 
 
 @compiled
+def fill_table(packed: FloatArray, size: int, order_M: IntArray, unit_s: float, cap: float) -> tuple[FloatArray, int]:
+    """Times of the movable experts in units of `unit_s`, cut to `cap` units; and how many of them are here."""
+    table, num_here = np.zeros((5, len(order_M))), 0
+    for m in range(len(order_M)):
+        i = order_M[m]
+        table[GPU, m] = min(packed[i] / unit_s, cap)
+        table[CPU, m] = min(packed[size + i] / unit_s, cap)
+        if packed[4 * size + i] < np.inf:
+            table[READY, m] = min(packed[4 * size + i] / unit_s, cap)
+            num_here += 1
+        else:
+            table[COPY, m] = min(packed[3 * size + i] / unit_s, cap)
+            table[UTILITY, m] = packed[2 * size + i] / unit_s
+    return table, num_here
+
+
+@compiled
+def price_sums(packed: FloatArray, size: int, num_fetchable: int, final: int, unit_s: float) -> FloatArray:
+    """`price_sum_K`; with a `final` expert the first victim is its own, and its utility is taken off."""
+    taken = 1 if final >= 0 else 0
+    most = min(num_fetchable, len(packed) - 5 * size - taken)
+    price_sum_K = np.zeros(most + 1)
+    if final >= 0:
+        price_sum_K[0] = (packed[5 * size] - packed[2 * size + final]) / unit_s
+    for k in range(most):
+        price_sum_K[k + 1] = price_sum_K[k] + packed[5 * size + k + taken] / unit_s
+    return price_sum_K
+
+
+@compiled
+def only_on_cpu(packed: FloatArray, size: int, order_M: IntArray, last: int, final: int) -> tuple[float, bool]:
+    """Seconds of the experts that are neither movable nor `last` nor `final`, and whether there are any."""
+    elsewhere_N = np.zeros(size, np.bool_)
+    for m in range(len(order_M)):
+        elsewhere_N[order_M[m]] = True
+    stuck_s, stuck = 0.0, False
+    for i in range(size):
+        if not elsewhere_N[i] and i not in (last, final):
+            stuck_s += packed[size + i]
+            stuck = True
+    return stuck_s, stuck
+
+
+@compiled
+def lane_starts(
+    table: FloatArray, num_here: int, can_fetch: bool, link_free: float, cpu_start: float, ends_4: Ends
+) -> FloatArray:
+    """`start_24`. `ends_4`: `last_ready`, `last_gpu`, `final_copy` and `final_gpu` of Lanes."""
+    on_cpu, shortest_copy, shortest = 0.0, np.inf, np.inf
+    for m in range(table.shape[1]):
+        on_cpu += table[CPU, m]
+        if m >= num_here:
+            shortest_copy, shortest = min(shortest_copy, table[COPY, m]), min(shortest, table[GPU, m])
+    last_ready, last_gpu, final_copy, final_gpu = ends_4
+    start_24 = np.zeros((2, 4))
+    for fetched in range(2):
+        start_24[fetched, ON_CPU] = cpu_start + on_cpu
+        start_24[fetched, WORK] = last_gpu + final_gpu
+        start_24[fetched, LATE] = last_ready + last_gpu + final_gpu
+        if final_copy >= 0:
+            first = min(shortest_copy, final_copy) if fetched else final_copy
+            start_24[fetched, LATE] = max(start_24[fetched, LATE], link_free + first + final_gpu)
+            start_24[fetched, LINK] = link_free + final_copy + final_gpu
+        elif fetched and can_fetch:
+            start_24[fetched, LATE] = max(start_24[fetched, LATE], link_free + shortest_copy)
+            start_24[fetched, LINK] = link_free + shortest
+    return start_24
+
+
+@compiled
 def lay_out(
     packed: FloatArray,
     size: int,
@@ -117,65 +187,17 @@ def lay_out(
     the CPU. With the longest makespan that can be optimal as the unit and a cap of 2, nothing that matters is cut, and
     one huge cost does not drown the others in rounding.
     """
-    table, placed_N = np.zeros((5, len(order_M))), np.zeros(size, np.bool_)
-    num_here, on_cpu, link_free = 0, 0.0, link_free_s / unit_s
-    shortest_copy, shortest = np.inf, np.inf
-    for m in range(len(order_M)):
-        i = order_M[m]
-        placed_N[i] = True
-        table[GPU, m] = min(packed[i] / unit_s, cap)
-        table[CPU, m] = min(packed[size + i] / unit_s, cap)
-        on_cpu += table[CPU, m]
-        if packed[4 * size + i] < np.inf:
-            table[READY, m] = min(packed[4 * size + i] / unit_s, cap)
-            num_here += 1
-        else:
-            table[COPY, m] = min(packed[3 * size + i] / unit_s, cap)
-            table[UTILITY, m] = packed[2 * size + i] / unit_s
-            shortest_copy = min(shortest_copy, table[COPY, m])
-            shortest = min(shortest, table[GPU, m])
-    last_ready, last_gpu, final_copy, final_gpu, first_price = 0.0, 0.0, -1.0, 0.0, 0.0
-    taken, cpu_start_s, stuck = 0, roundtrip_s, False
+    table, num_here = fill_table(packed, size, order_M, unit_s, cap)
+    price_sum_K = price_sums(packed, size, len(order_M) - num_here, final, unit_s)
+    stuck_s, stuck = only_on_cpu(packed, size, order_M, last, final)
+    ends_4 = (0.0, 0.0, -1.0, 0.0)
     if last >= 0:
-        last_ready, last_gpu = packed[4 * size + last] / unit_s, packed[last] / unit_s
+        ends_4 = (packed[4 * size + last] / unit_s, packed[last] / unit_s, ends_4[2], ends_4[3])
     if final >= 0:
-        final_copy, final_gpu = packed[3 * size + final] / unit_s, packed[final] / unit_s
-        first_price = (packed[5 * size] - packed[2 * size + final]) / unit_s
-        taken = 1
-    for i in range(size):
-        if not placed_N[i] and i not in (last, final):
-            cpu_start_s += packed[size + i]
-            stuck = True
-    most = min(len(order_M) - num_here, len(packed) - 5 * size - taken)
-    price_sum_K = np.zeros(most + 1)
-    price_sum_K[0] = first_price
-    for k in range(most):
-        price_sum_K[k + 1] = price_sum_K[k] + packed[5 * size + k + taken] / unit_s
-    start_24 = np.zeros((2, 4))
-    for fetched in range(2):
-        start_24[fetched, ON_CPU] = cpu_start_s / unit_s + on_cpu
-        start_24[fetched, WORK] = last_gpu + final_gpu
-        start_24[fetched, LATE] = last_ready + last_gpu + final_gpu
-        if final >= 0:
-            first = min(shortest_copy, final_copy) if fetched else final_copy
-            start_24[fetched, LATE] = max(start_24[fetched, LATE], link_free + first + final_gpu)
-            start_24[fetched, LINK] = link_free + final_copy + final_gpu
-        elif fetched and most > 0:
-            start_24[fetched, LATE] = max(start_24[fetched, LATE], link_free + shortest_copy)
-            start_24[fetched, LINK] = link_free + shortest
-    return Lanes(
-        table,
-        num_here,
-        price_sum_K,
-        link_free,
-        cpu_start_s / unit_s,
-        stuck,
-        last_ready,
-        last_gpu,
-        final_copy,
-        final_gpu,
-        start_24,
-    )
+        ends_4 = (ends_4[0], ends_4[1], packed[3 * size + final] / unit_s, packed[final] / unit_s)
+    cpu_start, link_free = (roundtrip_s + stuck_s) / unit_s, link_free_s / unit_s
+    start_24 = lane_starts(table, num_here, len(price_sum_K) > 1, link_free, cpu_start, ends_4)
+    return Lanes(table, num_here, price_sum_K, link_free, cpu_start, stuck, *ends_4, start_24)
 
 
 @compiled

@@ -1,4 +1,10 @@
-"""mathopt-highs: dispatch by HiGHS, through OR-Tools' MathOpt (highspy and ortools do not live in one process)."""
+"""mathopt-highs: dispatch by HiGHS, through OR-Tools' MathOpt (highspy and ortools do not live in one process).
+
+Each call builds its model anew. MathOpt's IncrementalSolver was tried: of 200 problems with 16 experts 152 have columns
+and rows of their own; where they agree, writing the changes took 2.2 times as long as writing the model (4.5 times with
+32 experts), and solving as long as anew (1.03; HiGHS gains nothing from the last call). Writing the model is 2 % of a
+call.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +40,10 @@ def as_model(program: LinearProgram, *, integer: bool) -> mathopt.Model:
 
 
 class MathOptHighs(GeneralSolver):
-    """One thread, a fixed seed, no gap allowed."""
+    """One thread, a fixed seed, no gap allowed; starts from the incumbent (or a better simple choice) as a hint.
+
+    The hint makes it no faster (0.99 of the time without, over 120 problems); it gives a limit something to return.
+    """
 
     name = "mathopt-highs"
     size_of_t = 1e3  # HiGHS' absolute tolerances of 1e-6 are small against that; at 1e4 its presolve fails at times
@@ -50,13 +59,15 @@ class MathOptHighs(GeneralSolver):
             absolute_gap_tolerance=0.0,
         )
         model = as_model(program, integer=True)
+        values = dict(zip(model.variables(), program.start_C.tolist(), strict=True))
+        start = mathopt.ModelSolveParameters(solution_hints=[mathopt.SolutionHint(variable_values=values)])
         try:
-            result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
+            result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters, model_params=start)
         except Exception as error:  # MathOpt raises what it cannot translate: an internal error of HiGHS, seldom
             return Answer(None, -np.inf, False, f"HiGHS failed: {error}")
         bound = result.termination.objective_bounds.dual_bound
         if not result.has_primal_feasible_solution():
             return Answer(None, bound, False, str(result.termination.reason))
-        values = result.variable_values()
-        value_C = np.array([values[variable] for variable in model.variables()])
+        found = result.variable_values()
+        value_C = np.array([found[variable] for variable in model.variables()])
         return Answer(value_C, bound, result.termination.reason == mathopt.TerminationReason.OPTIMAL, "")

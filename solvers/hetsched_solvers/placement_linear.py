@@ -8,6 +8,8 @@ Shapes: M recorded layer-steps, L layers, E experts, R tiers, G GPUs.
     sum bytes x <= capacity         for each GPU
 
 Layer-steps of one layer with the same demand are one row with a weight. Experts never asked for have no column.
+Rows that give a t or a z its lower bound begin with it, and those of z come before those of the t that it adds to.
+Rows that give a t or a z its lower bound begin with it, and those of z come before those of the t that it adds to.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""mathopt-highs for placement: the sample-average program by HiGHS through OR-Tools' MathOpt."""
+"""mathopt-highs for placement: the sample-average program by HiGHS through OR-Tools' MathOpt.
+
+Each window has demands of its own, hence rows of its own, so nothing is kept from one call for the next but the
+placement: it comes back as `current_LE`, and the start is a complete hint, which HiGHS takes as its first solution.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,14 @@ from hetsched.placement import PlacementSolution, is_feasible, objective_s
 from hetsched.problem import PlacementProblem
 from hetsched.solver import Status
 
-from .placement_lagrange import PlacementLagrange
 from .placement_linear import SparseProgram, sparse_program
+from .placement_start import hint, starting_point
+
+UNITS = 100.0  # the objective's size in the program's units, against HiGHS' absolute tolerances
 
 
 class PlacementHighs:
-    """Starts from the fast path's placement and keeps it where HiGHS finds nothing better; `gap` ends the search."""
+    """One thread, from the better of the fast path's placement and the current one, up to a relative `gap`."""
 
     name = "mathopt-highs"
 
@@ -28,30 +34,35 @@ class PlacementHighs:
         self.limit_s = limit_s
 
     def solve(self, problem: PlacementProblem, *, time_limit_s: float | None = None) -> PlacementSolution:
-        """The better of HiGHS' placement and the fast path's, with the higher of their bounds."""
+        """The better of HiGHS' placement and the start, with the higher of HiGHS' bound and the fast path's."""
         start = time.perf_counter()
-        fast = PlacementLagrange().solve(problem, time_limit_s=time_limit_s)
-        program = sparse_program(problem, fast.objective_s / 100 or 1.0)
+        first = starting_point(problem, time_limit_s)
+        unit_s = first.objective_s / UNITS or 1.0
+        program = sparse_program(problem, unit_s)
         limit_s = (self.limit_s if time_limit_s is None else time_limit_s) - (time.perf_counter() - start)
         if limit_s <= 0:
-            return fast
+            return first
+        result = self._run(program, first, limit_s)
+        bound_s = max(first.bound_s, result.termination.objective_bounds.dual_bound * unit_s)
+        best = (first.tier_LE, first.gpu_LE, first.objective_s)
+        if result.has_primal_feasible_solution():
+            chosen = {v.id for v, value in result.variable_values().items() if v.id < program.binaries and value > 0.5}
+            placed = program.placement(problem, chosen)
+            if is_feasible(problem, *placed) and (cost_s := objective_s(problem, *placed)) < best[2]:
+                best = (*placed, cost_s)
+        status = Status.OPTIMAL if best[2] - bound_s <= 1e-9 * best[2] else Status.FEASIBLE
+        return PlacementSolution(status, *best, min(bound_s, best[2]), time.perf_counter() - start)
+
+    def _run(self, program: SparseProgram, first: PlacementSolution, limit_s: float) -> mathopt.SolveResult:
         parameters = mathopt.SolveParameters(
             time_limit=datetime.timedelta(seconds=limit_s),
             highs=highs_pb2.HighsOptionsProto(int_options={"threads": 1}),
             relative_gap_tolerance=self.gap,
         )
         model = _model(program)
-        result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
-        bound_s = max(fast.bound_s, result.termination.objective_bounds.dual_bound * (fast.objective_s / 100 or 1.0))
-        best = (fast.tier_LE, fast.gpu_LE, fast.objective_s)
-        if result.has_primal_feasible_solution():
-            values = result.variable_values()
-            chosen = {v.id for v in model.variables() if v.id < program.binaries and values[v] > 0.5}
-            placed = program.placement(problem, chosen)
-            if is_feasible(problem, *placed) and (cost_s := objective_s(problem, *placed)) < best[2]:
-                best = (*placed, cost_s)
-        status = Status.OPTIMAL if best[2] - bound_s <= 1e-9 * best[2] else Status.FEASIBLE
-        return PlacementSolution(status, *best, min(bound_s, best[2]), time.perf_counter() - start)
+        values = dict(zip(model.variables(), hint(program, first), strict=True))
+        start = mathopt.ModelSolveParameters(solution_hints=[mathopt.SolutionHint(variable_values=values)])
+        return mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters, model_params=start)
 
 
 def _model(program: SparseProgram) -> mathopt.Model:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from hetsched.jit import compiled
 from hetsched.types import FloatArray
 
-from .jit import compiled
 from .lanes import Bits, Lanes, assign, move_to_gpu, objective
 
 SIDEWAYS = 1e-3  # worth of shorter lanes that are not the longest: it leads across plateaus, which ties make

@@ -1,4 +1,8 @@
-"""pulp-cbc: dispatch by CBC through PuLP, as a program and two files: the slow, independent witness."""
+"""pulp-cbc: dispatch by CBC through PuLP, as a program and two files: the slow, independent witness.
+
+Each call builds its model anew: PuLP writes a file for every solve whatever it keeps, and building the variables and
+rows is 8 % of a call with 16 experts, the process that it starts and waits for 80 %.
+"""
 
 from __future__ import annotations
 

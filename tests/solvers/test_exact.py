@@ -12,7 +12,8 @@ from hetsched.problem import Device, DispatchProblem, frozen
 from hetsched.solver import Status, solve_guarded
 from hetsched_solvers.brute import Brute
 from hetsched_solvers.cpsat import CpSat
-from hetsched_solvers.exact import Exact
+from hetsched_solvers.exact import Exact, told_apart
+from hetsched_solvers.mathopt import MathOptHighs
 
 EXACT = Exact()
 
@@ -121,3 +122,26 @@ def test_a_time_limit_lowers_effort_not_correctness() -> None:
     found = Exact().solve(problem, time_limit_s=1e-6)
     assert problem.is_feasible(found.choice_N)
     assert found.bound_s <= EXACT.solve(problem).objective_s + 1e-12
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_many_equal_experts_are_shared_out_well(seed: int) -> None:
+    """Whole-number costs above 16 experts: the choice is HiGHS's optimum, though the bound may not prove it."""
+    problem = random_problem(np.random.default_rng(seed), 60, "ties")
+    other = MathOptHighs().solve(problem)
+    assert other.status is Status.OPTIMAL
+    found = EXACT.solve(problem)
+    assert found.objective_s == pytest.approx(other.objective_s, rel=1e-9)
+    assert found.bound_s <= other.objective_s * (1 + 1e-9)
+
+
+def test_experts_told_apart_keep_what_is_no_time() -> None:
+    """Only times grow, by at most a hundredth of the makespan together; what is infinite stays so."""
+    problem = random_problem(np.random.default_rng(4), 30, "ties")
+    apart, finite = told_apart(problem.packed, 30, 0.1), np.isfinite(problem.packed)
+    np.testing.assert_array_equal(np.isfinite(apart), finite)
+    grown = np.where(finite, apart, 0.0) - np.where(finite, problem.packed, 0.0)
+    assert (grown >= 0).all()
+    assert grown[:30].sum() <= 1e-3
+    assert (grown[60:90] == 0).all()
+    assert len(set(grown[:60].tolist())) == 60

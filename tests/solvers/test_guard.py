@@ -11,7 +11,7 @@ import pytest
 from hetsched.errors import InputError
 from hetsched.instances import random_problem
 from hetsched.problem import Device, DispatchProblem, frozen
-from hetsched.solver import Solution, Solver, Status, solve_guarded
+from hetsched.solver import Fallback, Solution, Solver, Status, solve_guarded
 from hetsched.testing.solvers import LAWS, Law, feasible, optimal_means_optimal
 from hetsched_solvers.exact import Exact
 
@@ -50,7 +50,9 @@ def test_objective_is_recomputed() -> None:
     choice_N = Exact().solve(PROBLEM).choice_N
     found = solve_guarded(Claims(choice_N), PROBLEM)
     assert found.objective_s == PROBLEM.objective_s(choice_N)
+    assert found.makespan_s == PROBLEM.makespan_s(choice_N)
     assert found.status is Status.FEASIBLE
+    assert found.fallback is None
 
 
 def test_bound_above_objective_is_dropped() -> None:
@@ -70,26 +72,37 @@ def test_infeasible_answers_become_the_incumbent(choice_N: object) -> None:
     found = solve_guarded(Claims(choice_N), PROBLEM)
     assert found.status is Status.INCUMBENT
     np.testing.assert_array_equal(found.choice_N, PROBLEM.incumbent())
+    assert (found.objective_s, found.makespan_s) == (PROBLEM.incumbent_s, PROBLEM.makespan_s(PROBLEM.incumbent()))
+    assert found.fallback is Fallback.INFEASIBLE
     assert found.note
 
 
 def test_worse_than_the_incumbent_becomes_the_incumbent() -> None:
     """The guard is a floor under every strategy."""
     problem = replace(PROBLEM, cpu_s_N=frozen([0, 0, 0, 0, 0, 1.0]), ready_s_N=frozen(np.zeros(6)))
-    assert solve_guarded(Claims(np.zeros(6, np.int8)), problem).status is Status.INCUMBENT
+    found = solve_guarded(Claims(np.zeros(6, np.int8)), problem)
+    assert (found.status, found.fallback) == (Status.INCUMBENT, Fallback.WORSE)
 
 
 def test_exceptions_become_a_note() -> None:
     """A step is never interrupted."""
     found = solve_guarded(Raises(), PROBLEM)
-    assert found.status is Status.INCUMBENT
+    assert (found.status, found.fallback) == (Status.INCUMBENT, Fallback.RAISED)
     assert "out of luck" in found.note
 
 
 def test_late_answers_are_dropped() -> None:
     """The incumbent is the answer at a time limit."""
     late = Claims(Exact().solve(PROBLEM).choice_N, delay_s=0.05)
-    assert solve_guarded(late, PROBLEM, time_limit_s=0.01).status is Status.INCUMBENT
+    found = solve_guarded(late, PROBLEM, time_limit_s=0.01)
+    assert (found.status, found.fallback) == (Status.INCUMBENT, Fallback.LATE)
+
+
+def test_without_time_nothing_is_asked() -> None:
+    """The solver is not even called."""
+    solver = Claims(np.zeros(6, np.int8))
+    assert solve_guarded(solver, PROBLEM, time_limit_s=0.0).fallback is Fallback.NO_TIME
+    assert solver.calls == 0
 
 
 BAD = {

@@ -14,6 +14,8 @@ from hetsched.placement import is_feasible, objective_s, placement_problem, solv
 from hetsched.plugins import installed, load
 from hetsched.problem import PlacementProblem, frozen
 from hetsched.solver import Status
+from hetsched_solvers.placement_linear import sparse_program
+from hetsched_solvers.placement_start import hint, starting_point
 
 SOLVERS = sorted(installed("hetsched.placement_solvers"))
 N = np.arange(5.0)
@@ -131,6 +133,10 @@ def test_the_guard_keeps_what_is_resident() -> None:
         ({"cpu_s_ME": frozen(np.zeros((2, 2)))}, "cpu_s_ME"),
         ({"dense_s_M": frozen(np.full(8, np.nan))}, "dense_s_M"),
         ({"window_steps": 0}, "window_steps"),
+        ({"bytes_RLE": frozen(np.ones((2, 3)), np.int64)}, "bytes_RLE"),
+        ({"capacity_bytes_G": frozen([-1], np.int64)}, "capacity_bytes_G"),
+        ({"layer_M": frozen(np.full(8, 2), np.int64)}, "layer_M"),
+        ({"current_LE": frozen(np.ones((2, 3)), np.int8)}, "current_LE"),
         (
             {"current_LE": frozen(np.zeros((2, 3)), np.int8), "pinned_LE": frozen(np.ones((2, 3)), np.bool_)},
             "capacity_bytes_G",
@@ -141,3 +147,43 @@ def test_malformed_problems_name_the_field(changes: dict[str, Any], named: str) 
     """Also a capacity below what is pinned."""
     with pytest.raises(InputError, match=named):
         validate(small(1, **changes))
+
+
+@pytest.mark.parametrize(("tiers", "gpus"), [(1, 1), (2, 1), (1, 2)])
+def test_the_hint_is_complete(tiers: int, gpus: int) -> None:
+    """Every row of the program holds at the hint, and it costs what the placement costs."""
+    problem = small(5, tiers, gpus, dense_s_M=frozen(np.full(8, 0.2)))
+    first = starting_point(problem, None)
+    program = sparse_program(problem, 1.0)
+    value_C = np.array(hint(program, first))
+    row_R = np.zeros(len(program.low))
+    np.add.at(row_R, program.row_id, np.array(program.value) * value_C[program.column_id])
+    assert (row_R >= np.array(program.low) - 1e-9).all()
+    assert (row_R <= np.array(program.high) + 1e-9).all()
+    assert np.dot(program.cost, value_C) == pytest.approx(first.objective_s)
+
+
+def test_programs_start_from_what_is_resident_where_that_is_best() -> None:
+    """Copies so dear that nothing may move."""
+    current_LE = np.array([[-1, 0, -1], [-1, -1, 0]], np.int8)
+    problem = small(2, current_LE=frozen(current_LE, np.int8), copy_s_RLE=frozen(np.full((1, 2, 3), 1e6)))
+    np.testing.assert_array_equal(starting_point(problem, None).tier_LE, current_LE)
+
+
+@pytest.mark.parametrize("bound_s", [1e9, 0.0])
+def test_the_guard_believes_no_claim(bound_s: float) -> None:
+    """Neither a bound above the objective, nor an optimum that the bound does not prove, nor an objective."""
+    problem = small(1)
+    honest = load("hetsched.placement_solvers", "sort")().solve(problem)
+
+    class Claims:
+        name = "claims"
+
+        def solve(self, problem: PlacementProblem, *, time_limit_s: float | None = None) -> Any:
+            return replace(honest, status=Status.OPTIMAL, objective_s=-1.0, bound_s=bound_s)
+
+    found = solve_guarded(Claims(), problem)
+    assert found.objective_s == honest.objective_s
+    assert found.status is Status.FEASIBLE
+    assert found.bound_s <= found.objective_s
+    assert "claimed" in found.note

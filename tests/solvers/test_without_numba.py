@@ -13,7 +13,7 @@ from hetsched.instances import random_problem
 from hetsched.solver import Status
 from hetsched_solvers.brute import Brute
 from hetsched_solvers.exact import Exact
-from hetsched_solvers.jit import COMPILED
+from hetsched.jit import COMPILED
 assert not COMPILED
 exact, rng = Exact(), np.random.default_rng(0)
 for size in (0, 1, 3, 5, 7):

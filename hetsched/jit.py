@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -36,9 +40,28 @@ def compiled_and_kept(function: F) -> F:
         return compiled(function)
 
 
+@contextmanager
+def announced(message: str, after_s: float = 5.0) -> Iterator[None]:
+    """Say `message` on standard error when what is inside takes longer than `after_s`: compiling, not loading."""
+    timer = threading.Timer(after_s, print, (message,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 def source_stamp(*modules: str) -> int:
-    """A number that changes with the source of any of these modules of this package."""
-    digest = hashlib.sha256()
+    """A number that changes with the source of this file and of any of these modules, given by their full names.
+
+    A submodule is found without being imported, so that a module may name itself and its neighbours.
+    """
+    digest = hashlib.sha256(Path(__file__).read_bytes())
     for module in modules:
-        digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
+        found = importlib.util.find_spec(module)
+        if found is None or found.origin is None:
+            raise ModuleNotFoundError(f"no module named {module!r} to take a stamp of")
+        digest.update(Path(found.origin).read_bytes())
     return int.from_bytes(digest.digest()[:7], "big")

@@ -1,0 +1,67 @@
+"""`hetsched compare`: strategies on a recorded trace, over machines and shares of the experts, at equal bytes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .attaching import at_least_one
+from .replaying import add_replay_options, fractions, libraries_on_stderr, replay_bar, replay_settings
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    text = "replay a routing trace with many strategies at equal bytes, on machines you need not own, beside the bound"
+    parser = subparsers.add_parser("compare", help=text, description=text)
+    add_replay_options(parser)
+    parser.add_argument("--hardware", required=True, metavar="A[,B]", help="machines: see 'hetsched profiles list'")
+    text = "shares of the experts' bytes that the GPU has (default: 0.25)"
+    parser.add_argument("--gpu-fraction", type=fractions, default=[0.25], metavar="0.1,0.25,...", help=text)
+    parser.add_argument("--strategies", default="all", metavar="A,B|all", help="(default: every installed one)")
+    parser.add_argument("--jobs", type=at_least_one, default=1, metavar="N", help="worker processes (default: 1)")
+    parser.add_argument("--ray", metavar="ADDRESS|auto", help="run on a Ray cluster: pip install 'hetsched[ray]'")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    how.add_argument("--markdown", action="store_true", help="tables in Markdown")
+    how.add_argument("--csv", action="store_true", help="all figures, comma-separated")
+    text = "draw into FOLDER, or into files whose names begin like FILE (.png, .svg or .pdf)"
+    parser.add_argument("--plot", type=Path, metavar="FOLDER|FILE", help=text)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare and report: 0, or 1 where a strategy failed; the others are reported all the same."""
+    from hetsched.replay import compare
+    from hetsched.report.compare_view import print_comparison
+
+    with libraries_on_stderr(), replay_bar("replaying") as progress:
+        compared = compare(
+            args.trace,
+            args.model,
+            dtype=args.dtype,
+            hardware=[name.strip() for name in args.hardware.split(",") if name.strip()],
+            gpu_fractions=args.gpu_fraction,
+            strategies=args.strategies,
+            jobs=args.jobs,
+            ray=args.ray,
+            progress=progress,
+            **replay_settings(args),
+        )
+    for failure in compared.failures:
+        print(f"hetsched: {failure}", file=sys.stderr)
+        if args.debug:
+            print(failure.where, file=sys.stderr)
+    written = compared.plot(args.plot) if args.plot and compared.rows else []
+    if args.json:
+        print(json.dumps(compared.document(), ensure_ascii=False))
+    elif args.markdown:
+        print(compared.markdown())
+    elif args.csv:
+        print(compared.csv(), end="")
+    else:
+        print_comparison(compared)
+        for path in written:
+            print(f"drawn: {path}")
+    return 0 if compared.is_complete else 1

@@ -1,0 +1,88 @@
+"""What the verbs that replay traces share: their options, and quiet libraries."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hetsched.errors import InputError
+from hetsched.trace_steps import MODES
+
+from .attaching import at_least_one
+
+
+def add_replay_options(parser: argparse.ArgumentParser) -> None:
+    """--trace, --model, --fit-sequences, --max-tokens, --verify, --replay, --decision, --solver, --bound-windows."""
+    parser.add_argument("--trace", required=True, type=Path, metavar="FILE", help="recorded routing (.npz)")
+    parser.add_argument("--model", required=True, metavar="NAME", help="what it was recorded on: 'hetsched profiles'")
+    parser.add_argument("--dtype", metavar="NAME", help="experts stored as (default: as published)")
+    text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
+    parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
+    parser.add_argument(
+        "--max-tokens", type=at_least_one, metavar="N", help="score only the first N tokens of the rest"
+    )
+    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted"
+    parser.add_argument("--verify", type=at_least_one, default=0, metavar="K", help=text)
+    text = "steps as recorded, or token by token; auto: as recorded if any decode step was (default: %(default)s)"
+    parser.add_argument("--replay", choices=MODES, default="auto", help=text)
+    text = "charge each decision what it takes here, or a constant, for reproducible results (default: %(default)s)"
+    parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
+    parser.add_argument("--solver", default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)")
+    text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
+    parser.add_argument("--bound-windows", type=int, default=12, metavar="N", help=text)
+
+
+def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of a study from the parsed options."""
+    names = ("fit_sequences", "max_tokens", "verify", "replay", "solver", "bound_windows")
+    return {**{name: getattr(args, name) for name in names}, "decision_s": _decision_s(args.decision)}
+
+
+def fractions(text: str) -> list[float]:
+    """An argparse type: shares of the experts, '0.1,0.25'."""
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of shares; write 0.1,0.25,0.5") from None
+
+
+@contextmanager
+def replay_bar(text: str) -> Iterator[Callable[[float, int], None]]:
+    """A bar with the time left on standard error of a terminal, told (done, of how many)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    console = Console(stderr=True)
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def libraries_on_stderr() -> Iterator[None]:
+    """HiGHS prints a line of its own now and then, past Python; standard output is for our document alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _decision_s(text: str) -> float | None:
+    if text == "measured":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--decision {text!r} is neither 'measured' nor seconds; write for instance 0.00002") from None

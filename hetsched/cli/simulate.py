@@ -1,0 +1,40 @@
+"""`hetsched simulate`: one strategy on a recorded trace, looked at closely."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+from rich.console import Console
+
+from .replaying import add_replay_options, libraries_on_stderr, replay_bar, replay_settings
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    text = "replay a routing trace with one strategy: where the time goes, what hits where, a few layers drawn"
+    parser = subparsers.add_parser("simulate", help=text, description=text)
+    add_replay_options(parser)
+    parser.add_argument("--hardware", required=True, metavar="NAME", help="machine: see 'hetsched profiles list'")
+    text = "share of the experts' bytes that the GPU has (default: %(default)s)"
+    parser.add_argument("--gpu-fraction", type=float, default=0.25, metavar="SHARE", help=text)
+    parser.add_argument("--strategy", default="hetsched", metavar="NAME", help="policy (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay and report; 0."""
+    from hetsched.replay import replay_one
+    from hetsched.replay.study import Study
+    from hetsched.report.simulate_view import simulate_view
+
+    study = replace(Study.of(args.trace, args.model, [args.hardware], args.dtype), **replay_settings(args))
+    with libraries_on_stderr(), replay_bar("replaying") as progress:
+        report = replay_one(study, args.strategy, args.gpu_fraction, progress)
+    if args.json:
+        print(json.dumps(report.document(), ensure_ascii=False))
+    else:
+        Console(highlight=False).print(simulate_view(report))
+    return 0

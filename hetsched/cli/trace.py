@@ -1,0 +1,295 @@
+"""`hetsched trace`: look at, record, import, split, join and synthesise routing traces."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+
+from hetsched.errors import InputError
+from hetsched.trace import RoutingTrace, load_trace, report, save_trace
+
+from .attaching import at_least_one
+
+if TYPE_CHECKING:
+    from hetsched.traces.synth import SynthParams
+
+SHAPE = ("layers", "experts", "top_k")
+LENGTH = ("tokens", "sequences")
+STATISTICS = {"skew": 1.1, "locality": 0.25, "drift": 0.45}  # about those of gpt-oss-20b
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb with its own verbs."""
+    text = "routing traces: look at, record, import, split, join and synthesise them"
+    parser = subparsers.add_parser("trace", help=text, description=text)
+    verbs = parser.add_subparsers(dest="trace_verb", required=True, metavar="VERB")
+    for add in (_add_info, _add_record, _add_import, _add_split, _add_concat, _add_synth):
+        add(verbs)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen verb; 0 done."""
+    args.trace_run(args)
+    return 0
+
+
+def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run, trace_run=action)
+    return parser
+
+
+def _add_info(verbs: Any) -> None:
+    info = _verb(verbs, "info", _info, "what a trace holds: entropy, repeats, reuse distances, LRU and LFU hit rates")
+    info.add_argument("file", type=Path, metavar="FILE")
+    info.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures into FILE (.png, .svg or .pdf)")
+    text = "tokens that stand for a longer trace (default: 100000; without numba 2000)"
+    info.add_argument("--sample-tokens", type=at_least_one, metavar="N", help=text)
+
+
+def _add_record(verbs: Any) -> None:
+    text = "record a model's routing while it generates; goes on where an interrupted run stopped"
+    record = _verb(verbs, "record", _record, text)
+    record.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
+    text = 'one prompt a line, or .jsonl with "prompt" on each'
+    record.add_argument("--prompts", required=True, type=Path, metavar="FILE", help=text)
+    record.add_argument("--out", required=True, type=Path, metavar="FILE")
+    record.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
+    text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
+    record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
+
+
+def _add_import(verbs: Any) -> None:
+    text = "make a trace from a JSONL or CSV log with a row for each token and layer"
+    imported = _verb(verbs, "import", _import, text)
+    imported.add_argument("file", type=Path, metavar="FILE")
+    imported.add_argument("--num-experts", type=at_least_one, required=True, metavar="E", help="in each layer")
+    imported.add_argument("--out", required=True, type=Path, metavar="FILE")
+    imported.add_argument("--format", choices=("jsonl", "csv"), help="(default: by the suffix)")
+    text = (
+        "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
+        "a star stands for numbers of several columns: experts=expert_*"
+    )
+    imported.add_argument("--columns", default="", metavar="layer=NAME,...", help=text)
+    imported.add_argument("--model", metavar="NAME", help="stored as meta.model")
+
+
+def _add_split(verbs: Any) -> None:
+    split = _verb(verbs, "split", _split, "cut a trace between sequences")
+    split.add_argument("file", type=Path, metavar="FILE")
+    how = split.add_mutually_exclusive_group(required=True)
+    how.add_argument("--at", type=float, metavar="FRACTION", help="into the first share of the sequences and the rest")
+    how.add_argument("--sequences", metavar="A:B", help="keep sequences A to B - 1, counted from 0")
+    text = "one file with --sequences, two with --at"
+    split.add_argument("--out", required=True, type=Path, nargs="+", metavar="FILE", help=text)
+
+
+def _add_concat(verbs: Any) -> None:
+    concat = _verb(verbs, "concat", _concat, "join traces of one model; sequences are numbered anew")
+    concat.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    concat.add_argument("--out", required=True, type=Path, metavar="FILE")
+
+
+def _add_synth(verbs: Any) -> None:
+    text = "make a trace with a stated skew, locality and drift, or with those of a real one"
+    synth = _verb(verbs, "synth", _synth, text)
+    synth.add_argument("--out", required=True, type=Path, metavar="FILE")
+    synth.add_argument("--like", type=Path, metavar="FILE", help="fit shape, length and statistics of each layer to it")
+    for name in (*SHAPE, *LENGTH):
+        synth.add_argument(
+            f"--{name.replace('_', '-')}", type=at_least_one, metavar="N", help="(needed without --like)"
+        )
+    texts = {
+        "skew": "Zipf exponent: the expert at rank r weighs r ** -skew",
+        "locality": "probability that a token keeps an expert of the token before",
+        "drift": "share of experts whose ranks are shuffled anew in every sequence",
+    }
+    for name, default in STATISTICS.items():
+        synth.add_argument(f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default})")
+    synth.add_argument("--seed", type=int, default=0)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from hetsched.report.trace_plot import check_format, plot_trace
+    from hetsched.report.trace_view import SCHEMA, trace_document, trace_view
+    from hetsched.traces.summary import SAMPLE_TOKENS, summarise
+
+    if args.plot:
+        check_format(args.plot)
+    try:
+        trace = load_trace(args.file)
+    except InputError:
+        problems = report(args.file)
+        document = json.dumps({"schema": SCHEMA, "file": args.file.name, "problems": problems})
+        print(document if args.json else "\n".join(problems))
+        raise
+    with _progress("counting") as show:
+        summary = summarise(trace, args.sample_tokens or SAMPLE_TOKENS, show)
+    if args.plot:
+        plot_trace(args.file.stem, summary, args.plot)
+    if args.json:
+        print(json.dumps(trace_document(args.file.name, summary), ensure_ascii=False))
+    else:
+        Console(soft_wrap=True, highlight=False).print(*trace_view(args.file.name, summary), sep="\n")
+
+
+def _record(args: argparse.Namespace) -> None:
+    from hetsched.traces.prompts import digest, read_prompts
+
+    prompts = read_prompts(args.prompts)
+    config = Path(args.model).expanduser() / "config.json"
+    arguments = {
+        "model": config.parent.resolve().name,
+        "config": digest([config.read_text()]) if config.is_file() else None,
+        "prompts": digest(prompts),
+        "max_new_tokens": args.max_new_tokens,
+        "prompt_lookup": args.prompt_lookup,
+    }
+    if args.out.exists() and not args.out.with_name(f"{args.out.name}.partial").exists():
+        if load_trace(args.out).meta.get("recorded") != arguments:
+            raise InputError(f"{args.out} exists and was recorded otherwise; choose another --out, or delete it")
+    else:
+        _record_prompts(args, prompts, arguments)
+    _written(args, args.out)
+
+
+def _record_prompts(args: argparse.Namespace, prompts: list[str], arguments: dict[str, Any]) -> None:
+    from hetsched.traces.record import record
+
+    from .attaching import encode, load_model
+
+    model, tokenizer = load_model(args.model)
+    generate = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
+    if tokenizer.pad_token_id is None:
+        generate["pad_token_id"] = tokenizer.eos_token_id
+    if args.prompt_lookup:
+        generate["prompt_lookup_num_tokens"] = args.prompt_lookup
+    ids = [encode(tokenizer, prompt) for prompt in prompts]
+    with _progress("recording sequences") as show:
+        record(
+            model,
+            ids,
+            args.out,
+            arguments,
+            generate=generate,
+            meta={"model": arguments["model"], "source": "hetsched trace record"},
+            progress=lambda done, tokens: show(done, len(ids)),
+        )
+
+
+def _import(args: argparse.Namespace) -> None:
+    from hetsched.traces.from_rows import import_rows
+    from hetsched.traces.rows import row_file
+
+    meta = {"source": f"imported from {args.file.name}"} | ({"model": args.model} if args.model else {})
+    source = row_file(args.file, args.format, args.columns)
+    with _progress("reading") as show:
+        size = args.file.stat().st_size if args.file.exists() else 1
+        import_rows(source, args.num_experts, args.out, meta=meta, at_bytes=lambda done: show(done, size))
+    _written(args, args.out)
+
+
+def _split(args: argparse.Namespace) -> None:
+    from hetsched.traces.split import sequence_starts, sequences, split
+
+    if len(args.out) != (2 if args.at is not None else 1):
+        raise InputError(f"--out has {len(args.out)} files; --at makes two, --sequences one")
+    trace = load_trace(args.file)
+    parts: tuple[RoutingTrace, ...]
+    if args.at is not None:
+        parts = split(trace, args.at)
+    else:
+        first, colon, last = args.sequences.partition(":")
+        if not colon or not all(part == "" or part.isdecimal() for part in (first, last)):
+            raise InputError(f"--sequences {args.sequences!r} is not understood; write A:B, for instance 0:10 or 10:")
+        count = len(sequence_starts(trace)) - 1
+        parts = (sequences(trace, int(first or 0), int(last or count)),)
+    for path, part in zip(args.out, parts, strict=True):
+        save_trace(path, part)
+    _written(args, *args.out)
+
+
+def _concat(args: argparse.Namespace) -> None:
+    from hetsched.traces.split import concat
+
+    concat([load_trace(path) for path in args.files], args.out)
+    _written(args, args.out)
+
+
+def _synth(args: argparse.Namespace) -> None:
+    from hetsched.traces.synth import synthesise
+
+    params = _synth_params(args)
+    with _progress("drawing tokens") as show:
+        synthesise(params, args.seed, args.out, show)
+    _written(args, args.out, params={**params.as_dict(), "seed": args.seed})
+
+
+def _synth_params(args: argparse.Namespace) -> SynthParams:
+    from hetsched.traces.fit_synth import fit_synth
+    from hetsched.traces.synth import SynthParams
+
+    if args.like is None:
+        missing = [name for name in (*SHAPE, *LENGTH) if getattr(args, name) is None]
+        if missing:
+            raise InputError(f"--{missing[0].replace('_', '-')} is needed, or --like FILE, which gives it")
+        numbers: dict[str, Any] = {name: getattr(args, name) for name in (*SHAPE, *LENGTH)}
+        chosen: dict[str, Any] = {
+            n: default if getattr(args, n) is None else getattr(args, n) for n, default in STATISTICS.items()
+        }
+        return SynthParams.uniform(**numbers, **chosen)
+    if given := [name for name in SHAPE if getattr(args, name) is not None]:
+        raise InputError(f"--{given[0].replace('_', '-')} cannot be given with --like, which has its own")
+    fitted = fit_synth(load_trace(args.like))
+    tokens = args.tokens or fitted.tokens
+    sequences = args.sequences or max(1, round(fitted.sequences * tokens / fitted.tokens))
+    changed: dict[str, Any] = {
+        f"{n}_L": (getattr(args, n),) * fitted.layers for n in STATISTICS if getattr(args, n) is not None
+    }
+    return replace(fitted, tokens=tokens, sequences=sequences, **changed)
+
+
+def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:
+    """Say what was written, after checking it as a reader would."""
+    from hetsched.traces.split import sequence_starts
+
+    files = []
+    for path in paths:
+        trace = load_trace(path)
+        files.append(
+            {
+                "file": str(path),
+                "tokens": trace.num_tokens,
+                "sequences": len(sequence_starts(trace)) - 1,
+                "layers": trace.num_layers,
+                "num_experts": trace.num_experts,
+                "top_k": trace.top_k,
+                "bytes": path.stat().st_size,
+            }
+        )
+    if args.json:
+        print(json.dumps({"schema": f"hetsched-trace-{args.trace_verb}/1", "files": files, **more}))
+        return
+    for f in files:
+        shape = f"{f['layers']} layers, {f['top_k']} of {f['num_experts']} experts"
+        print(f"{f['file']}: {f['tokens']:,} tokens in {f['sequences']:,} sequences, {shape}")
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error of a terminal, told (done, of how many), gone at the end."""
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,92 @@
+"""transition: the experts of the layers before tell which ones the next layers will ask for.
+
+Learned layer-to-layer co-occurrence is an old idea of this field (Mixtral-Offloading and many after it look one layer
+ahead). Here the log-odds of an expert in one of the next layers are a weighted sum of its own past and of what the last
+four layers' choices say about it:
+
+    logit P(e at l + d) = w0 + w1 logit(mean) + w2 logit(fast) + w3 logit(slow)
+                        + sum over r of w(4 + r) * sum over a active r layers back of [logit P(e | a) - logit P(e)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..geometry import MoEGeometry
+from ..trace import RoutingTrace
+from ..types import Demand, FloatArray
+from . import shares_LE
+from .transition_kernels import FAST, LEAST, MEAN, NEXT, OWN, RING, SLOW, State, fit, observe
+
+# Rounded from a logistic regression on the first halves of two traces (gpt-oss-20b, DeepSeek-V2-Lite), which agreed.
+WEIGHTS = (-0.15, 0.5, 0.13, 0.28, 0.27, 0.15, 0.11, 0.12)
+MOST = 100_000  # tokens of a calibration trace that are counted, the last ones
+LONG = 5000.0  # steps over which the long mean forgets
+
+
+class Transition:
+    """Own demand, averaged over three time scales, and co-occurrence up to `distance` layers ahead, both online.
+
+    Only steps of one token teach co-occurrence: in larger ones it is not known which token asked for what. A step of T
+    tokens counts as T observations of demand, at most `max_tokens`.
+    """
+
+    name = "transition"
+
+    def __init__(
+        self,
+        distance: int = 8,
+        fast: float = 0.3,
+        slow: float = 0.05,
+        max_tokens: int = 64,
+        weights: Sequence[float] = WEIGHTS,
+    ) -> None:
+        self.distance = distance
+        self.rates = (fast, slow)
+        self.max_tokens = max_tokens
+        self._settings = np.array((0.0, 0.0, 0.0, *weights))
+
+    def start(
+        self, geometry: MoEGeometry, frequency_LE: FloatArray | None = None, history: RoutingTrace | None = None
+    ) -> None:
+        """Begin from the calibration trace, else its frequencies, else the uniform share."""
+        layers, experts = geometry.num_layers, geometry.num_experts
+        distances = max(1, min(self.distance, layers - 1))
+        table_6LE = np.zeros((6, layers, experts))
+        table_6LE[[MEAN, SLOW, FAST, NEXT]] = shares_LE(geometry, frequency_LE, history)
+        share_LE = table_6LE[MEAN].clip(LEAST, 1.0 - LEAST)
+        constant, *own_weights = self._settings[3:7]
+        table_6LE[OWN] = constant + sum(own_weights) * np.log(share_LE / (1.0 - share_LE))
+        self._state = State(
+            table_6LE,
+            pairs_2LDEE=np.zeros((2, layers, distances, experts, experts), np.float32),
+            ring_RDE=np.zeros((RING, distances, experts)),
+            active_LN=np.zeros((layers, 1 + experts), np.int64),
+        )
+        chosen_TLK = np.zeros((0, layers, 1)) if history is None else history.experts_TLK[-MOST:]
+        fit(np.array(chosen_TLK, np.int16), self._state)
+        self._ones = np.ones(experts)
+        self._steps = 0.0 if history is None else float(history.num_tokens)
+
+    def observe(self, demand: Demand) -> None:
+        """Learn one layer's demand."""
+        tokens = demand.num_tokens
+        if demand.layer == 0:
+            self._steps += 1
+            counted, long_rate = min(tokens, self.max_tokens), 1.0 / min(self._steps + 20.0, LONG)
+            for i, rate in enumerate((long_rate, *self.rates)):
+                self._settings[i] = 1.0 - (1.0 - rate) ** counted
+        share_N = self._ones[: len(demand.active)] if tokens == 1 else np.array(demand.tokens) / max(tokens, 1)
+        observe(*self._state, demand.layer, demand.active_N, share_N, tokens == 1, self._settings)
+
+    def demand_LE(self) -> FloatArray:
+        """Expected tokens per expert for one token of a step, float [L, E]."""
+        slow_LE: FloatArray = self._state.table_6LE[SLOW]
+        return slow_LE
+
+    def next_LE(self) -> FloatArray:
+        """P(demanded by one token at the next visit of its layer), float [L, E]."""
+        next_LE: FloatArray = self._state.table_6LE[NEXT]
+        return next_LE

@@ -1,0 +1,150 @@
+"""Dispatch by a published rule: the layer's dispatch problem, the rule's choice, and ops that follow from it.
+
+Shapes: L layers, E experts, N active experts of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cost import CostModel
+from ..dispatch import FREE, Posed, pose, to_decision
+from ..plugins import load
+from ..policy import Decision, Machine, View
+from ..problem import Device, DispatchProblem
+from ..residency import COPYING, RESIDENT
+from ..types import Demand, ExpertId, FloatArray, Lane, Run
+from .misses import misses_on_cpu
+
+_ONE = (1,)
+
+
+class RuleDispatch:
+    """Decides layers by one of `hetsched.solvers`, named or given.
+
+    Its choice stands even where leaving everything as it is were better: it is the rule that is to be measured.
+    """
+
+    def __init__(self, machine: Machine, rule: object) -> None:
+        found = load("hetsched.solvers", rule)
+        self._rule = found() if isinstance(found, type) else found
+        self._machine = machine
+        self._known: dict[tuple[bool, ...], Quiet | None] = {}
+        self._times_s: tuple[float, ...] = ()
+
+    def decide(
+        self,
+        demand: Demand,
+        view: View,
+        keep_LE: FloatArray,
+        *,
+        per_layer: bool = False,
+        prefer_E: npt.NDArray[np.generic] | None = None,
+    ) -> Decision:
+        """One layer's decision. Victims go by ascending `keep_LE` >= 0, of which only the order counts.
+
+        `per_layer`: a fetch may only displace an expert of its own layer. `prefer_E`: the rule says how many experts
+        are fetched, and those missing ones with the largest value are.
+        """
+        machine = self._machine
+        if not machine.num_slots:
+            return misses_on_cpu(demand, view, machine)
+        quiet = self._quiet(demand, view) if demand.num_tokens == 1 else None
+        if quiet is not None:
+            return quiet
+        if per_layer:
+            keep_LE = keep_LE + (keep_LE.max() + 1.0)
+            keep_LE[demand.layer] -= keep_LE[demand.layer].min()
+        posed = pose(demand, view, machine, keep_LE)
+        if per_layer:
+            posed = _of_layer(posed, demand)
+        choice_N = self._rule.solve(posed.problem).choice_N
+        if prefer_E is not None:
+            choice_N = _preferred(choice_N, posed, prefer_E[demand.active])
+        runs, fetches = to_decision(demand, posed, choice_N, demand.num_experts)
+        return Decision(runs, fetches, predicted_s=posed.problem.makespan_s(choice_N))
+
+    def _quiet(self, demand: Demand, view: View) -> Decision | None:
+        """The decision for one token where it is to fetch nothing, remembered by who is here; None where it may fetch.
+
+        A rule that fetches nothing over a free link, with a place for everyone, does not over a busy one with fewer.
+        """
+        states = view.residency.states(demand.layer)
+        found = [states[e] for e in demand.active]
+        if COPYING in found:
+            return None
+        times_s = one_token_times_s(self._machine.cost)
+        if times_s != self._times_s:
+            self._times_s = times_s
+            self._known.clear()
+        here = tuple([state >= RESIDENT for state in found])
+        if here not in self._known:
+            problem = problem_of(self._machine.cost, demand.tokens, here, 1)
+            choice_N = self._rule.solve(problem).choice_N
+            fetches = bool((choice_N == Device.FETCH).any())
+            self._known[here] = None if fetches else Quiet(tuple(choice_N.tolist()), problem.makespan_s(choice_N))
+        known = self._known[here]
+        if known is None:
+            return None
+        chosen = [(ExpertId(demand.layer, e), device) for e, device in zip(demand.active, known.devices, strict=True)]
+        runs = [Run(expert, 1, Lane.GPU, "resident") for expert, device in chosen if device]
+        runs += [Run(expert, 1, Lane.CPU, "the CPU ends sooner") for expert, device in chosen if not device]
+        return Decision(tuple(runs), predicted_s=known.makespan_s)
+
+
+class Quiet(NamedTuple):
+    """A choice without fetches: 1 for the GPU, 0 for the CPU, expert by expert, and its makespan."""
+
+    devices: tuple[int, ...]
+    makespan_s: float
+
+
+def one_token_times_s(cost: CostModel) -> tuple[float, ...]:
+    """GPU, CPU and copy seconds; they change when the cost model is recalibrated, and what was remembered is void."""
+    return (*cost.each_gpu_s(_ONE), *cost.each_cpu_s(_ONE), cost.copy_s())
+
+
+def problem_of(cost: CostModel, tokens: Sequence[int], here: Sequence[bool], num_tokens: int) -> DispatchProblem:
+    """A layer that asks for experts with these tokens, some of them on the GPU; free link, places at no price."""
+    return DispatchProblem(
+        gpu_s_N=np.array(cost.each_gpu_s(tokens)),
+        cpu_s_N=np.array(cost.each_cpu_s(tokens)),
+        copy_s_N=np.full(len(tokens), cost.copy_s()),
+        ready_s_N=np.where(here, 0.0, np.inf),
+        utility_N=np.zeros(len(tokens)),
+        victim_price_V=np.zeros(len(tokens) - sum(here)),
+        roundtrip_s=cost.roundtrip_s(num_tokens),
+    )
+
+
+def first_kept_longest(experts: Sequence[ExpertId], machine: Machine) -> FloatArray:
+    """`keep_LE` for an order of experts: the last leaves first."""
+    keep_LE: FloatArray = np.zeros((machine.geometry.num_layers, machine.geometry.num_experts))
+    for behind, expert in enumerate(reversed(experts)):
+        keep_LE[expert] = behind + 1.0
+    return keep_LE
+
+
+def _of_layer(posed: Posed, demand: Demand) -> Posed:
+    """Only free slots and victims of the demand's own layer, which are the first in line."""
+    victims = posed.victims
+    own = int(((victims == FREE) | (victims // demand.num_experts == demand.layer)).sum())
+    if own == len(victims):
+        return posed
+    problem = replace(posed.problem, victim_price_V=posed.problem.victim_price_V[:own])
+    return Posed(problem, victims[:own])
+
+
+def _preferred(choice_N: npt.NDArray[np.int8], posed: Posed, prefer_N: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
+    """As many fetches, of the missing experts with the largest preference."""
+    missing = np.flatnonzero(np.isinf(posed.problem.ready_s_N))
+    fetches = int((choice_N == Device.FETCH).sum())
+    changed_N = choice_N.copy()
+    changed_N[missing] = Device.CPU
+    changed_N[missing[np.argsort(prefer_N[missing], kind="stable")[::-1][:fetches]]] = Device.FETCH
+    return changed_N

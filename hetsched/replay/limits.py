@@ -1,0 +1,39 @@
+"""Limits: what no strategy can beat, for one machine at one share of the experts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..bound import Bound, all_resident_bound, clairvoyant_bound
+from ..cost import CostModel
+from ..profile import HardwareProfile
+from ..simulator import Progress
+from .study import Bench
+
+WINDOW_STEPS = 16
+
+
+class Limit(NamedTuple):
+    """A task: the clairvoyant bound and the all-resident roof, over the same windows of the scored steps."""
+
+    machine: HardwareProfile
+    gpu_fraction: float
+
+    def run(self, bench: Bench, progress: Progress | None = None) -> LimitResult:
+        """Both bounds; on a machine without a GPU there is nothing to bound."""
+        cost, study = CostModel(self.machine, bench.study.geometry), bench.study
+        if not cost.has_gpu:
+            return LimitResult(self.machine.name, self.gpu_fraction, ())
+        slots = study.geometry.slots(study.gpu_bytes(self.gpu_fraction))
+        what, count = (bench.scored, bench.steps, cost), study.bound_windows
+        clairvoyant = clairvoyant_bound(*what, slots, window_steps=WINDOW_STEPS, max_windows=count)
+        roof = all_resident_bound(*what, window_steps=WINDOW_STEPS, max_windows=count)
+        return LimitResult(self.machine.name, self.gpu_fraction, (clairvoyant, roof))
+
+
+class LimitResult(NamedTuple):
+    """Bounds of one machine at one fraction: clairvoyant first; () where there is none."""
+
+    hardware: str
+    gpu_fraction: float
+    bounds: tuple[Bound, ...]

@@ -1,0 +1,116 @@
+"""replay_one: one strategy looked at closely. Where the time goes, what hits where, and a few layers drawn.
+
+Shapes: L layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..scheduler import IDLE, Scheduler
+from ..simulator import Progress, simulate
+from ..types import Copies, Demand, FloatArray, LinkState, Plan
+from ..types import Outcome as LayerOutcome
+from .cell import Cell, Row
+from .limits import Limit
+from .result import BoundRow, gather
+from .strategies import strategies_of
+from .study import Bench, Study, check_fraction
+from .workers import Outcome, Task, attempt
+
+SCHEMA = "hetsched-simulate/1"
+
+
+class Moment(NamedTuple):
+    """One layer as it was run: the decision with what the link reported, and the link once the lanes had begun."""
+
+    outcome: LayerOutcome
+    link: LinkState
+    begun: LinkState
+
+
+class Watched(Scheduler):
+    """A scheduler that notes hits of each layer, and every moment of one step. Noting is not charged as decision."""
+
+    watch_step: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.watch_step = -1
+        layers = self.geometry.num_layers
+        self.hits_L, self.active_L = np.zeros(layers, np.int64), np.zeros(layers, np.int64)
+        self.moments: list[Moment] = []
+        self._link = self._begun = IDLE
+
+    def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
+        """Decide one layer."""
+        before = self.stats.hits
+        plan = super().step(demand, link)
+        self.hits_L[demand.layer] += self.stats.hits - before
+        self.active_L[demand.layer] += len(demand.active)
+        self._link = link
+        return plan
+
+    def prefetch(self, link: LinkState = IDLE) -> Copies:
+        """Learn and choose copies while the lanes work."""
+        self._begun = link
+        return super().prefetch(link)
+
+    def observe(self, outcome: LayerOutcome) -> None:
+        """Take note of an executed plan."""
+        super().observe(outcome)
+        if outcome.plan.demand.step == self.watch_step:
+            self.moments.append(Moment(outcome, self._link, self._begun))
+
+
+@dataclass(frozen=True)
+class Report:
+    """One strategy in full. `stats`: RunStats.as_dict(); `hit_rate_L` at demand; `moments`: the step in the middle."""
+
+    row: Row
+    bounds: list[BoundRow]
+    stats: dict[str, Any]
+    hit_rate_L: FloatArray
+    moments: list[Moment]
+    scheduler: Scheduler
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document "hetsched-simulate/1"."""
+        return {
+            "schema": SCHEMA,
+            **self.facts,
+            "row": asdict(self.row),
+            "bounds": [bound._asdict() for bound in self.bounds],
+            "stats": self.stats,
+            "hit_rate_by_layer": self.hit_rate_L.tolist(),
+        }
+
+
+def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progress | None = None) -> Report:
+    """Replay one strategy on the study's only machine. Raises InputError for bad arguments."""
+    (chosen,), (machine,) = strategies_of([strategy]), study.machines
+    check_fraction(gpu_fraction)
+    bench = Bench(study)
+    cell = Cell(machine, gpu_fraction, chosen)
+    if study.decision_s is None:
+        cell.try_out(bench)
+    scheduler = bench.scheduler(machine, gpu_fraction, chosen.policy(), Watched, study.decision_s)
+    assert isinstance(scheduler, Watched)
+    scheduler.watch_step = bench.steps.count // 2
+    replayed = simulate(bench.scored, bench.steps, scheduler, progress)
+    tasks: list[Task] = [cell, *([Limit(machine, gpu_fraction)] if study.bound_windows else [])]
+    outcomes: list[Outcome] = [cell.result(bench, replayed), *(attempt(bench, task) for task in tasks[1:])]
+    gathered = gather(tasks, outcomes, bench.facts())
+    return Report(
+        row=gathered.rows[0],
+        bounds=gathered.bounds,
+        stats=replayed.stats.as_dict(),
+        hit_rate_L=scheduler.hits_L / np.maximum(scheduler.active_L, 1),
+        moments=scheduler.moments,
+        scheduler=scheduler,
+        facts=gathered.facts,
+    )

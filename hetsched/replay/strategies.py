@@ -1,0 +1,83 @@
+"""Strategies of a comparison: names or objects in, one fresh policy for each cell out.
+
+A policy class may state more about itself, as attributes: `family` (a word to group it by), `clairvoyant` (it is given
+the future), `lossless` (False where it changes tokens), `stand_in` (what it has in place of its paper's input).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from ..errors import InputError
+from ..plugins import installed, load
+from ..policy import Policy
+
+GROUP = "hetsched.policies"
+ALL = "all"
+Strategies: TypeAlias = str | Sequence[Any] | Mapping[str, Any]
+
+
+class Strategy(NamedTuple):
+    """A policy as it was named: `spec` is an object, a class, an installed name, or "module:Class"."""
+
+    label: str
+    spec: Any
+
+    def policy(self) -> Policy:
+        """A policy of its own, which no other cell has touched."""
+        found = load(GROUP, self.spec)
+        made: Policy = found() if isinstance(found, type) else copy.deepcopy(found)
+        return made
+
+
+class Traits(NamedTuple):
+    """What a policy says of itself."""
+
+    family: str
+    clairvoyant: bool
+    lossless: bool
+    stand_in: str
+
+
+def traits(policy: Policy) -> Traits:
+    """A policy's attributes, or what they are by default."""
+    family = str(getattr(policy, "family", ""))
+    return Traits(
+        family,
+        bool(getattr(policy, "clairvoyant", family == "clairvoyant")),
+        bool(getattr(policy, "lossless", True)),
+        str(getattr(policy, "stand_in", "")),
+    )
+
+
+def strategies_of(wanted: Strategies) -> list[Strategy]:
+    """Strategies from "all", "a,b", a list of names and objects, or {label: object}.
+
+    Raises InputError for unknown names, two strategies of one label, or none at all. A name that "all" found is not
+    loaded here: should it fail, only its own cells do.
+    """
+    if wanted == ALL:
+        return [Strategy(name, name) for name in installed(GROUP)]
+    if isinstance(wanted, Mapping):
+        chosen = [Strategy(label, spec) for label, spec in wanted.items()]
+    else:
+        specs = re.split(r"[,\s]+", wanted) if isinstance(wanted, str) else wanted
+        specs = list(dict.fromkeys(spec for spec in specs if spec != "")) if isinstance(wanted, str) else specs
+        chosen = [Strategy(_label(spec), spec) for spec in specs]
+    if not chosen:
+        raise InputError("no strategy was named; name at least one, or 'all'")
+    for strategy in chosen:
+        load(GROUP, strategy.spec)
+    labels = [strategy.label for strategy in chosen]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise InputError(f"two strategies are called {twice[0]!r}; give a mapping of names of your own to them")
+    return chosen
+
+
+def _label(spec: Any) -> str:
+    if isinstance(spec, str) and ":" not in spec:
+        return spec
+    return str(getattr(load(GROUP, spec), "name", spec))

@@ -1,0 +1,200 @@
+"""Study: what all cells of a comparison share, as a recipe that can be sent to a worker, and opened there.
+
+Shapes: L layers, E experts, S steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from .. import gallery
+from ..errors import InputError
+from ..geometry import MoEGeometry
+from ..policy import Policy
+from ..profile import HardwareProfile
+from ..scheduler import Scheduler
+from ..simulator import ConstantClock, check_shape
+from ..trace import RoutingTrace, load_trace
+from ..trace_steps import Steps, steps_of
+from ..traces.split import sequence_starts, split
+from ..types import FloatArray, Phase
+from .strategies import traits
+
+MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says
+
+MEASURED_NOTE = (
+    "decisions are charged what they took on this host, compilation apart: each its own time, or the median of the "
+    "first 256 for strategies that are static or count hits"
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The trace and how it is replayed. `source`: a file, opened anew by each worker, or a trace in memory.
+
+    `fit_sequences`: share of the sequences, the first ones, that everything fitted is fitted on; the others are scored,
+    at most `max_tokens` of them. 0 fits nothing and scores everything. `decision_s`: seconds charged for each decision,
+    or MEASURED. `bound_windows`: windows of the clairvoyant bound, 0 for none.
+    """
+
+    source: Path | RoutingTrace
+    geometry: MoEGeometry
+    machines: tuple[HardwareProfile, ...]
+    fit_sequences: float = 0.5
+    max_tokens: int | None = None
+    verify: int = 0
+    replay: str = "auto"
+    decision_s: float | None = MEASURED
+    solver: str = "exact"
+    bound_windows: int = 12
+
+    @classmethod
+    def of(
+        cls,
+        trace: str | Path | RoutingTrace,
+        model: str | MoEGeometry,
+        hardware: Sequence[str | HardwareProfile],
+        dtype: str | None = None,
+    ) -> Study:
+        """A study with the usual settings; models and machines by gallery name, path, or as objects."""
+        if not hardware:
+            raise InputError("no hardware was named; give at least one machine")
+        geometry = gallery.model(model, dtype) if isinstance(model, str) else model
+        machines = tuple(gallery.machine(name) if isinstance(name, str) else name for name in hardware)
+        names = [machine.name for machine in machines]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"hardware {twice[0]} is named twice")
+        return cls(Path(trace) if isinstance(trace, str) else trace, geometry, machines)
+
+    def check(self) -> None:
+        """Raise InputError for settings out of range."""
+        if not 0 <= self.fit_sequences < 1:
+            raise InputError(
+                f"the fit share is {self.fit_sequences:g}; it must lie in 0..1, and below 1: the rest of the sequences "
+                "is what is scored"
+            )
+        if self.decision_s is not None and not 0 <= self.decision_s <= 1:
+            raise InputError(f"the decision charge is {self.decision_s:g} s; it must lie in 0..1 s")
+        if self.bound_windows < 0:
+            raise InputError(f"bound_windows is {self.bound_windows}; it must be at least 0")
+
+    def gpu_bytes(self, gpu_fraction: float) -> int:
+        """Memory for experts at a fraction of all of them."""
+        return int(gpu_fraction * self.geometry.total_expert_bytes)
+
+
+def check_fraction(gpu_fraction: float) -> None:
+    """Raise InputError for a share of the experts that is none."""
+    if not 0 <= gpu_fraction <= 1:
+        raise InputError(f"GPU fraction {gpu_fraction:g} is outside 0..1; write a quarter as 0.25")
+
+
+class Bench:
+    """A study opened: its trace cut into history and the part that is scored, its steps, and schedulers for it."""
+
+    def __init__(self, study: Study) -> None:
+        study.check()
+        self.study = study
+        source = study.source
+        trace = load_trace(source) if isinstance(source, Path) else source
+        self.whole = trace
+        shape = study.geometry
+        check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
+        self.trace_name = str(source) if isinstance(source, Path) else str(trace.meta.get("model", "in memory"))
+        self.history: RoutingTrace | None = None
+        scored = trace
+        if study.fit_sequences:
+            self.history, scored = split(trace, study.fit_sequences)
+        self.steps: Steps = steps_of(scored, mode=study.replay, verify=study.verify, max_tokens=study.max_tokens)
+        if not self.steps.count:
+            raise InputError(f"{self.trace_name} has no token to score; give a longer trace")
+        self.scored = _first_tokens(scored, int(self.steps.end_S[-1]))
+
+    @cached_property
+    def frequency_LE(self) -> FloatArray | None:
+        """Tokens per expert of the history, float64 [L, E]."""
+        return None if self.history is None else self.history.demand_LE(slice(None)).astype(float)
+
+    @cached_property
+    def future(self) -> RoutingTrace:
+        """What will be demanded, its tokens numbered by the steps that are replayed."""
+        step_T = np.repeat(np.arange(self.steps.count, dtype=np.int32), self.steps.end_S - self.steps.begin_S)
+        return replace(self.scored, step_T=step_T)
+
+    @property
+    def num_sequences(self) -> tuple[int, int]:
+        """Sequences fitted on, and sequences scored, wholly or in part."""
+        parts = (self.history, self.scored)
+        fitted, scored = (len(sequence_starts(part)) - 1 if part is not None else 0 for part in parts)
+        return fitted, scored
+
+    def scheduler(
+        self,
+        machine: HardwareProfile,
+        gpu_fraction: float,
+        policy: Policy,
+        kind: type[Scheduler] = Scheduler,
+        decision_s: float | None = MEASURED,
+    ) -> Scheduler:
+        """A scheduler that knows the history, and the future only where its policy is clairvoyant."""
+        made: Scheduler = kind(
+            self.study.geometry,
+            machine,
+            self.study.gpu_bytes(gpu_fraction),
+            policy=policy,
+            solver=self.study.solver,
+            frequency_LE=self.frequency_LE,
+            history=self.history,
+            future=self.future if traits(policy).clairvoyant else None,
+            clock=time.perf_counter if decision_s is None else ConstantClock(decision_s),
+        )
+        return made
+
+    def facts(self) -> dict[str, object]:
+        """What a reader must know of the replay, whatever the strategy; ready for JSON."""
+        study, steps = self.study, self.steps
+        charge = "measured" if study.decision_s is None else study.decision_s
+        fitted, scored = self.num_sequences
+        return {
+            "trace": self.trace_name,
+            "model": study.geometry.name,
+            "fit_sequences": study.fit_sequences,
+            "sequences_fitted": fitted,
+            "sequences_scored": scored,
+            "tokens_scored": self.scored.num_tokens,
+            "steps": steps.count,
+            "phases": {name: int(count) for name, count in _phases(steps)},
+            "replay": study.replay,
+            "verify": study.verify,
+            "decision_charge": charge,
+            "solver": study.solver,
+            "notes": [
+                *([steps.note] if steps.note else []),
+                "the cache is carried over between sequences; no warm-up is left out",
+                MEASURED_NOTE
+                if study.decision_s is None
+                else f"every decision is charged {study.decision_s * 1e6:g} µs",
+                *(f"{m.name}: simulated on a profile whose figures are {m.source.value}" for m in study.machines),
+            ],
+        }
+
+
+def _first_tokens(trace: RoutingTrace, count: int) -> RoutingTrace:
+    return replace(
+        trace,
+        experts_TLK=trace.experts_TLK[:count],
+        sequence_T=trace.sequence_T[:count],
+        phase_T=trace.phase_T[:count],
+        weights_TLK=None if trace.weights_TLK is None else trace.weights_TLK[:count],
+        step_T=None if trace.step_T is None else trace.step_T[:count],
+    )
+
+
+def _phases(steps: Steps) -> list[tuple[str, int]]:
+    return [(p.name.lower(), n) for p in Phase if (n := int((steps.phase_S == p).sum()))]

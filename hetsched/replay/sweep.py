@@ -1,0 +1,89 @@
+"""compare: strategies on one trace, over machines and shares of the experts, at equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import InputError
+from ..geometry import MoEGeometry
+from ..plugins import load
+from ..profile import HardwareProfile
+from ..trace import RoutingTrace
+from .cell import Cell
+from .limits import Limit
+from .ray_cluster import run_on_ray
+from .result import Comparison, gather
+from .strategies import ALL, Strategies, strategies_of
+from .study import MEASURED, Bench, Study, check_fraction
+from .workers import Task, run_here, run_in_processes
+
+Progress = Callable[[float, int], None]
+
+
+def compare(
+    trace: str | Path | RoutingTrace,
+    model: str | MoEGeometry,
+    *,
+    hardware: Sequence[str | HardwareProfile],
+    gpu_fractions: Sequence[float] = (0.25,),
+    strategies: Strategies = ALL,
+    dtype: str | None = None,
+    fit_sequences: float = 0.5,
+    max_tokens: int | None = None,
+    verify: int = 0,
+    replay: str = "auto",
+    decision_s: float | None = MEASURED,
+    solver: str = "exact",
+    bound_windows: int = 12,
+    jobs: int = 1,
+    ray: str | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Replay every strategy on every machine at every fraction of the experts' bytes, and rank them.
+
+    `trace`: file or object; `model`: the one it was recorded on. `strategies`: "all", names, policy objects or classes,
+    or {label: any of these}. What is fitted gets the first `fit_sequences` of the sequences, the others are scored.
+    `verify`, `replay`: as steps_of. `decision_s`: a constant makes results reproducible, and the same for any `jobs`
+    and on a Ray cluster (`ray`: its address, or "auto"). `progress(done, tasks)`: `done` counts parts of a task too.
+    A strategy that raises is in `failures`, the others go on. Raises InputError for bad arguments.
+    """
+    named = Study.of(trace, model, hardware, dtype)
+    study = replace(
+        named,
+        fit_sequences=fit_sequences,
+        max_tokens=max_tokens,
+        verify=verify,
+        replay=replay,
+        decision_s=decision_s,
+        solver=solver,
+        bound_windows=bound_windows,
+    )
+    load("hetsched.solvers", solver)
+    chosen = strategies_of(strategies)
+    bench = Bench(study)
+    tasks: list[Task] = [Limit(m, f) for m in study.machines for f in _fractions(gpu_fractions) if bound_windows]
+    tasks += [Cell(m, f, s) for m in study.machines for f in _fractions(gpu_fractions) for s in chosen]
+
+    def done(count: float) -> None:
+        if progress is not None:
+            progress(count, len(tasks))
+
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}; it must be at least 1")
+    if ray is not None:
+        outcomes = run_on_ray(study, tasks, ray, done)
+    elif jobs > 1:
+        outcomes = run_in_processes(study, tasks, min(jobs, len(tasks)), done)
+    else:
+        outcomes = run_here(bench, tasks, done)
+    return gather(tasks, outcomes, bench.facts())
+
+
+def _fractions(given: Sequence[float]) -> list[float]:
+    if not given:
+        raise InputError("no GPU fraction was given; name at least one, for instance 0.25")
+    for fraction in given:
+        check_fraction(fraction)
+    return list(dict.fromkeys(float(fraction) for fraction in given))

@@ -1,0 +1,92 @@
+"""One strategy's replay for a terminal: speed, lanes, where the time goes, hits by layer, and a few layers drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hetsched.replay.single import Report
+from hetsched.report.compare_view import bar, headline
+from hetsched.report.profile_view import PLAIN
+from hetsched.report.simulate_gantt import layers_drawn
+from hetsched.sizes import show_bytes
+
+LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def simulate_view(report: Report) -> RenderableType:
+    """The whole report."""
+    row = report.row
+    title = f"{row.strategy} on {row.hardware}, {row.gpu_fraction:.0%} of the experts ({show_bytes(row.gpu_bytes)})"
+    parts: list[RenderableType] = [Text(title, style="bold"), Text(headline(report.facts)), Text(), _figures(report)]
+    parts += [Text("\nWhere the time of a token goes", style="bold"), _shares(time_of(report.stats), report.stats)]
+    parts += [Text("\nLanes, busy", style="bold"), _lanes(report.stats)]
+    parts += [Text("\nHits at demand, layer by layer", style="bold"), Text(_hits(report))]
+    if report.moments:
+        parts += [Text("\nLayers of the step in the middle", style="bold"), *map(Text, layers_drawn(report))]
+    return Group(*parts, Text(), *(Text(f"· {note}", style="dim") for note in report.facts["notes"]))
+
+
+def time_of(stats: dict[str, Any]) -> dict[str, float]:
+    """Seconds of all layers, as parts that add up; after the decision, what the GPU lane did with them."""
+    experts_s = stats["gpu_s"] - stats["dense_s"]
+    return {
+        "rest of the layers": stats["dense_s"],
+        "decisions": stats["decision_s"],
+        "experts on the GPU": experts_s,
+        "GPU waits for a copy": stats["stall_s"],
+        "GPU waits for the CPU lane": stats["makespan_s"] - experts_s - stats["stall_s"],
+    }
+
+
+def _figures(report: Report) -> Table:
+    row, stats = report.row, report.stats
+    table = Table(show_header=False, **PLAIN)
+    speed = f"{row.tokens_per_s:.1f} tokens/s, {1e3 * row.step_s:.2f} ms a step"
+    limits = "; ".join(f"{b.kind} {1e3 * b.step_s:.2f} ms a step" for b in report.bounds)
+    table.add_row("speed", f"[bold]{speed}[/]")
+    if row.efficiency is not None:
+        table.add_row("of the bound", f"{bar(row.efficiency)} {row.efficiency:.0%}   bounds: {limits}")
+    table.add_row("hits", f"{row.hit_rate:.1%} of active experts at demand, {row.late_share:.1%} on their way")
+    table.add_row(
+        "moved",
+        f"{show_bytes(row.bytes_per_token)} a token, {show_bytes(row.wasted_bytes_per_token)} of it for nothing: "
+        f"{stats['demanded_fetches']:,} fetches, {stats['prefetches']:,} prefetches",
+    )
+    per_layer = 1e6 / max(stats["layers"], 1)
+    table.add_row(
+        "deciding",
+        f"{per_layer * stats['decision_s']:.0f} µs a layer before its experts run, "
+        f"{per_layer * stats['overlapped_s']:.0f} µs beside them",
+    )
+    if stats["solver_status"]:
+        counts = ", ".join(f"{status.lower()} {count:,}" for status, count in sorted(stats["solver_status"].items()))
+        table.add_row("solver", counts)
+    return table
+
+
+def _shares(parts: dict[str, float], stats: dict[str, Any]) -> Table:
+    total_s, per_token = stats["total_s"] or 1.0, 1e3 / max(stats["tokens"], 1)
+    table = Table(show_header=False, **PLAIN)
+    for name, seconds in parts.items():
+        table.add_row(
+            name, f"{bar(seconds / total_s, 24)}", f"{seconds / total_s:4.0%}", f"{per_token * seconds:.2f} ms"
+        )
+    return table
+
+
+def _lanes(stats: dict[str, Any]) -> Table:
+    table = Table(show_header=False, **PLAIN)
+    for lane, share in stats["utilisation"].items():
+        table.add_row(lane.upper(), bar(share, 24), f"{share:4.0%}")
+    return table
+
+
+def _hits(report: Report) -> str:
+    rates: Sequence[float] = report.hit_rate_L.tolist()
+    marks = "".join(LEVELS[min(int(len(LEVELS) * rate), len(LEVELS) - 1)] for rate in rates)
+    return f"{marks}   lowest {min(rates):.0%} (layer {rates.index(min(rates))}), highest {max(rates):.0%}"

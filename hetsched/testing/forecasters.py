@@ -1,0 +1,175 @@
+"""Laws that every forecaster keeps. Third parties run them on theirs: `for law in LAWS: law(make)`.
+
+Shapes: T tokens, L layers, K top-k, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..forecast import Forecaster
+from ..geometry import MoEGeometry
+from ..trace import RoutingTrace
+from ..types import Demand, FloatArray, IntArray, Phase
+
+Make = Callable[[], Forecaster]
+SHAPE = MoEGeometry("law", num_layers=6, num_experts=10, top_k=3, hidden=8, ffn=8)
+
+
+def routing(tokens: int, seed: int = 0) -> RoutingTrace:
+    """Skewed random routing of one sequence."""
+    random = np.random.default_rng(seed)
+    shape = (SHAPE.num_layers, SHAPE.num_experts)
+    likely_LE = np.log(random.dirichlet(np.full(shape[1], 0.5), shape[0]) + 0.02)
+    chosen_TLE = np.argsort(-(likely_LE + random.gumbel(size=(tokens, *shape))), axis=2)
+    experts_TLK = np.sort(chosen_TLE[:, :, : SHAPE.top_k], axis=2).astype(np.int16)
+    return RoutingTrace(experts_TLK, np.zeros(tokens, np.int32), np.ones(tokens, np.uint8), SHAPE.num_experts)
+
+
+def started(make: Make, frequency_LE: FloatArray | None = None, history: RoutingTrace | None = None) -> Forecaster:
+    """A forecaster that has seen nothing but its calibration."""
+    forecaster = make()
+    forecaster.start(SHAPE, frequency_LE, history)
+    return forecaster
+
+
+def teach(forecaster: Forecaster, trace: RoutingTrace, tokens_per_step: int = 1) -> list[tuple[FloatArray, FloatArray]]:
+    """Let it observe a trace, step by step; copies of its two forecasts after each layer."""
+    said = []
+    for step, begin in enumerate(range(0, trace.num_tokens, tokens_per_step)):
+        end = min(begin + tokens_per_step, trace.num_tokens)
+        phase = Phase.DECODE if tokens_per_step == 1 else Phase.PREFILL
+        for layer, tokens_E in enumerate(trace.demand_LE(slice(begin, end))):
+            forecaster.observe(Demand(step, layer, phase, tokens_E, end - begin))
+            said.append((forecaster.demand_LE().copy(), forecaster.next_LE().copy()))
+    return said
+
+
+def forecasts_are_shares(make: Make) -> None:
+    """Both forecasts are finite, [L, E], and for one token: between 0 and 1, whatever was demanded at once."""
+    for tokens_per_step in (1, 4, 50):
+        forecaster = started(make)
+        said = [(forecaster.demand_LE().copy(), forecaster.next_LE().copy())]
+        for forecast_2 in said + teach(forecaster, routing(200), tokens_per_step):
+            for forecast_LE in forecast_2:
+                assert forecast_LE.shape == (SHAPE.num_layers, SHAPE.num_experts)
+                assert forecast_LE.dtype == np.float64
+                assert np.isfinite(forecast_LE).all()
+                assert forecast_LE.min() >= 0
+                assert forecast_LE.max() <= 1 + 1e-9
+
+
+def a_layers_shares_come_to_top_k(make: Make) -> None:
+    """What is expected of a layer in all is what a token asks for: exactly in the mean, about so for the next visit."""
+    for frequency_LE in (None, _tokens_LE(routing(300)).astype(float)):
+        forecaster = started(make, frequency_LE)
+        for demand_LE, next_LE in teach(forecaster, routing(300)):
+            assert np.allclose(demand_LE.sum(axis=1), SHAPE.top_k, rtol=1e-6)
+            assert (next_LE.sum(axis=1) > 0.4 * SHAPE.top_k).all()
+            assert (next_LE.sum(axis=1) < 1.8 * SHAPE.top_k).all()
+
+
+def a_repeated_demand_is_learned(make: Make) -> None:
+    """What is always asked for is expected, what never is is not, from one token a step or from several."""
+    for tokens_per_step in (1, 5):
+        forecaster = started(make)
+        same = routing(1)
+        teach(forecaster, _repeated(same, 100 * tokens_per_step), tokens_per_step)
+        asked_LE = same.demand_LE(slice(None)) > 0
+        for forecast_LE in (forecaster.demand_LE(), forecaster.next_LE()):
+            assert forecast_LE[asked_LE].min() > 0.8
+            assert forecast_LE[~asked_LE].max() < 0.1
+
+
+def a_change_is_learned(make: Make) -> None:
+    """After as many steps of something else, the new demand is expected more than the old."""
+    forecaster = started(make)
+    old, new = routing(1, seed=1), routing(1, seed=2)
+    teach(forecaster, _repeated(old, 80))
+    teach(forecaster, _repeated(new, 80))
+    was_LE, is_LE = old.demand_LE(slice(None)) > 0, new.demand_LE(slice(None)) > 0
+    for forecast_LE in (forecaster.demand_LE(), forecaster.next_LE()):
+        assert forecast_LE[is_LE & ~was_LE].min() > forecast_LE[was_LE & ~is_LE].max()
+
+
+def calibration_is_used(make: Make) -> None:
+    """Told frequencies, with or without the trace, it begins from them; they last until a layer says otherwise."""
+    trace = routing(400)
+    share_LE = _tokens_LE(trace) / trace.num_tokens
+    for history in (None, trace):
+        forecaster = started(make, _tokens_LE(trace).astype(float), history)
+        assert np.allclose(forecaster.demand_LE(), share_LE)
+        for layer, tokens_E in enumerate(routing(1, seed=5).demand_LE(slice(None))):
+            untold = slice(layer, None)
+            best_L = share_LE[untold].argmax(axis=1)[:, None]
+            worst_L = share_LE[untold].argmin(axis=1)[:, None]
+            for forecast_LE in (forecaster.demand_LE()[untold], forecaster.next_LE()[untold]):
+                high_L = np.take_along_axis(forecast_LE, best_L, axis=1)
+                assert (high_L > np.take_along_axis(forecast_LE, worst_L, axis=1)).all()
+            forecaster.observe(Demand(0, layer, Phase.DECODE, tokens_E, 1))
+
+
+def it_is_deterministic_and_start_begins_anew(make: Make) -> None:
+    """The same demands give the same forecasts, also after another life; two instances do not disturb each other."""
+    trace, used = routing(40), make()
+    used.start(SHAPE, None, routing(50, seed=3))
+    teach(used, routing(60, seed=4))
+    used.start(SHAPE, None, None)
+    other = started(make)
+    first, second = teach(used, trace), teach(other, trace)
+    third = teach(started(make), trace)
+    for said in (second, third):
+        for (demand_LE, next_LE), (demand_too_LE, next_too_LE) in zip(first, said, strict=True):
+            assert (demand_LE == demand_too_LE).all()
+            assert (next_LE == next_too_LE).all()
+
+
+def what_it_is_given_stays_as_it_is(make: Make) -> None:
+    """Calibration and demands are read, never written, and forecasting by itself changes nothing."""
+    trace = routing(50)
+    frequency_LE = _tokens_LE(trace).astype(float)
+    kept_LE, kept_TLK = frequency_LE.copy(), trace.experts_TLK.copy()
+    forecaster = started(make, frequency_LE, trace)
+    tokens_E = np.bincount([1, 2, 2, 5], minlength=SHAPE.num_experts)
+    forecaster.observe(Demand(0, 0, Phase.VERIFY, tokens_E, 2))
+    asked = [(forecaster.demand_LE().copy(), forecaster.next_LE().copy()) for _ in range(2)]
+    assert (asked[0][0] == asked[1][0]).all()
+    assert (asked[0][1] == asked[1][1]).all()
+    assert (frequency_LE == kept_LE).all()
+    assert (trace.experts_TLK == kept_TLK).all()
+    assert tokens_E.tolist() == [0, 1, 2, 0, 0, 1, 0, 0, 0, 0]
+
+
+def one_layer_is_enough(make: Make) -> None:
+    """Models of one MoE layer, and of a single expert, have forecasts too."""
+    for experts, top_k in ((4, 2), (1, 1)):
+        forecaster = make()
+        forecaster.start(MoEGeometry("one", 1, experts, top_k, hidden=8, ffn=8), None, None)
+        for step in range(3):
+            tokens_E = np.array([1] * top_k + [0] * (experts - top_k))
+            forecaster.observe(Demand(step, 0, Phase.DECODE, tokens_E, 1))
+        assert forecaster.next_LE().shape == forecaster.demand_LE().shape == (1, experts)
+        assert forecaster.next_LE()[0, 0] > 0.5
+
+
+def _tokens_LE(trace: RoutingTrace) -> IntArray:
+    return trace.demand_LE(slice(None))
+
+
+def _repeated(trace: RoutingTrace, times: int) -> RoutingTrace:
+    experts_TLK = np.repeat(trace.experts_TLK, times, axis=0)
+    return RoutingTrace(experts_TLK, np.zeros(times, np.int32), np.ones(times, np.uint8), trace.num_experts)
+
+
+LAWS: tuple[Callable[[Make], None], ...] = (
+    forecasts_are_shares,
+    a_layers_shares_come_to_top_k,
+    a_repeated_demand_is_learned,
+    a_change_is_learned,
+    calibration_is_used,
+    it_is_deterministic_and_start_begins_anew,
+    what_it_is_given_stays_as_it_is,
+    one_layer_is_enough,
+)

@@ -1,0 +1,1 @@
+"""What is done with routing-trace files: archives, checks, recording, import, synthesis, figures."""

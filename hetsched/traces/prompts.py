@@ -1,0 +1,44 @@
+"""Files of prompts: plain text with one a line, or JSONL with a "prompt" on each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from ..errors import InputError
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """The prompts of a file, blank lines left out; .jsonl files hold objects with "prompt", others one text a line.
+
+    Raises InputError naming the line that is wrong.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text: {error}") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise InputError(f"{path} has no prompts; write one a line")
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        return [line for _, line in numbered]
+    return [_of_object(path, number, line) for number, line in numbered]
+
+
+def digest(prompts: list[str]) -> str:
+    """A short name of the prompts' contents."""
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
+
+
+def _of_object(path: Path, number: int, line: str) -> str:
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (json.JSONDecodeError, TypeError, KeyError):
+        prompt = None
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError(f'{path}, line {number}: expected an object with a text "prompt"')
+    return prompt

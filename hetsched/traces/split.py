@@ -1,0 +1,137 @@
+"""Parts of traces and joins of traces, by whole sequences, with the meta object carried along.
+
+Shapes: T tokens, L layers, K ids a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..trace import RoutingTrace
+from ..types import IntArray
+from .checks import chunks
+from .meta import FORMAT
+from .writer import TraceWriter
+
+
+def sequence_starts(trace: RoutingTrace) -> IntArray:
+    """First token of every sequence, and the number of tokens at the end: int64 [sequences + 1]."""
+    starts = [0]
+    for part in chunks(trace.num_tokens):
+        before = max(part.start - 1, 0)
+        starts += (np.flatnonzero(np.diff(trace.sequence_T[before : part.stop])) + before + 1).tolist()
+    return np.array([*starts, trace.num_tokens], np.int64)
+
+
+def sequences(trace: RoutingTrace, first: int, last: int) -> RoutingTrace:
+    """Sequences `first` to `last` - 1, counted from 0 in order, as views; numbers stay, meta.sequences is cut.
+
+    Raises InputError for a range that is empty or outside.
+    """
+    starts_S = sequence_starts(trace)
+    count = len(starts_S) - 1
+    if not 0 <= first < last <= count:
+        raise InputError(f"sequences {first}:{last} is empty or outside; the trace has sequences 0:{count}")
+    part = slice(int(starts_S[first]), int(starts_S[last]))
+    meta = dict(trace.meta)
+    listed = meta.get("sequences")
+    if isinstance(listed, list) and len(listed) == count:
+        meta["sequences"] = listed[first:last]
+    return replace(
+        trace,
+        experts_TLK=trace.experts_TLK[part],
+        sequence_T=trace.sequence_T[part],
+        phase_T=trace.phase_T[part],
+        weights_TLK=None if trace.weights_TLK is None else trace.weights_TLK[part],
+        step_T=None if trace.step_T is None else trace.step_T[part],
+        meta=meta,
+    )
+
+
+def split(trace: RoutingTrace, fraction: float) -> tuple[RoutingTrace, RoutingTrace]:
+    """The first share of the sequences, rounded down but at least one, and the others.
+
+    Raises InputError for a fraction outside 0..1, ends excluded, or a trace with one sequence.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"the fraction is {fraction:g}; it must lie between 0 and 1, ends excluded")
+    count = len(sequence_starts(trace)) - 1
+    if count < 2:
+        raise InputError("the trace has one sequence, and parts are made of whole sequences")
+    first = max(1, int(count * fraction))
+    return sequences(trace, 0, first), sequences(trace, first, count)
+
+
+def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
+    """Write one trace of all, in order, sequences and steps numbered anew from 0; the meta object stored.
+
+    Weights and steps are kept where all have them. Raises InputError for traces of different models or shapes.
+    """
+    _same_shape(traces)
+    first = traces[0]
+    extras = tuple(name for name in ("weights", "step") if all(name in trace.arrays() for trace in traces))
+    with TraceWriter(path, first.num_experts, (first.num_layers, first.top_k), extras=extras) as writer:
+        next_number = {"sequence": 0, "step": 0}
+        for trace in traces:
+            arrays = trace.arrays()
+            last = dict.fromkeys(next_number, -1)
+            for part in chunks(trace.num_tokens, trace.experts_TLK[0].size):
+                piece = {name: arrays[name][part] for name in ("experts", "sequence", "phase", *extras)}
+                for name in next_number.keys() & piece.keys():
+                    piece[name], next_number[name], last[name] = _renumbered(piece[name], next_number[name], last[name])
+                writer.append(**piece)
+        return writer.finish(
+            **merged_meta([trace.meta for trace in traces], [len(sequence_starts(t)) - 1 for t in traces])
+        )
+
+
+def _renumbered(numbers_T: Any, next_number: int, last: int) -> tuple[IntArray, int, int]:
+    """Ascending numbers made consecutive: the runs get `next_number`, and so on; a run may begin in the chunk before.
+
+    `last` is the stored number that ended the chunk before, -1 at the start of a trace.
+    """
+    is_new_T = np.diff(numbers_T, prepend=last) != 0
+    renumbered_T = next_number - 1 + np.cumsum(is_new_T)
+    return renumbered_T, int(renumbered_T[-1]) + 1, int(numbers_T[-1])
+
+
+def _same_shape(traces: Sequence[RoutingTrace]) -> None:
+    first = traces[0]
+    for i, other in enumerate(traces[1:], start=2):
+        for name in ("num_experts", "num_layers", "top_k"):
+            ours, theirs = getattr(first, name), getattr(other, name)
+            if ours != theirs:
+                raise InputError(
+                    f"trace {i} has {name} {theirs}, the first {ours}; only traces of one model are joined"
+                )
+        for name in ("model", "layers"):
+            ours, theirs = first.meta.get(name), other.meta.get(name)
+            if ours is not None and theirs is not None and ours != theirs:
+                raise InputError(f"trace {i} has meta.{name} {theirs!r:.60}, the first {ours!r:.60}")
+
+
+def merged_meta(metas: Sequence[dict[str, Any]], sequence_counts: Sequence[int]) -> dict[str, Any]:
+    """One meta object: equal values stay, different texts are joined, other differences become lists.
+
+    `sequences` lists are joined where every trace has one entry for each of its sequences, and dropped otherwise.
+    """
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for meta in metas for key in meta):
+        values = [meta[key] for meta in metas if key in meta]
+        distinct = [value for i, value in enumerate(values) if value not in values[:i]]
+        if key == "sequences":
+            if [len(v) if isinstance(v, list) else -1 for v in values] == list(sequence_counts):
+                merged[key] = [entry for value in values for entry in value]
+        elif key == "repeats_allowed":
+            merged[key] = any(values)
+        elif len(distinct) == 1:
+            merged[key] = distinct[0]
+        else:
+            merged[key] = "; ".join(distinct) if all(isinstance(v, str) for v in distinct) else distinct
+    return {**merged, "format": FORMAT}
