@@ -30,16 +30,14 @@ class Posed(NamedTuple):
 
 
 class OneToken:
-    """Layers of one token, where active experts are alike: what to do is a count, and every Run can be made before.
+    """Layers of one token, where active experts are alike and what to do is a count.
 
     `settle` answers without a solver where that provably loses nothing.
     """
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        layers, experts = range(machine.geometry.num_layers), range(machine.geometry.num_experts)
-        self._gpu_LE = [[Run(ExpertId(l, e), 1, Lane.GPU, "resident") for e in experts] for l in layers]
-        self._cpu_LE = [[Run(ExpertId(l, e), 1, Lane.CPU, "the CPU ends sooner") for e in experts] for l in layers]
+        self._gpu_LE, self._cpu_LE = machine.one_token_runs
 
     def settle(self, demand: Demand, view: View, most_gain_s: float) -> Decision | None:
         """The optimal decision where no fetch can be part of one and nothing is in flight; None where it is not known.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from .cost import CostModel
@@ -14,7 +15,7 @@ from .geometry import MoEGeometry
 from .residency import Residency
 from .solver import Solver
 from .trace import RoutingTrace
-from .types import Demand, Evict, ExpertId, Fetch, FloatArray, LinkState, Run
+from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Run
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,14 @@ class Machine:
     frequency_LE: FloatArray | None = None
     history: RoutingTrace | None = None
     future: RoutingTrace | None = None
+
+    @cached_property
+    def one_token_runs(self) -> tuple[list[list[Run]], list[list[Run]]]:
+        """Every Run of one token, by layer and expert, on the GPU and on the CPU: made once, shared by all plans."""
+        layers, experts = range(self.geometry.num_layers), range(self.geometry.num_experts)
+        on_gpu = [[Run(ExpertId(l, e), 1, Lane.GPU, "resident") for e in experts] for l in layers]
+        on_cpu = [[Run(ExpertId(l, e), 1, Lane.CPU, "the CPU ends sooner") for e in experts] for l in layers]
+        return on_gpu, on_cpu
 
 
 class View(NamedTuple):

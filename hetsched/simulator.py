@@ -59,7 +59,8 @@ def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: 
     timeline, cost = Timeline(scheduler.cost), scheduler.cost
     step_s_S = np.zeros(steps.count)
     since_check = 0
-    for s, layers in enumerate(demands(trace, steps)):
+    weighted = bool(getattr(scheduler.policy, "uses_weights", False))
+    for s, layers in enumerate(demands(trace, steps, weighted)):
         begin_s = timeline.now_s
         for demand in layers:
             dense_s = cost.dense_s(demand.num_tokens)
@@ -91,13 +92,16 @@ def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: s
         )
 
 
-def demands(trace: RoutingTrace, steps: Steps) -> Iterator[list[Demand]]:
-    """The demands of each step, layer by layer."""
+def demands(trace: RoutingTrace, steps: Steps, weighted: bool = False) -> Iterator[list[Demand]]:
+    """The demands of each step, layer by layer; `weighted`: with router weights, where the trace has them."""
     experts, layers = trace.num_experts, trace.num_layers
     spans = zip(steps.begin_S.tolist(), steps.end_S.tolist(), steps.phase_S.tolist(), strict=True)
     for s, (begin, end, phase_number) in enumerate(spans):
         phase = Phase(phase_number)
-        if end - begin == 1:
+        if weighted and trace.weights_TLK is not None:
+            tokens_LE, weights_LE = trace.demand_LE(slice(begin, end)), trace.weight_LE(slice(begin, end))
+            yield [Demand(s, l, phase, tokens_LE[l], end - begin, weights_LE[l]) for l in range(layers)]
+        elif end - begin == 1:
             rows = np.sort(trace.experts_TLK[begin], axis=1).tolist()
             ones = [1] * len(rows[0])
             yield [Demand.listed(s, l, phase, rows[l], ones, 1, experts) for l in range(layers)]

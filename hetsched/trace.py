@@ -5,6 +5,7 @@ Shapes: T tokens, L MoE layers, K top-k, E experts. Format "hetsched-routing-tra
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from .errors import InputError
 from .traces.archive import read_arrays, write_arrays
 from .traces.checks import OPTIONAL, REQUIRED, examine
 from .traces.meta import FORMAT, meta_array, trace_meta
-from .types import IntArray
+from .types import FloatArray, IntArray
 
 __all__ = ["FORMAT", "RoutingTrace", "load_trace", "report", "save_trace"]
+
+
+CHUNK = 65_536  # tokens summed at once
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,26 @@ class RoutingTrace:
 
     def demand_LE(self, tokens: slice | IntArray) -> IntArray:
         """Tokens routed to each expert of each layer by a group of tokens, int64 [L, E]."""
-        chosen_TLK = self.experts_TLK[tokens].astype(np.int64)
+        return self._summed_LE(tokens, None).astype(np.int64)
+
+    def weight_LE(self, tokens: slice | IntArray) -> FloatArray:
+        """Router weight of each expert of each layer, summed over a group of tokens, float [L, E]; tokens weigh 1 each
+        where the trace has no weights.
+        """
+        return self._summed_LE(tokens, self.weights_TLK)
+
+    def _summed_LE(self, tokens: slice | IntArray, weights_TLK: npt.NDArray[Any] | None) -> FloatArray:
         layers, experts = self.num_layers, self.num_experts
-        flat = chosen_TLK + experts * np.arange(layers)[None, :, None]
-        return np.bincount(flat.ravel(), minlength=layers * experts).reshape(layers, experts)
+        row_L1 = experts * np.arange(layers)[:, None]
+        sum_LE = np.zeros((layers, experts))
+        chosen_TLK = self.experts_TLK[tokens]
+        weight_TLK = None if weights_TLK is None else weights_TLK[tokens]
+        for begin in range(0, len(chosen_TLK), CHUNK):  # a mapped trace need not fit into memory
+            part = slice(begin, begin + CHUNK)
+            flat = (chosen_TLK[part] + row_L1).ravel()
+            weight = None if weight_TLK is None else weight_TLK[part].ravel()
+            sum_LE += np.bincount(flat, weight, layers * experts).reshape(layers, experts)
+        return sum_LE
 
     def full_meta(self) -> dict[str, Any]:
         """`meta` with the fields that every file has."""
@@ -77,12 +97,18 @@ class RoutingTrace:
         return {name: array for name, array in stored.items() if array is not None}
 
 
+def _place(path: Path) -> Path:
+    elsewhere = Path(os.environ.get("HETSCHED_TRACES", "."), path)
+    return elsewhere if not path.exists() and elsewhere.exists() else path
+
+
 def load_trace(path: str | Path) -> RoutingTrace:
     """Open and check a trace file; memory is needed only for what is used of it.
 
     Every value is checked, in chunks. Raises InputError naming the file, the first thing that is wrong, and how many
-    others there are.
+    others there are. A file that is not there is looked for in the folder that HETSCHED_TRACES names.
     """
+    path = _place(Path(path))
     arrays = read_arrays(path, REQUIRED + OPTIONAL)
     meta, found = examine(arrays)
     if found:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,8 @@ from hetsched.plugins import load
 from hetsched.problem import DispatchProblem
 from hetsched.trace import load_trace
 from hetsched.types import Phase
+
+from .replaying import libraries_on_stderr
 
 SCHEMA = "hetsched-solve/1"
 DEFAULT = (
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         load("hetsched.solvers", name)  # an unknown name is an error before anything runs
     problems = _problems(args)
-    with _libraries_on_stderr():
+    with libraries_on_stderr():
         held = contest(names, problems, args.time_limit)
     rows = held.rows(list(dict.fromkeys(names)))
     if args.plot:
@@ -73,19 +72,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(rows, held.instances)
     return 0
-
-
-@contextmanager
-def _libraries_on_stderr() -> Iterator[None]:
-    """HiGHS prints a line of its own now and then, past Python; standard output is for our document alone."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _problems(args: argparse.Namespace) -> Iterator[DispatchProblem]:

@@ -48,6 +48,8 @@ class Engine:
                 f"{self.scheduler.geometry.expert_bytes}; expert sizes must not grow after the first layer"
             )
         self._adopted.add(layer)
+        if hasattr(self.accelerator, "pin"):  # only devices with a copy engine of their own
+            self.accelerator.pin(self.store.rows(layer))
         for expert in self.scheduler.residency.residents():
             if expert.layer == layer:
                 self._executor.load(expert)
@@ -68,6 +70,7 @@ class Engine:
             raise
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
+        work = self._executor.received(work)
         num_tokens = len(work.hidden_TH)
         experts = self.scheduler.geometry.num_experts
         tokens_E = torch.bincount(work.ids_TK.reshape(-1), minlength=experts)[:experts].numpy()

@@ -6,6 +6,7 @@ Shapes: T tokens routed to the expert, H hidden, F ffn.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +16,25 @@ from ..errors import InputError
 
 Linear: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 TRAITS = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "num_experts")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where an eager forward rounds; the same in fp32, different bits in half precision.
+
+    `compute`: dtype of everything inside an expert, None for what the operands have. `accumulate`: dtype of the sum
+    over experts: that of the "hidden" states, of the "router" weights, or "float32".
+    """
+
+    compute: torch.dtype | None = None
+    accumulate: str = "hidden"
+
+    def sum_dtype(self, hidden: torch.Tensor, router_weights: torch.Tensor) -> torch.dtype:
+        """Dtype in which one layer's contributions are added."""
+        return {"hidden": hidden.dtype, "router": router_weights.dtype, "float32": torch.float32}[self.accumulate]
+
+
+PLAIN = Arithmetic()
 
 
 def parameter_names(module: Any) -> list[str]:
@@ -34,12 +54,20 @@ def parameter_names(module: Any) -> list[str]:
 
 
 def expert_ffn(
-    module: Any, weights: Mapping[str, torch.Tensor], hidden_TH: torch.Tensor, linear: Linear = F.linear
+    module: Any,
+    weights: Mapping[str, torch.Tensor],
+    hidden_TH: torch.Tensor,
+    linear: Linear = F.linear,
+    compute: torch.dtype | None = None,
 ) -> torch.Tensor:
     """down(act(gate(x)) * up(x)), with the operations and their order of the module's eager forward: [T, H].
 
-    `linear(x, weight)` takes the place of torch's where the weights are neither transposed nor biased.
+    `linear(x, weight)` takes the place of torch's where the weights are neither transposed nor biased. `compute`: as
+    in Arithmetic.
     """
+    if compute is not None:
+        hidden_TH = hidden_TH.to(compute)
+        weights = {name: weight.to(compute) for name, weight in weights.items()}
     up = "gate_up_proj" if module.has_gate else "up_proj"
     projected = _project(module, hidden_TH, weights[up], weights.get(f"{up}_bias"), linear)
     activated = module._apply_gate(projected) if module.has_gate else module.act_fn(projected)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..errors import InputError
 from ..types import ExpertId
 from .expert_ffn import parameter_names
 
@@ -59,6 +60,16 @@ class Layout:
         }
 
 
+def refuse_unreadable(module: Any, name: str) -> None:
+    """Raise InputError where a parameter is not an ordinary tensor with its numbers in memory."""
+    parameter = getattr(module, name)
+    if parameter.is_meta:
+        raise InputError(f"{name} of {type(module).__name__} is on meta; load the model's weights before running it")
+    if type(parameter.data) is not torch.Tensor:
+        kind = type(parameter.data).__name__
+        raise InputError(f"{name} of {type(module).__name__} is a {kind}; load the model unsharded and unquantised")
+
+
 class HostStore:
     """Expert weights by layer. While a module is stored, its parameters are views into the store, not copies."""
 
@@ -68,8 +79,13 @@ class HostStore:
         self._views: dict[ExpertId, Mapping[str, torch.Tensor]] = {}
 
     def adopt(self, layer: int, module: Any) -> Layout:
-        """Move a module's expert parameters in. Needs room for one layer beside the model."""
+        """Move a module's expert parameters in. Needs room for one layer beside the model.
+
+        Raises InputError for parameters that hold no plain numbers (on meta, sharded, quantised).
+        """
         layout = Layout.of(module)
+        for name in (piece.name for piece in layout.pieces):
+            refuse_unreadable(module, name)
         rows = torch.zeros((module.num_experts, layout.row_bytes), dtype=torch.uint8)
         for piece in layout.pieces:
             parameter = getattr(module, piece.name)
@@ -81,6 +97,30 @@ class HostStore:
         for e in range(module.num_experts):
             self._views[ExpertId(layer, e)] = layout.views(rows[e])
         return layout
+
+    def share(self, layer: int, module: Any) -> None:
+        """Let a module whose experts are tied to a stored layer's look at the same bytes.
+
+        Raises InputError where the two hold different numbers.
+        """
+        rows, pieces = self._rows[layer], self._layouts[layer].pieces
+        for piece in pieces:
+            parameter = getattr(module, piece.name)
+            stored = rows[:, piece.begin : piece.begin + piece.num_bytes].view(piece.dtype)
+            stored = stored.view(len(rows), *piece.shape)
+            if parameter.data_ptr() == stored.data_ptr():
+                continue
+            refuse_unreadable(module, piece.name)
+            if parameter.dtype != stored.dtype or not torch.equal(parameter.data, stored):
+                raise InputError(
+                    f"{type(module).__name__} was tied to layer {layer}'s experts at attach and now differs in "
+                    f"{piece.name}; call model.tie_weights() before running, or attach after loading"
+                )
+            parameter.data = stored
+
+    def holds(self, layer: int) -> bool:
+        """Whether a layer's experts are stored."""
+        return layer in self._rows
 
     def give_back(self, layer: int, module: Any) -> None:
         """Restore a module's parameters as tensors of their own, bit for bit."""
@@ -94,6 +134,10 @@ class HostStore:
     def layout(self, layer: int) -> Layout:
         """Layout of a layer's rows."""
         return self._layouts[layer]
+
+    def rows(self, layer: int) -> torch.Tensor:
+        """All experts of a layer, uint8 [E, row_bytes]: what an accelerator pins."""
+        return self._rows[layer]
 
     def row(self, expert: ExpertId) -> torch.Tensor:
         """One expert's bytes, uint8 [row_bytes]."""

@@ -18,7 +18,7 @@ from ..geometry import MoEGeometry
 from ..trace import RoutingTrace
 from ..types import Demand, FloatArray
 from . import shares_LE
-from .transition_kernels import FAST, LEAST, MEAN, NEXT, OWN, RING, SLOW, State, fit, observe
+from .transition_kernels import FAST, LEAST, MEAN, NEXT, OWN, SLOW, empty, fit, observe
 
 # Rounded from a logistic regression on the first halves of two traces (gpt-oss-20b, DeepSeek-V2-Lite), which agreed.
 WEIGHTS = (-0.15, 0.5, 0.13, 0.28, 0.27, 0.15, 0.11, 0.12)
@@ -54,20 +54,17 @@ class Transition:
         """Begin from the calibration trace, else its frequencies, else the uniform share."""
         layers, experts = geometry.num_layers, geometry.num_experts
         distances = max(1, min(self.distance, layers - 1))
-        table_6LE = np.zeros((6, layers, experts))
+        self._state = empty(layers, experts, distances)
+        table_6LE = self._state.table_6LE
         table_6LE[[MEAN, SLOW, FAST, NEXT]] = shares_LE(geometry, frequency_LE, history)
         share_LE = table_6LE[MEAN].clip(LEAST, 1.0 - LEAST)
         constant, *own_weights = self._settings[3:7]
         table_6LE[OWN] = constant + sum(own_weights) * np.log(share_LE / (1.0 - share_LE))
-        self._state = State(
-            table_6LE,
-            pairs_2LDEE=np.zeros((2, layers, distances, experts, experts), np.float32),
-            ring_RDE=np.zeros((RING, distances, experts)),
-            active_LN=np.zeros((layers, 1 + experts), np.int64),
-        )
         chosen_TLK = np.zeros((0, layers, 1)) if history is None else history.experts_TLK[-MOST:]
         fit(np.array(chosen_TLK, np.int16), self._state)
         self._ones = np.ones(experts)
+        nobody = np.zeros(0, np.int64)  # compiled here (or read from disk), not in the first step
+        observe(*empty(1, 1, 1), 0, nobody, self._ones[:0], True, self._settings)
         self._steps = 0.0 if history is None else float(history.num_tokens)
 
     def observe(self, demand: Demand) -> None:

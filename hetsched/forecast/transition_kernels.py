@@ -73,6 +73,16 @@ def fit(experts_TLK: npt.NDArray[np.int16], state: State) -> None:
                     odds_LDEE[l, d, a, e] = logit(row_E[e]) - logit(alone)
 
 
+def empty(layers: int, experts: int, distances: int) -> State:
+    """Arrays for a model of this shape, all zero."""
+    return State(
+        table_6LE=np.zeros((6, layers, experts)),
+        pairs_2LDEE=np.zeros((2, layers, distances, experts, experts), np.float32),
+        ring_RDE=np.zeros((RING, distances, experts)),
+        active_LN=np.zeros((layers, 1 + experts), np.int64),
+    )
+
+
 @compiled
 def learn_pairs(state: State, layer: int, active_N: IntArray) -> None:
     """This layer's experts against those of the layers before it in the same token."""

@@ -17,7 +17,17 @@ _SETTING = "_experts_implementation_internal"  # what transformers reads and set
 
 
 def expert_modules(model: torch.nn.Module) -> list[Any]:
-    """Every expert module in order of definition. Raises InputError for a model without any."""
+    """Every expert module in order of definition.
+
+    Raises InputError for a model without any, for one with routed experts that transformers does not dispatch, and for
+    an expert class without what the engine needs, named.
+    """
+    for name, module in model.named_modules():
+        if is_undispatched(name, module):
+            raise InputError(
+                f"{name} is a {type(module).__name__}, which lacks transformers' use_experts_implementation; "
+                f"{type(model).__name__} is not supported through this door"
+            )
     found = [module for module in model.modules() if is_expert_module(module)]
     if not found:
         raise InputError(
@@ -32,6 +42,23 @@ def expert_modules(model: torch.nn.Module) -> list[Any]:
 def is_expert_module(module: torch.nn.Module) -> bool:
     """Whether transformers' experts interface dispatches this module."""
     return all(hasattr(module, name) for name in ("has_gate", "is_transposed", "num_experts", "config"))
+
+
+def is_undispatched(name: str, module: torch.nn.Module) -> bool:
+    """Whether this looks like routed experts that compute themselves: by class name, or a list called experts."""
+    if is_expert_module(module):
+        return False
+    kind = type(module).__name__
+    several = isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict)) and len(module) > 1
+    return (kind.endswith("Experts") and "Shared" not in kind) or (several and name.split(".")[-1] == "experts")
+
+
+class Selected(str):
+    """The implementation's name where attach() chose it.
+
+    A copied config keeps the mark, which tells a module made after attach from one of a model that was loaded with
+    experts_implementation="hetsched".
+    """
 
 
 def own_forward(module: Any) -> Any:
@@ -49,7 +76,7 @@ class Selection:
         """Make one config use hetsched."""
         if id(config) not in self._before:
             self._before[id(config)] = config, getattr(config, _SETTING, None)
-            setattr(config, _SETTING, IMPLEMENTATION)
+            setattr(config, _SETTING, Selected(IMPLEMENTATION))
 
     def restore(self) -> None:
         """Put every config back."""
@@ -57,6 +84,12 @@ class Selection:
             setattr(config, _SETTING, before)
         self._before.clear()
 
-    def before(self, config: Any) -> Any:
-        """What a config used before, or None if it was not selected here."""
-        return self._before.get(id(config), (None, None))[1]
+
+def was_selected(config: Any) -> bool:
+    """Whether attach() chose hetsched in this config or in the one that it is a copy of."""
+    return isinstance(getattr(config, _SETTING, None), Selected)
+
+
+def selected_name(config: Any) -> str:
+    """The implementation that a config asks for now."""
+    return str(getattr(config, _SETTING, None))

@@ -137,6 +137,8 @@ class Belady(OnDemand):
     """Belady's rule with bypass; needs `Machine.future`, the trace to come from the first step on."""
 
     name = "belady"
+    family = "clairvoyant"
+    clairvoyant = True
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
     def rule(self, machine: Machine, slots: Slots) -> Future:

@@ -22,6 +22,7 @@ class LayerStream:
     """Every expert is copied at every use. In a model of one MoE layer, what two steps in a row want is copied once."""
 
     name = "layer-stream"
+    family = "streaming"
 
     def start(self, machine: Machine) -> Sequence[ExpertId]:
         """Nothing is there."""

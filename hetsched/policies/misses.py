@@ -9,6 +9,8 @@ from ..policy import Decision, Machine, View
 from ..residency import RESIDENT
 from ..types import Demand, ExpertId, Fetch, IntArray, Lane, Run
 
+_ONE = (1,)
+
 
 class Counts(NamedTuple):
     """Of each layer of each one-token step, int64 [T, L]: experts that were there, were fetched, had to leave.
@@ -23,7 +25,19 @@ class Counts(NamedTuple):
 
 def misses_on_cpu(demand: Demand, view: View, machine: Machine) -> Decision:
     """Residents on the GPU, everything else on the CPU; nothing moves."""
-    return decision(demand, view, machine, {})
+    if demand.num_tokens != 1:
+        return decision(demand, view, machine, {})
+    on_gpu, on_cpu = machine.one_token_runs
+    gpu_E, cpu_E, states = on_gpu[demand.layer], on_cpu[demand.layer], view.residency.states(demand.layer)
+    runs = [gpu_E[e] for e in demand.active if states[e] >= RESIDENT]
+    here, cost = len(runs), machine.cost
+    runs += [cpu_E[e] for e in demand.active if states[e] < RESIDENT]
+    away = len(runs) - here
+    gpu_end_s = here * cost.each_gpu_s(_ONE)[0] if here else 0.0
+    if not away:
+        return Decision(tuple(runs), predicted_s=gpu_end_s)
+    roundtrip_s = cost.roundtrip_s(1) if cost.has_gpu else 0.0
+    return Decision(tuple(runs), predicted_s=max(gpu_end_s, roundtrip_s + away * cost.each_cpu_s(_ONE)[0]))
 
 
 def decision(

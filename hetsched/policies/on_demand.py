@@ -34,6 +34,7 @@ class OnDemand:
     """
 
     name = "on-demand"
+    family = "cache"
     serve = staticmethod(_no_rule)
 
     def __init__(self, per_layer: bool = False) -> None:

@@ -21,6 +21,7 @@ class CpuOnly:
     """Nothing on the GPU but the dense part."""
 
     name = "cpu-only"
+    family = "static placement"
 
     def start(self, machine: Machine) -> Sequence[ExpertId]:
         """No expert is resident."""

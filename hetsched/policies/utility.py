@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..dispatch import OneToken, pose, to_decision
+from ..jit import announced
 from ..plugins import load
 from ..policy import Decision, Machine, View
+from ..residency import Residency
 from ..solver import solve_guarded
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Phase
 from .misses import misses_on_cpu
@@ -37,6 +39,7 @@ class Utility:
     """
 
     name = "hetsched"
+    family = "integer program"
 
     def __init__(
         self,
@@ -55,7 +58,9 @@ class Utility:
         """Fill every slot, by calibration frequency if there is one."""
         self._machine = machine
         cost, shape = machine.cost, machine.geometry
-        self.forecaster.start(shape, machine.frequency_LE, machine.history)
+        with announced("hetsched: compiling hetsched's policy once, about 20 s ..."):
+            self.forecaster.start(shape, machine.frequency_LE, machine.history)
+            self._warm_up()
         if not cost.has_gpu:
             return ()
         (cpu_s,), (gpu_s,) = cost.each_cpu_s((1,)), cost.each_gpu_s((1,))
@@ -116,12 +121,16 @@ class Utility:
         self._link_price_s += RATE * (gained_s - self._link_price_s)
         return [self._fetch(new, victim, gain_s) for new, victim, gain_s in swaps]
 
+    def _warm_up(self) -> None:
+        one, nobody = np.zeros((1, 1)), np.zeros(0, np.int64)  # compiled here (or read from disk), not in a step
+        choose_swaps(one, one, Residency(1, 1, 0).state_LE, nobody, np.ones(12), one, np.zeros((3, 1)))
+
     def _follow(self, demand: Demand, decision: Decision) -> None:
         """Averages over the run: a layer's time, and for how much of it the CPU lane works."""
         self._left_s = decision.predicted_s
         layer_s = self._machine.cost.dense_s(demand.num_tokens) + decision.predicted_s
         self._layer_s += RATE * (layer_s - self._layer_s)
-        share = decision.predicted_s / layer_s if decision.runs[-1].lane is Lane.CPU else 0.0
+        share = decision.predicted_s / layer_s if decision.runs and decision.runs[-1].lane is Lane.CPU else 0.0
         self._cpu_share += RATE * (share - self._cpu_share)
 
     def _contention_s(self) -> float:
@@ -132,7 +141,9 @@ class Utility:
         utility_LE = self._utility_LE
         p_N = np.minimum(self.forecaster.demand_LE()[demand.layer, demand.active], 1.0)
         again_N = 1.0 - (1.0 - p_N - RECENT * (1.0 - p_N)) ** _tokens_ahead(demand)
-        utility_LE[demand.layer, demand.active] = self._saving_s * (1.0 + self.later) * again_N
+        active_s_N = self._saving_s * (1.0 + self.later) * again_N
+        utility_LE[demand.layer, demand.active] = active_s_N
+        self._lowest_s = min(self._lowest_s, float(active_s_N.min(initial=np.inf)))
         posed = pose(demand, view, self._machine, utility_LE, self._link_price_s + self._contention_s())
         found = solve_guarded(self._machine.solver, posed.problem)
         runs, fetches = to_decision(demand, posed, found.choice_N, self._machine.geometry.num_experts)

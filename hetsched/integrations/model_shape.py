@@ -1,0 +1,76 @@
+"""The shape of a model as its expert modules really are: layers, ties, counts and bytes, from tensors.
+
+Shapes: L layers, E experts, H hidden, F ffn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+from ..engine.expert_ffn import parameter_names
+from ..engine.host_store import Layout
+from ..errors import InputError
+from ..geometry import MoEGeometry, from_config
+from .cpu_lane import dtype_name
+
+
+def layers_of(modules: list[Any]) -> list[list[Any]]:
+    """Modules by layer, in order of definition. Modules that share all their expert parameters are one layer."""
+    layers: dict[Any, list[Any]] = {}
+    for module in modules:
+        layers.setdefault(_identity(module), []).append(module)
+    return list(layers.values())
+
+
+def stored_bytes(modules: list[Any]) -> int:
+    """Bytes of these modules' experts, each in a row of its own size."""
+    return sum(Layout.of(module).row_bytes * module.num_experts for module in modules)
+
+
+def geometry_of(modules: list[Any], config: Any) -> MoEGeometry:
+    """The model's geometry: one module a layer, with widths, counts and bytes as the tensors have them.
+
+    The widths and bytes are those of the largest expert, since all slots are of one size.
+    """
+    largest = max(modules, key=lambda module: Layout.of(module).row_bytes)
+    experts = [int(module.num_experts) for module in modules]
+    dtypes = {name: getattr(module, name).dtype for module in modules for name in parameter_names(module)}
+    for dtype in dtypes.values():
+        dtype_name(dtype)
+    ffn, hidden = largest.down_proj.shape[1:] if largest.is_transposed else largest.down_proj.shape[:0:-1]
+    shape = _announced(config, largest, max(experts), int(hidden), int(ffn))
+    return replace(
+        shape,
+        num_layers=len(modules),
+        num_experts=max(experts),
+        top_k=min(shape.top_k, *experts),
+        hidden=int(hidden),
+        ffn=int(ffn),
+        dtype=dtype_name(largest.down_proj.dtype),
+        matrices=3 if largest.has_gate else 2,
+        bias=bool(largest.has_bias),
+        expert_bytes_override=Layout.of(largest).row_bytes,
+        experts_L=tuple(experts) if min(experts) < max(experts) else (),
+    )
+
+
+def announced_geometry(module: Any) -> MoEGeometry:
+    """The geometry of a model of which only one expert module is known: that module in every layer of its config."""
+    layers = from_config(module.config).num_layers
+    return replace(geometry_of([module], module.config), num_layers=layers)
+
+
+def _announced(config: Any, module: Any, experts: int, hidden: int, ffn: int) -> MoEGeometry:
+    """What the config says of everything but the experts; where it says nothing, the experts alone."""
+    for source in (config, module.config):
+        with contextlib.suppress(InputError):
+            return from_config(source)
+    return MoEGeometry(str(getattr(config, "model_type", "this model")), 1, experts, 1, hidden, ffn)
+
+
+def _identity(module: Any) -> tuple[Any, ...]:
+    """Equal for two modules whose expert parameters are the same memory."""
+    parameters = [getattr(module, name) for name in parameter_names(module)]
+    return tuple((id(p) if p.is_meta else p.data_ptr(), tuple(p.shape), p.stride(), p.dtype) for p in parameters)

@@ -1,0 +1,52 @@
+"""The torch side of the CUDA accelerator on a device that torch itself drives: real queues, memory of its own.
+
+The device is a PrivateUse1 backend of threads (queue_device/queue_device.cpp): torch.Stream, torch.Event and
+asynchronous copies are torch's, only what lies below them is not a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MISSING = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"building the device needs {' and '.join(MISSING)}")
+
+
+@pytest.fixture(scope="module")
+def report() -> Any:
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "tests.queue_device"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=220, cwd=root)
+    assert done.returncode == 0, "\n".join(line for line in done.stderr.splitlines() if "registered at" not in line)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_laws(report: Any) -> None:
+    assert set(report["laws"].values()) == {"kept"}
+    assert len(report["laws"]) >= 7
+
+
+@pytest.mark.parametrize("memory", ["pinned", "pageable"])
+def test_copies_are_asynchronous_and_in_order_of_urgency(report: Any, memory: str) -> None:
+    """An urgent copy overtakes; work waits for its copy in its stream and sees every byte; nothing is left."""
+    assert report[memory] == {"fast_before_slow": True, "sum": 1 << 20, "stalled": True, "left": 0}
+
+
+def test_a_model_between_two_memories_says_what_eager_says(report: Any) -> None:
+    """Dense part on the device, experts fetched or computed on the host, activations brought and sent."""
+    found = report["tokens"]
+    assert found["identical"]
+    assert found["demanded_fetches"] + found["prefetches"] > 0
+    assert found["hits"] > 0
+    assert min(found["gpu_s"], found["cpu_s"]) > 0
+
+
+def test_no_thread_is_left(report: Any) -> None:
+    assert report["threads"] == []

@@ -1,0 +1,204 @@
+"""The host's side of the CUDA accelerator, on a device whose copies take time by the clock: order, events, ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hetsched
+from hetsched.accelerators import cuda_check
+from hetsched.accelerators.base import Accelerator, Cancelled, LaneError
+from hetsched.accelerators.cuda import CudaAccelerator, StreamAccelerator
+from hetsched.errors import InputError
+from hetsched.testing.accelerators import LAWS, Make, lanes_overlap
+from hetsched.types import Lane
+
+from .clocked_queues import ClockedQueues
+from .conftest import tiny_moe
+
+CHECK = Path(__file__).parents[1] / "examples" / "gpu_check.py"
+CHUNK = 1 << 10
+RATE = 1e5  # bytes/s: a chunk takes 10 ms
+
+
+def made(capacity_bytes: int = 1 << 20, bytes_per_s: float = 1e8, pinnable: bool = True) -> StreamAccelerator:
+    return StreamAccelerator(ClockedQueues(bytes_per_s, pinnable), capacity_bytes, CHUNK)
+
+
+@pytest.fixture(params=[True, False], ids=["pinned", "staged"])
+def device(request: pytest.FixtureRequest) -> Iterator[StreamAccelerator]:
+    accelerator = made(bytes_per_s=RATE, pinnable=request.param)
+    accelerator.decided(0.0)
+    yield accelerator
+    accelerator.close()
+
+
+# Kernels of lanes_overlap take no time on a device that is not emulated; tests/gpu has overlap with real ones.
+@pytest.mark.parametrize("law", [law for law in LAWS if law is not lanes_overlap], ids=lambda law: law.__name__)
+@pytest.mark.parametrize("pinnable", [True, False])
+def test_the_laws(law: Callable[[Make], None], pinnable: bool) -> None:
+    law(lambda capacity_bytes: made(capacity_bytes, pinnable=pinnable))
+
+
+def test_it_is_an_accelerator(device: StreamAccelerator) -> None:
+    assert isinstance(device, Accelerator)
+    assert not device.emulated
+
+
+def test_an_urgent_copy_passes_all_but_the_chunks_under_way(device: StreamAccelerator) -> None:
+    """It ends before the copy of twenty chunks that was there first, which still arrives whole."""
+    target, ones = device.allocate(21 * CHUNK), torch.ones(21 * CHUNK, dtype=torch.uint8)
+    target.zero_()
+    slow = device.copy_in(ones[CHUNK:], target[CHUNK:], seconds=0.1, urgent=False)
+    fast = device.copy_in(ones[:CHUNK], target[:CHUNK], seconds=0.01, urgent=True)
+    device.end_layer([fast, slow])
+    assert fast.last.at_s < slow.last.at_s
+    assert sum(end.at_s < fast.last.at_s for _, end in slow.marks) < 10
+    assert target.min() == 1
+
+
+def test_a_promoted_copy_goes_before_older_ones(device: StreamAccelerator) -> None:
+    target, ones = device.allocate(12 * CHUNK), torch.ones(4 * CHUNK, dtype=torch.uint8)
+    first, second, third = (
+        device.copy_in(ones, target[i * 4 * CHUNK : (i + 1) * 4 * CHUNK], seconds=0.04, urgent=False) for i in range(3)
+    )
+    device.promote(third)
+    device.end_layer([first, second, third])
+    assert third.last.at_s < first.last.at_s < second.last.at_s
+
+
+def test_copy_state_counts_what_is_left(device: StreamAccelerator) -> None:
+    """Unfinished copies by their ends; an urgent one would start after the chunks under way; none at the end."""
+    target, ones = device.allocate(20 * CHUNK), torch.ones(10 * CHUNK, dtype=torch.uint8)
+    first = device.copy_in(ones, target[: 10 * CHUNK], seconds=0.1, urgent=False)
+    second = device.copy_in(ones, target[10 * CHUNK :], seconds=0.1, urgent=False)
+    urgent_s, ((earlier, first_s), (later, second_s)) = device.copy_state()
+    assert (earlier, later) == (first, second)
+    assert urgent_s <= 0.02
+    assert 0.0 < first_s <= 0.1
+    assert second_s == pytest.approx(first_s + 0.1)
+    second.result()
+    assert device.copy_state() == (0.0, [])
+    assert first.busy_s == pytest.approx(0.1, rel=0.05)
+
+
+def test_work_is_launched_in_order_and_waits_only_for_its_own_copy(device: StreamAccelerator) -> None:
+    """Work without a copy is launched at once; work behind work that waits keeps its place."""
+    target = device.allocate(4 * CHUNK)
+    target.zero_()
+    seen: list[int] = []
+    device.launch(Lane.GPU, lambda: seen.append(0), 0.0)
+    assert seen == [0]
+    copy = device.copy_in(torch.ones(4 * CHUNK, dtype=torch.uint8), target, seconds=0.04, urgent=True)
+    waiting = device.launch(Lane.GPU, lambda: (seen.append(1), int(target.sum()))[1], 0.0, [copy])
+    behind = device.launch(Lane.GPU, lambda: seen.append(2), 0.0)
+    beside = device.launch(Lane.CPU, lambda: seen.append(3), 0.0)
+    beside.result()
+    device.end_layer([waiting, behind])
+    assert waiting.result() == 4 * CHUNK
+    assert seen == [0, 3, 1, 2]
+    assert waiting.stall_s >= 0.0399  # four chunks, from the end of the first work
+    assert behind.stall_s == 0.0
+
+
+def test_a_failed_copy_fails_what_waits_for_it_and_nothing_else(device: StreamAccelerator) -> None:
+    target, one = device.allocate(CHUNK), torch.ones(CHUNK, dtype=torch.uint8)
+    device._queues.failing = True
+    copy = device.copy_in(one, target, seconds=0.01, urgent=True)
+    work = device.launch(Lane.GPU, lambda: 1, 0.0, [copy])
+    with pytest.raises(LaneError, match="on fire"):
+        device.end_layer([work])
+    assert copy.failed
+    assert work.failed
+    device._queues.failing = False
+    device.cancel()
+    again = device.copy_in(one, target, seconds=0.01, urgent=True)
+    assert device.end_layer([device.launch(Lane.GPU, lambda: int(target.sum()), 0.0, [again])]) > 0
+    assert device.copy_state() == (0.0, [])
+
+
+def test_cancelling_drops_what_waits_and_ends_what_runs(device: StreamAccelerator) -> None:
+    target, ones = device.allocate(40 * CHUNK), torch.ones(20 * CHUNK, dtype=torch.uint8)
+    copies = [device.copy_in(ones, target[: 20 * CHUNK], seconds=0.2, urgent=False) for _ in range(2)]
+    work = device.launch(Lane.GPU, lambda: 1, 0.0, [copies[1]])
+    device.cancel()
+    assert len(device._queues.sent) < 20  # of forty chunks
+    for event in (*copies, work):
+        with pytest.raises(Cancelled):
+            event.result()
+    assert device.copy_state() == (0.0, [])
+    assert device.launch(Lane.GPU, lambda: 7, 0.0).result() == 7
+
+
+def test_what_cannot_be_pinned_is_said_once() -> None:
+    accelerator = StreamAccelerator(ClockedQueues(), 1 << 10, CHUNK, pinnable_bytes=100)
+    assert accelerator.pin(torch.zeros(60, dtype=torch.uint8))
+    assert not accelerator.pin(torch.zeros(60, dtype=torch.uint8))
+    assert not accelerator.pin(torch.zeros(60, dtype=torch.uint8))
+    assert len(accelerator.notes) == 1
+    assert "100 bytes may be pinned" in accelerator.notes[0]
+    accelerator.close()
+
+
+def test_router_ids_come_beside_a_long_copy(device: StreamAccelerator) -> None:
+    """What is brought to the host does not wait for the copies to the device."""
+    target = device.allocate(20 * CHUNK)
+    slow = device.copy_in(torch.ones(20 * CHUNK, dtype=torch.uint8), target, seconds=0.2, urgent=True)
+    ids = torch.arange(8)
+    brought = device.bring(ids)
+    assert torch.equal(brought.result(), ids)
+    slow.result()
+    assert brought._end.at_s < slow.last.at_s
+
+
+def test_the_gpus_checks_measure_what_they_say() -> None:
+    """On a device whose link is known: 1 MB at 10 MB/s, an urgent chunk behind two of a hundred."""
+
+    def make(capacity_bytes: int) -> StreamAccelerator:
+        return StreamAccelerator(ClockedQueues(1e7), capacity_bytes, 10_000)
+
+    found = cuda_check.overlap(make, 1_000_000)
+    assert found["copy_s"] == pytest.approx(0.1, rel=0.1)
+    assert found["hold_s"] >= 0.0999
+    assert found["makespan_s"] >= found["hold_s"]
+    assert 0 < found["hidden_share"] <= 1
+    waited = cuda_check.urgency(make, 1_000_000)
+    assert 0.0019 <= waited["waited_s"] < waited["background_s"]
+    assert set(cuda_check.laws(lambda capacity_bytes: made(capacity_bytes)).values()) == {"kept"}
+
+
+def test_a_model_runs_on_it_with_eagers_tokens() -> None:
+    """The whole engine over chunked, asynchronous copies: tokens of plain eager, pinned and staged."""
+    model = tiny_moe()
+    ids = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(1))
+    options: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    expected = model.generate(ids, **options)
+    for pinnable in (True, False):
+        accelerator = made(1 << 24, 2e7, pinnable)
+        machine = {"hardware": "rtx-4060-laptop-8gb", "stand_in_for": "gpt-oss-20b"}
+        with hetsched.attach(model, **machine, gpu_memory="30%", accelerator=accelerator) as attached:
+            assert torch.equal(model.generate(ids, **options), expected)
+            stats = attached.stats()
+        assert stats["prefetches"] + stats["demanded_fetches"] > 0
+        assert stats["hits"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_the_check_command_without_a_gpu_is_one_line() -> None:
+    done = subprocess.run([sys.executable, CHECK], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_the_error_is_one_line() -> None:
+    with pytest.raises(InputError) as caught:
+        CudaAccelerator()
+    assert "\n" not in str(caught.value)
