@@ -11,7 +11,7 @@ demo: $(READY)  ## build the demo model once, then watch it run
 	$(VENV)/bin/hetsched demo
 
 test: $(READY) check  ## format, lint, types, tests
-	$(RUN) pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
 
 check: $(READY)
 	$(RUN) ruff format --check .

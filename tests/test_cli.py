@@ -101,7 +101,7 @@ def test_verify_fails_when_tokens_differ(
         (["--hardware", "rtx-9999"], "unknown machine 'rtx-9999'"),
         (["--hardware", "rtx-4060-laptop-8gb", "--gpu-memory", "1KB"], "the least that works is"),
         (["--hardware", "rtx-4060-laptop-8gb", "--gpu-memory", "900GiB"], "more than rtx-4060-laptop-8gb has"),
-        (["--hardware", "rtx-4060-laptop-8gb", "--policy", "lru"], "did you mean 'on-demand-lru'"),
+        (["--hardware", "rtx-4060-laptop-8gb", "--policy", "on-demand-lr"], "did you mean 'on-demand-lru'"),
         (["--solver", "exakt"], "did you mean 'exact'"),
         (["--solver", "no.such:Solver"], "could not be imported"),
         (["--stand-in-for", "gpt-oss-20b"], "needs an emulated machine"),
@@ -152,7 +152,7 @@ def test_ctrl_c_is_exit_130(
     def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(AsyncExecutor, "execute", interrupt)
+    monkeypatch.setattr(AsyncExecutor, "submit", interrupt)
     code, _, err = call(capsys, "run", "--model", str(checkpoint), "--prompt", "the sea", *MACHINE)
     assert code == 130
     assert "interrupted" in err
