@@ -48,10 +48,10 @@ class EmulatedClock:
                 self._changed.wait(None if self._running_since is None else left_s * self.scale)
         return False
 
-    def wait_running(self, stopped: threading.Event) -> bool:
-        """Sleep while the clock is halted; False when `stopped` was set first (and wake() called)."""
+    def wait_running(self, before_s: float, stopped: threading.Event) -> bool:
+        """Sleep while the clock is halted before `before_s`; False when `stopped` was set first (and wake() called)."""
         with self._changed:
-            while self._running_since is None and not stopped.is_set():
+            while self._running_since is None and self._elapsed_s < before_s and not stopped.is_set():
                 self._changed.wait()
         return not stopped.is_set()
 

@@ -78,12 +78,14 @@ class EmulatedAccelerator:
             (_copy(source[begin:end], target[begin:end]), seconds / chunks) for begin, end in itertools.pairwise(edges)
         ]
         at_s = max(self._now_s, self._host_s)
+        self._lanes[Lane.LINK].catch_up(self._now_s)
         event = self._lanes[Lane.LINK].submit(parts, at_s, urgency=URGENT if urgent else BACKGROUND)
         self._copies.append(event)
         return event
 
     def promote(self, copy: Event) -> None:
         """Make a waiting copy urgent."""
+        self._lanes[Lane.LINK].catch_up(self._now_s)
         self._lanes[Lane.LINK].promote(_own(copy))
 
     def copy_state(self) -> tuple[float, list[tuple[LaneEvent, float]]]:
@@ -92,6 +94,7 @@ class EmulatedAccelerator:
         Only the emulated moment counts: a copy whose thread has run ahead of it is still unfinished, one whose thread
         lags behind is waited for.
         """
+        self._lanes[Lane.LINK].catch_up(self._now_s)
         urgent_s, waiting = self._lanes[Lane.LINK].pending(self._now_s)
         ends = {event: end_s for event, end_s in waiting if end_s > self._now_s}
         for event, end_s in waiting:

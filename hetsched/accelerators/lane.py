@@ -141,6 +141,16 @@ class EmulatedLane:
         for work in dropped:
             work.event.fail(Cancelled("cancelled while waiting"))
 
+    def catch_up(self, now_s: float) -> None:
+        """Wait until the thread has begun all that begins before `now_s`: one that woke late is not to be overtaken."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped.is_set() or self._has_begun(now_s))
+
+    def _has_begun(self, now_s: float) -> bool:
+        if self._current is None:
+            return not self._queue
+        return self._current.begun > 0 and self._free_s > now_s
+
     def drain(self) -> None:
         """Wait until nothing waits and nothing is under way; the clock must be running."""
         with self._changed:
@@ -192,8 +202,9 @@ class EmulatedLane:
         with self._changed:
             work.begun += 1
             self._free_s = end_s
+            self._changed.notify_all()
         # The host decides while the clock stands still: this arithmetic must not compete with it for the host's cores.
-        if not self._clock.wait_running(self._stopped):
+        if not self._clock.wait_running(end_s, self._stopped):
             raise Cancelled("the lane was closed")
         value = function()
         if not self._clock.wait_until(end_s, self._stopped):
