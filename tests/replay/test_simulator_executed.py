@@ -102,8 +102,8 @@ def executed(model: Any, policy: Any, trace: RoutingTrace, time_scale: float = 1
 def test_engine_and_replay_agree(policy: Any) -> None:
     """Every layer's makespan is the same, with copies that wait, go on over layers, are interrupted and promoted.
 
-    Interrupted copies are compared to a millisecond in 46: on a loaded host the emulated copy engine now and then serves
-    an urgent copy one chunk earlier or later than the replay does (a race not yet found).
+    Interrupted copies are compared to a millisecond in 46: on a loaded host the emulated copy engine now and then
+    serves an urgent copy one chunk earlier or later than the replay does (a race not yet found).
     """
     tolerance_s = 1e-3 if policy is Restless else 1e-9
     model = tiny_moe()
