@@ -21,7 +21,7 @@ import torch
 
 import hetsched
 from hetsched import gallery
-from hetsched.accelerators import cuda_check
+from hetsched.accelerators import device_check
 from hetsched.accelerators.cuda import CudaAccelerator, require_gpu
 from hetsched.errors import InputError
 from hetsched.measure.profile_run import measure_profile
@@ -57,7 +57,7 @@ def olmoe(layers: int = 4, experts: int = 64, hidden: int = 2048, ffn: int = 102
 def attached_olmoe() -> tuple[Any, Callable[[], object]]:
     """The model under a quick profile of this machine, half of its experts on the GPU, and what runs it."""
     profile = measure_profile(Request(gallery.model("olmoe-1b-7b"), "cuda", quick=True))
-    model = cuda_check.dense_to(olmoe(), "cuda")
+    model = device_check.dense_to(olmoe(), "cuda")
     attachment = hetsched.attach(model, hardware=profile, gpu_memory="50%", accelerator=CudaAccelerator(profile))
     ids = torch.arange(16, device="cuda").unsqueeze(0)
     return attachment, lambda: model.generate(ids, **{**GENERATE, "max_new_tokens": 64})
@@ -68,7 +68,7 @@ def tokens() -> dict[str, Any]:
     model = olmoe(layers=2, experts=16, hidden=128, ffn=64).float()
     ids = torch.arange(3, 15, device="cuda").unsqueeze(0)
     expected = copy.deepcopy(model).to("cuda").generate(ids, **GENERATE)
-    cuda_check.dense_to(model, "cuda")
+    device_check.dense_to(model, "cuda")
     with hetsched.attach(model, hardware="rtx-4060-laptop-8gb", gpu_memory="25%", accelerator=make(1 << 28)):
         found = model.generate(ids, **GENERATE)
     return {"identical": bool(torch.equal(found, expected)), "tokens": int(found.numel())}
@@ -78,7 +78,7 @@ def execution() -> dict[str, float]:
     """Predicted against executed, with what the accelerator remarked."""
     attachment, generate = attached_olmoe()
     with attachment:
-        return cuda_check.predicted_and_executed(attachment, generate)
+        return device_check.predicted_and_executed(attachment, generate)
 
 
 def tried(check: Callable[[], Any]) -> Any:
@@ -98,13 +98,13 @@ def main() -> int:
         return 2
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "gpu_check.json")
     checks: dict[str, Callable[[], Any]] = {
-        "laws": lambda: cuda_check.laws(make),
-        "overlap": lambda: cuda_check.overlap(make),
-        "overlap_pageable": lambda: cuda_check.overlap(make, pinned=False),
-        "urgency": lambda: cuda_check.urgency(make),
-        "kernels_fp32": lambda: cuda_check.kernels(torch.float32),
-        "kernels_bf16": lambda: cuda_check.kernels(torch.bfloat16),
-        "kernels_fp16": lambda: cuda_check.kernels(torch.float16),
+        "laws": lambda: device_check.laws(make),
+        "overlap": lambda: device_check.overlap(make),
+        "overlap_pageable": lambda: device_check.overlap(make, pinned=False),
+        "urgency": lambda: device_check.urgency(make),
+        "kernels_fp32": lambda: device_check.kernels(torch.float32),
+        "kernels_bf16": lambda: device_check.kernels(torch.bfloat16),
+        "kernels_fp16": lambda: device_check.kernels(torch.float16),
         "tokens": tokens,
         "execution": execution,
     }

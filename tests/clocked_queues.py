@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hetsched.accelerators.cuda_queues import Queues
+from hetsched.accelerators.stream_queues import Queues
 
 
 class Stream:

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import hetsched
-from hetsched.accelerators import cuda_check
+from hetsched.accelerators import device_check
 from hetsched.accelerators.base import Accelerator, Cancelled, LaneError
-from hetsched.accelerators.cuda import CudaAccelerator, StreamAccelerator
+from hetsched.accelerators.cuda import CudaAccelerator
+from hetsched.accelerators.streams import StreamAccelerator
 from hetsched.errors import InputError
 from hetsched.testing.accelerators import LAWS, Make, lanes_overlap
 from hetsched.types import Lane
@@ -163,14 +164,14 @@ def test_the_gpus_checks_measure_what_they_say() -> None:
     def make(capacity_bytes: int) -> StreamAccelerator:
         return StreamAccelerator(ClockedQueues(1e7), capacity_bytes, 10_000)
 
-    found = cuda_check.overlap(make, 1_000_000)
+    found = device_check.overlap(make, 1_000_000)
     assert found["copy_s"] >= 0.0999
     assert found["hold_s"] >= 0.0999
     assert found["makespan_s"] >= found["hold_s"]
     assert 0 <= found["hidden_share"] <= 1
-    waited = cuda_check.urgency(make, 1_000_000)
+    waited = device_check.urgency(make, 1_000_000)
     assert waited["waited_s"] >= 0.0019
-    assert set(cuda_check.laws(lambda capacity_bytes: made(capacity_bytes)).values()) == {"kept"}
+    assert set(device_check.laws(lambda capacity_bytes: made(capacity_bytes)).values()) == {"kept"}
 
 
 def test_a_model_runs_on_it_with_eagers_tokens() -> None:

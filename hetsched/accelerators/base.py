@@ -53,7 +53,7 @@ class Event(Protocol):
 
 @runtime_checkable
 class Accelerator(Protocol):
-    """A device that computes and copies beside the host.
+    """A device that computes and copies beside the host. Where activations stay in host memory, inherit HostMemory.
 
     All seconds are the device's own: emulated ones scaled back, real ones as measured. Lanes are serial and run side by
     side; work starts in order of submission, a copy marked urgent before those that are not.
@@ -63,12 +63,34 @@ class Accelerator(Protocol):
     emulated: bool
     capacity_bytes: int
 
+    @property
+    def device(self) -> torch.device:
+        """Where activations of the GPU lane are."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not as fast as it could be, and why; empty when nothing is."""
+        ...
+
     def allocate(self, num_bytes: int) -> torch.Tensor:
         """A uint8 tensor of device memory; raises OutOfDeviceMemory beyond the capacity."""
         ...
 
     def release(self, buffer: torch.Tensor) -> None:
         """Give an allocation back."""
+        ...
+
+    def pin(self, memory: torch.Tensor) -> bool:
+        """Make contiguous host memory fast to copy from, until close(); False, and a note, where that is refused."""
+        ...
+
+    def bring(self, tensor: torch.Tensor) -> Event:
+        """Copy a tensor of the device to the host beside everything else; the event's result is the host tensor."""
+        ...
+
+    def send(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a small host tensor to the device, in order with the caller's own work there."""
         ...
 
     def load(self, source: torch.Tensor, target: torch.Tensor) -> None:

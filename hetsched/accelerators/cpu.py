@@ -10,6 +10,7 @@ import torch
 
 from ..types import Lane
 from .base import Event, LaneError, OutOfDeviceMemory
+from .host_memory import HostMemory
 
 
 class DoneEvent:
@@ -35,7 +36,7 @@ class DoneEvent:
         return self._value
 
 
-class CpuAccelerator:
+class CpuAccelerator(HostMemory):
     """A machine without a device: no memory of its own, no copies, one lane that works at once."""
 
     name = "cpu"

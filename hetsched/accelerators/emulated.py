@@ -19,12 +19,13 @@ from ..profile import HardwareProfile, Link
 from ..types import Lane
 from .base import Event, OutOfDeviceMemory
 from .clock import EmulatedClock
+from .host_memory import HostMemory
 from .lane import BACKGROUND, URGENT, EmulatedLane, LaneEvent
 
 DEFAULT_SCALE = 20.0
 
 
-class EmulatedAccelerator:
+class EmulatedAccelerator(HostMemory):
     """Three emulated lanes and an arena of `capacity_bytes` (default: what the profile's GPU has).
 
     `time_scale`: wall seconds per emulated second. Contention between the lanes is not emulated.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hetsched
-from hetsched.accelerators import cuda_check
+from hetsched.accelerators import device_check
 from hetsched.accelerators.cuda import CudaAccelerator
 from hetsched.testing.accelerators import LAWS, lanes_overlap
 from tests.conftest import tiny_moe
@@ -33,26 +33,26 @@ def test_the_laws(law: Any) -> None:
 
 def test_copies_hide_behind_computation() -> None:
     """By events: the copy's hold and the kernel's overlap, and the makespan is below their sum."""
-    found = cuda_check.overlap(make)
+    found = device_check.overlap(make)
     assert found["hidden_share"] > 0.8
     assert found["makespan_s"] < 0.8 * (found["hold_s"] + found["compute_beside_copy_s"])
     assert found["hold_s"] < 1.2 * found["copy_s"]  # chunks follow each other without gaps
 
 
 def test_an_urgent_copy_waits_for_chunks_and_not_for_the_queue() -> None:
-    found = cuda_check.urgency(make)
+    found = device_check.urgency(make)
     assert found["waited_s"] < 0.25 * found["background_s"]
 
 
 def test_pageable_memory_arrives_too() -> None:
-    assert cuda_check.overlap(make, 64 << 20, pinned=False)["copy_s"] > 0
+    assert device_check.overlap(make, 64 << 20, pinned=False)["copy_s"] > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_decode_kernels_agree_with_torch(dtype: torch.dtype) -> None:
     """Against fp64, no worse than torch by more than a rounding; the same twice."""
     pytest.importorskip("cupy", reason="CuPy is not installed (extra cuda13)")
-    found = cuda_check.kernels(dtype)
+    found = device_check.kernels(dtype)
     assert found["same_twice"] == 1
     assert found["fused_error"] <= max(2 * found["torch_error"], ROUNDING[dtype])
 
@@ -64,7 +64,7 @@ def test_tokens_are_eagers(share: str) -> None:
     ids = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(1)).cuda()
     options: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = copy.deepcopy(model).cuda().generate(ids, **options)
-    cuda_check.dense_to(model, "cuda")
+    device_check.dense_to(model, "cuda")
     with hetsched.attach(model, hardware=MACHINE, gpu_memory=share, accelerator=make(64 << 20)) as attached:
         found = model.generate(ids, **options)
         assert attached.stats()["emulated"] is False
@@ -73,7 +73,7 @@ def test_tokens_are_eagers(share: str) -> None:
 
 def test_execution_follows_the_measured_profile() -> None:
     """Quick profile of this very machine, then a model of the same expert geometry: median error of a layer."""
-    found = cuda_check.predicted_and_executed(*_olmoe_like())
+    found = device_check.predicted_and_executed(*_olmoe_like())
     assert found["layers"] >= 64
     assert found["median_error"] < 0.5  # a quick profile; examples/gpu_check.py reports the figure itself
 

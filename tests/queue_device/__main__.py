@@ -15,9 +15,9 @@ import torch
 from torch.utils.cpp_extension import load
 
 import hetsched
-from hetsched.accelerators import cuda_check
-from hetsched.accelerators.cuda import StreamAccelerator
-from hetsched.accelerators.cuda_queues import Queues
+from hetsched.accelerators import device_check
+from hetsched.accelerators.stream_queues import Queues
+from hetsched.accelerators.streams import StreamAccelerator
 from hetsched.types import Lane
 from tests.conftest import tiny_moe
 
@@ -70,7 +70,7 @@ def tokens(device: torch.device, make: Any) -> dict[str, Any]:
     model = tiny_moe()
     ids = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(1))
     expected = model.generate(ids, **OPTIONS)
-    cuda_check.dense_to(model, device)
+    device_check.dense_to(model, device)
     machine = {"hardware": "rtx-4060-laptop-8gb", "stand_in_for": "gpt-oss-20b"}
     with hetsched.attach(model, **machine, gpu_memory="30%", accelerator=make(1 << 24)) as attached:
         found = model.generate(ids.to(device), **OPTIONS)
@@ -87,7 +87,7 @@ def main() -> None:
     def make(capacity_bytes: int) -> StreamAccelerator:
         return StreamAccelerator(UncachedQueues(where), capacity_bytes, CHUNK)
 
-    report: dict[str, Any] = {"laws": cuda_check.laws(make)}
+    report: dict[str, Any] = {"laws": device_check.laws(make)}
     accelerator = make(COPY + CHUNK)
     source = torch.ones(COPY, dtype=torch.uint8)
     report["pageable"] = one_layer(accelerator, source)

@@ -1,7 +1,6 @@
-"""Streams, events and memory of a device, through torch's device-neutral names; what CUDA does better is its subclass.
+"""Streams, events and memory of a device, through torch's device-neutral names.
 
-Everything that the CUDA accelerator asks of a device is asked here, so that XPU and others that torch.accelerator knows
-need this file only. ROCm answers to torch's CUDA names.
+Everything that StreamAccelerator asks of a device is asked here; what a device does better is a subclass (cuda.py).
 """
 
 from __future__ import annotations
@@ -79,53 +78,3 @@ class Queues:
 
     def unpin(self, memory: torch.Tensor) -> None:
         """Undo pin()."""
-
-
-class CudaQueues(Queues):
-    """CUDA and ROCm: events whose waiters sleep in the driver, host memory pinned in place."""
-
-    @property
-    def name(self) -> str:
-        """The GPU's name."""
-        return torch.cuda.get_device_name(self.device)
-
-    def stream(self) -> Any:
-        """A stream that does not synchronise with the default one."""
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-
-    def current(self) -> Any:
-        """The calling thread's stream, as torch.cuda's own kind: events of this class go with no other."""
-        return torch.cuda.current_stream(self.device)
-
-    def event(self) -> Any:
-        """An event with time; its waiter sleeps (torch.Event has no such choice, and CUDA's default spins)."""
-        return torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
-
-    def wait(self, event: Any) -> None:
-        """Sleep in the driver until the event has come. Raises what went wrong on the device before it."""
-        event.synchronize()
-
-    def copy(self, stream: Any, source: torch.Tensor, target: torch.Tensor) -> None:
-        """cudaMemcpyAsync on the stream."""
-        with torch.cuda.stream(stream):
-            target.copy_(source, non_blocking=True)
-
-    def run(self, stream: Any, kernel: Callable[[], Any]) -> Any:
-        """Call a function whose launches go to `stream`; from another thread than the caller's, too."""
-        with torch.cuda.stream(stream):
-            return kernel()
-
-    def pin(self, memory: torch.Tensor) -> bool:
-        """cudaHostRegister; False when the driver refuses."""
-        error = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel() * memory.element_size(), 0)  # type: ignore[no-untyped-call]
-        if int(error) == 0:
-            return True
-        try:
-            torch.zeros(1, device=self.device)
-        except RuntimeError:
-            return False  # the launch took the refusal off the runtime; else a later one would report it as its own
-        return False
-
-    def unpin(self, memory: torch.Tensor) -> None:
-        """cudaHostUnregister."""
-        torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())  # type: ignore[no-untyped-call]

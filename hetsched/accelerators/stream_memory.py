@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .base import LaneError, OutOfDeviceMemory
-from .cuda_queues import Queues
+from .stream_queues import Queues
 
 
 class DeviceMemory:

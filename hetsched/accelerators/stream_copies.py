@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .base import Cancelled, LaneError
-from .cuda_queues import Queues
+from .stream_queues import Queues
 
 DEPTH = 2
 URGENT, BACKGROUND = 0, 1

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from ..testing.accelerators import LAWS, lanes_overlap
 from ..types import Lane
-from .cuda import StreamAccelerator
 from .cuda_kernels import Activation, DecodeKernels, Experts, reference
-from .cuda_lanes import DeviceWork
+from .stream_lanes import DeviceWork
+from .streams import StreamAccelerator
 
 Make: TypeAlias = Callable[[int], StreamAccelerator]
 COPY_BYTES = 256 << 20

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from .base import Cancelled, Event, LaneError
-from .cuda_copies import DeviceCopy
-from .cuda_queues import Queues
+from .stream_copies import DeviceCopy
+from .stream_queues import Queues
 
 
 class LaneWork:
