@@ -57,7 +57,7 @@ def olmoe(layers: int = 4, experts: int = 64, hidden: int = 2048, ffn: int = 102
 def attached_olmoe() -> tuple[Any, Callable[[], object]]:
     """The model under a quick profile of this machine, half of its experts on the GPU, and what runs it."""
     profile = measure_profile(Request(gallery.model("olmoe-1b-7b"), "cuda", quick=True))
-    model = device_check.dense_to(olmoe(), "cuda")
+    model = olmoe()
     attachment = hetsched.attach(model, hardware=profile, gpu_memory="50%", accelerator=CudaAccelerator(profile))
     ids = torch.arange(16, device="cuda").unsqueeze(0)
     return attachment, lambda: model.generate(ids, **{**GENERATE, "max_new_tokens": 64})
@@ -68,7 +68,6 @@ def tokens() -> dict[str, Any]:
     model = olmoe(layers=2, experts=16, hidden=128, ffn=64).float()
     ids = torch.arange(3, 15, device="cuda").unsqueeze(0)
     expected = copy.deepcopy(model).to("cuda").generate(ids, **GENERATE)
-    device_check.dense_to(model, "cuda")
     with hetsched.attach(model, hardware="rtx-4060-laptop-8gb", gpu_memory="25%", accelerator=make(1 << 28)):
         found = model.generate(ids, **GENERATE)
     return {"identical": bool(torch.equal(found, expected)), "tokens": int(found.numel())}

@@ -90,6 +90,13 @@ def gpu_name_and_driver() -> tuple[str, str]:
     return torch.cuda.get_device_name(0), _driver_version()
 
 
+def gpu_memory_bytes() -> int:
+    """Memory of the first accelerator, used or not. Only where gpu_name_and_driver() found one."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
 def _driver_version() -> str:
     path = Path("/proc/driver/nvidia/version")
     found = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", path.read_text(encoding="utf-8")) if path.exists() else None

@@ -4,36 +4,71 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, gpu_memory_bytes, gpu_name_and_driver
 from .gallery import machine, machines
 from .geometry import MoEGeometry
 from .profile import HardwareProfile, Processor, Source
 from .profile_store import find_profile
 
 THIS_MACHINE = ("auto", "cpu")
+UNKNOWN_GPU = "rtx-3060-12gb"
 
 
 def resolve_hardware(
     hardware: str | Path | HardwareProfile | None, geometry: MoEGeometry | None = None
 ) -> HardwareProfile:
-    """A profile from a profile, a gallery name, a path, or None ("auto", "cpu"): this machine's CPU, no accelerator.
+    """A profile from a profile, a gallery name, a path, None or "auto": this machine, "cpu": this machine's CPU alone.
 
     This machine's is the nearest one that `hetsched profile` has stored for `geometry`, else a nominal one; its notes
     say which. Raises UnknownNameError, which lists the names.
     """
     if isinstance(hardware, HardwareProfile):
         return hardware
-    if hardware is None or hardware in THIS_MACHINE:
+    if is_this_machine(hardware):
+        gpu, _ = gpu_name_and_driver() if hardware != "cpu" else ("none", "")
+        if gpu != "none":
+            return (geometry and measured_here(geometry, gpu)) or nominal_gpu(gpu, gpu_memory_bytes())
         return (geometry and measured_cpu(geometry)) or nominal_cpu()
+    assert hardware is not None
     return machine(hardware)
 
 
-def hardware_names() -> list[str]:
-    """Names that resolve_hardware takes."""
-    return [*THIS_MACHINE, *machines()]
+def is_this_machine(hardware: str | Path | HardwareProfile | None) -> bool:
+    """Whether work for that machine is to be done here, not emulated."""
+    return hardware is None or hardware in THIS_MACHINE
+
+
+def measured_here(geometry: MoEGeometry, gpu: str) -> HardwareProfile | None:
+    """This machine as `hetsched profile` measured it with the very GPU that it has now; or None."""
+    found = find_profile(fingerprint(geometry))
+    if found is None or found.profile.gpu is None or found.profile.fingerprint.get("gpu") != gpu:
+        return None
+    return replace(found.profile, notes=(f"profile {found.path}", *found.warnings, *found.profile.notes))
+
+
+def nominal_gpu(gpu: str, capacity_bytes: int) -> HardwareProfile:
+    """The gallery's machine with a GPU of that model, by datasheet, else that of a common small GPU.
+
+    The host and the link are then another machine's as well; the GPU's memory is its own.
+    """
+    gallery = [machine(name) for name in machines()]
+    known = next((m for m in gallery if m.gpu and _model(m.gpu.name) == _model(gpu)), None)
+    like = known or machine(UNKNOWN_GPU)
+    assert like.gpu is not None
+    note = (
+        f"no measured profile of this machine; {gpu} is taken for {like.name} by its datasheet: run 'hetsched profile'"
+    )
+    return replace(like, gpu=replace(like.gpu, name=gpu, capacity_bytes=capacity_bytes), notes=(note, *like.notes))
+
+
+def _model(name: str) -> str:
+    """The part of a GPU's name that tells models apart: '4090', 'a100', 't4'."""
+    found = re.search(r"\b([a-z]+\d+|\d{4})\b", name.lower())
+    return found[1] if found else name.lower()
 
 
 def measured_cpu(geometry: MoEGeometry) -> HardwareProfile | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..profile import HardwareProfile
 from ..types import Lane
 from .base import Event, LaneError, OutOfDeviceMemory
 from .host_memory import HostMemory
@@ -43,7 +44,7 @@ class CpuAccelerator(HostMemory):
     emulated = False
     capacity_bytes = 0
 
-    def __init__(self) -> None:
+    def __init__(self, profile: HardwareProfile | None = None) -> None:
         self._mark_s = time.perf_counter()
 
     def allocate(self, num_bytes: int) -> torch.Tensor:

@@ -163,24 +163,6 @@ def predicted_and_executed(attachment: Any, generate: Callable[[], object]) -> d
     }
 
 
-def dense_to(model: Any, device: torch.device | str) -> Any:
-    """Move all of a model but its routed experts, which stay in host memory, where hetsched takes them over."""
-    from ..integrations.expert_modules import expert_modules
-
-    experts = {id(part) for module in expert_modules(model) for part in module.modules()}
-    moved: dict[int, torch.nn.Parameter] = {}  # tied parameters stay tied
-    for module in model.modules():
-        if id(module) in experts:
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in moved:
-                moved[id(parameter)] = torch.nn.Parameter(parameter.data.to(device), requires_grad=False)
-            module._parameters[name] = moved[id(parameter)]
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(device)
-    return model
-
-
 def _copied(device: StreamAccelerator, source: torch.Tensor, target: torch.Tensor) -> tuple[Any, float]:
     """One copy, the second of two: the first one pays for what is done once. Seconds by the host's clock."""
     for _ in range(2):

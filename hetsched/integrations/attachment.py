@@ -17,7 +17,7 @@ from ..engine.expert_ffn import Arithmetic, parameter_names
 from ..engine.host_store import Layout, refuse_unreadable
 from ..errors import InputError
 from ..geometry import MoEGeometry
-from ..hardware import resolve_hardware
+from ..hardware import is_this_machine, resolve_hardware
 from ..plugins import load
 from ..profile import HardwareProfile
 from ..scheduler import Scheduler
@@ -25,6 +25,7 @@ from ..types import FloatArray, Phase
 from .arithmetic import arithmetic_of
 from .budget import accelerator_for, gpu_budget_bytes
 from .cpu_lane import cpu_kernel_for
+from .dense_part import DensePart
 from .existing_experts import ExistingExperts
 from .expert_modules import Selection, selected_name
 
@@ -65,8 +66,8 @@ class Attachment:
         self.hardware = resolve_hardware(options.hardware, geometry)
         self.geometry = geometry
         budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, self.hardware)
-        timed_as = options.stand_in_for
-        if timed_as is not None and self.hardware.gpu is None:
+        timed_as, here = options.stand_in_for, is_this_machine(options.hardware)
+        if timed_as is not None and (here or self.hardware.gpu is None):
             raise InputError(f"stand_in_for {timed_as} needs an emulated machine, and {self.hardware.name} is this one")
         scheduler = Scheduler(
             geometry,
@@ -77,7 +78,7 @@ class Attachment:
             frequency_LE=options.frequency_LE,
             timed_as=gallery.model(timed_as) if isinstance(timed_as, str) else timed_as,
         )
-        accelerator = accelerator_for(options.accelerator, self.hardware, options.time_scale)
+        accelerator = accelerator_for(options.accelerator, self.hardware, options.time_scale, here)
         try:
             self.cpu_kernel = cpu_kernel_for(options.cpu_kernel, geometry, self.hardware, accelerator.emulated)
             self.engine = Engine(scheduler, accelerator, self.cpu_kernel.linear)
@@ -89,6 +90,7 @@ class Attachment:
         self._bytes_L: list[int] = []
         self._arithmetic: dict[Any, Arithmetic] = {}
         self._selection = Selection()
+        self._dense = DensePart()
         self._hooks: list[Any] = []
         self._attached = True
         weakref.finalize(self, self.engine.close)
@@ -130,6 +132,7 @@ class Attachment:
             return
         self._attached = False
         self._selection.restore()
+        self._dense.restore()
         for hook in self._hooks:
             hook.remove()
         self.engine.close()
@@ -179,7 +182,10 @@ class Attachment:
         return place.arithmetic
 
     def select(self, model: torch.nn.Module) -> None:
-        """Route the model's experts here, and follow its forward passes."""
+        """Route the model's experts here, follow its forward passes, and bring its dense part to the device."""
+        device = self.engine.accelerator.device
+        if device.type != "cpu":
+            self._dense.move(model, device)
         for config in [module.config for _, module in self._living()] + [getattr(model, "config", None)]:
             if config is not None:
                 self._selection.select(config)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..accelerators.base import Accelerator
-from ..accelerators.cpu import CpuAccelerator
-from ..accelerators.emulated import EmulatedAccelerator
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..plugins import load
@@ -45,16 +43,16 @@ def gpu_budget_bytes(gpu_memory: str | int | None, geometry: MoEGeometry, hardwa
     return budget
 
 
-def accelerator_for(spec: Any, hardware: HardwareProfile, time_scale: float) -> Accelerator:
-    """The accelerator to run on: the one named, or the emulated one for a machine with a GPU, else the CPU."""
+def accelerator_for(spec: Any, hardware: HardwareProfile, time_scale: float, here: bool) -> Accelerator:
+    """The accelerator to run on: the object given, the plug-in named, else what fits `hardware`.
+
+    That is "cpu" without a GPU, "cuda" where the profile is of this machine (`here`), "emulated" for any other. A
+    plug-in's class is called with the profile, an emulated one with `time_scale` as well.
+    """
     if spec is not None and not isinstance(spec, str):
         chosen: Accelerator = spec
         return chosen
-    if spec is None:
-        kind: Any = CpuAccelerator if hardware.gpu is None else EmulatedAccelerator
-    else:
-        kind = load("hetsched.accelerators", spec)
-    if kind is EmulatedAccelerator:
-        return EmulatedAccelerator(hardware, time_scale=time_scale)
-    made: Accelerator = kind()
+    name = spec or ("cpu" if hardware.gpu is None else "cuda" if here else "emulated")
+    kind: Any = load("hetsched.accelerators", name)
+    made: Accelerator = kind(hardware, time_scale=time_scale) if kind.emulated else kind(hardware)
     return made

@@ -42,11 +42,12 @@ def attach(
 ) -> Attachment:
     """Run a transformers model's experts under hetsched; `model.generate(...)` works as before.
 
-    `hardware`: a machine of the gallery (emulated), a profile, a path, or None: this machine's CPU. `gpu_memory`: bytes
-    for experts, a size ("8GiB") or a share of all experts ("25%"); None: what the GPU has beside the rest of the model.
-    `solver`, `policy`, `accelerator`: names of installed plug-ins, "module:Class", or objects. `time_scale`: wall
-    seconds per emulated second. `frequency_LE` [L, E]: tokens per expert in a calibration run. `stand_in_for`: gallery
-    model whose layers' times the emulated machine takes instead of this model's.
+    `hardware`: a machine of the gallery (emulated), a profile, a path, or None: this machine, with its GPU if torch
+    finds one, to which all of the model but its experts is then moved until detach(); "cpu": this machine without GPU.
+    `gpu_memory`: bytes for experts, a size ("8GiB") or a share of all experts ("25%"); None: what the GPU has beside
+    the rest of the model. `solver`, `policy`, `accelerator`: names of installed plug-ins, "module:Class", or objects.
+    `time_scale`: wall seconds per emulated second. `frequency_LE` [L, E]: tokens per expert in a calibration run.
+    `stand_in_for`: gallery model whose layers' times the emulated machine takes instead of this model's.
 
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
     kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.

@@ -64,7 +64,6 @@ def test_tokens_are_eagers(share: str) -> None:
     ids = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(1)).cuda()
     options: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = copy.deepcopy(model).cuda().generate(ids, **options)
-    device_check.dense_to(model, "cuda")
     with hetsched.attach(model, hardware=MACHINE, gpu_memory=share, accelerator=make(64 << 20)) as attached:
         found = model.generate(ids, **options)
         assert attached.stats()["emulated"] is False
