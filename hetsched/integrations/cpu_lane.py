@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from ..engine.cpu_kernels import ChosenKernel, parse_choice
-from ..engine.expert_ffn import Linear
+from ..engine.cpu_kernels import Choice, ChosenKernel, choice_in, parse_choice
+from ..engine.expert_ffn import Linear, parameter_names
 from ..errors import InputError
 from ..geometry import MoEGeometry
+from ..plugins import load
+from ..policies.static import CpuOnly
+from ..policy import Decision, View
 from ..profile import HardwareProfile
+from ..types import Demand, ExpertId, Lane, Run
 
 _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 class CpuKernel(NamedTuple):
-    """A product of activations and weights for the CPU lane, and why it was taken."""
+    """A product of activations and weights for the CPU lane, and why it was taken.
+
+    `choice`: the kernels behind it; None for transformers' own operations.
+    """
 
     name: str
     reason: str
     linear: Linear
+    choice: Choice | None = None
 
 
 EAGER = CpuKernel("eager", "as transformers computes it, bit for bit", F.linear)
@@ -40,7 +49,42 @@ def cpu_kernel_for(spec: str | None, geometry: MoEGeometry, hardware: HardwarePr
         chosen = attach_kernel(geometry, hardware)
     else:
         chosen = ChosenKernel(parse_choice(spec, geometry.dtype))
-    return CpuKernel(chosen.name, chosen.choice.reason, chosen.linear)
+    return CpuKernel(chosen.name, chosen.choice.reason, chosen.linear, chosen.choice)
+
+
+def cpu_only_kernel_for(
+    spec: str | None, geometry: MoEGeometry, hardware: HardwareProfile, modules: Sequence[Any]
+) -> CpuKernel:
+    """As cpu_kernel_for, on a machine without a GPU: measured on the model's own experts where they are loaded."""
+    measurable = modules and not any(getattr(modules[0], name).is_meta for name in parameter_names(modules[0]))
+    if spec not in (None, "auto") or geometry.dtype == "fp32" or choice_in(hardware, geometry.dtype) or not measurable:
+        return cpu_kernel_for(spec, geometry, hardware, emulated=False)
+    from ..measure.layer_kernels import choose_layer_kernels
+
+    chosen = ChosenKernel(choose_layer_kernels(modules[0], geometry.dtype))
+    return CpuKernel(chosen.name, chosen.choice.reason, chosen.linear, chosen.choice)
+
+
+class NoAccelerator(CpuOnly):
+    """The policy of a machine without an accelerator: every expert on the CPU, which needs no look at residency."""
+
+    def plan(self, demand: Demand, view: View) -> Decision:
+        """All on the CPU."""
+        layer, cpu = demand.layer, Lane.CPU
+        if demand.num_tokens == 1:
+            cpu_E = self._machine.one_token_runs[1][layer]
+            runs = [cpu_E[e] for e in demand.active]
+        else:
+            named = zip(demand.active, demand.tokens, strict=True)
+            runs = [Run(ExpertId(layer, e), count, cpu, "no accelerator") for e, count in named]
+        return Decision(tuple(runs), predicted_s=sum(self._machine.cost.each_cpu_s(demand.tokens)))
+
+
+def nothing_to_decide(policy: Any, solver: Any) -> tuple[Any, Any]:
+    """Policy and solver where there is no GPU, whatever was asked for. Raises UnknownNameError for unknown names."""
+    load("hetsched.policies", policy)
+    load("hetsched.solvers", solver)
+    return NoAccelerator(), "all-cpu"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -9,10 +9,10 @@ sixteen registers. Names: w rows of weights, x rows of input, y rows of output, 
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, set_num_threads, types
+from numba import carray, njit, prange, set_num_threads, types
 from numba.extending import intrinsic
 
-__all__ = ["linear", "set_num_threads", "swiglu"]
+__all__ = ["linear", "set_num_threads", "swiglu", "swiglu_alone"]
 
 # Sums may be reordered for vector lanes, and multiply-adds fused; NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -28,6 +28,22 @@ def widen(_context, _bits):
         return builder.bitcast(builder.shl(word, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
 
     return types.float32(types.uint16), build
+
+
+@intrinsic
+def pointer(_context, _address):
+    """An address as a pointer to bf16 bits."""
+
+    def build(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.uint16)(types.int64), build
+
+
+@njit(nogil=True, cache=True)
+def matrix(address, num_rows, num_columns):
+    """The weights [num_rows, num_columns] at an address."""
+    return carray(pointer(address), (num_rows, num_columns))
 
 
 @njit(nogil=True, fastmath=FAST, cache=True)
@@ -181,17 +197,47 @@ def activate(h, u, first, last):
             h[t, i] *= u[t, i] / (ONE + np.exp(-h[t, i]))
 
 
-@njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
-def swiglu(gate, up, down, x, h, u, y, parts):
-    """y [T, H] = down(silu(gate(x)) * up(x)). `h`, `u` [T, F] are scratch. `parts` row ranges, one a thread."""
+@njit(nogil=True, fastmath=FAST, cache=True)
+def inner(gate_up, ends, x, h, u, first, last):
+    """Columns `first` to `last` of h = silu(gate(x)) * up(x), each expert on its own rows."""
+    hidden, ffn = x.shape[1], h.shape[1]
+    for i in range(gate_up.shape[0]):
+        a, b = ends[i], ends[i + 1]
+        w = matrix(gate_up[i], 2 * ffn, hidden)
+        rows(w[:ffn], x[a:b], h[a:b], first, last)
+        rows(w[ffn:], x[a:b], u[a:b], first, last)
+        activate(h[a:b], u[a:b], first, last)
+
+
+@njit(nogil=True, cache=True)
+def outer(down, ends, h, y, first, last):
+    """Columns `first` to `last` of y = down(h)."""
+    hidden, ffn = y.shape[1], h.shape[1]
+    for i in range(down.shape[0]):
+        a, b = ends[i], ends[i + 1]
+        rows(matrix(down[i], hidden, ffn), h[a:b], y[a:b], first, last)
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def swiglu(gate_up, down, ends, x, h, u, y, parts):
+    """y [S, H] = down(silu(gate(x)) * up(x)) for several experts. `parts` row ranges, one a thread.
+
+    `gate_up`, `down` int64 [N]: addresses of each expert's matrices [2F, H] and [H, F]. Expert i has the rows of x from
+    ends[i] to ends[i + 1]. `h`, `u` [S, F] are scratch.
+    """
     for p in prange(parts):
-        first, last = bounds(gate.shape[0], p, parts)
-        rows(gate, x, h, first, last)
-        rows(up, x, u, first, last)
-        activate(h, u, first, last)
+        first, last = bounds(h.shape[1], p, parts)
+        inner(gate_up, ends, x, h, u, first, last)
     for p in prange(parts):
-        first, last = bounds(down.shape[0], p, parts)
-        rows(down, h, y, first, last)
+        first, last = bounds(y.shape[1], p, parts)
+        outer(down, ends, h, y, first, last)
+
+
+@njit(nogil=True, cache=True)
+def swiglu_alone(gate_up, down, ends, x, h, u, y):
+    """The same in the calling thread, which need not wake others."""
+    inner(gate_up, ends, x, h, u, 0, h.shape[1])
+    outer(down, ends, h, y, 0, y.shape[1])
 
 
 @njit(parallel=True, nogil=True, fastmath=FAST, cache=True)

@@ -1,0 +1,121 @@
+"""CpuOnlyEngine: a model's experts on a machine without an accelerator, where there is nothing to decide.
+
+Shapes: T tokens, H hidden, E experts.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..accelerators.base import Accelerator
+from ..errors import InputError
+from ..scheduler import Scheduler
+from ..types import ExpertId, Outcome, Phase
+from .cpu_kernels import Choice
+from .cpu_layer import ExactExperts, Scratch, sort_by_expert
+from .cpu_measured import MeasuredExperts
+from .fork import tell_of_forks
+from .host_store import HostStore
+from .layer_work import LayerInput
+
+CLOSED = "the model was detached while it ran; attach it again"
+
+
+class CpuOnlyEngine:
+    """Every expert in the calling thread, a layer at a time; threads take turns. Seconds are wall-clock.
+
+    Takes the place of Engine where no device is. `scheduler` keeps the statistics; its policy has no slot to fill.
+    `accelerator`: what takes the time. `choice`: the kernels to compute with, None for transformers' own operations,
+    bit for bit.
+    """
+
+    def __init__(self, scheduler: Scheduler, accelerator: Accelerator, choice: Choice | None = None) -> None:
+        self.scheduler = scheduler
+        self.accelerator = accelerator
+        self.store = HostStore()
+        self.phase: Phase | None = None  # set by whoever knows; None: one token is decode, more are prefill
+        self._choice = choice
+        self._scratch = Scratch()
+        self._layers: dict[int, ExactExperts | MeasuredExperts] = {}
+        self._turn = threading.RLock()
+        self._last_phase = Phase.PREFILL
+        self._closed = False
+        tell_of_forks(self)
+
+    @property
+    def gpu_expert_bytes(self) -> int:
+        """No device memory is held."""
+        return 0
+
+    def adopt(self, layer: int, module: Any) -> None:
+        """Take over one layer's experts."""
+        self.store.adopt(layer, module)
+        weights_E = [self.store.weights(ExpertId(layer, e)) for e in range(module.num_experts)]
+        exact = ExactExperts(module, weights_E, self._scratch)
+        self._layers[layer] = exact if self._choice is None else MeasuredExperts(module, weights_E, self._choice, exact)
+
+    def give_back(self, layer: int, module: Any) -> None:
+        """Return one layer's experts to their module."""
+        self._layers.pop(layer, None)
+        self.store.give_back(layer, module)
+
+    def forward(self, work: LayerInput) -> torch.Tensor:
+        """One layer's experts: the sum of their contributions [T, H]. An error leaves nothing to put right."""
+        if not work.ids_TK.is_cpu:
+            raise InputError(
+                f"the model is on {work.ids_TK.device} and hetsched was attached without an accelerator; "
+                "move the model to the CPU, or choose accelerator='cuda'"
+            )
+        with self._turn, torch.no_grad():
+            if self._closed:
+                raise InputError(CLOSED)
+            try:
+                return self._forward(work)
+            except BaseException:
+                self.scheduler.drop_copies()
+                raise
+
+    def _forward(self, work: LayerInput) -> torch.Tensor:
+        num_tokens, experts = len(work.hidden_TH), self.scheduler.geometry.num_experts
+        tokens_E = np.bincount(work.ids_TK.numpy().ravel(), minlength=experts)[:experts]
+        tokens_E[work.module.num_experts :] = 0  # ids of no expert; and layers may have fewer than others
+        phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
+        self._last_phase = phase
+        demand = self.scheduler.demand(work.layer, tokens_E, num_tokens, phase)
+        dense_s = self.accelerator.begin_layer(0.0)
+        plan = self.scheduler.step(demand)
+        self.accelerator.decided(plan.decision_s)
+        tokens = sort_by_expert(work.ids_TK, work.weights_TK, demand.active, demand.tokens)
+        out_TH = self._layers[work.layer].forward(work.hidden_TH, tokens, work.arithmetic)
+        makespan_s = self.accelerator.end_layer(())
+        self.scheduler.observe(Outcome(plan, dense_s, makespan_s, cpu_s=makespan_s))
+        return out_TH
+
+    def begin_step(self, phase: Phase | None) -> None:
+        """A forward pass begins, of a known phase or not."""
+        if self._closed:
+            raise InputError(CLOSED)
+        with self._turn:
+            self.phase = phase
+            self.accelerator.begin_step()
+
+    def end_step(self) -> None:
+        """A forward pass has ended."""
+        with self._turn:
+            self.scheduler.stats.record_tail(self._last_phase, self.accelerator.end_step())
+
+    def check(self) -> None:
+        """There is no residency to agree with."""
+
+    def close(self) -> None:
+        """Refuse what comes later, after the layer under way. May be called twice."""
+        with self._turn:
+            self._closed = True
+
+    def forked(self) -> None:
+        """This is the child of a fork: whoever held the turn is not here."""
+        self._turn = threading.RLock()
