@@ -14,7 +14,7 @@ KERNELS = ("gate_up", "down", "scatter")
 DTYPES = {"fp32": 0, "bf16": 1, "fp16": 2}  # -DDTYPE=...
 SILU, SILU_CLAMPED, SIGMOID_CLAMPED = range(3)
 
-_TYPES = r"""
+TYPES = r"""
 typedef unsigned short half_bits;
 typedef unsigned int word;
 
@@ -171,7 +171,7 @@ extern "C" __global__ void scatter(const scalar* part_PH, const long long* row_P
 }
 """
 
-SOURCE = _TYPES + _ACTIVATION + _KERNELS
+SOURCE = TYPES + _ACTIVATION + _KERNELS
 
 
 def options(dtype: str) -> tuple[str, ...]:

@@ -7,7 +7,15 @@ import json
 import sys
 from typing import Any
 
-from .attaching import add_machine_options, at_least_one, encode, load_model, machine_options
+from .attaching import (
+    add_machine_options,
+    add_precision_option,
+    at_least_one,
+    encode,
+    load_model,
+    lossy_label,
+    machine_options,
+)
 
 SCHEMA = "hetsched-run/1"
 
@@ -19,6 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--prompt", required=True, metavar="TEXT")
     parser.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
     add_machine_options(parser)
+    add_precision_option(parser)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
@@ -28,17 +37,17 @@ def run(args: argparse.Namespace) -> int:
     from hetsched import attach
     from hetsched.report.run_view import memory_line, stats_line
 
-    model, tokenizer = load_model(args.model)
+    model, tokenizer = load_model(args.model, options=machine_options(args))
     ids = encode(tokenizer, args.prompt)
     with attach(model, **machine_options(args)) as handle:
         if not args.json:
-            print(memory_line(handle), file=sys.stderr)
+            print(f"{lossy_label(handle.stats())}{memory_line(handle)}", file=sys.stderr)
         text, tokens = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
         stats = handle.stats()
     if args.json:
         print(json.dumps(run_document(text, tokens, int(ids.shape[1]), stats)))
     else:
-        print(stats_line(stats), file=sys.stderr)
+        print(f"{lossy_label(stats)}{stats_line(stats)}", file=sys.stderr)
     return 0
 
 
@@ -48,6 +57,7 @@ def generate(model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, strea
     import transformers
 
     streamer = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
+    ids = ids.to(model.device)
     out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -70,6 +80,8 @@ def run_document(text: str, tokens: int, prompt_tokens: int, stats: dict[str, An
         "tokens_per_s": stats["tokens_per_s"],
         "hardware": stats["hardware"],
         "emulated": stats["emulated"],
+        "lossless": stats["lossless"],
+        "gpu_precision": stats["gpu_precision"],
         "gpu_expert_bytes": stats["gpu_expert_bytes"],
         "stats": stats,
     }

@@ -1,4 +1,4 @@
-"""`hetsched verify`: are the tokens the same, scheduled and not?"""
+"""`hetsched verify`: are the tokens the same, scheduled and not? With --perplexity: what do lossy copies cost?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .attaching import add_machine_options, at_least_one, encode, load_model, machine_options
+from hetsched.errors import InputError
+
+from .attaching import (
+    add_machine_options,
+    add_precision_option,
+    at_least_one,
+    encode,
+    load_model,
+    machine_options,
+)
 
 SCHEMA = "hetsched-verify/1"
 PROMPTS = ("Write a short story about a lighthouse.", "How do I sort a list in Python?", "What is the moon made of?")
@@ -26,7 +35,7 @@ class Comparison:
     def add(self, reference: Any, scheduled: Any) -> None:
         """Add one generation (results of generate with output_logits)."""
         for expected, found in zip(reference.logits, scheduled.logits, strict=False):
-            self.max_abs_logit_diff = max(self.max_abs_logit_diff, float((expected - found).abs().max()))
+            self.max_abs_logit_diff = max(self.max_abs_logit_diff, float((expected - found.to(expected.device)).abs().max()))
         new = [result.sequences[0, -len(result.logits) :].tolist() for result in (reference, scheduled)]
         self.tokens_compared += max(len(tokens) for tokens in new)
         self.tokens_equal += sum(a == b for a, b in zip(*new, strict=False))
@@ -44,6 +53,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: three of its own)")
     parser.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
     add_machine_options(parser, gpu_memory="10%,25%,50%")
+    add_precision_option(parser)
+    parser.add_argument(
+        "--perplexity",
+        type=at_least_one,
+        nargs="?",
+        const=512,
+        metavar="TOKENS",
+        help="with --gpu-precision: perplexity on so many tokens, exact and lossy (default: %(const)s)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run, hardware=DEFAULT_HARDWARE, time_scale=1.0, cpu_kernel="eager")
 
@@ -52,6 +70,14 @@ def run(args: argparse.Namespace) -> int:
     """Greedy tokens and logits against transformers' eager experts; 0 only when all tokens are identical."""
     from hetsched import attach
 
+    if args.perplexity is not None:
+        from . import verify_perplexity
+
+        return verify_perplexity.run(args)
+    if args.gpu_precision is not None:
+        raise InputError(
+            f"--gpu-precision {args.gpu_precision} is lossy, so tokens may differ; add --perplexity, or drop it"
+        )
     model, tokenizer = load_model(args.model)
     prompts = [encode(tokenizer, prompt) for prompt in args.prompt or PROMPTS]
     model.set_experts_implementation("eager")
@@ -78,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:
     import torch
 
+    ids = ids.to(model.device)
     return model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
