@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .integrations.transformers import attach as attach
     from .integrations.transformers import attachment_of as attachment_of
     from .integrations.transformers import defaults as defaults
+    from .loading.load import load as load
     from .scheduler import Scheduler as Scheduler
     from .types import Demand as Demand
     from .types import LinkState as LinkState
@@ -31,6 +32,7 @@ _HOME = {
     "attach": "integrations.transformers",
     "attachment_of": "integrations.transformers",
     "defaults": "integrations.transformers",
+    "load": "loading.load",
     "Scheduler": "scheduler",
     "Demand": "types",
     "LinkState": "types",

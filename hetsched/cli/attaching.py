@@ -30,6 +30,20 @@ def add_machine_options(parser: argparse.ArgumentParser, gpu_memory: str | None 
     )
 
 
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """--gpu-precision: lossy, so only for verbs that say so in their output."""
+    parser.add_argument(
+        "--gpu-precision",
+        metavar="NAME",
+        help="LOSSY: int8 or int4 copies on the GPU, or auto (default: exact weights)",
+    )
+
+
+def lossy_label(stats: dict[str, Any]) -> str:
+    """What stands before every figure of a run whose GPU experts are lossy copies; nothing before others."""
+    return "" if stats["lossless"] else f"LOSSY, {stats['gpu_precision']} experts on the GPU: "
+
+
 def machine_options(args: argparse.Namespace) -> dict[str, Any]:
     """attach()'s arguments from the parsed options."""
     options = {
@@ -39,12 +53,15 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "solver": args.solver,
         "stand_in_for": args.stand_in_for,
         "cpu_kernel": args.cpu_kernel,
+        "gpu_precision": getattr(args, "gpu_precision", None),
     }
     return options if args.time_scale is None else {**options, "time_scale": args.time_scale}
 
 
-def load_model(name: str, *, progress: bool = True) -> tuple[Any, Any]:
+def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
     """Model and tokenizer from a checkpoint folder, or the demo model, which is built if absent.
+
+    `options`: attach()'s, to be checked before any weight is read.
 
     Raises InputError for a folder without config.json or a model without routed experts, before any weight is read.
     """
@@ -52,18 +69,16 @@ def load_model(name: str, *, progress: bool = True) -> tuple[Any, Any]:
     import transformers
 
     from hetsched.geometry import from_config
+    from hetsched.loading.load import load_model as loaded
+    from hetsched.loading.model_on_meta import read_config
 
     folder = _folder(name, progress)
     transformers.utils.logging.disable_progress_bar()
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}/config.json is no model's that transformers knows: {error}") from error
-    from_config(config)
+    from_config(read_config(folder))
     # The demo model is stored in bf16, which most CPUs emulate slowly; its arithmetic is done in fp32.
-    dtype: Any = torch.float32 if name == DEMO else "auto"
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
+    dtype = torch.float32 if name == DEMO else None
+    model = loaded(folder, dtype=dtype, progress=progress, options=options)
+    return model, transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def encode(tokenizer: Any, prompt: str) -> Any:

@@ -5,7 +5,7 @@ Shapes: E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -52,12 +52,49 @@ class Layout:
             begin += -(-piece.num_bytes // ALIGN) * ALIGN
         return cls(tuple(pieces), begin)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one expert's parameters, without padding."""
+        return sum(piece.num_bytes for piece in self.pieces)
+
     def views(self, row: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """One expert's parameters as views of its bytes (uint8, at least row_bytes long)."""
         return {
             piece.name: row[piece.begin : piece.begin + piece.num_bytes].view(piece.dtype).view(piece.shape)
             for piece in self.pieces
         }
+
+    def allocate(self, num_experts: int) -> torch.Tensor:
+        """Rows for so many experts, uint8 [E, row_bytes], their padding zeroed and the rest undefined."""
+        rows = torch.empty((num_experts, self.row_bytes), dtype=torch.uint8)
+        ends = [piece.begin + piece.num_bytes for piece in self.pieces]
+        begins = [*(piece.begin for piece in self.pieces[1:]), self.row_bytes]
+        for end, begin in zip(ends, begins, strict=True):
+            rows[:, end:begin] = 0
+        return rows
+
+    def stacked(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The module's parameters [E, ...] as views of all rows."""
+        return {
+            piece.name: rows[:, piece.begin : piece.begin + piece.num_bytes]
+            .view(piece.dtype)
+            .view(len(rows), *piece.shape)
+            for piece in self.pieces
+        }
+
+    def rows_of(self, module: Any) -> torch.Tensor | None:
+        """The rows that a module's parameters are views of already (see hetsched.load), else None."""
+        first = getattr(module, self.pieces[0].name).data
+        storage, size = first.untyped_storage(), (module.num_experts, self.row_bytes)
+        if first.storage_offset() or storage.nbytes() != prod(size):
+            return None
+        rows = torch.empty(0, dtype=torch.uint8)
+        rows.set_(storage, 0, size, (self.row_bytes, 1))
+        for name, view in self.stacked(rows).items():
+            found = getattr(module, name).data
+            if found.data_ptr() != view.data_ptr() or found.stride() != view.stride():
+                return None
+        return rows
 
 
 def refuse_unreadable(module: Any, name: str) -> None:
@@ -81,18 +118,20 @@ class HostStore:
     def adopt(self, layer: int, module: Any) -> Layout:
         """Move a module's expert parameters in. Needs room for one layer beside the model.
 
+        Parameters that lie in such rows already, as hetsched.load leaves them, stay where they are.
+
         Raises InputError for parameters that hold no plain numbers (on meta, sharded, quantised).
         """
         layout = Layout.of(module)
         for name in (piece.name for piece in layout.pieces):
             refuse_unreadable(module, name)
-        rows = torch.zeros((module.num_experts, layout.row_bytes), dtype=torch.uint8)
-        for piece in layout.pieces:
-            parameter = getattr(module, piece.name)
-            stacked = rows[:, piece.begin : piece.begin + piece.num_bytes].view(piece.dtype)
-            stacked = stacked.view(module.num_experts, *piece.shape)
-            stacked.copy_(parameter.data)
-            parameter.data = stacked
+        rows = layout.rows_of(module)
+        if rows is None:
+            rows = layout.allocate(module.num_experts)
+            for name, stacked in layout.stacked(rows).items():
+                parameter = getattr(module, name)
+                stacked.copy_(parameter.data)
+                parameter.data = stacked
         self._rows[layer], self._layouts[layer] = rows, layout
         for e in range(module.num_experts):
             self._views[ExpertId(layer, e)] = layout.views(rows[e])
@@ -103,18 +142,15 @@ class HostStore:
 
         Raises InputError where the two hold different numbers.
         """
-        rows, pieces = self._rows[layer], self._layouts[layer].pieces
-        for piece in pieces:
-            parameter = getattr(module, piece.name)
-            stored = rows[:, piece.begin : piece.begin + piece.num_bytes].view(piece.dtype)
-            stored = stored.view(len(rows), *piece.shape)
+        for name, stored in self._layouts[layer].stacked(self._rows[layer]).items():
+            parameter = getattr(module, name)
             if parameter.data_ptr() == stored.data_ptr():
                 continue
-            refuse_unreadable(module, piece.name)
+            refuse_unreadable(module, name)
             if parameter.dtype != stored.dtype or not torch.equal(parameter.data, stored):
                 raise InputError(
                     f"{type(module).__name__} was tied to layer {layer}'s experts at attach and now differs in "
-                    f"{piece.name}; call model.tie_weights() before running, or attach after loading"
+                    f"{name}; call model.tie_weights() before running, or attach after loading"
                 )
             parameter.data = stored
 
@@ -146,6 +182,15 @@ class HostStore:
     def weights(self, expert: ExpertId) -> Mapping[str, torch.Tensor]:
         """One expert's parameters in host memory."""
         return self._views[expert]
+
+    def pinned_bytes(self, is_pinned: Callable[[torch.Tensor], bool] = torch.Tensor.is_pinned) -> int:
+        """Bytes of copied_bytes that a device can copy from directly; all others are pageable."""
+        return sum(self.rows(layer).numel() for layer in self._rows if is_pinned(self.rows(layer)))
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of what a device would copy from: rows() of every layer."""
+        return sum(self.rows(layer).numel() for layer in self._rows)
 
     @property
     def num_bytes(self) -> int:

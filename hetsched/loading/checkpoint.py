@@ -1,0 +1,175 @@
+"""A checkpoint folder of safetensors files: what it holds, from the headers alone, and its tensors by memory map."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import InputError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# More than this is never mapped for experts at a time, since mapped pages that were read count as the process's memory.
+MAPPED_BYTES = 256 << 20
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor as a header describes it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the file."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class Checkpoint:
+    """The tensors of a folder by name. Nothing is read but headers until open() or slices().
+
+    Raises InputError, naming the file, for one that is missing, truncated, damaged or of an unknown dtype.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tensors: dict[str, Stored] = {}
+        for file, names in _files(folder).items():
+            with opened(file) as shard:
+                found = list(shard.keys())
+                if missing := sorted(names - set(found)):
+                    raise InputError(
+                        f"{file} lacks {missing[0]}, which {INDEX} says it holds; download the two again, together"
+                    )
+                self.tensors.update({name: _stored(file, name, shard.get_slice(name)) for name in found})
+
+    @property
+    def files(self) -> list[Path]:
+        """The shards, in order."""
+        return list(dict.fromkeys(stored.file for stored in self.tensors.values()))
+
+    @property
+    def largest_shard_bytes(self) -> int:
+        """Size of the largest file."""
+        return max((file.stat().st_size for file in self.files), default=0)
+
+    @property
+    def float_dtype(self) -> torch.dtype | None:
+        """Dtype of the first floating point tensor, what transformers takes where a config names none."""
+        return next((s.dtype for s in self.tensors.values() if s.dtype.is_floating_point), None)
+
+    def slices(self, names: list[str]) -> dict[str, Any]:
+        """Tensors that are read when they are indexed, as safetensors gives them; each keeps its file mapped."""
+        shards = {file: opened(file) for file in {self.tensors[name].file for name in names}}
+        return {name: shards[self.tensors[name].file].get_slice(name) for name in names}
+
+
+class Reader:
+    """Parts of a checkpoint's tensors as views of mapped files, of which little is mapped at a time.
+
+    `mapped_bytes`: read since the files were last opened. The views are to be copied before release() is called.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, limit_bytes: int = MAPPED_BYTES) -> None:
+        self._tensors = checkpoint.tensors
+        self._limit_bytes = min(limit_bytes, checkpoint.largest_shard_bytes)
+        self._open: dict[Path, Any] = {}
+        self._slices: dict[str, Any] = {}
+        self.mapped_bytes = 0
+
+    def whole(self, name: str) -> torch.Tensor:
+        """All of a tensor."""
+        self.mapped_bytes += self._tensors[name].num_bytes
+        view: torch.Tensor = self._slice(name)[...]
+        return view
+
+    def part(self, name: str, index: int) -> torch.Tensor:
+        """Entry `index` of a tensor's first dimension, which is kept with length 1."""
+        stored = self._tensors[name]
+        self.mapped_bytes += stored.num_bytes // stored.shape[0]
+        view: torch.Tensor = self._slice(name)[index : index + 1]
+        return view
+
+    def release(self) -> None:
+        """What was read is no longer needed: unmap it once there is much of it."""
+        if self.mapped_bytes >= self._limit_bytes:
+            self.close()
+
+    def close(self) -> None:
+        """Unmap everything."""
+        self._slices.clear()
+        self._open.clear()
+        self.mapped_bytes = 0
+
+    def _slice(self, name: str) -> Any:
+        if name not in self._slices:
+            file = self._tensors[name].file
+            if file not in self._open:
+                self._open[file] = opened(file)
+            self._slices[name] = self._open[file].get_slice(name)
+        return self._slices[name]
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds safetensors under the usual names."""
+    return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
+
+
+def opened(file: Path) -> Any:
+    """safetensors' handle of a file; a context manager. Raises InputError for a file that cannot be read."""
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is truncated or damaged ({error}); download it again") from error
+
+
+def _files(folder: Path) -> dict[Path, set[str]]:
+    """Each shard with the tensors that the index says it holds; of a single file, nothing is said."""
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: set()}
+    index = folder / INDEX
+    try:
+        weights: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{index} is damaged ({error!r}); download it again") from error
+    shards: dict[Path, set[str]] = {}
+    for name, file in weights.items():
+        shards.setdefault(folder / file, set()).add(name)
+    absent = [file for file in shards if not file.is_file()]
+    if absent:
+        raise InputError(
+            f"{absent[0]} is missing, one of {len(absent)} of {len(shards)} shards that are; download it again"
+        )
+    return dict(sorted(shards.items()))
+
+
+def _stored(file: Path, name: str, header: Any) -> Stored:
+    dtype = DTYPES.get(header.get_dtype())
+    if dtype is None:
+        raise InputError(f"{name} in {file} is of dtype {header.get_dtype()}, which cannot be loaded")
+    return Stored(file, tuple(header.get_shape()), dtype)

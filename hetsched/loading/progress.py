@@ -1,0 +1,51 @@
+"""Progress of a load on standard error: bytes and time left on a terminal, one line at the end anywhere else."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from ..sizes import show_bytes
+
+
+class LoadProgress:
+    """Bytes of experts in place out of `total_bytes`. A context manager; `shown` False says nothing at all."""
+
+    def __init__(self, title: str, total_bytes: int, *, shown: bool, console: Console | None = None) -> None:
+        self.done_bytes = 0
+        self._title, self._shown, self._total_bytes = title, shown, total_bytes
+        self._console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not (shown and self._console.is_terminal),
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=total_bytes)
+
+    def __enter__(self) -> LoadProgress:
+        self._begin_s = time.perf_counter()
+        self._bar.start()
+        return self
+
+    def advance(self, num_bytes: int) -> None:
+        """So many more bytes are in place."""
+        self.done_bytes += num_bytes
+        self._bar.update(self._task, advance=num_bytes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if self._shown and kind is None:
+            seconds = time.perf_counter() - self._begin_s
+            self._console.print(
+                f"{self._title}: {show_bytes(self._total_bytes)} of experts in {seconds:.1f} s", highlight=False
+            )
