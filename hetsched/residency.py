@@ -148,6 +148,11 @@ class Residency:
                 taken.append(expert)
         return taken
 
+    def recount(self) -> None:
+        """After a change that was interrupted half-way (Ctrl-C): let the counts follow the states again."""
+        self.num_copying = int(np.count_nonzero(self._state_LE == COPYING))
+        self.free_slots = self.num_slots - int(np.count_nonzero(self._state_LE))
+
     def check(self) -> None:
         """Verify the invariants; raises ResidencyError with the numbers."""
         used = int(np.count_nonzero(self._state_LE))

@@ -6,24 +6,30 @@ The clock only times the scheduler itself.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .cost import CostModel
+from .errors import InputError
+from .faults import Fault, story
 from .geometry import MoEGeometry
 from .plugins import load
+from .policies.misses import misses_on_cpu
 from .policy import Decision, Machine, Policy, View
 from .profile import HardwareProfile
 from .residency import ABSENT, Arrive, Drop, Residency
 from .solver import Solver
+from .solver_budget import Budgeted
 from .stats import RunStats
 from .trace import RoutingTrace
-from .types import Copies, Demand, ExpertId, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
+from .types import Copies, Demand, Evict, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
 
 IDLE = LinkState()
 GPU = Lane.GPU
+WARN_AFTER = 8  # layers in a row that a policy could not decide
 
 
 class PlanError(RuntimeError):
@@ -38,6 +44,10 @@ class Scheduler:
     experts on the GPU. `history`: a calibration trace; `frequency_LE` [L, E]: its tokens per expert, where that is all
     there is. `future`: what will be demanded, for clairvoyant policies in a replay. `timed_as`: take another model's
     seconds. `clock`: what decisions are timed with.
+
+    `degrade`: a plug-in that raises or breaks its contract costs a plain decision (residents on the GPU, the rest on
+    the CPU) and is counted in `stats.faults`; a solver gets a budget. That is for engines; without it, faults of a
+    policy are raised, which is for replays and tests.
     """
 
     def __init__(
@@ -53,6 +63,7 @@ class Scheduler:
         future: RoutingTrace | None = None,
         timed_as: MoEGeometry | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        degrade: bool = False,
     ) -> None:
         self.geometry = geometry
         self.cost = CostModel(hardware, timed_as or geometry)
@@ -62,14 +73,17 @@ class Scheduler:
         self.solver: Solver = _instance("hetsched.solvers", solver)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
-        machine = Machine(geometry, self.cost, slots, self.solver, frequency_LE, history, future)
-        self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(machine)))
         self.stats = RunStats(geometry.expert_bytes)
+        self._degrade = degrade
+        asked = Budgeted(self.solver, self.fault) if degrade else self.solver
+        self._machine = Machine(geometry, self.cost, slots, asked, frequency_LE, history, future)
+        self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(self._machine)))
         self._tokens_LE = [[0] * geometry.num_experts for _ in range(geometry.num_layers)]
         self._clock = clock
         self._step = -1
         self._layer = geometry.num_layers
         self._unobserved: Demand | None = None
+        self._undecided, self._last_undecided = 0, -1
 
     @property
     def tokens_LE(self) -> IntArray:
@@ -92,12 +106,19 @@ class Scheduler:
             self._arrive(expert)
         states = self.residency.states(demand.layer)
         self.stats.record_demand(demand, states)
-        decision = self.policy.plan(demand, View(self.residency, link))
-        self._check(demand, decision, states)
-        for evict in decision.evicts:
-            self.residency.apply(evict)
-        for fetch in decision.fetches:
-            self.residency.apply(fetch)
+        view = View(self.residency, link)
+        active = demand.active.copy()
+        moved: list[Evict | Fetch] = []
+        try:
+            decision = self.policy.plan(demand, view)
+            self._check(demand, decision, states, active)
+            changes: list[Evict | Fetch] = [*decision.evicts, *decision.fetches]
+            for change in changes:
+                self.residency.apply(change)
+                moved.append(change)
+        except Exception as error:  # any plug-in may fail in any way; the step must go on
+            demand.active[:] = active
+            decision = self._plain(demand, view, moved, error)
         self._unobserved = demand
         runs, fetches, evicts, predicted_s, status = decision
         plan = Plan(demand, runs, fetches, evicts, predicted_s, self._clock() - start, status)
@@ -112,13 +133,17 @@ class Scheduler:
         for expert in link.arrived:
             self._arrive(expert)
         self._learn(demand)
-        fetches = tuple(self.policy.prefetch(demand, View(self.residency, link)))
-        for fetch in fetches:
-            if _is_active(fetch.victim, demand):
-                raise PlanError(f"{self.policy.name} evicts {fetch.victim}, which is active")
-            self.residency.apply(fetch)
-            self.stats.record_fetch(fetch)
-        copies = Copies(fetches, self._clock() - start)
+        fetches: list[Fetch] = []
+        try:
+            for fetch in self.policy.prefetch(demand, View(self.residency, link)):
+                if _is_active(fetch.victim, demand):
+                    raise PlanError(f"{self.policy.name} evicts {fetch.victim}, which is active")
+                self.residency.apply(fetch)
+                fetches.append(fetch)
+                self.stats.record_fetch(fetch)
+        except Exception as error:  # as in step; copies chosen before it are good
+            self._excuse(Fault.PREFETCH, error)
+        copies = Copies(tuple(fetches), self._clock() - start)
         self.stats.overlapped_s += copies.decision_s
         return copies
 
@@ -133,6 +158,15 @@ class Scheduler:
                     self._arrive(run.expert)
         self.stats.record_outcome(outcome)
 
+    def lose(self, expert: ExpertId, reason: str) -> None:
+        """A copy failed, or its end was given up: the expert is absent again, and its slot free."""
+        self._drop(expert)
+        self.fault(Fault.COPY, f"layer {expert.layer} expert {expert.expert}: {reason}")
+
+    def fault(self, fault: Fault, reason: str) -> None:
+        """Count what was survived."""
+        self.stats.record_fault(fault, reason)
+
     def drop_copies(self) -> None:
         """After a fault or cancellation: what had not arrived never will."""
         for expert in self.residency.copying():
@@ -145,14 +179,48 @@ class Scheduler:
         row_E = self._tokens_LE[demand.layer]
         for e, tokens in zip(demand.active, demand.tokens, strict=True):
             row_E[e] += tokens
-        self.policy.observe(demand)
+        try:
+            self.policy.observe(demand)
+        except Exception as error:  # as in step; this layer is not learned
+            self._excuse(Fault.LEARNING, error)
+
+    def _plain(self, demand: Demand, view: View, moved: list[Evict | Fetch], error: Exception) -> Decision:
+        """In place of a decision that failed: nothing is fetched, and what it had given up already stays given up."""
+        self._excuse(Fault.POLICY, error)
+        evicts = []
+        for change in moved:
+            if isinstance(change, Evict):
+                evicts.append(change)
+                continue
+            self._drop(change.expert)
+            if change.victim is not None:
+                evicts.append(Evict(change.victim, "given up by a decision that failed"))
+        in_a_row = self._last_undecided == self.stats.layers - 1
+        self._undecided, self._last_undecided = self._undecided + 1 if in_a_row else 1, self.stats.layers
+        if self._undecided == WARN_AFTER:
+            said = f"policy {self.policy.name} failed {WARN_AFTER} layers in a row, residents stay as they are"
+            warnings.warn(f"{said}: {story(error)}", RuntimeWarning, stacklevel=2)
+        return misses_on_cpu(demand, view, self._machine)._replace(evicts=tuple(evicts))
+
+    def _excuse(self, fault: Fault, error: Exception) -> None:
+        """Count an error of a plug-in, or raise it where it is the user's or where that is what was asked for."""
+        if not self._degrade or isinstance(error, InputError):
+            raise error
+        self.fault(fault, f"{self.policy.name}: {story(error)}")
+
+    def _drop(self, expert: ExpertId) -> None:
+        if self.residency.is_copying(expert):
+            self.residency.apply(Drop(expert))
 
     def _arrive(self, expert: ExpertId) -> None:
         if self.residency.is_copying(expert):
             self.residency.apply(Arrive(expert))
 
-    def _check(self, demand: Demand, decision: Decision, states: list[int]) -> None:
+    def _check(self, demand: Demand, decision: Decision, states: list[int], active: list[int]) -> None:
         """Raise PlanError where a decision breaks the contract that residency cannot see."""
+        for evict in decision.evicts:
+            if _is_active(evict.expert, demand):
+                raise PlanError(f"{self.policy.name} evicts {evict.expert}, which is active")
         fetched = {fetch.expert for fetch in decision.fetches}
         for fetch in decision.fetches:
             if _is_active(fetch.victim, demand):
@@ -164,8 +232,8 @@ class Scheduler:
             if lane is GPU and states[e] == ABSENT and expert not in fetched:
                 raise PlanError(f"{self.policy.name} runs {expert} on the GPU, where it is not")
         ran.sort()
-        if ran != demand.active:
-            raise PlanError(f"{self.policy.name} runs experts {ran}, demanded: {demand.active}")
+        if ran != active:
+            raise PlanError(f"{self.policy.name} runs experts {ran}, demanded: {active}")
 
 
 def _is_active(expert: ExpertId | None, demand: Demand) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .faults import Fault
 from .residency import COPYING, RESIDENT
 from .types import Demand, ExpertId, Fetch, Lane, Outcome, Phase, Plan
 
@@ -15,7 +16,7 @@ class RunStats:
 
     A hit is an active expert that had wholly arrived when the router asked; a late prefetch was on its way.
     `decision_s` is on the critical path; `overlapped_s`, for learning and choosing prefetches, is spent while the lanes
-    work and lengthens a layer only where it outlasts them.
+    work and lengthens a layer only where it outlasts them. `faults` counts what was survived, by name of the fault.
     """
 
     expert_bytes: int
@@ -41,6 +42,8 @@ class RunStats:
     link_s: float = 0.0
     stall_s: float = 0.0
     solver_status: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    last_fault: dict[str, str] = field(default_factory=dict)
     _last_step: int = -1
     _unused: set[ExpertId] = field(default_factory=set)
 
@@ -73,6 +76,11 @@ class RunStats:
             self.demanded_fetches += 1
         if fetch.victim is not None:
             self._evicted(fetch.victim)
+
+    def record_fault(self, fault: Fault, reason: str) -> None:
+        """Count one fault that the run survived, and keep its reason until the next of its kind."""
+        self.faults[fault.value] = self.faults.get(fault.value, 0) + 1
+        self.last_fault[fault.value] = reason
 
     def record_outcome(self, outcome: Outcome) -> None:
         """Add one layer's times."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,28 +11,51 @@ import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator
 from ..errors import InputError
+from ..faults import Fault, story
 from ..scheduler import Scheduler
 from ..types import Phase
 from .executor import AsyncExecutor, LayerInput
 from .expert_ffn import Linear
+from .fork import tell_of_forks
 from .host_store import HostStore
+from .recovery import Patience
 from .slots import SlotPool
+
+FORKED = (
+    "the model was attached before this process was forked, and threads do not survive a fork; "
+    "call detach() and hetsched.attach(model, ...) here, or start processes with 'spawn'"
+)
+CLOSED = "the model was detached while it ran; attach it again"
 
 
 class Engine:
-    """The step: ask the scheduler, run the plan, tell the scheduler. One thread at a time."""
+    """The step: ask the scheduler, run the plan, tell the scheduler.
 
-    def __init__(self, scheduler: Scheduler, accelerator: Accelerator, cpu_linear: Linear = F.linear) -> None:
+    Threads take turns, a layer at a time; each gets its own tokens, statistics are of all together. After a fork the
+    child's first use raises InputError.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        accelerator: Accelerator,
+        cpu_linear: Linear = F.linear,
+        store: HostStore | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.accelerator = accelerator
-        self.store = HostStore()
+        self.store = HostStore() if store is None else store
         self.phase: Phase | None = None  # set by whoever knows; None: one token is decode, more are prefill
         self._slots = SlotPool(accelerator, scheduler.residency.num_slots, scheduler.geometry.expert_bytes)
-        self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, cpu_linear)
+        self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
+        self._turn = threading.RLock()
+        self._unsettled = False  # a layer is under way, or ended in a way that left something to put right
+        self._over = ""  # why nothing can run here any more
         self._last_phase = Phase.PREFILL
         self._adopted: set[int] = set()
         for expert in scheduler.initial:
             self._slots.place(expert)
+        tell_of_forks(self)
 
     @property
     def gpu_expert_bytes(self) -> int:
@@ -48,8 +72,7 @@ class Engine:
                 f"{self.scheduler.geometry.expert_bytes}; expert sizes must not grow after the first layer"
             )
         self._adopted.add(layer)
-        if hasattr(self.accelerator, "pin"):  # only devices with a copy engine of their own
-            self.accelerator.pin(self.store.rows(layer))
+        self._pin(layer)
         for expert in self.scheduler.residency.residents():
             if expert.layer == layer:
                 self._executor.load(expert)
@@ -61,13 +84,20 @@ class Engine:
     def forward(self, work: LayerInput) -> torch.Tensor:
         """One layer's experts, scheduled: the sum of their contributions [T, H].
 
-        On any error nothing of the layer goes on, what had not arrived is forgotten, and the error reaches the caller.
+        On any error that reaches the caller nothing of the layer goes on, and what had not arrived is forgotten; were
+        that to be interrupted too, the next call would do it first.
         """
-        try:
-            return self._forward(work)
-        except BaseException:
-            self._abort()
-            raise
+        with self._turn:
+            if self._unsettled:
+                self._settle()
+            self._unsettled = True
+            try:
+                out_TH = self._forward(work)
+            except BaseException:
+                self._settle()
+                raise
+            self._unsettled = False
+            return out_TH
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
         work = self._executor.received(work)
@@ -92,19 +122,51 @@ class Engine:
 
     def begin_step(self, phase: Phase | None) -> None:
         """A forward pass begins, of a known phase or not."""
-        self.phase = phase
-        self.accelerator.begin_step()
+        if self._over:
+            raise InputError(self._over)
+        with self._turn:
+            self.phase = phase
+            self.accelerator.begin_step()
 
     def end_step(self) -> None:
         """A forward pass has ended."""
-        self.scheduler.stats.record_tail(self._last_phase, self.accelerator.end_step())
+        with self._turn:
+            self.scheduler.stats.record_tail(self._last_phase, self.accelerator.end_step())
+
+    def be_patient(self, patience: Patience) -> None:
+        """From now on give copies up after this long."""
+        self._executor.be_patient(patience)
+
+    def check(self) -> None:
+        """Verify between two layers that scheduler and slots agree; raises ResidencyError."""
+        self._slots.check(self.scheduler.residency)
 
     def close(self) -> None:
-        """End all threads and release device memory. May be called twice."""
-        self.accelerator.close()
-        self._slots.close()
+        """End all threads and release device memory, after the layer under way. May be called twice."""
+        if self._over == FORKED:  # the threads and the memory are the parent's
+            return
+        with self._turn:
+            self._over, self._unsettled = CLOSED, True
+            self._executor.close()
+            self.accelerator.close()
+            self._slots.close()
 
-    def _abort(self) -> None:
+    def forked(self) -> None:
+        """This is the child of a fork: nothing can run, and nothing is to be waited for."""
+        self._turn = threading.RLock()
+        self._over, self._unsettled = FORKED, True
+
+    def _settle(self) -> None:
+        if self._over:
+            raise InputError(self._over)
         self._executor.abort()
+        self.scheduler.residency.recount()
         self.scheduler.drop_copies()
         self._slots.reconcile(self.scheduler.residency.residents())
+        self._unsettled = False
+
+    def _pin(self, layer: int) -> None:
+        try:
+            self.accelerator.pin(self.store.rows(layer))
+        except (RuntimeError, MemoryError) as error:  # copies are slower from pageable memory, and as good
+            self.scheduler.fault(Fault.PINNING, f"layer {layer}: {story(error)}")

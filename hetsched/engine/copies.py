@@ -1,0 +1,106 @@
+"""Copies under way: started, reported, waited for, and given up when they fail or do not end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+
+from ..accelerators.base import Accelerator, Event
+from ..cost import CostModel
+from ..faults import Fault, story
+from ..types import ExpertId, Fetch, LinkState
+from .copy_watch import CopyWatch
+from .host_store import HostStore
+from .recovery import LinkAge, Listener, Patience, Refused, error_of
+from .slots import SlotPool
+
+LOOKS = 4  # at overdue copies in the time that they are given at least
+
+
+class CopiesUnderWay:
+    """The event of each copy until it has been reported as arrived, or as lost to `listener`, its slot then free."""
+
+    def __init__(
+        self, accelerator: Accelerator, cost: CostModel, slots: SlotPool, listener: Listener, patience: Patience
+    ) -> None:
+        self._accelerator = accelerator
+        self._slots = slots
+        self._listener = listener
+        self._copy_s = cost.copy_s() if cost.has_gpu else 0.0
+        self._watch = CopyWatch(accelerator.cancel)
+        self._age = LinkAge(time.monotonic)
+        self._event_of: dict[ExpertId, Event] = {}
+        self.be_patient(patience)
+
+    def be_patient(self, patience: Patience) -> None:
+        """From now on give copies up after this long."""
+        self._patience = patience
+        self._watch.look_s = patience.slack_s / LOOKS
+
+    def start(self, fetch: Fetch, store: HostStore) -> None:
+        """Queue one copy into the expert's slot."""
+        row = store.row(fetch.expert)
+        target = self._slots.buffer(fetch.expert, len(row))
+        try:
+            event = self._accelerator.copy_in(row, target, seconds=self._copy_s, urgent=not fetch.prefetch)
+        except Exception as error:  # a driver's; whoever needs this copy goes to the CPU lane
+            event = Refused(error)
+        self._event_of[fetch.expert] = event
+
+    def of(self, expert: ExpertId) -> Event | None:
+        """The event of an expert's copy that has not been reported yet."""
+        return self._event_of.get(expert)
+
+    def link_state(self, between_layers: bool) -> LinkState:
+        """The copy engine now; between layers, one that has been at the same copy for too long is cleared."""
+        free_s, unfinished = self._accelerator.copy_state()
+        if unfinished and between_layers and self._age.is_over(unfinished[0][0], self._limit_s()):
+            self._listener.fault(Fault.OVERDUE, f"{len(unfinished)} copies behind one that did not end")
+            self._accelerator.cancel()
+            free_s, unfinished = 0.0, ()
+        expert_of = {id(event): expert for expert, event in self._event_of.items()}
+        in_flight = tuple((expert_of[id(event)], left_s) for event, left_s in unfinished)
+        waiting = {expert for expert, _ in in_flight}
+        ended = [expert for expert in self._event_of if expert not in waiting]
+        return LinkState(free_s, tuple(expert for expert in ended if self._has_arrived(expert)), in_flight)
+
+    def wait(self, events: Sequence[Event], awaited: Collection[Event]) -> float:
+        """Wait for a layer's events; its makespan in seconds.
+
+        `awaited`: the copies among what they depend on. When these are overdue everything is cancelled, which raises
+        Cancelled here. Raises LaneError where work failed.
+        """
+        if not awaited:
+            return self._accelerator.end_layer(events)
+        self._watch.arm(awaited, self._limit_s())
+        try:
+            return self._accelerator.end_layer(events)
+        finally:
+            if self._watch.disarm():
+                self._listener.fault(Fault.OVERDUE, f"a layer waited for {len(awaited)} copies")
+
+    def drop_failed(self) -> None:
+        """Forget the copies that have failed."""
+        for expert in [expert for expert, event in self._event_of.items() if event.failed]:
+            self._has_arrived(expert)
+
+    def forget(self) -> None:
+        """Cancel everything; nothing is reported."""
+        self._watch.disarm()
+        self._accelerator.cancel()
+        self._event_of.clear()
+
+    def close(self) -> None:
+        """End the watching thread. May be called twice."""
+        self._watch.close()
+
+    def _has_arrived(self, expert: ExpertId) -> bool:
+        copy = self._event_of.pop(expert)
+        if not copy.failed:
+            return True
+        self._slots.vacate(expert)
+        self._listener.lose(expert, story(error_of(copy)))
+        return False
+
+    def _limit_s(self) -> float:
+        return self._patience.slack_s + self._patience.times * len(self._event_of) * self._copy_s

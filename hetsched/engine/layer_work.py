@@ -1,0 +1,73 @@
+"""One layer's work: what the router hands over, which rows each expert gets, and what of it is under way.
+
+Shapes: T tokens, K top-k, H hidden, n rows of one expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from ..accelerators.base import Event
+from ..types import Plan
+from .expert_ffn import PLAIN, Arithmetic
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What the router hands to one layer's experts: `hidden_TH`, expert `ids_TK` and router `weights_TK`.
+
+    An id of num_experts or more belongs to no expert here and adds nothing. `arithmetic`: where the module rounds.
+    `cast_to`: what torch.autocast casts products to in the caller's thread; None without.
+    """
+
+    layer: int
+    module: Any
+    hidden_TH: torch.Tensor
+    ids_TK: torch.Tensor
+    weights_TK: torch.Tensor
+    arithmetic: Arithmetic = PLAIN
+    cast_to: torch.dtype | None = None
+
+
+class Routed(NamedTuple):
+    """One expert's rows and router weights [n, 1] where the activations are, and the rows on the host."""
+
+    rows: torch.Tensor
+    weights: torch.Tensor
+    host_rows: torch.Tensor
+
+
+@dataclass
+class Begun:
+    """A layer under way: how many copies it started; by expert, where rows go, the event, and the copy it waits for."""
+
+    plan: Plan
+    work: LayerInput
+    routed: dict[int, Routed]
+    copies: int
+    events: dict[int, Event] = field(default_factory=dict)
+    awaited: dict[int, Event] = field(default_factory=dict)
+
+
+def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, Routed]:
+    """What each active expert is routed, rows in the order of eager: by choice, then token.
+
+    `send` brings a host tensor to where the activations are, if that is elsewhere.
+    """
+    flat = work.ids_TK.T.reshape(-1)
+    order = torch.argsort(flat, stable=True)
+    experts, counts = torch.unique_consecutive(flat[order], return_counts=True)
+    host_rows = rows = order % len(work.hidden_TH)
+    if not work.hidden_TH.is_cpu:
+        order = send(order)
+        rows = order % len(work.hidden_TH)
+    weights = work.weights_TK.T.reshape(-1)[order].unsqueeze(1)
+    ends = counts.cumsum(0).tolist()
+    spans = [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return {
+        e: Routed(rows[span], weights[span], host_rows[span]) for e, span in zip(experts.tolist(), spans, strict=True)
+    }

@@ -1,0 +1,124 @@
+"""What the executor needs when copies and kernels fail: who is told, how long is waited, and what stands for failures.
+
+A copy that failed is not tried again in its layer: the weights are on the host and the CPU lane is at hand, while a
+second copy would cost the layer a whole transfer. The policy may fetch the expert again when it is next asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
+from ..accelerators.host_memory import Here
+from ..faults import Fault, story
+from ..types import ExpertId, Lane, Run
+
+AGAIN = "once more: the CPU lane failed"
+STUCK_LAYERS = 256  # with the same copy at the head of the link, before its age is looked at
+
+
+class Patience(NamedTuple):
+    """When a copy is given up: after `times` its predicted seconds, with all ahead of it, and `slack_s` on the wall.
+
+    Generous, since emulated machines stretch time and a busy host stops threads; a copy given up in error costs time.
+    """
+
+    times: float = 100.0
+    slack_s: float = 10.0
+
+
+class Listener(Protocol):
+    """Who is told what failed; the scheduler."""
+
+    def lose(self, expert: ExpertId, reason: str) -> None:
+        """A copy will never arrive; its slot is free."""
+        ...
+
+    def fault(self, fault: Fault, reason: str) -> None:
+        """Something else was survived."""
+        ...
+
+
+class Refused:
+    """The Event of work that an accelerator would not take."""
+
+    done = True
+    failed = True
+    busy_s = 0.0
+    stall_s = 0.0
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def result(self) -> Any:
+        """Raises LaneError with the cause."""
+        raise LaneError(f"work was refused: {self._error}") from self._error
+
+
+class LinkAge:
+    """For how long the copy engine has been at the same copy."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._head: Event | None = None
+        self._layers = 0
+        self._since_s = 0.0
+
+    def is_over(self, head: Event, limit_s: float) -> bool:
+        """Whether `head` has been the first unfinished copy for many layers and longer than `limit_s`."""
+        if head is not self._head:
+            self._head, self._layers, self._since_s = head, 0, self._clock()
+            return False
+        self._layers += 1
+        return self._layers > STUCK_LAYERS and self._clock() - self._since_s > limit_s
+
+
+def on_the_cpu(run: Run, event: Event, copy: Event | None, listener: Listener) -> Run:
+    """The run that takes the place of a failed one, on the CPU lane; what failed is told.
+
+    `copy`: what it waited for. Raises the event's LaneError when the CPU lane had its second try.
+    """
+    if run.cause == AGAIN:
+        event.result()
+    error = error_of(event)
+    told = f"layer {run.expert.layer} expert {run.expert.expert}: {story(error)}"
+    cancelled = isinstance(error, Cancelled)  # with an overdue copy; no fault of its own
+    if run.lane is Lane.CPU:
+        if not cancelled:
+            listener.fault(Fault.CPU, told)
+        return run._replace(cause=AGAIN)
+    if copy is not None and copy.failed:  # told when the copy is dropped
+        return run._replace(lane=Lane.CPU, cause="its copy failed")
+    if not cancelled:
+        listener.fault(Fault.GPU, told)
+    return run._replace(lane=Lane.CPU, cause="the GPU lane failed")
+
+
+def error_of(event: Event) -> BaseException:
+    """What a failed event raises: LaneError with its cause, or Cancelled."""
+    try:
+        event.result()
+    except (LaneError, Cancelled) as error:
+        return error
+    raise AssertionError("a failed event gave a result")
+
+
+def brought(accelerator: Accelerator, tensor: torch.Tensor, listener: Listener) -> Event:
+    """A device tensor on its way to the host; through pageable memory, at once, where there is no pinned left."""
+    try:
+        return accelerator.bring(tensor)
+    except RuntimeError as error:
+        listener.fault(Fault.PINNING, story(error))
+        return Here(tensor.cpu())
+
+
+def sent(accelerator: Accelerator, tensor: torch.Tensor, listener: Listener) -> torch.Tensor:
+    """A host tensor on the device, the same way back."""
+    try:
+        return accelerator.send(tensor)
+    except RuntimeError as error:
+        listener.fault(Fault.PINNING, story(error))
+        return tensor.to(accelerator.device)

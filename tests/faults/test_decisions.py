@@ -1,0 +1,181 @@
+"""Plug-ins that fail at deciding: what the scheduler does in their place, and what it never does."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hetsched.bench import faults as bench
+from hetsched.bench.fault_cases import second_attach
+from hetsched.bench.fault_ground import Ground
+from hetsched.cli import main
+from hetsched.errors import InputError
+from hetsched.faults import Fault
+from hetsched.gallery import machine
+from hetsched.geometry import MoEGeometry
+from hetsched.residency import RESIDENT, Residency
+from hetsched.scheduler import WARN_AFTER, Scheduler
+from hetsched.solver import Solution, Status
+from hetsched.solver_budget import LATE_IN_A_ROW, REST, Budgeted
+from hetsched.testing.broken_plugins import NONSENSE, PLAN_NONSENSE, PLAN_RAISES, BrokenPolicy
+from hetsched.testing.dispatch_problems import degenerate_problems
+from hetsched.testing.faults import Dice, Planted
+from hetsched.types import ExpertId, Fetch, Lane, Outcome, Phase, Plan
+
+SHAPE = MoEGeometry("shape", num_layers=3, num_experts=8, top_k=3, hidden=512, ffn=1024)
+
+
+def scheduler(policy: Any, degrade: bool = True) -> Scheduler:
+    return Scheduler(SHAPE, machine("rtx-4060-laptop-8gb"), 9 * SHAPE.expert_bytes, policy=policy, degrade=degrade)
+
+
+def asked(made: Scheduler, layer: int, *experts: int) -> Plan:
+    tokens_E = np.bincount(experts, minlength=SHAPE.num_experts)
+    plan = made.step(made.demand(layer, tokens_E, 1, Phase.DECODE))
+    made.prefetch()
+    made.residency.check()
+    made.observe(Outcome(plan, 0.0, plan.predicted_s))
+    return plan
+
+
+def test_a_plain_decision_is_residents_on_the_gpu_and_the_rest_on_the_cpu() -> None:
+    """Whatever way the contract is broken; what a broken decision had moved is free and agreed upon."""
+    dice = Dice({PLAN_NONSENSE: 1.0})
+    made = scheduler(BrokenPolicy("static-frequency", dice))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for turn in range(3 * len(NONSENSE)):
+            before_LE = made.residency.state_LE.copy()
+            layer = turn % SHAPE.num_layers
+            plan = asked(made, layer, 0, 3, 5)
+            given_up = {evict.expert for evict in plan.evicts}
+            assert not plan.fetches
+            assert sorted(run.expert.expert for run in plan.runs) == [0, 3, 5]
+            for run in plan.runs:
+                assert (run.lane is Lane.GPU) == (before_LE[run.expert] == RESIDENT)
+            for expert in given_up:
+                assert before_LE[expert] == RESIDENT
+                assert made.residency.state_LE[expert] == 0
+            assert made.residency.num_copying == 0
+    assert made.stats.faults == {Fault.POLICY.value: 3 * len(NONSENSE)}
+    assert made.stats.evictions > 0
+
+
+def test_a_policy_that_keeps_failing_is_warned_of_once() -> None:
+    dice = Dice({PLAN_RAISES: 1.0})
+    made = scheduler(BrokenPolicy("hetsched", dice))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for step in range(2 * WARN_AFTER):
+            asked(made, step % 3, 1, 2)
+    (only,) = warned
+    assert issubclass(only.category, RuntimeWarning)
+    assert "failed 8 layers in a row" in str(only.message)
+    assert "Planted" in str(only.message)
+
+
+def test_a_policy_that_fails_now_and_then_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    made = scheduler(BrokenPolicy("hetsched", Dice({PLAN_RAISES: 0.5}, seed=3)))
+    for step in range(30):
+        asked(made, step % 3, 1, 2)
+    assert made.stats.faults[Fault.POLICY.value] > WARN_AFTER
+    assert not recwarn.list
+
+
+def test_a_replay_is_told_what_a_policy_raises() -> None:
+    made = scheduler(BrokenPolicy("hetsched", Dice({PLAN_RAISES: 1.0})), degrade=False)
+    with pytest.raises(Planted):
+        asked(made, 0, 1)
+
+
+def test_what_the_user_did_wrong_is_said_and_not_counted() -> None:
+    class Particular:
+        name = "particular"
+
+        def start(self, machine: Any) -> Any:
+            return ()
+
+        def plan(self, demand: Any, view: Any) -> Any:
+            raise InputError("there is no such thing")
+
+    made = scheduler(Particular())
+    with pytest.raises(InputError, match="no such thing"):
+        asked(made, 0, 1)
+
+
+def test_a_lost_copy_is_absent_and_its_slot_free() -> None:
+    made = scheduler("on-demand-lru")
+    expert = ExpertId(1, 4)
+    free = made.residency.free_slots
+    made.residency.apply(Fetch(expert, None if free else made.residency.residents()[0], True, "test"))
+    made.lose(expert, "test")
+    assert made.residency.state(expert).name == "ABSENT"
+    assert made.residency.free_slots == max(free, 1)
+    made.residency.check()
+    made.lose(expert, "told twice")
+    made.residency.check()
+
+
+def test_counts_follow_states_after_a_change_that_was_cut_in_two() -> None:
+    residency = Residency(1, 4, 2)
+    residency.apply(Fetch(ExpertId(0, 1), None, False, "test"))
+    residency._state_LE[0, 2] = 1  # a fetch that was interrupted before it was counted
+    residency.recount()
+    residency.check()
+    assert (residency.free_slots, residency.num_copying) == (0, 2)
+
+
+class Slow:
+    """A solver that notes how often it was asked, and within what time."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.limits_s: list[float | None] = []
+
+    def solve(self, problem: Any, *, time_limit_s: float | None = None) -> Solution:
+        self.limits_s.append(time_limit_s)
+        return Solution(Status.OPTIMAL, problem.incumbent(), problem.incumbent_s, problem.incumbent_s)
+
+
+def test_a_solver_that_is_always_late_rests() -> None:
+    """Its answers are dropped; after three it is not asked for 64 decisions, then again."""
+    solver, told = Slow(), list[tuple[Fault, str]]()
+    late = Budgeted(solver, lambda fault, reason: told.append((fault, reason)), budget_s=-1.0)
+    problem = degenerate_problems()["all missing"]
+    for _ in range(LATE_IN_A_ROW + REST):
+        assert late.solve(problem).status is Status.INCUMBENT
+    assert len(solver.limits_s) == len(told) == LATE_IN_A_ROW
+    assert {fault for fault, _ in told} == {Fault.SOLVER_LATE}
+    late.solve(problem)
+    assert len(solver.limits_s) == LATE_IN_A_ROW + 1
+
+
+def test_a_solver_is_told_its_budget_or_less() -> None:
+    solver = Slow()
+    budgeted = Budgeted(solver, lambda fault, reason: None, budget_s=5.0)
+    problem = degenerate_problems()["all missing"]
+    assert budgeted.solve(problem).status is Status.OPTIMAL
+    budgeted.solve(problem, time_limit_s=1.0)
+    budgeted.solve(problem, time_limit_s=9.0)
+    assert solver.limits_s == [5.0, 1.0, 5.0]
+
+
+def test_the_benchmark_prints_one_document(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With one fault in place of all of them, which take a minute."""
+    monkeypatch.setattr(bench, "Ground", lambda: ground)
+    monkeypatch.setattr(bench, "cases", lambda ground: [("one", lambda: second_attach(ground))])
+    assert main(["bench", "--faults", "--steps", "6", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "hetsched-faults/1"
+    assert [set(row) for row in document["rows"]] == [
+        {"fault", "injected", "survived", "tokens_lost", "outcome"} for _ in range(2)
+    ]
+    assert main(["bench", "--faults", "--steps", "1"]) == 0
+    assert "second attach" in capsys.readouterr().out
