@@ -91,28 +91,6 @@ def test_this_machines_measured_profile_is_found_again(model: Any) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_bits_too(dtype: torch.dtype) -> None:
-    model = tiny_moe().to(dtype)
-    tokens, logits = generated(model)
-    with hetsched.attach(model, **FAST, gpu_memory="30%"):
-        scheduled = generated(model)
-    assert scheduled[0] == tokens
-    assert torch.equal(scheduled[1], logits)
-
-
-def test_batches_and_beams(model: Any) -> None:
-    """Several sequences at once, and beam search, come out as eager computes them."""
-    prompt = torch.arange(3, 23).view(2, 10)
-    tokens, logits = generated(model, prompt)
-    beams = generated(model, prompt, num_beams=3)
-    with hetsched.attach(model, **FAST, gpu_memory="25%"):
-        scheduled = generated(model, prompt)
-        assert scheduled[0] == tokens
-        assert torch.equal(scheduled[1], logits)
-        assert generated(model, prompt, num_beams=3)[0] == beams[0]
-
-
 def test_detach_restores_the_model_exactly(model: Any) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     parameters = dict(model.named_parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,22 +13,27 @@ import torch
 
 from .. import gallery
 from ..accelerators.emulated import DEFAULT_SCALE
+from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.engine import Engine
 from ..engine.expert_ffn import Arithmetic, parameter_names
 from ..engine.host_store import Layout, refuse_unreadable
+from ..engine.pinning import pinning_stats
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..hardware import is_this_machine, resolve_hardware
 from ..plugins import load
 from ..profile import HardwareProfile
 from ..scheduler import Scheduler
-from ..types import FloatArray, Phase
+from ..types import FloatArray
 from .arithmetic import arithmetic_of
 from .budget import accelerator_for, gpu_budget_bytes
-from .cpu_lane import cpu_kernel_for
+from .cpu_lane import cpu_kernel_for, cpu_only_kernel_for, nothing_to_decide
 from .dense_part import DensePart
 from .existing_experts import ExistingExperts
 from .expert_modules import Selection, selected_name
+from .gpu_precision import precision_stats, store_for, tier_for
+from .phases import phase_of_call as phase_of_call
+from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Options:
     frequency_LE: FloatArray | None = None
     stand_in_for: str | MoEGeometry | None = None
     cpu_kernel: str | None = None
+    gpu_precision: str | None = None
 
 
 @dataclass
@@ -62,30 +69,48 @@ PLACES: weakref.WeakKeyDictionary[Any, Place] = weakref.WeakKeyDictionary()
 class Attachment:
     """A model whose experts hetsched runs; detach() or leaving the `with` block restores the model exactly."""
 
-    def __init__(self, geometry: MoEGeometry, options: Options) -> None:
+    def __init__(self, geometry: MoEGeometry, options: Options, modules: Sequence[Any] = ()) -> None:
         self.hardware = resolve_hardware(options.hardware, geometry)
         self.geometry = geometry
         budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, self.hardware)
         timed_as, here = options.stand_in_for, is_this_machine(options.hardware)
         if timed_as is not None and (here or self.hardware.gpu is None):
             raise InputError(f"stand_in_for {timed_as} needs an emulated machine, and {self.hardware.name} is this one")
+        timed_as = gallery.model(timed_as) if isinstance(timed_as, str) else timed_as
+        self.tier = tier = tier_for(
+            options.gpu_precision, modules, geometry, self.hardware, timed_as, budget_bytes, options.frequency_LE
+        )
+        cpu_only = options.accelerator is None and self.hardware.gpu is None
+        policy, solver = _policy_for(options.policy, geometry), options.solver
+        if cpu_only:
+            policy, solver = nothing_to_decide(policy, solver)
         scheduler = Scheduler(
-            geometry,
-            self.hardware,
+            tier.slots,
+            tier.hardware,
             budget_bytes,
-            policy=_policy_for(options.policy, geometry),
-            solver=options.solver,
+            policy=policy,
+            solver=solver,
             frequency_LE=options.frequency_LE,
-            timed_as=gallery.model(timed_as) if isinstance(timed_as, str) else timed_as,
+            timed_as=tier.timed_as,
+            degrade=True,
         )
         accelerator = accelerator_for(options.accelerator, self.hardware, options.time_scale, here)
         try:
-            self.cpu_kernel = cpu_kernel_for(options.cpu_kernel, geometry, self.hardware, accelerator.emulated)
-            self.engine = Engine(scheduler, accelerator, self.cpu_kernel.linear)
+            self.cpu_kernel = (
+                cpu_only_kernel_for(options.cpu_kernel, geometry, self.hardware, modules)
+                if cpu_only
+                else cpu_kernel_for(options.cpu_kernel, geometry, self.hardware, accelerator.emulated)
+            )
+            self.engine: Engine | CpuOnlyEngine = (
+                CpuOnlyEngine(scheduler, accelerator, self.cpu_kernel.choice)
+                if cpu_only
+                else Engine(scheduler, accelerator, self.cpu_kernel.linear, store_for(tier))
+            )
         except BaseException:
             accelerator.close()
             raise
         self.eager_calls = 0
+        self.loaded: dict[str, Any] | None = None  # how hetsched.load read the model
         self._layers: list[list[weakref.ref[Any]]] = []  # weak: the registry of modules holds this object
         self._bytes_L: list[int] = []
         self._arithmetic: dict[Any, Arithmetic] = {}
@@ -93,6 +118,7 @@ class Attachment:
         self._dense = DensePart()
         self._hooks: list[Any] = []
         self._attached = True
+        self.model: Callable[[], torch.nn.Module | None] = lambda: None
         weakref.finalize(self, self.engine.close)
 
     @property
@@ -104,8 +130,9 @@ class Attachment:
         """What the run came to so far: RunStats as a dictionary, with the machine's name and memory.
 
         `expert_bytes_total`: what the experts take. `slot_waste_share`: of a slot, unused by the average expert, since
-        all slots are as large as the largest. `modules_served` of `modules` have run here at least once; `eager_calls`:
-        calls of expert modules made after attach, which transformers computes.
+        all slots are as large as the largest. `pageable_share` of the experts' host memory is not pinned, for the
+        `pageable_reason`; `loaded`: what hetsched.load says of its work. `modules_served` of `modules` have run here at
+        least once; `eager_calls`: calls of expert modules made after attach, which transformers computes.
         """
         held_bytes, places = sum(self._bytes_L), [PLACES[module] for _, module in self._living()]
         return {
@@ -117,8 +144,11 @@ class Attachment:
             "solver": self.scheduler.solver.name,
             "cpu_kernel": self.cpu_kernel.name,
             "cpu_kernel_reason": self.cpu_kernel.reason,
+            **precision_stats(self.tier, self.engine.store),
             "gpu_expert_bytes": self.engine.gpu_expert_bytes,
             "expert_bytes_total": held_bytes,
+            **pinning_stats(self.engine.store, self.engine.accelerator),
+            "loaded": self.loaded,
             "slot_waste_share": 1 - held_bytes / self.geometry.total_expert_bytes if places else 0.0,
             "modules": len(places),
             "modules_served": sum(place.calls > 0 for place in places),
@@ -126,6 +156,7 @@ class Attachment:
             **self.scheduler.stats.as_dict(),
         }
 
+    @plain_torch()
     def detach(self) -> None:
         """End the engine and restore the model exactly. May be called twice."""
         if not self._attached:
@@ -152,12 +183,6 @@ class Attachment:
         Modules on meta are taken at their first call, when their weights must be there.
         """
         layer = len(self._layers)
-        if layer >= self.geometry.num_layers:
-            raise InputError(
-                f"{type(modules[0]).__name__} is expert module {layer + 1} where its config announces "
-                f"{self.geometry.num_layers}; load the model with experts_implementation='eager' and call "
-                "hetsched.attach(model)"
-            )
         self._layers.append([weakref.ref(module) for module in modules])
         self._bytes_L.append(Layout.of(modules[0]).row_bytes * modules[0].num_experts)
         for module in modules:
@@ -167,10 +192,12 @@ class Attachment:
                 self.take(module, place)
         return layer
 
+    @plain_torch()
     def take(self, module: Any, place: Place) -> Arithmetic:
         """Move a module's weights into the host store; where it rounds."""
         for name in parameter_names(module):
             refuse_unreadable(module, name)
+            refuse_inference_tensor(module, name)
         key = type(module), *(getattr(module, name).dtype for name in parameter_names(module))
         if key not in self._arithmetic:
             self._arithmetic[key] = arithmetic_of(module)
@@ -181,20 +208,20 @@ class Attachment:
         place.arithmetic = self._arithmetic[key]
         return place.arithmetic
 
-    def select(self, model: torch.nn.Module) -> None:
-        """Route the model's experts here, follow its forward passes, and bring its dense part to the device."""
+    def bring(self, model: torch.nn.Module) -> None:
+        """Bring the model's dense part to the device."""
         device = self.engine.accelerator.device
         if device.type != "cpu":
             self._dense.move(model, device)
+
+    def select(self, model: torch.nn.Module) -> None:
+        """Route the model's experts here, and follow its forward passes."""
+        self.model = weakref.ref(model)
         for config in [module.config for _, module in self._living()] + [getattr(model, "config", None)]:
             if config is not None:
                 self._selection.select(config)
         self._hooks.append(model.register_forward_pre_hook(self._begin_step, with_kwargs=True))
-        self._hooks.append(model.register_forward_hook(lambda *_: self.engine.end_step()))
-
-    def owns_config(self, config: Any) -> bool:
-        """Whether a module of this attachment has this very config."""
-        return any(module.config is config for _, module in self._living())
+        self._hooks.append(model.register_forward_hook(self._end_step))
 
     def owns_class_of(self, module: Any) -> bool:
         """Whether a module of this attachment is of the same class."""
@@ -205,8 +232,14 @@ class Attachment:
         found = ((layer, reference()) for layer, references in enumerate(self._layers) for reference in references)
         return [(layer, module) for layer, module in found if module is not None]
 
+    @not_compiled
     def _begin_step(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self.engine.begin_step(phase_of_call(args, kwargs))
+
+    @not_compiled
+    def _end_step(self, *_: Any) -> None:
+        self.engine.end_step()
+        self.engine.phase = None  # an inner module may be called next, and says nothing
 
     def __enter__(self) -> Attachment:
         return self
@@ -215,18 +248,6 @@ class Attachment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
-
-
-def phase_of_call(args: Any, kwargs: dict[str, Any]) -> Phase | None:
-    """The phase of a forward pass: with a filled cache, one new token is decode and more are verify."""
-    tokens = kwargs.get("input_ids", args[0] if args else None)
-    tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-    if tokens is None or tokens.ndim < 2:
-        return None
-    length = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
-    if length is None or length() == 0:
-        return Phase.PREFILL
-    return Phase.DECODE if tokens.shape[1] == 1 else Phase.VERIFY
 
 
 def _policy_for(spec: Any, geometry: MoEGeometry) -> Any:

@@ -57,8 +57,10 @@ class Selected(str):
     """The implementation's name where attach() chose it.
 
     A copied config keeps the mark, which tells a module made after attach from one of a model that was loaded with
-    experts_implementation="hetsched".
+    experts_implementation="hetsched". `loaded_as`: identity of a config that asked for hetsched by itself, else None.
     """
+
+    loaded_as: int | None = None
 
 
 def own_forward(module: Any) -> Any:
@@ -75,8 +77,12 @@ class Selection:
     def select(self, config: Any) -> None:
         """Make one config use hetsched."""
         if id(config) not in self._before:
-            self._before[id(config)] = config, getattr(config, _SETTING, None)
-            setattr(config, _SETTING, Selected(IMPLEMENTATION))
+            before = getattr(config, _SETTING, None)
+            selected = Selected(IMPLEMENTATION)
+            if before == IMPLEMENTATION and not is_late(config):
+                selected.loaded_as = id(config)
+            self._before[id(config)] = config, before
+            setattr(config, _SETTING, selected)
 
     def restore(self) -> None:
         """Put every config back."""
@@ -85,9 +91,14 @@ class Selection:
         self._before.clear()
 
 
-def was_selected(config: Any) -> bool:
-    """Whether attach() chose hetsched in this config or in the one that it is a copy of."""
-    return isinstance(getattr(config, _SETTING, None), Selected)
+def is_late(config: Any) -> bool:
+    """Whether hetsched was chosen by an attach() that the modules of this config were no part of.
+
+    That is so for copies of an attached model's config, and for a sibling that shares it; not for a sibling that was
+    itself loaded with experts_implementation="hetsched".
+    """
+    setting = getattr(config, _SETTING, None)
+    return isinstance(setting, Selected) and setting.loaded_as != id(config)
 
 
 def selected_name(config: Any) -> str:

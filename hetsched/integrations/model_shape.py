@@ -56,12 +56,6 @@ def geometry_of(modules: list[Any], config: Any) -> MoEGeometry:
     )
 
 
-def announced_geometry(module: Any) -> MoEGeometry:
-    """The geometry of a model of which only one expert module is known: that module in every layer of its config."""
-    layers = from_config(module.config).num_layers
-    return replace(geometry_of([module], module.config), num_layers=layers)
-
-
 def _announced(config: Any, module: Any, experts: int, hidden: int, ffn: int) -> MoEGeometry:
     """What the config says of everything but the experts; where it says nothing, the experts alone."""
     for source in (config, module.config):

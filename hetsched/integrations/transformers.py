@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,17 +15,22 @@ import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ..accelerators.emulated import DEFAULT_SCALE
+from ..engine.autocast import cast_dtype
 from ..engine.executor import LayerInput
 from ..errors import InputError
 from ..geometry import MoEGeometry
+from ..loading.report import report_of
 from ..profile import HardwareProfile
 from ..types import FloatArray
 from .attachment import PLACES, Attachment, Options, Place
-from .expert_modules import IMPLEMENTATION, expert_modules, own_forward, was_selected
-from .model_shape import announced_geometry, geometry_of, layers_of
+from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
+from .model_shape import geometry_of, layers_of
+from .running_model import running_model
+from .torch_modes import not_compiled, plain_torch, without_gradient
 
 _DEFAULTS = Options()
 _LOCK = threading.Lock()
+LATE: weakref.WeakSet[Any] = weakref.WeakSet()  # expert modules of self-attaching models that transformers computes
 
 
 def attach(
@@ -39,6 +45,7 @@ def attach(
     frequency_LE: FloatArray | None = None,
     stand_in_for: str | MoEGeometry | None = None,
     cpu_kernel: str | None = None,
+    gpu_precision: str | None = None,
 ) -> Attachment:
     """Run a transformers model's experts under hetsched; `model.generate(...)` works as before.
 
@@ -52,6 +59,10 @@ def attach(
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
     kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
 
+    `gpu_precision`: None keeps every token exact. "int8" and "int4" (GGUF's Q8_0 and Q4_0) fill the GPU with lossy
+    copies: more experts fit and a copy is shorter, while the CPU goes on computing with the exact weights. "auto" takes
+    exact, int8 or int4 by the placement problem under `gpu_memory`; `stats()["gpu_precision"]` says which.
+
     Expert modules on meta are taken over at their first call; those made after attach (multi-token prediction) are
     computed by transformers and counted in `stats()["eager_calls"]`.
 
@@ -63,18 +74,41 @@ def attach(
     if any(module in PLACES for module in modules):
         raise InputError("this model is attached already; call detach() on its handle first")
     options = Options(
-        hardware, gpu_memory, solver, policy, accelerator, time_scale, frequency_LE, stand_in_for, cpu_kernel
+        hardware,
+        gpu_memory,
+        solver,
+        policy,
+        accelerator,
+        time_scale,
+        frequency_LE,
+        stand_in_for,
+        cpu_kernel,
+        gpu_precision,
     )
+    return _attached(model, modules, options)
+
+
+@plain_torch()
+def _attached(model: torch.nn.Module, modules: list[Any], options: Options, runs_on: str = "") -> Attachment:
+    """The model attached. `runs_on`: kind of device that it is running on at this moment, where it may not be moved."""
     layers = layers_of(modules)
     geometry = geometry_of([tied[0] for tied in layers], getattr(model, "config", modules[0].config))
-    attachment = Attachment(geometry, options)
+    attachment = Attachment(geometry, options, [tied[0] for tied in layers])
     try:
+        if not runs_on:
+            attachment.bring(model)
+        elif (wanted := attachment.engine.accelerator.device.type) not in ("cpu", runs_on):
+            raise InputError(
+                f"the model runs on {runs_on} and cannot move to {wanted} in the middle of its first forward pass; "
+                "call hetsched.attach(model) before it"
+            )
         for tied in layers:
             attachment.adopt(tied)
         attachment.select(model)
     except BaseException:
         attachment.detach()
         raise
+    attachment.loaded = report_of(model)
     return attachment
 
 
@@ -110,6 +144,7 @@ def defaults(**options: Any) -> Iterator[None]:
         _DEFAULTS = before
 
 
+@not_compiled
 def _experts_forward(
     module: Any, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor
 ) -> torch.Tensor:
@@ -120,18 +155,21 @@ def _experts_forward(
     if module.training and torch.is_grad_enabled():
         raise InputError("hetsched runs inference only; call model.eval() or detach() before training")
     place = PLACES.get(module)
+    if place is None and module not in LATE and not is_late(module.config):
+        place = _attach_itself(module, hidden_TH.device.type)
     if place is None:
-        if was_selected(module.config):
-            return _eager(module, hidden_TH, ids_TK, weights_TK)
-        place = _attach_itself(module)
+        return _eager(module, hidden_TH, ids_TK, weights_TK)
     arithmetic = place.arithmetic or place.attachment.take(module, place)
     if weights_TK.shape[1] == module.num_experts != ids_TK.shape[1]:
         weights_TK = weights_TK.gather(1, ids_TK.clamp(max=module.num_experts - 1))
     if _names_nobody(ids_TK, module.num_experts):
         out_TH = torch.zeros_like(hidden_TH)
     else:
-        work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, arithmetic)
+        cast_to = cast_dtype(hidden_TH.device)
+        work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, arithmetic, cast_to)
         out_TH = place.attachment.engine.forward(work)
+    if torch.is_grad_enabled():
+        out_TH = without_gradient(out_TH, [hidden_TH, weights_TK, *module.parameters()])
     place.served = True
     place.calls += 1
     return out_TH
@@ -146,24 +184,43 @@ def _names_nobody(ids_TK: torch.Tensor, num_experts: int) -> bool:
 
 def _eager(module: Any, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
     """A module that nobody attached and whose config says hetsched all the same: made later, or of a sibling model."""
-    for attachment in {id(place.attachment): place.attachment for place in list(PLACES.values())}.values():
+    for attachment in _attachments():
         if attachment.owns_class_of(module):
             attachment.eager_calls += 1
     forwarded: torch.Tensor = own_forward(module)(module, hidden_TH, ids_TK, weights_TK)
     return forwarded
 
 
-def _attach_itself(module: Any) -> Place:
-    """A module of a model loaded with experts_implementation="hetsched", at its first forward pass."""
+def _attach_itself(module: Any, runs_on: str) -> Place | None:
+    """The whole model that a module runs in, loaded with experts_implementation="hetsched", at its first forward pass.
+
+    None for a module that came into its model after the others were attached, or whose model shares weights with an
+    attached one: heads for multi-token prediction.
+    """
     with _LOCK:
-        for place in list(PLACES.values()):
-            if place.attachment.owns_config(module.config):
-                place.attachment.adopt([module])
-                return PLACES[module]
-        from_environment = replace(
-            _DEFAULTS,
-            hardware=_DEFAULTS.hardware or os.environ.get("HETSCHED_HARDWARE"),
-            gpu_memory=_DEFAULTS.gpu_memory or os.environ.get("HETSCHED_GPU_MEMORY"),
-        )
-        Attachment(announced_geometry(module), from_environment).adopt([module])
-        return PLACES[module]
+        if module in PLACES:  # another thread was here first
+            return PLACES[module]
+        model = running_model(module)
+        modules = expert_modules(model)
+        if any(known in PLACES for known in modules) or _shares_weights(model):
+            LATE.add(module)
+        else:
+            options = replace(
+                _DEFAULTS,
+                hardware=_DEFAULTS.hardware or os.environ.get("HETSCHED_HARDWARE"),
+                gpu_memory=_DEFAULTS.gpu_memory or os.environ.get("HETSCHED_GPU_MEMORY"),
+            )
+            _attached(model, modules, options, runs_on)
+        return PLACES.get(module)
+
+
+def _attachments() -> list[Attachment]:
+    """Every attachment that still has modules."""
+    return list({id(place.attachment): place.attachment for place in list(PLACES.values())}.values())
+
+
+def _shares_weights(model: torch.nn.Module) -> bool:
+    """Whether an attached model has some of the same parameters."""
+    own = {id(parameter) for parameter in model.parameters()}
+    others = [other for attachment in _attachments() if (other := attachment.model()) is not None]
+    return any(id(parameter) in own for other in others for parameter in other.parameters())

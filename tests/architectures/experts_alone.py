@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from hetsched import gallery
 from hetsched.engine.expert_ffn import parameter_names
 
 from .tiny import randomised
 
 # Both lanes work, copies move, and nothing needs compiling.
 EMULATED: dict[str, Any] = {
-    "hardware": "rtx-4060-laptop-8gb",
+    "hardware": gallery.machine("rtx-4060-laptop-8gb"),  # reading its file takes longer than a test
     "time_scale": 1.0,
     "gpu_memory": "50%",
     "policy": "hybrimoe",

@@ -48,7 +48,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "full_attention"], "num_dense_layers": 1},
     "mimo_v2_flash": {"head_dim": 24, "num_attention_heads": 8},
-    "muse_spark": {"audio_config.num_hidden_layers": 4},
+    "muse_spark": {"audio_config.num_hidden_layers": 4, "audio_config.hidden_sizes": [16, 16, 16, 32]},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
     "qwen3_5_moe": FOUR_LAYERS,
     "qwen3_next": FOUR_LAYERS,
@@ -77,3 +77,6 @@ NOT_THESE = {
 
 # Expert modules that a text prompt does not reach: those of the vision tower, or for image tokens.
 PARTLY_IDLE = {"dots3_note.Dots3NoteExperts": 2, "ernie4_5_vl_moe.Ernie4_5_VLMoeMoeExperts": 2}
+
+# Models whose eager forward stops in bf16: what it says, and why.
+EAGER_REFUSES_BF16 = {"inkling2.Inkling2Experts": "same dtype"}  # a state of its short convolution stays fp32

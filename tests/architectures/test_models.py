@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 import hetsched
-from hetsched.integrations.expert_modules import is_expert_module
+from hetsched.integrations.expert_modules import IMPLEMENTATION, expert_modules
+from hetsched.integrations.transformers import register
 
 from .discovery import expert_class, expert_classes, model_classes
 from .experts_alone import EMULATED
-from .overrides import CHANGES, NOT_THESE, PARTLY_IDLE
+from .overrides import CHANGES, EAGER_REFUSES_BF16, NOT_THESE, PARTLY_IDLE
 from .tiny import randomised, tiny_config
 
-PROMPT, NEW_TOKENS = 9, 3
+PROMPT, NEW_TOKENS = 9, 2
 
 
 def build(name: str) -> Any:
@@ -39,34 +42,68 @@ def outputs(model: Any) -> list[torch.Tensor]:
             ids, attention_mask=torch.ones_like(ids), output_logits=True, return_dict_in_generate=True, **options
         )
         return [found.sequences, *found.logits]
-    embeds = torch.randn((1, PROMPT, 32), generator=torch.Generator().manual_seed(1))
+    embeds = torch.randn((1, PROMPT, 32), generator=torch.Generator().manual_seed(1)).to(model.dtype)
     inputs = {"inputs_embeds": embeds} if "Talker" in type(model).__name__ else {"input_ids": ids}
     with torch.no_grad():
         return [model(**inputs)[0]]
 
 
-@pytest.mark.parametrize("name", expert_classes())
-def test_logits_are_those_of_eager(name: str) -> None:
-    """Prefill and decode; every expert module that eager calls is served, as often."""
-    torch.manual_seed(0)
-    model = build(name)
+def asking(model: Any) -> Any:
+    """The model as if it had been loaded with experts_implementation="hetsched"."""
+    register()
+    for config in [module.config for module in expert_modules(model)] + [model.config]:
+        config._experts_implementation_internal = IMPLEMENTATION
+    return model
+
+
+@contextlib.contextmanager
+def counted(model: Any) -> Iterator[dict[Any, int]]:
+    """Calls of each expert module."""
     calls: dict[Any, int] = {}
     hooks = [
         module.register_forward_hook(lambda module, *_: calls.update({module: calls.get(module, 0) + 1}))
-        for module in model.modules()
-        if is_expert_module(module)
+        for module in expert_modules(model)
     ]
-    eager = outputs(model)
+    yield calls
     for hook in hooks:
         hook.remove()
+
+
+@pytest.mark.parametrize("name", expert_classes())
+def test_logits_are_those_of_eager(name: str) -> None:
+    """Prefill and decode; every expert module that eager calls is served, as often. Then bf16, attached by itself."""
+    torch.manual_seed(0)
+    model = build(name)
+    with counted(model) as calls:
+        eager = outputs(model)
     with hetsched.attach(model, **EMULATED) as handle:
         scheduled = outputs(model)
         stats = handle.stats()
         handle.scheduler.residency.check()
     assert all(torch.isfinite(out).all() for out in eager)
-    assert len(eager) == len(scheduled)
-    assert all(torch.equal(a, b) for a, b in zip(eager, scheduled, strict=True))
+    assert same(scheduled, eager)
     assert stats["layers"] == sum(calls.values()) > 0
     assert stats["modules_served"] == len(calls)
     assert stats["modules"] - len(calls) == PARTLY_IDLE.get(name, 0)
     assert model.config._experts_implementation == "eager"
+
+    model.to(torch.bfloat16)
+    if name in EAGER_REFUSES_BF16:
+        with pytest.raises(RuntimeError, match=EAGER_REFUSES_BF16[name]):
+            outputs(model)
+        return
+    eager = outputs(model)
+    with hetsched.defaults(**EMULATED):
+        scheduled = outputs(asking(model))
+    own = hetsched.attachment_of(model)
+    assert own is not None
+    assert own.stats()["modules"] == stats["modules"]
+    assert own.stats()["eager_calls"] == 0
+    own.detach()
+    assert same(scheduled, eager)
+
+
+def same(ours: list[torch.Tensor], eager: list[torch.Tensor]) -> bool:
+    """Bit for bit; what bf16 makes infinite or undefined must be so on both sides."""
+    pairs = zip(ours, eager, strict=True)
+    return all(a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) for a, b in pairs)

@@ -1,0 +1,69 @@
+"""The phase of a forward pass, read from how the model was called.
+
+Cost follows tokens, so everything that passes through the layers counts: padding and finished sequences of a batch too,
+since transformers routes them to experts like any other token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..types import Phase
+
+# Drafts of one verify step where the call does not say what it is: chains have up to 20 (transformers' default), trees
+# about 60 (EAGLE-2, Li et al. 2024).
+VERIFY_MOST = 64
+
+
+def phase_of_call(args: Any, kwargs: dict[str, Any]) -> Phase | None:
+    """The phase of a transformers model's forward pass; None where its arguments do not show the tokens.
+
+    With an empty cache or none it is prefill; with a filled one, a single new token in each sequence is decode. Several
+    are verify where logits of several positions are wanted, since each draft is judged by the logits before it, and
+    prefill where only the last one's are (`logits_to_keep=1`): the next chunk of a long prompt, a chat's next turn. A
+    call that wants all logits does not say: then up to VERIFY_MOST new tokens are verify. The last chunk of a prompt,
+    if it is one token, counts as decode and costs what one does.
+
+    Passes of continuous batching mix prompts with single tokens: unknown.
+    """
+    tokens = _tokens(args, kwargs)
+    if tokens is None or tokens.ndim < 2:
+        return None
+    cache = kwargs.get("past_key_values")
+    if cache is None and kwargs.get("cache") is not None:
+        return Phase.UNKNOWN
+    if not _is_filled(cache):
+        return Phase.PREFILL
+    new = int(tokens.shape[1])
+    if new == 1:
+        return Phase.DECODE
+    wanted = _logits_wanted(kwargs.get("logits_to_keep"))
+    return Phase.VERIFY if wanted > 1 or (wanted == 0 and new <= VERIFY_MOST) else Phase.PREFILL
+
+
+def _tokens(args: Any, kwargs: dict[str, Any]) -> Any:
+    """What the layers get, [batch, tokens, ...]: ids or embeddings; of an encoder-decoder, the decoder's."""
+    for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids"):
+        if kwargs.get(name) is not None:
+            return kwargs[name]
+    if args and args[0] is not None:
+        return args[0]
+    return kwargs.get("inputs_embeds")
+
+
+def _is_filled(cache: Any) -> bool:
+    """Whether a cache holds anything; those of linear attention alone know no length."""
+    length = getattr(cache, "get_seq_length", None)
+    if length is None:
+        return False
+    try:
+        return bool(length() > 0)
+    except ValueError:
+        return bool(cache.has_previous_state())
+
+
+def _logits_wanted(keep: Any) -> int:
+    """For how many positions logits are wanted; 0 for all."""
+    return keep.numel() if isinstance(keep, torch.Tensor) else int(keep or 0)
