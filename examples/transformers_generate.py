@@ -19,7 +19,7 @@ model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 inputs = tokenizer("The lighthouse keeper opened the door and", return_tensors="pt")
 
 with hetsched.attach(model, hardware="rtx-4060-laptop-8gb", gpu_memory="25%") as handle:
-    out = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+    out = model.generate(**inputs.to(model.device), max_new_tokens=32, do_sample=False)
     stats = handle.stats()
 
 print(tokenizer.decode(out[0], skip_special_tokens=True))

@@ -43,6 +43,12 @@ def machine(name: str | Path) -> HardwareProfile:
     path = machines().get(str(name).lower()) or _as_path(name)
     if path is None:
         raise UnknownNameError("machine", str(name), machines(), "or give the path of a profile YAML")
+    return _loaded(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _loaded(path: Path, modified_ns: int) -> HardwareProfile:
+    """A profile is read once as long as its file stays as it is."""
     return load_profile(path)
 
 

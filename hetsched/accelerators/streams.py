@@ -70,6 +70,10 @@ class StreamAccelerator:
         """Pin contiguous host memory in place until close(); False, and a note, where it stays pageable."""
         return self._pins.pin(memory)
 
+    def is_pinned(self, memory: torch.Tensor) -> bool:
+        """Whether copies from there go to the device directly."""
+        return self._queues.is_pinned(memory)
+
     def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy host bytes to device bytes before the first step, and wait."""
         target.copy_(source)

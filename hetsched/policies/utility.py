@@ -159,5 +159,5 @@ class Utility:
 
 
 def _tokens_ahead(demand: Demand) -> int:
-    """Tokens in the steps to come: verify steps follow each other, and after a prefill comes decoding."""
-    return demand.num_tokens if demand.phase is Phase.VERIFY else 1
+    """Tokens in the steps to come: like steps follow each other, but after a prefill comes decoding."""
+    return 1 if demand.phase is Phase.PREFILL else demand.num_tokens
