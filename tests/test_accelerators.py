@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
 
 import pytest
 import torch
 
+from hetsched.accelerators import lane
 from hetsched.accelerators.base import Accelerator, Cancelled, OutOfDeviceMemory
 from hetsched.accelerators.clock import EmulatedClock
 from hetsched.accelerators.cpu import CpuAccelerator
 from hetsched.accelerators.emulated import EmulatedAccelerator
+from hetsched.accelerators.lane import LaneEvent
 from hetsched.gallery import machine
 from hetsched.testing.accelerators import LAWS, Make
 from hetsched.types import Lane
@@ -136,10 +143,81 @@ def test_cpu_has_no_memory_to_copy_to() -> None:
     assert device.launch(Lane.CPU, lambda: 3, 0.0).result() == 3
 
 
-def test_a_halted_clock_stands_still() -> None:
-    clock = EmulatedClock(scale=1.0)
-    assert clock.now_s() == 0.0
-    clock.run()
-    clock.wait_until(1e-3)
-    clock.halt(1e-3)
-    assert clock.now_s() == 1e-3
+def test_the_clock_is_exact_however_late_the_host_wakes() -> None:
+    clock = EmulatedClock(scale=3.0)
+    for moment_s in (0.0, 1e-3, 1e-3 + 1e-9):
+        clock.advance(moment_s)
+        assert clock.now_s == moment_s
+    assert clock.due_s == pytest.approx(3.0 * (1e-3 + 1e-9))
+
+
+def test_another_thread_may_cancel_what_would_never_end(device: EmulatedAccelerator) -> None:
+    """A copy without end: end_layer returns with Cancelled, work done before stays done, and the lanes go on."""
+    target = device.allocate(1)
+    device.decided(0.0)
+    fine = device.launch(Lane.CPU, lambda: 3, 1e-3)
+    copy = device.copy_in(torch.ones(1, dtype=torch.uint8), target, seconds=math.inf, urgent=True)
+    never = device.launch(Lane.GPU, lambda: 1, 1e-3, [copy])
+
+    def give_up() -> None:
+        fine.wait()
+        time.sleep(0.02)
+        device.cancel()
+
+    watch = threading.Thread(target=give_up)
+    watch.start()
+    with pytest.raises(Cancelled):
+        device.end_layer([fine, never])
+    watch.join()
+    assert fine.result() == 3
+    assert never.failed
+    assert copy.failed
+    assert device.copy_state() == (0.0, [])
+    device.decided(0.0)
+    assert device.end_layer([device.launch(Lane.GPU, lambda: 1, 2e-3)]) == pytest.approx(2e-3)
+
+
+@pytest.mark.parametrize("late", ["caller", "threads"])
+def test_who_wakes_late_moves_nothing(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies interrupted, promoted and waited for end at the very same moments when every wait takes long or short."""
+    undisturbed = _moments()
+    random = Random(5)
+    if late == "caller":
+        _delay(monkeypatch, EmulatedClock, "advance", random)
+    else:
+        _delay(monkeypatch, lane, "_do", random)
+    assert [_moments() for _ in range(3)] == [undisturbed] * 3
+
+
+def _delay(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, random: Random) -> None:
+    inner = getattr(owner, name)
+
+    def late(*args: Any) -> None:
+        time.sleep(random.choice((0.0, 2 * CHUNK_S, 5 * CHUNK_S)))
+        inner(*args)
+        time.sleep(random.choice((0.0, 2 * CHUNK_S, 5 * CHUNK_S)))
+
+    monkeypatch.setattr(owner, name, late)
+
+
+def _moments() -> list[float]:
+    """Ends on the emulated clock of six layers, with a prefetch of five chunks and a demanded copy of two in each."""
+    device, target = emulated(), torch.zeros(64, dtype=torch.uint8)
+    source = torch.ones(64, dtype=torch.uint8)
+    moments: list[float] = []
+    prefetches: list[LaneEvent] = []
+    for layer in range(6):
+        device.begin_layer(0.7 * CHUNK_S)
+        free_s, unfinished = device.copy_state()
+        moments += [free_s, *(left_s for _, left_s in unfinished)]
+        device.decided(0.13 * CHUNK_S)
+        copy = device.copy_in(source, target, seconds=2 * CHUNK_S, urgent=True)
+        if layer == 3:
+            device.promote(prefetches[-1])
+        work = device.launch(Lane.GPU, lambda: None, 0.3 * CHUNK_S, [copy, *prefetches[2:3]])
+        device.overlapped(0.2 * CHUNK_S)
+        prefetches.append(device.copy_in(source, target, seconds=5 * CHUNK_S, urgent=False))
+        moments += [device.end_layer([work]), copy.end_s, work.end_s, work.stall_s]
+    device.end_layer(prefetches)
+    device.close()
+    return [*moments, *(copy.end_s for copy in prefetches)]

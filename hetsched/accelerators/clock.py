@@ -1,4 +1,4 @@
-"""A clock that runs slower than the wall's and can be halted: the time of an emulated machine."""
+"""The time of an emulated machine: it stands still until its owner lets a stretch of it pass."""
 
 from __future__ import annotations
 
@@ -7,60 +7,43 @@ import time
 
 
 class EmulatedClock:
-    """Emulated seconds: wall seconds divided by `scale`, less the time it stood halted.
+    """Emulated seconds since it was made, `scale` wall seconds each. Only its owner's thread moves it.
 
-    Halted while the host does arithmetic that the emulated machine would have done elsewhere, so that a slow host gives
-    its copy engine no head start. Starts halted.
+    While it stands, the host may take as long as it likes: no lane gets a head start. `due_s`: wall seconds that it
+    should have slept in all; `slept_s`: that it did.
     """
 
     def __init__(self, scale: float) -> None:
         self.scale = scale
-        self._changed = threading.Condition()
-        self._elapsed_s = 0.0
-        self._running_since: float | None = None
+        self.now_s = 0.0
+        self.due_s = 0.0
+        self.slept_s = 0.0
+        self._moving = threading.Lock()
+        self._stopped = threading.Event()
+        self._since_s: float | None = None
+        self._until_s = 0.0
 
-    def now_s(self) -> float:
-        """Emulated seconds since the clock was made."""
-        with self._changed:
-            return self._now_s()
+    def advance(self, until_s: float) -> None:
+        """Sleep until `until_s`; it is exactly that then, however late the host wakes. Returns at once if stopped."""
+        due_s, begin_s = max(0.0, until_s - self.now_s) * self.scale, time.perf_counter()
+        self._until_s, self._since_s = until_s, begin_s
+        if due_s > 0:
+            self._stopped.wait(min(due_s, threading.TIMEOUT_MAX))
+        with self._moving:
+            if not self._stopped.is_set():
+                self.now_s = until_s
+            self._since_s = None
+        self.due_s += due_s
+        self.slept_s += time.perf_counter() - begin_s
 
-    def run(self) -> None:
-        """Let time pass."""
-        with self._changed:
-            if self._running_since is None:
-                self._running_since = time.perf_counter()
-                self._changed.notify_all()
+    def stop(self) -> None:
+        """Let time stand where it has come to, until start(); any thread may say so."""
+        with self._moving:
+            if self._since_s is not None and not self._stopped.is_set():
+                passed_s = (time.perf_counter() - self._since_s) / self.scale
+                self.now_s = min(self._until_s, self.now_s + passed_s)
+            self._stopped.set()
 
-    def halt(self, at_s: float | None = None) -> None:
-        """Stop time, at `at_s` if given: threads that woke late have not moved it."""
-        with self._changed:
-            self._elapsed_s = self._now_s() if at_s is None else at_s
-            self._running_since = None
-            self._changed.notify_all()
-
-    def wait_until(self, moment_s: float, stopped: threading.Event | None = None) -> bool:
-        """Sleep until `moment_s`; False when `stopped` was set first (and wake() called)."""
-        with self._changed:
-            while stopped is None or not stopped.is_set():
-                left_s = moment_s - self._now_s()
-                if left_s <= 0:
-                    return True
-                self._changed.wait(None if self._running_since is None else left_s * self.scale)
-        return False
-
-    def wait_running(self, before_s: float, stopped: threading.Event) -> bool:
-        """Sleep while the clock is halted before `before_s`; False when `stopped` was set first (and wake() called)."""
-        with self._changed:
-            while self._running_since is None and self._elapsed_s < before_s and not stopped.is_set():
-                self._changed.wait()
-        return not stopped.is_set()
-
-    def wake(self) -> None:
-        """Let every sleeper look at its stop flag."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def _now_s(self) -> float:
-        if self._running_since is None:
-            return self._elapsed_s
-        return self._elapsed_s + (time.perf_counter() - self._running_since) / self.scale
+    def start(self) -> None:
+        """Time may pass again."""
+        self._stopped.clear()

@@ -1,17 +1,18 @@
-"""One serial lane of an emulated machine: a thread that does work and takes the time it is told.
+"""One serial lane of an emulated machine: when each piece of work begins and ends, and a thread that does it.
 
-Start and end of work are points on the emulated clock, as a serial lane would have them: work starts when it was
-submitted, the lane was free, and what it depends on had ended, whichever is last. The thread really waits until the
-end; a thread that wakes late delays nothing on the clock, and how late it was is kept in `late_s`.
+Begin and end follow from what was submitted and when, by arithmetic in the submitting thread: work begins when it was
+submitted, the lane is free, and what it depends on has ended, whichever is last. The lane's thread does the work in
+that order and has no say in its times, so that a thread which wakes late changes nothing.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import threading
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Condition, Thread
+from threading import Event as Flag
 from typing import Any, TypeAlias
 
 from .base import Cancelled, LaneError
@@ -19,215 +20,230 @@ from .clock import EmulatedClock
 
 URGENT, BACKGROUND = 0, 1
 Part: TypeAlias = tuple[Callable[[], Any], float]
+ToDo: TypeAlias = Callable[[], None]
 
 
 class LaneEvent:
-    """Completion of one piece of work: `end_s` on the emulated clock, once done."""
+    """Completion of one piece of work. `is_open`: its end is not known yet; `end_s`: its end on the emulated clock."""
 
-    def __init__(self) -> None:
-        self._ended = threading.Event()
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self.end_s = 0.0
+    def __init__(self, lane: EmulatedLane, clock: EmulatedClock) -> None:
+        self.lane = lane
+        self.is_open = True
+        self.end_s = math.inf
         self.busy_s = 0.0
         self.stall_s = 0.0
+        self.ended = False  # the thread is through with it, whatever the emulated clock says
+        self._clock = clock
+        self._awaited = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._cancelled = False
 
     @property
     def done(self) -> bool:
-        """Whether the work has ended, well or not."""
-        return self._ended.is_set()
+        """Whether the work has ended, well or not, also on the emulated clock."""
+        return self.ended and self.end_s <= self._clock.now_s
 
     @property
     def failed(self) -> bool:
-        """Whether it ended with an error."""
-        return self._error is not None
+        """Whether it ended with an error, or was cancelled."""
+        return self.done and (self._cancelled or self._error is not None)
 
     def wait(self) -> None:
-        """Wait for the end, well or not."""
-        self._ended.wait()
+        """Wait until the thread is through with it."""
+        if not self.ended:
+            with self.lane.changed:
+                self._awaited = True
+                self.lane.changed.wait_for(lambda: self.ended)
 
     def result(self) -> Any:
         """Wait, then the value; raises LaneError with the cause, or Cancelled."""
-        self._ended.wait()
-        if isinstance(self._error, Cancelled):
-            raise Cancelled(str(self._error))
+        assert not self.is_open, "nobody has let the time pass in which this ends; end_layer([event]) does"
+        self.wait()
+        if self._cancelled:
+            raise Cancelled("cancelled before its end")
         if self._error is not None:
+            if isinstance(self._error, Cancelled):
+                raise Cancelled(str(self._error))
             raise LaneError(f"work in a lane failed: {self._error}") from self._error
         return self._value
 
-    def finish(self, value: Any) -> None:
-        """Mark as done."""
-        self._value = value
-        self._ended.set()
+    def finish(self, value: Any = None, error: BaseException | None = None) -> None:
+        """The thread is through with it, well or not."""
+        self._value, self._error = value, error
+        self._end()
 
-    def fail(self, error: BaseException) -> None:
-        """Mark as failed."""
-        self._error = error
-        self._ended.set()
+    def cancel(self) -> None:
+        """It ends now, whatever the thread is at."""
+        self._cancelled = True
+        self.is_open = False
+        self.end_s = min(self.end_s, self._clock.now_s)
+        self._end()
+
+    def _end(self) -> None:
+        with self.lane.changed:
+            self.ended = True
+            if self._awaited:
+                self.lane.changed.notify_all()
 
 
-@dataclass(order=True)
+@dataclass
 class Work:
     """Parts in turn, each a function and its seconds; more urgent work may come between two parts."""
 
+    event: LaneEvent
+    parts: Sequence[Part]
+    at_s: float
+    after: Sequence[LaneEvent]
     urgency: int
     number: int
-    submitted_s: float = field(compare=False)
-    parts: list[Part] = field(compare=False)
-    after: Sequence[LaneEvent] = field(compare=False)
-    event: LaneEvent = field(compare=False, default_factory=LaneEvent)
-    begun: int = field(compare=False, default=0)
-    cancelled: bool = field(compare=False, default=False)
+    begun: int = 0
 
+    @property
     def left_s(self) -> float:
         """Seconds of the parts not yet begun."""
         return sum(seconds for _, seconds in self.parts[self.begun :])
 
 
 class EmulatedLane:
-    """A thread, a queue ordered by urgency then submission, and the clock it lives by."""
+    """A queue ordered by urgency then submission, on a clock, and the thread that does what has begun.
+
+    All methods belong to one thread at a time.
+    """
 
     def __init__(self, name: str, clock: EmulatedClock) -> None:
+        self.changed = Condition()
         self._clock = clock
-        self._queue: list[Work] = []
-        self._changed = threading.Condition()
-        self._numbers = itertools.count()
-        self._stopped = threading.Event()
-        self._current: Work | None = None
-        self._free_s = 0.0  # when the last part begun ends, on the emulated clock
-        self.late_s = 0.0
-        self._thread = threading.Thread(target=self._run, name=f"hetsched-{name}", daemon=True)
+        self._free_s = 0.0  # when the part begun last ends
+        self._queue: list[Work] = []  # with parts not yet begun
+        self._ending: list[LaneEvent] = []  # begun to the last part, not yet waited for
+        self._count = 0
+        self._closed = False
+        self._begun: list[ToDo] = []  # not yet handed to the thread
+        self._to_do: SimpleQueue[list[ToDo] | None] = SimpleQueue()
+        self._thread = Thread(target=self._do_all, name=f"hetsched-{name}", daemon=True)
         self._thread.start()
 
     def submit(
-        self, parts: list[Part], at_s: float, after: Sequence[LaneEvent] = (), urgency: int = URGENT
+        self, parts: Sequence[Part], at_s: float, after: Sequence[LaneEvent] = (), urgency: int = URGENT
     ) -> LaneEvent:
-        """Queue work as of `at_s` on the emulated clock; its result is that of the last part."""
-        with self._changed:
-            if self._stopped.is_set():
-                raise Cancelled("the lane is closed")
-            work = Work(urgency, next(self._numbers), at_s, parts, after)
-            heapq.heappush(self._queue, work)
-            self._changed.notify_all()
+        """Queue work as of `at_s`, no earlier than now; its result is that of the last part."""
+        if self._closed:
+            raise Cancelled("the lane is closed")
+        self._count += 1
+        work = Work(LaneEvent(self, self._clock), parts, at_s, after, urgency, self._count)
+        self._queue.append(work)
         return work.event
 
     def promote(self, event: LaneEvent) -> None:
         """Make waiting work urgent."""
-        with self._changed:
-            for work in [*self._queue, *([self._current] if self._current else [])]:
-                if work.event is event:
-                    work.urgency = URGENT
-            heapq.heapify(self._queue)
+        for work in self._queue:
+            if work.event is event:
+                work.urgency = URGENT
 
-    def pending(self, now_s: float) -> tuple[float, list[tuple[LaneEvent, float]]]:
-        """When urgent work submitted now would start, and every waiting or begun piece with its end, both absolute."""
-        with self._changed:
-            free_s = max(self._free_s, now_s)
-            queue = sorted([*self._queue, *([self._current] if self._current else [])])
-            urgent_s = free_s + sum(work.left_s() for work in queue if work.urgency == URGENT)
-            ends = []
-            for work in queue:
-                own_s = self._free_s if work.begun else free_s
-                free_s += work.left_s()
-                ends.append((work.event, free_s if work.left_s() else own_s))
-            return urgent_s, ends
+    def begin_until(self, moment_s: float) -> bool:
+        """Begin all that begins before `moment_s`; whether there was any."""
+        any_begun = False
+        while self._queue and (found := self._next())[1] < moment_s:
+            self._begin(*found)
+            any_begun = True
+        return any_begun
+
+    def settle(self, event: LaneEvent) -> None:
+        """Begin parts until the event's end is known. Nothing may be submitted afterwards as of a moment before it."""
+        while event.is_open:
+            work, _ = self._next()
+            for other in work.after:
+                other.lane.settle(other)
+            self._begin(*self._next())
+
+    def due(self) -> list[LaneEvent]:
+        """What ends by now on the clock and that the thread may not be through with, the last first."""
+        self._ending = [event for event in self._ending if not event.done]
+        return [event for event in reversed(self._ending) if event.end_s <= self._clock.now_s]
+
+    def hand_over(self) -> None:
+        """Let the thread do what has begun."""
+        if self._begun:
+            self._to_do.put(self._begun)
+            self._begun = []
+
+    def pending(self) -> tuple[float, list[tuple[LaneEvent, float]]]:
+        """When urgent work submitted now would begin, and every unfinished piece with its end; seconds on the clock."""
+        ends = [(event, event.end_s) for event in self._ending if event.end_s > self._clock.now_s]
+        moment_s = max(self._free_s, self._clock.now_s)
+        urgent_s = moment_s + sum(work.left_s for work in self._queue if work.urgency == URGENT)
+        for work in sorted(self._queue, key=_order):
+            moment_s += work.left_s
+            ends.append((work.event, moment_s))
+        return urgent_s, ends
 
     def cancel(self) -> None:
-        """Drop what waits; work that has begun ends its part and no more."""
-        with self._changed:
-            dropped, self._queue = self._queue, []
-            if self._current is not None:
-                self._current.cancelled = True
-        for work in dropped:
-            work.event.fail(Cancelled("cancelled while waiting"))
-
-    def catch_up(self, now_s: float) -> None:
-        """Wait until the thread has begun all that begins before `now_s`: one that woke late is not to be overtaken."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped.is_set() or self._has_begun(now_s))
-
-    def _has_begun(self, now_s: float) -> bool:
-        if self._current is None:
-            return not self._queue
-        return self._current.begun > 0 and self._free_s > now_s
+        """Give up what has not ended."""
+        for event in [*self._ending, *(work.event for work in self._queue)]:
+            if not event.done:
+                event.cancel()
+        self._queue, self._ending, self._begun = [], [], []
+        self._free_s = self._clock.now_s
 
     def drain(self) -> None:
-        """Wait until nothing waits and nothing is under way; the clock must be running."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._current is None and not self._queue)
+        """Wait for the function that the thread is in, and for what it has been given."""
+        drained = Flag()
+        self._to_do.put([drained.set])
+        if self._thread.is_alive():
+            drained.wait()
 
-    def stop(self) -> None:
-        """Cancel, and let the thread end; join() waits for it."""
-        self._stopped.set()
+    def close(self) -> None:
+        """Cancel, and end the thread. May be called twice."""
+        self._closed = True
         self.cancel()
-        self._clock.wake()
-        with self._changed:
-            self._changed.notify_all()
-
-    def join(self) -> None:
-        """Wait for the thread after stop()."""
+        self._to_do.put(None)
         self._thread.join()
 
-    def _run(self) -> None:
-        while (work := self._take()) is not None:
-            self._work_on(work)
+    def _next(self) -> tuple[Work, float]:
+        """The work whose part comes next, and when it begins: infinite where it waits for what has no end yet."""
+        moment_s = max(self._free_s, min([work.at_s for work in self._queue]))
+        work = min([work for work in self._queue if work.at_s <= moment_s], key=_order)
+        if work.begun == 0 and work.after:
+            return work, max(moment_s, *(event.end_s for event in work.after))
+        return work, moment_s
 
-    def _work_on(self, work: Work) -> None:
-        try:
-            value = self._do_part(work)
-        except BaseException as error:  # whatever it is belongs to the caller, not to this thread
-            work.event.fail(error)
-            self._release()
-        else:
-            self._after_part(work, value)
+    def _begin(self, work: Work, start_s: float) -> None:
+        event, (function, seconds) = work.event, work.parts[work.begun]
+        after = work.after if work.begun == 0 else ()
+        if after:
+            event.stall_s = start_s - max(self._free_s, work.at_s)
+        work.begun += 1
+        self._free_s = start_s + seconds
+        event.busy_s += seconds
+        is_last = work.begun == len(work.parts)
+        if is_last:
+            event.end_s, event.is_open = self._free_s, False
+            self._queue.remove(work)
+            self._ending.append(event)
+        self._begun.append(lambda: _do(event, function, after, is_last))
 
-    def _take(self) -> Work | None:
-        with self._changed:
-            while not self._queue and not self._stopped.is_set():
-                self._changed.wait()
-            if self._stopped.is_set():
-                return None
-            self._current = heapq.heappop(self._queue)
-            return self._current
+    def _do_all(self) -> None:
+        for begun in iter(self._to_do.get, None):
+            for do in begun:
+                do()
 
-    def _do_part(self, work: Work) -> Any:
-        start_s = max(self._free_s, work.submitted_s)
-        if work.begun == 0:
-            for event in work.after:
-                event.result()
-                work.event.stall_s += max(0.0, event.end_s - start_s)
-                start_s = max(start_s, event.end_s)
-        function, seconds = work.parts[work.begun]
-        end_s = start_s + seconds
-        with self._changed:
-            work.begun += 1
-            self._free_s = end_s
-            self._changed.notify_all()
-        # The host decides while the clock stands still: this arithmetic must not compete with it for the host's cores.
-        if not self._clock.wait_running(end_s, self._stopped):
-            raise Cancelled("the lane was closed")
+
+def _order(work: Work) -> tuple[int, int]:
+    """The more urgent first, then the earlier submitted."""
+    return work.urgency, work.number
+
+
+def _do(event: LaneEvent, function: Callable[[], Any], after: Sequence[LaneEvent], is_last: bool) -> None:
+    """In the lane's thread: one part, once what it depends on has been done."""
+    if event.ended:
+        return
+    try:
+        for other in after:
+            other.result()
         value = function()
-        if not self._clock.wait_until(end_s, self._stopped):
-            raise Cancelled("the lane was closed")
-        self.late_s += self._clock.now_s() - end_s
-        work.event.busy_s += seconds
-        work.event.end_s = end_s
-        return value
-
-    def _after_part(self, work: Work, value: Any) -> None:
-        with self._changed:
-            more = work.begun < len(work.parts)
-            if more and not work.cancelled:
-                self._release()
-                heapq.heappush(self._queue, work)
-                return
-        if more:
-            work.event.fail(Cancelled("cancelled between parts"))
-        else:
-            work.event.finish(value)
-        self._release()
-
-    def _release(self) -> None:
-        with self._changed:
-            self._current = None
-            self._changed.notify_all()
+    except BaseException as error:  # whatever it is belongs to the caller, not to this thread
+        event.finish(error=error)
+        return
+    if is_last:
+        event.finish(value)

@@ -11,7 +11,20 @@ from importlib import import_module
 from hetsched import __version__
 from hetsched.errors import InputError, MissingDependencyError
 
-VERBS = ("demo", "run", "verify", "model", "profiles", "profile", "doctor", "solve", "trace", "simulate", "compare")
+VERBS = (
+    "demo",
+    "run",
+    "verify",
+    "model",
+    "profiles",
+    "profile",
+    "doctor",
+    "solve",
+    "trace",
+    "simulate",
+    "compare",
+    "bench",
+)
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -103,11 +103,11 @@ class Engine:
         work = self._executor.received(work)
         num_tokens = len(work.hidden_TH)
         experts = self.scheduler.geometry.num_experts
-        tokens_E = torch.bincount(work.ids_TK.reshape(-1), minlength=experts)[:experts].numpy()
+        tokens_E = np.bincount(work.ids_TK.numpy().ravel(), minlength=experts)[:experts]
         tokens_E[work.module.num_experts :] = 0  # ids of no expert; and layers may have fewer than others
         phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
         self._last_phase = phase
-        demand = self.scheduler.demand(work.layer, tokens_E.astype(np.int64), num_tokens, phase)
+        demand = self.scheduler.demand(work.layer, tokens_E, num_tokens, phase)
         dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(num_tokens))
         plan = self.scheduler.step(demand, self._executor.link_state())
         self.accelerator.decided(plan.decision_s)

@@ -106,7 +106,10 @@ class AsyncExecutor:
             routed, part = begun.routed[e], begun.events[e].result()
             if part.device != out_TH.device:  # the CPU lane's, not yet weighted
                 part = self._send(part) * routed.weights
-            out_TH.index_add_(0, routed.rows, part.to(out_TH.dtype))
+            if len(part) == len(out_TH) == 1:
+                out_TH += part.to(out_TH.dtype)
+            else:
+                out_TH.index_add_(0, routed.rows, part.to(out_TH.dtype))
         return out_TH.to(work.hidden_TH.dtype), self._outcome(begun, dense_s, makespan_s)
 
     def abort(self) -> None:
@@ -177,10 +180,10 @@ class AsyncExecutor:
         def compute() -> torch.Tensor:
             with torch.no_grad(), casting(device, work.cast_to):
                 if on_gpu:
-                    hidden = work.hidden_TH[routed.rows]
+                    hidden = _rows(work.hidden_TH, routed.rows)
                     weights = self._slots.weights(run.expert, self._store.layout(run.expert.layer))
                     return expert_ffn(work.module, weights, hidden, F.linear, compute_dtype) * routed.weights
-                hidden = host_TH()[routed.host_rows]
+                hidden = _rows(host_TH(), routed.host_rows)
                 weights = self._store.weights(run.expert)
                 part = expert_ffn(work.module, weights, hidden, cpu_linear, compute_dtype)
                 return part * routed.weights if work.hidden_TH.is_cpu else part
@@ -216,3 +219,8 @@ class AsyncExecutor:
             link_s=begun.copies * self._cost.copy_s() if begun.copies else 0.0,
             stall_s=sum(event.stall_s for event in gpu),
         )
+
+
+def _rows(hidden_TH: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """An expert's rows of the hidden states; one token needs no gathering."""
+    return hidden_TH if len(rows) == len(hidden_TH) == 1 else hidden_TH[rows]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,13 @@ import torch
 from ..accelerators.base import Event
 from ..types import Plan
 from .expert_ffn import PLAIN, Arithmetic
+
+
+@cache
+def _first_row(device: torch.device) -> torch.Tensor:
+    """The row number of a step's only token; nobody writes to it."""
+    with torch.inference_mode(False):
+        return torch.zeros(1, dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,10 @@ def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) ->
 
     `send` brings a host tensor to where the activations are, if that is elsewhere.
     """
+    if len(work.ids_TK) == 1 and len(chosen := work.ids_TK[0].tolist()) == len(set(chosen)):
+        rows, host_rows = _first_row(work.hidden_TH.device), _first_row(work.ids_TK.device)
+        weights_K = work.weights_TK.t().split_with_sizes([1] * len(chosen))
+        return {e: Routed(rows, weights, host_rows) for e, weights in zip(chosen, weights_K, strict=True)}
     flat = work.ids_TK.T.reshape(-1)
     order = torch.argsort(flat, stable=True)
     experts, counts = torch.unique_consecutive(flat[order], return_counts=True)

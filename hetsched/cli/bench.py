@@ -1,0 +1,107 @@
+"""`hetsched bench`: what the engine itself costs, and what it survives; one function a benchmark, chosen by a flag."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from .attaching import at_least_one
+from .replaying import _decision_s as decision_seconds
+from .replaying import replay_bar
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    text = "measure the engine itself: its own time beside the work it schedules, or what it survives"
+    parser = subparsers.add_parser("bench", help=text, description=text)
+    which = parser.add_mutually_exclusive_group(required=True)
+    text = "executed against predicted step time, and the engine's own time a layer"
+    which.add_argument("--overhead", dest="bench", action="store_const", const=_overhead, help=text)
+    text = "inject faults and count what survives"
+    which.add_argument("--faults", dest="bench", action="store_const", const=_faults, help=text)
+    text = "without an accelerator: forward passes against transformers' eager and grouped_mm, side by side"
+    which.add_argument("--cpu", dest="bench", action="store_const", const=_cpu, help=text)
+    text = "with --faults: decode steps under all faults at random (default: %(default)s)"
+    parser.add_argument("--steps", type=at_least_one, default=500, metavar="N", help=text)
+    add_overhead_options(parser.add_argument_group("with --overhead"))
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.set_defaults(run=run)
+
+
+def add_overhead_options(group: argparse._ArgumentGroup) -> None:
+    """--models, --hardware, --gpu-memory, --policy, --tokens, --layers, --demo-as, --seed, --plot."""
+    text = "'demo', and gallery models of which a few layers are made without numbers (default: %(default)s)"
+    group.add_argument("--models", type=_names, default="demo,qwen3-30b-a3b", metavar="A,B,...", help=text)
+    text = "machines to emulate (default: %(default)s)"
+    group.add_argument("--hardware", type=_names, default="rtx-4060-laptop-8gb", metavar="A,B,...", help=text)
+    text = "GPU memory for experts: 8GiB, 512MB, or 25%% of them (default: %(default)s)"
+    group.add_argument("--gpu-memory", default="25%", metavar="SIZE", help=text)
+    group.add_argument("--policy", default="hetsched", metavar="NAME", help="strategy (default: %(default)s)")
+    text = "decode steps to score in each of three passes (default: %(default)s)"
+    group.add_argument("--tokens", type=at_least_one, default=64, metavar="N", help=text)
+    text = "layers of models made without numbers (default: %(default)s)"
+    group.add_argument("--layers", type=at_least_one, default=4, metavar="N", help=text)
+    text = "gallery model whose seconds the demo model's layers take; '' for its own (default: %(default)s)"
+    group.add_argument("--demo-as", default="gpt-oss-20b", metavar="MODEL", help=text)
+    text = "charge each decision what it takes here, or a constant, for reproducible steps (default: %(default)s)"
+    group.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    text = "draw where the engine's own time goes into FILE (.png, .svg or .pdf)"
+    group.add_argument("--plot", type=Path, metavar="FILE", help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen benchmark."""
+    return int(args.bench(args))
+
+
+def _overhead(args: argparse.Namespace) -> int:
+    from hetsched.bench.overhead import Settings, overhead_document
+    from hetsched.report.bench_plot import plot_overhead, require_drawable
+    from hetsched.report.bench_view import overhead_view
+
+    if args.plot:
+        require_drawable(args.plot)
+    settings = Settings(
+        args.models,
+        args.hardware,
+        args.gpu_memory,
+        args.policy,
+        args.tokens,
+        args.layers,
+        args.seed,
+        args.demo_as,
+        decision_seconds(args.decision),
+    )
+    with replay_bar("measuring") as progress:
+        document = overhead_document(settings, progress)
+    if args.plot:
+        plot_overhead(document, args.plot)
+    if args.json:
+        print(json.dumps(document, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(overhead_view(document))
+    return 0
+
+
+def _faults(args: argparse.Namespace) -> int:
+    from hetsched.bench import faults
+
+    return int(faults.run(args))
+
+
+def _cpu(args: argparse.Namespace) -> int:
+    from hetsched.bench import cpu_only
+
+    return cpu_only.run(args)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """An argparse type: names, 'a,b'."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("names nothing; give at least one")
+    return names
