@@ -115,15 +115,15 @@ def cancellation(ground: Ground, tokens: int = 2, every: int = 1, policy: str = 
         ground.generate(0, tokens)
         at, last = 1, interrupt.count
         while at <= last:
-            injected += 1
             interrupt.begin(at)
             try:
-                ground.generate(injected, tokens)
+                ground.generate(at, tokens)
             except KeyboardInterrupt:
                 survived += 1
+            injected += interrupt.count >= at  # another prompt may make fewer calls
             interrupt.begin(None)
             handle.engine.check()
-            lost += ground.lost(injected, ground.generate(injected, tokens), tokens)
+            lost += ground.lost(at, ground.generate(at, tokens), tokens)
             at += every
     return _row(ground, cancellation, injected, survived, lost)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .attaching import at_least_one
-from .replaying import _decision_s as decision_seconds
+from .replaying import decision_seconds
 from .replaying import replay_bar
 
 

@@ -43,7 +43,7 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Settings of a study from the parsed options."""
     names = ("fit_sequences", "max_tokens", "verify", "replay", "solver", "bound_windows")
-    return {**{name: getattr(args, name) for name in names}, "decision_s": _decision_s(args.decision)}
+    return {**{name: getattr(args, name) for name in names}, "decision_s": decision_seconds(args.decision)}
 
 
 def fractions(text: str) -> list[float]:
@@ -79,7 +79,7 @@ def libraries_on_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _decision_s(text: str) -> float | None:
+def decision_seconds(text: str) -> float | None:
     if text == "measured":
         return None
     try:

@@ -6,7 +6,6 @@ Shapes: T tokens, K top-k, H hidden, E experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from .autocast import casting
 from .copies import CopiesUnderWay
 from .expert_ffn import Linear, expert_ffn
 from .host_store import HostStore
-from .layer_work import Begun, Routed, by_expert
+from .layer_work import Begun, by_expert, together
 from .layer_work import LayerInput as LayerInput
 from .recovery import Listener, Patience, Refused, brought, on_the_cpu, sent
 from .slots import SlotPool
@@ -62,7 +61,7 @@ class AsyncExecutor:
                 f"the model is on {work.ids_TK.device} and accelerator {self._accelerator.name} computes on the host; "
                 "move the model to the CPU, or choose accelerator='cuda'"
             )
-        return replace(work, ids_TK=brought(self._accelerator, work.ids_TK, self._listener).result())
+        return work._replace(ids_TK=brought(self._accelerator, work.ids_TK, self._listener).result())
 
     def submit(self, plan: Plan, work: LayerInput) -> None:
         """Start one layer's copies and computations; they work while the caller goes on."""
@@ -74,11 +73,11 @@ class AsyncExecutor:
             self._copies.start(fetch, self._store)
         self._begun = begun = Begun(plan, work, by_expert(work, self._send), len(plan.fetches))
         host_TH = self._host_hidden(plan, work)
-        cpu_extra_s = self._cost.roundtrip_s(plan.demand.num_tokens) if self._cost.has_gpu else 0.0
-        for run in plan.runs:
-            begun.events[run.expert.expert] = self._launch(begun, run, host_TH, cpu_extra_s)
-            if run.lane is Lane.CPU:
-                cpu_extra_s = 0.0
+        extra_s = self._cost.roundtrip_s(plan.demand.num_tokens) if self._cost.has_gpu else 0.0
+        for runs, copy in together(plan.runs, self._copies.of):
+            self._launch(begun, runs, copy, host_TH, extra_s)
+            if runs[0].lane is Lane.CPU:
+                extra_s = 0.0
 
     def prefetch(self, fetches: Sequence[Fetch]) -> None:
         """Queue copies behind the demanded ones; what they displace is not active in this layer."""
@@ -96,20 +95,23 @@ class AsyncExecutor:
         assert self._begun is not None, "submit comes first"
         begun, self._begun = self._begun, None
         try:
-            makespan_s = self._copies.wait(list(begun.events.values()), begun.awaited.values())
+            makespan_s = self._copies.wait(begun.launched(), begun.awaited.values())
         except (LaneError, Cancelled) as error:
             makespan_s = self._mend(begun, error)
         work = begun.work
         sum_dtype = work.arithmetic.sum_dtype(work.hidden_TH, work.weights_TK)
         out_TH = torch.zeros_like(work.hidden_TH, dtype=sum_dtype)
-        for e in sorted(begun.events):
-            routed, part = begun.routed[e], begun.events[e].result()
+        parts: dict[int, torch.Tensor] = {}
+        for event in begun.launched():
+            parts |= event.result()
+        for e in sorted(parts):
+            routed, part = begun.routed[e], parts[e]
             if part.device != out_TH.device:  # the CPU lane's, not yet weighted
                 part = self._send(part) * routed.weights
             if len(part) == len(out_TH) == 1:
-                out_TH += part.to(out_TH.dtype)
+                out_TH += part.to(sum_dtype)
             else:
-                out_TH.index_add_(0, routed.rows, part.to(out_TH.dtype))
+                out_TH.index_add_(0, routed.rows, part.to(sum_dtype))
         return out_TH.to(work.hidden_TH.dtype), self._outcome(begun, dense_s, makespan_s)
 
     def abort(self) -> None:
@@ -139,54 +141,67 @@ class AsyncExecutor:
             failed = [i for i, run in enumerate(runs) if events[run.expert.expert].failed]
             if not failed:
                 raise error
+            told: set[Event] = set()
             for i in failed:
                 e = runs[i].expert.expert
-                runs[i] = on_the_cpu(runs[i], events[e], begun.awaited.get(e), self._listener)
-                events[e] = self._launch(begun, runs[i], host_TH, 0.0)
+                listener = None if events[e] in told else self._listener  # what failed together is told once
+                told.add(events[e])
+                runs[i] = on_the_cpu(runs[i], events[e], begun.awaited.get(e), listener)
+            for i in failed:
+                self._launch(begun, [runs[i]], None, host_TH, 0.0)
             begun.plan = begun.plan._replace(runs=tuple(runs))
             try:
-                makespan_s = self._copies.wait(list(events.values()), begun.awaited.values())
+                makespan_s = self._copies.wait(begun.launched(), begun.awaited.values())
             except (LaneError, Cancelled) as again:
                 error = again
                 continue
             self._copies.drop_failed()
             return spent_s + makespan_s
 
-    def _launch(self, begun: Begun, run: Run, host_TH: Callable[[], torch.Tensor], extra_s: float) -> Event:
-        kernel = self._kernel(run, begun.work, begun.routed[run.expert.expert], host_TH)
-        after: tuple[Event, ...] = ()
-        if run.lane is Lane.GPU:
-            (seconds,) = self._cost.each_gpu_s((run.num_tokens,))
-            if (copy := self._copies.of(run.expert)) is not None:
-                begun.awaited[run.expert.expert] = copy
-                if isinstance(copy, Refused):
-                    return copy
-                self._accelerator.promote(copy)
-                after = (copy,)
+    def _launch(
+        self, begun: Begun, runs: Sequence[Run], copy: Event | None, host_TH: Callable[[], torch.Tensor], extra_s: float
+    ) -> None:
+        """Hand runs to their lane, after a copy if there is one."""
+        lane, after = runs[0].lane, () if copy is None else (copy,)
+        each_s = self._cost.each_gpu_s if lane is Lane.GPU else self._cost.each_cpu_s
+        seconds = sum(each_s([run.num_tokens for run in runs]), extra_s if lane is Lane.CPU else 0.0)
+        if copy is not None:
+            begun.awaited[runs[0].expert.expert] = copy
+        event: Event
+        if isinstance(copy, Refused):
+            event = copy
         else:
-            seconds = self._cost.each_cpu_s((run.num_tokens,))[0] + extra_s
-        try:
-            return self._accelerator.launch(run.lane, kernel, seconds, after)
-        except Exception as error:  # a driver's
-            return Refused(error)
+            if copy is not None:
+                self._accelerator.promote(copy)
+            try:
+                event = self._accelerator.launch(lane, self._kernel(begun, runs, host_TH), seconds, after)
+            except Exception as error:  # a driver's
+                event = Refused(error)
+        for run in runs:
+            begun.events[run.expert.expert] = event
 
     def _kernel(
-        self, run: Run, work: LayerInput, routed: Routed, host_TH: Callable[[], torch.Tensor]
-    ) -> Callable[[], torch.Tensor]:
-        compute_dtype, on_gpu = work.arithmetic.compute, run.lane is Lane.GPU
+        self, begun: Begun, runs: Sequence[Run], host_TH: Callable[[], torch.Tensor]
+    ) -> Callable[[], dict[int, torch.Tensor]]:
+        """What computes each run's part; the CPU lane's is weighted where the activations are."""
+        work, on_gpu = begun.work, runs[0].lane is Lane.GPU
         device = work.hidden_TH.device if on_gpu else torch.device("cpu")
-        cpu_linear = self._cpu_linear if work.cast_to is None else F.linear
+        linear = F.linear if on_gpu or work.cast_to is not None else self._cpu_linear
 
-        def compute() -> torch.Tensor:
+        def compute() -> dict[int, torch.Tensor]:
+            parts = {}
             with torch.no_grad(), casting(device, work.cast_to):
-                if on_gpu:
-                    hidden = _rows(work.hidden_TH, routed.rows)
-                    weights = self._slots.weights(run.expert, self._store.layout(run.expert.layer))
-                    return expert_ffn(work.module, weights, hidden, F.linear, compute_dtype) * routed.weights
-                hidden = _rows(host_TH(), routed.host_rows)
-                weights = self._store.weights(run.expert)
-                part = expert_ffn(work.module, weights, hidden, cpu_linear, compute_dtype)
-                return part * routed.weights if work.hidden_TH.is_cpu else part
+                hidden_TH = work.hidden_TH if on_gpu else host_TH()
+                for run in runs:
+                    expert, routed = run.expert, begun.routed[run.expert.expert]
+                    if on_gpu:
+                        rows, weights = routed.rows, self._slots.weights(expert, self._store.layout(expert.layer))
+                    else:
+                        rows, weights = routed.host_rows, self._store.weights(expert)
+                    hidden = _rows(hidden_TH, rows)
+                    part = expert_ffn(work.module, weights, hidden, linear, work.arithmetic.compute)
+                    parts[expert.expert] = part * routed.weights if hidden_TH is work.hidden_TH else part
+            return parts
 
         return compute
 
@@ -207,9 +222,7 @@ class AsyncExecutor:
         return sent(self._accelerator, tensor, self._listener)
 
     def _outcome(self, begun: Begun, dense_s: float, makespan_s: float) -> Outcome:
-        runs, events = begun.plan.runs, begun.events
-        gpu = [events[run.expert.expert] for run in runs if run.lane is Lane.GPU]
-        cpu = [events[run.expert.expert] for run in runs if run.lane is Lane.CPU]
+        gpu, cpu = begun.launched(Lane.GPU), begun.launched(Lane.CPU)
         return Outcome(
             begun.plan,
             dense_s,

@@ -5,7 +5,7 @@ Shapes: T tokens, K top-k, H hidden, n rows of one expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..accelerators.base import Event
-from ..types import Plan
+from ..types import ExpertId, Lane, Plan, Run
 from .expert_ffn import PLAIN, Arithmetic
 
 
@@ -24,8 +24,7 @@ def _first_row(device: torch.device) -> torch.Tensor:
         return torch.zeros(1, dtype=torch.int64, device=device)
 
 
-@dataclass(frozen=True)
-class LayerInput:
+class LayerInput(NamedTuple):
     """What the router hands to one layer's experts: `hidden_TH`, expert `ids_TK` and router `weights_TK`.
 
     An id of num_experts or more belongs to no expert here and adds nothing. `arithmetic`: where the module rounds.
@@ -51,7 +50,10 @@ class Routed(NamedTuple):
 
 @dataclass
 class Begun:
-    """A layer under way: how many copies it started; by expert, where rows go, the event, and the copy it waits for."""
+    """A layer under way: how many copies it started; by expert, where rows go, the event, and the copy it waits for.
+
+    Experts that went to a lane together share an event, whose result is the part of each by its number.
+    """
 
     plan: Plan
     work: LayerInput
@@ -59,6 +61,11 @@ class Begun:
     copies: int
     events: dict[int, Event] = field(default_factory=dict)
     awaited: dict[int, Event] = field(default_factory=dict)
+
+    def launched(self, lane: Lane | None = None) -> list[Event]:
+        """The events, or a lane's, each once."""
+        runs = self.plan.runs
+        return list(dict.fromkeys(self.events[run.expert.expert] for run in runs if lane in (None, run.lane)))
 
 
 def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, Routed]:
@@ -83,3 +90,17 @@ def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) ->
     return {
         e: Routed(rows[span], weights[span], host_rows[span]) for e, span in zip(experts.tolist(), spans, strict=True)
     }
+
+
+def together(runs: Sequence[Run], copy_of: Callable[[ExpertId], Event | None]) -> list[tuple[list[Run], Event | None]]:
+    """Consecutive runs of a lane that wait for no copy, as one; each that waits, by itself with its copy."""
+    groups: list[tuple[list[Run], Event | None]] = []
+    last: Lane | None = None
+    for run in runs:
+        copy = copy_of(run.expert) if run.lane is Lane.GPU else None
+        if copy is None and run.lane is last:
+            groups[-1][0].append(run)
+        else:
+            groups.append(([run], copy))
+        last = run.lane if copy is None else None
+    return groups

@@ -76,8 +76,8 @@ class LinkAge:
         return self._layers > STUCK_LAYERS and self._clock() - self._since_s > limit_s
 
 
-def on_the_cpu(run: Run, event: Event, copy: Event | None, listener: Listener) -> Run:
-    """The run that takes the place of a failed one, on the CPU lane; what failed is told.
+def on_the_cpu(run: Run, event: Event, copy: Event | None, listener: Listener | None) -> Run:
+    """The run that takes the place of a failed one, on the CPU lane; `listener`, if any, is told what failed.
 
     `copy`: what it waited for. Raises the event's LaneError when the CPU lane had its second try.
     """
@@ -87,12 +87,12 @@ def on_the_cpu(run: Run, event: Event, copy: Event | None, listener: Listener) -
     told = f"layer {run.expert.layer} expert {run.expert.expert}: {story(error)}"
     cancelled = isinstance(error, Cancelled)  # with an overdue copy; no fault of its own
     if run.lane is Lane.CPU:
-        if not cancelled:
+        if listener and not cancelled:
             listener.fault(Fault.CPU, told)
         return run._replace(cause=AGAIN)
     if copy is not None and copy.failed:  # told when the copy is dropped
         return run._replace(lane=Lane.CPU, cause="its copy failed")
-    if not cancelled:
+    if listener and not cancelled:
         listener.fault(Fault.GPU, told)
     return run._replace(lane=Lane.CPU, cause="the GPU lane failed")
 

@@ -22,7 +22,7 @@ OWN = {str(PACKAGE / f"{name}.py") for name in ("residency", "scheduler")} | {
 @pytest.mark.parametrize("policy", ["on-demand-lru", "hetsched"])
 def test_at_every_call(ground: Ground, policy: str) -> None:
     """A sample of the calls here; `hetsched bench --faults` takes all."""
-    row = fault_cases.cancellation(ground, tokens=2, every=29, policy=policy)
+    row = fault_cases.cancellation(ground, tokens=2, every=19, policy=policy)
     assert row.survived == row.injected > 4
     assert row.tokens_lost == 0
 
