@@ -35,7 +35,9 @@ class Comparison:
     def add(self, reference: Any, scheduled: Any) -> None:
         """Add one generation (results of generate with output_logits)."""
         for expected, found in zip(reference.logits, scheduled.logits, strict=False):
-            self.max_abs_logit_diff = max(self.max_abs_logit_diff, float((expected - found.to(expected.device)).abs().max()))
+            self.max_abs_logit_diff = max(
+                self.max_abs_logit_diff, float((expected - found.to(expected.device)).abs().max())
+            )
         new = [result.sequences[0, -len(result.logits) :].tolist() for result in (reference, scheduled)]
         self.tokens_compared += max(len(tokens) for tokens in new)
         self.tokens_equal += sum(a == b for a, b in zip(*new, strict=False))

@@ -101,7 +101,7 @@ class Engine:
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
         work = self._executor.received(work)
-        num_tokens = len(work.hidden_TH)
+        num_tokens = work.hidden_TH.shape[0]
         experts = self.scheduler.geometry.num_experts
         tokens_E = np.bincount(work.ids_TK.numpy().ravel(), minlength=experts)[:experts]
         tokens_E[work.module.num_experts :] = 0  # ids of no expert; and layers may have fewer than others

@@ -95,24 +95,31 @@ class AsyncExecutor:
         assert self._begun is not None, "submit comes first"
         begun, self._begun = self._begun, None
         try:
-            makespan_s = self._copies.wait(begun.launched(), begun.awaited.values())
+            makespan_s = self._copies.wait(list(begun.lanes), begun.awaited.values())
         except (LaneError, Cancelled) as error:
             makespan_s = self._mend(begun, error)
+        return self._sum(begun), self._outcome(begun, dense_s, makespan_s)
+
+    def _sum(self, begun: Begun) -> torch.Tensor:
+        """All parts added by ascending expert, [T, H]."""
         work = begun.work
+        parts: dict[int, torch.Tensor] = {}
+        for event in begun.lanes:
+            parts |= event.result()
         sum_dtype = work.arithmetic.sum_dtype(work.hidden_TH, work.weights_TK)
         out_TH = torch.zeros_like(work.hidden_TH, dtype=sum_dtype)
-        parts: dict[int, torch.Tensor] = {}
-        for event in begun.launched():
-            parts |= event.result()
+        num_tokens, away = out_TH.shape[0], not out_TH.is_cpu
         for e in sorted(parts):
             routed, part = begun.routed[e], parts[e]
-            if part.device != out_TH.device:  # the CPU lane's, not yet weighted
+            if away and part.is_cpu:  # the CPU lane's, not yet weighted
                 part = self._send(part) * routed.weights
-            if len(part) == len(out_TH) == 1:
-                out_TH += part.to(sum_dtype)
+            if part.dtype is not sum_dtype:
+                part = part.to(sum_dtype)
+            if num_tokens == part.shape[0] == 1:
+                out_TH.add_(part)
             else:
-                out_TH.index_add_(0, routed.rows, part.to(sum_dtype))
-        return out_TH.to(work.hidden_TH.dtype), self._outcome(begun, dense_s, makespan_s)
+                out_TH.index_add_(0, routed.rows, part)
+        return out_TH.to(work.hidden_TH.dtype)
 
     def abort(self) -> None:
         """After an error: nothing of the plan goes on, and copies that had not arrived are forgotten."""
@@ -146,12 +153,13 @@ class AsyncExecutor:
                 e = runs[i].expert.expert
                 listener = None if events[e] in told else self._listener  # what failed together is told once
                 told.add(events[e])
+                begun.lanes.pop(events[e], None)
                 runs[i] = on_the_cpu(runs[i], events[e], begun.awaited.get(e), listener)
             for i in failed:
                 self._launch(begun, [runs[i]], None, host_TH, 0.0)
             begun.plan = begun.plan._replace(runs=tuple(runs))
             try:
-                makespan_s = self._copies.wait(begun.launched(), begun.awaited.values())
+                makespan_s = self._copies.wait(list(begun.lanes), begun.awaited.values())
             except (LaneError, Cancelled) as again:
                 error = again
                 continue
@@ -177,6 +185,7 @@ class AsyncExecutor:
                 event = self._accelerator.launch(lane, self._kernel(begun, runs, host_TH), seconds, after)
             except Exception as error:  # a driver's
                 event = Refused(error)
+        begun.lanes[event] = lane
         for run in runs:
             begun.events[run.expert.expert] = event
 
@@ -222,7 +231,8 @@ class AsyncExecutor:
         return sent(self._accelerator, tensor, self._listener)
 
     def _outcome(self, begun: Begun, dense_s: float, makespan_s: float) -> Outcome:
-        gpu, cpu = begun.launched(Lane.GPU), begun.launched(Lane.CPU)
+        gpu = [event for event, lane in begun.lanes.items() if lane is Lane.GPU]
+        cpu = [event for event, lane in begun.lanes.items() if lane is Lane.CPU]
         return Outcome(
             begun.plan,
             dense_s,
@@ -236,4 +246,4 @@ class AsyncExecutor:
 
 def _rows(hidden_TH: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """An expert's rows of the hidden states; one token needs no gathering."""
-    return hidden_TH if len(rows) == len(hidden_TH) == 1 else hidden_TH[rows]
+    return hidden_TH if rows.shape[0] == hidden_TH.shape[0] == 1 else hidden_TH[rows]

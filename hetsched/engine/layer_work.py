@@ -52,7 +52,8 @@ class Routed(NamedTuple):
 class Begun:
     """A layer under way: how many copies it started; by expert, where rows go, the event, and the copy it waits for.
 
-    Experts that went to a lane together share an event, whose result is the part of each by its number.
+    Experts that went to a lane together share an event, whose result is the part of each by its number. `lanes`: of
+    each event.
     """
 
     plan: Plan
@@ -60,12 +61,8 @@ class Begun:
     routed: dict[int, Routed]
     copies: int
     events: dict[int, Event] = field(default_factory=dict)
+    lanes: dict[Event, Lane] = field(default_factory=dict)
     awaited: dict[int, Event] = field(default_factory=dict)
-
-    def launched(self, lane: Lane | None = None) -> list[Event]:
-        """The events, or a lane's, each once."""
-        runs = self.plan.runs
-        return list(dict.fromkeys(self.events[run.expert.expert] for run in runs if lane in (None, run.lane)))
 
 
 def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, Routed]:
@@ -73,17 +70,17 @@ def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) ->
 
     `send` brings a host tensor to where the activations are, if that is elsewhere.
     """
-    if len(work.ids_TK) == 1 and len(chosen := work.ids_TK[0].tolist()) == len(set(chosen)):
+    if work.ids_TK.shape[0] == 1 and len(chosen := work.ids_TK.tolist()[0]) == len(set(chosen)):
         rows, host_rows = _first_row(work.hidden_TH.device), _first_row(work.ids_TK.device)
         weights_K = work.weights_TK.t().split_with_sizes([1] * len(chosen))
         return {e: Routed(rows, weights, host_rows) for e, weights in zip(chosen, weights_K, strict=True)}
     flat = work.ids_TK.T.reshape(-1)
     order = torch.argsort(flat, stable=True)
     experts, counts = torch.unique_consecutive(flat[order], return_counts=True)
-    host_rows = rows = order % len(work.hidden_TH)
+    host_rows = rows = order % work.hidden_TH.shape[0]
     if not work.hidden_TH.is_cpu:
         order = send(order)
-        rows = order % len(work.hidden_TH)
+        rows = order % work.hidden_TH.shape[0]
     weights = work.weights_TK.T.reshape(-1)[order].unsqueeze(1)
     ends = counts.cumsum(0).tolist()
     spans = [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
