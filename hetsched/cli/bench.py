@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .attaching import at_least_one
-from .replaying import decision_seconds
-from .replaying import replay_bar
+from .replaying import decision_seconds, replay_bar
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
