@@ -15,6 +15,8 @@ import hetsched
 from hetsched.accelerators import device_check
 from hetsched.accelerators.base import Accelerator, Cancelled, LaneError
 from hetsched.accelerators.cuda import CudaAccelerator
+from hetsched.accelerators.cuda_decode import CudaDecode
+from hetsched.accelerators.cuda_kernels import reference
 from hetsched.accelerators.streams import StreamAccelerator
 from hetsched.errors import InputError
 from hetsched.testing.accelerators import LAWS, Make, lanes_overlap
@@ -188,6 +190,42 @@ def test_a_model_runs_on_it_with_eagers_tokens() -> None:
             stats = attached.stats()
         assert stats["prefetches"] + stats["demanded_fetches"] > 0
         assert stats["hits"] > 0
+
+
+class KernelsByTorch:
+    """DecodeKernels' place taken by torch: what it was asked, and the same sums."""
+
+    def __init__(self) -> None:
+        self.pairs: list[int] = []
+
+    def parts(
+        self, experts: Any, activation: Any, hidden_TH: torch.Tensor, row_P: torch.Tensor, weight_P: torch.Tensor
+    ) -> torch.Tensor:
+        self.pairs.append(len(row_P))
+        owner = [weights for weights, pairs in zip(*experts, strict=True) for _ in range(pairs)]
+        inner = [
+            reference(activation, hidden_TH[row] @ w["gate_up_proj"].T) for row, w in zip(row_P, owner, strict=True)
+        ]
+        return torch.stack([x @ w["down_proj"].T for x, w in zip(inner, owner, strict=True)]) * weight_P
+
+
+def test_resident_experts_go_to_the_devices_own_kernels_together() -> None:
+    """All experts on the GPU, decoding: one call a layer, with every pair; what the kernels decline goes to torch."""
+    model, kernels = tiny_moe(), KernelsByTorch()
+    ids = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(1))
+    options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    expected = model.generate(ids, **options)
+    queues = ClockedQueues(1e9, True)
+    accelerator = StreamAccelerator(queues, 1 << 24, CHUNK, grouped_experts=CudaDecode(kernels))
+    machine = {"hardware": "rtx-4060-laptop-8gb", "stand_in_for": "gpt-oss-20b", "policy": "static-frequency"}
+    with hetsched.attach(model, **machine, gpu_memory="100%", accelerator=accelerator):
+        assert torch.equal(model.generate(ids, **options), expected)
+        decoded = [pairs for pairs in kernels.pairs if pairs == 4]
+        assert len(decoded) == 5 * 3  # steps after the prefill, layers; four experts each
+        kernels.pairs.clear()
+        many = torch.randint(3, 120, (1, 60), generator=torch.Generator().manual_seed(2))
+        model(many)
+        assert not kernels.pairs  # more rows an expert than the kernels take
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

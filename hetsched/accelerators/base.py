@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -51,6 +51,25 @@ class Event(Protocol):
         ...
 
 
+class GroupedExperts(Protocol):
+    """Several experts' FFNs at once, by kernels of the device's own. Lossless, but not bit for bit torch's."""
+
+    def __call__(
+        self,
+        module: Any,
+        weights_N: Sequence[Mapping[str, torch.Tensor]],
+        pairs_N: Sequence[int],
+        hidden_TH: torch.Tensor,
+        row_P: torch.Tensor,
+        weight_P: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """N experts' parts of P pairs, times the router's `weight_P`, [P, H]; None where the kernels do not serve.
+
+        `pairs_N`: pairs of each expert, one after another in `row_P`, their rows of `hidden_TH`. All on the device.
+        """
+        ...
+
+
 @runtime_checkable
 class Accelerator(Protocol):
     """A device that computes and copies beside the host. Where activations stay in host memory, inherit HostMemory.
@@ -66,6 +85,11 @@ class Accelerator(Protocol):
     @property
     def device(self) -> torch.device:
         """Where activations of the GPU lane are."""
+        ...
+
+    @property
+    def grouped_experts(self) -> GroupedExperts | None:
+        """What computes several experts in one go; None: one after another, with torch."""
         ...
 
     @property

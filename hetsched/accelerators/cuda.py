@@ -9,6 +9,7 @@ import torch
 
 from ..errors import InputError, MissingDependencyError
 from ..profile import HardwareProfile
+from .cuda_decode import CudaDecode
 from .stream_queues import Queues
 from .streams import CHUNK_BYTES, StreamAccelerator
 
@@ -66,11 +67,17 @@ class CudaQueues(Queues):
 class CudaAccelerator(StreamAccelerator):
     """One GPU through torch.cuda, which is CUDA or ROCm. `profile`: the machine's, for its link's chunk and limits.
 
+    `raw_kernels`: decode by hetsched's own kernels instead of torch's, until they have been measured on hardware.
+
     Raises MissingDependencyError for a torch without CUDA, InputError without a GPU.
     """
 
     def __init__(
-        self, profile: HardwareProfile | None = None, capacity_bytes: int | None = None, device: int = 0
+        self,
+        profile: HardwareProfile | None = None,
+        capacity_bytes: int | None = None,
+        device: int = 0,
+        raw_kernels: bool = False,
     ) -> None:
         require_gpu(device)
         link = profile.h2d if profile is not None else None
@@ -79,6 +86,7 @@ class CudaAccelerator(StreamAccelerator):
             capacity_bytes,
             link.chunk_bytes if link is not None else CHUNK_BYTES,
             (profile.pinnable_bytes or None) if profile is not None else None,
+            CudaDecode() if raw_kernels else None,
         )
 
 

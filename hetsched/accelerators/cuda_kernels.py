@@ -76,6 +76,8 @@ def serves(weights: Mapping[str, torch.Tensor], hidden_TH: torch.Tensor) -> bool
     if set(weights) != {"gate_up_proj", "down_proj"} or hidden_TH.dtype not in DTYPE_NAMES:
         return False
     up, down = weights["gate_up_proj"], weights["down_proj"]
+    if not isinstance(up, torch.Tensor):
+        return False  # a lossy copy's
     per_load = 16 // hidden_TH.element_size()
     shapes = up.shape[1] == hidden_TH.shape[1] == down.shape[0] and up.shape[0] == 2 * down.shape[1]
     whole = all(tensor.shape[1] % per_load == 0 and tensor.data_ptr() % 16 == 0 for tensor in (up, down))

@@ -27,6 +27,7 @@ class HostMemory:
     """What the protocol asks of a device about memory across the link, where there is none to cross."""
 
     device: ClassVar[torch.device] = torch.device("cpu")
+    grouped_experts: ClassVar[None] = None
     notes: ClassVar[list[str]] = []
 
     def pin(self, memory: torch.Tensor) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..types import Lane
-from .base import Event
+from .base import Event, GroupedExperts
 from .stream_copies import CopyEngine, DeviceCopy
 from .stream_lanes import DeviceLane, DeviceWork, HostLane, HostWork
 from .stream_memory import Brought, DeviceMemory, HostPins
@@ -25,7 +25,8 @@ class StreamAccelerator:
     """A device that torch.accelerator knows, by its streams and events. `capacity_bytes`: None takes what is free now.
 
     `chunk_bytes`: an urgent copy waits for at most two chunks. `pinnable_bytes`: host memory that pin() may take; None
-    is half of the host's. `notes`: what is not as fast as it could be, and why.
+    is half of the host's. `grouped_experts`: kernels of the device's own for several experts at once. `notes`: what is
+    not as fast as it could be, and why.
     """
 
     emulated = False
@@ -36,7 +37,9 @@ class StreamAccelerator:
         capacity_bytes: int | None = None,
         chunk_bytes: int = CHUNK_BYTES,
         pinnable_bytes: int | None = None,
+        grouped_experts: GroupedExperts | None = None,
     ) -> None:
+        self.grouped_experts = grouped_experts
         self._queues = queues
         self.name = queues.name
         self.capacity_bytes = queues.free_bytes() if capacity_bytes is None else capacity_bytes

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan, Run
 from .autocast import casting
 from .copies import CopiesUnderWay
-from .expert_ffn import Linear, expert_ffn
+from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
 from .layer_work import Begun, by_expert, together
 from .layer_work import LayerInput as LayerInput
@@ -198,6 +198,8 @@ class AsyncExecutor:
         linear = F.linear if on_gpu or work.cast_to is not None else self._cpu_linear
 
         def compute() -> dict[int, torch.Tensor]:
+            if on_gpu and (at_once := self._at_once(begun, runs)):
+                return at_once
             parts = {}
             with torch.no_grad(), casting(device, work.cast_to):
                 hidden_TH = work.hidden_TH if on_gpu else host_TH()
@@ -213,6 +215,21 @@ class AsyncExecutor:
             return parts
 
         return compute
+
+    def _at_once(self, begun: Begun, runs: Sequence[Run]) -> dict[int, torch.Tensor] | None:
+        """The runs' parts by the device's own kernels; None where there are none for them."""
+        grouped, work = self._accelerator.grouped_experts, begun.work
+        if grouped is None or work.cast_to is not None or work.arithmetic != PLAIN:
+            return None
+        routed_N = [begun.routed[run.expert.expert] for run in runs]
+        weights_N = [self._slots.weights(run.expert, self._store.layout(run.expert.layer)) for run in runs]
+        pairs_N = [routed.rows.shape[0] for routed in routed_N]
+        row_P, weight_P = (torch.cat(each) for each in ([r.rows for r in routed_N], [r.weights for r in routed_N]))
+        with torch.no_grad():
+            part_PH = grouped(work.module, weights_N, pairs_N, work.hidden_TH, row_P, weight_P)
+        if part_PH is None:
+            return None
+        return {run.expert.expert: part for run, part in zip(runs, part_PH.split_with_sizes(pairs_N), strict=True)}
 
     def _host_hidden(self, plan: Plan, work: LayerInput) -> Callable[[], torch.Tensor]:
         """The hidden states for the CPU lane, where it has anything to do."""
