@@ -30,9 +30,9 @@ from hetsched.measure.request import Request
 GENERATE: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
 
-def make(capacity_bytes: int) -> CudaAccelerator:
+def make(capacity_bytes: int, raw_kernels: bool = False) -> CudaAccelerator:
     """A fresh accelerator on the first GPU."""
-    return CudaAccelerator(capacity_bytes=capacity_bytes)
+    return CudaAccelerator(capacity_bytes=capacity_bytes, raw_kernels=raw_kernels)
 
 
 def olmoe(layers: int = 4, experts: int = 64, hidden: int = 2048, ffn: int = 1024) -> Any:
@@ -63,12 +63,13 @@ def attached_olmoe() -> tuple[Any, Callable[[], object]]:
     return attachment, lambda: model.generate(ids, **{**GENERATE, "max_new_tokens": 64})
 
 
-def tokens() -> dict[str, Any]:
+def tokens(raw_kernels: bool = False) -> dict[str, Any]:
     """Greedy tokens of a small model, all on the GPU by eager, and attached with a quarter of the experts there."""
     model = olmoe(layers=2, experts=16, hidden=128, ffn=64).float()
     ids = torch.arange(3, 15, device="cuda").unsqueeze(0)
     expected = copy.deepcopy(model).to("cuda").generate(ids, **GENERATE)
-    with hetsched.attach(model, hardware="rtx-4060-laptop-8gb", gpu_memory="25%", accelerator=make(1 << 28)):
+    gpu = make(1 << 28, raw_kernels)
+    with hetsched.attach(model, hardware="rtx-4060-laptop-8gb", gpu_memory="25%", accelerator=gpu):
         found = model.generate(ids, **GENERATE)
     return {"identical": bool(torch.equal(found, expected)), "tokens": int(found.numel())}
 
@@ -105,6 +106,7 @@ def main() -> int:
         "kernels_bf16": lambda: device_check.kernels(torch.bfloat16),
         "kernels_fp16": lambda: device_check.kernels(torch.float16),
         "tokens": tokens,
+        "tokens_raw_kernels": lambda: tokens(raw_kernels=True),
         "execution": execution,
     }
     report: dict[str, Any] = {
