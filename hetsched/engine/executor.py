@@ -105,12 +105,14 @@ class AsyncExecutor:
         work = begun.work
         parts: dict[int, torch.Tensor] = {}
         for event in begun.lanes:
-            parts |= event.result()
+            found = event.result()
+            parts |= found
+            found.clear()  # a lane's thread may keep its last event for a while
         sum_dtype = work.arithmetic.sum_dtype(work.hidden_TH, work.weights_TK)
         out_TH = torch.zeros_like(work.hidden_TH, dtype=sum_dtype)
         num_tokens, away = out_TH.shape[0], not out_TH.is_cpu
         for e in sorted(parts):
-            routed, part = begun.routed[e], parts[e]
+            routed, part = begun.routed[e], parts.pop(e)
             if away and part.is_cpu:  # the CPU lane's, not yet weighted
                 part = self._send(part) * routed.weights
             if part.dtype is not sum_dtype:

@@ -80,14 +80,15 @@ def test_memory_beside_the_model_is_bounded_by_the_chunk(
     largest = 0
 
     def watched(kernel: Any) -> Any:
-        def compute() -> torch.Tensor:
+        def compute() -> dict[int, torch.Tensor]:
             nonlocal largest
-            part: torch.Tensor = kernel()
-            largest = max(largest, part.nbytes)
-            alive[id(part)] = part.nbytes
-            weakref.finalize(part, alive.pop, id(part), None)
+            parts: dict[int, torch.Tensor] = kernel()
+            for part in parts.values():
+                largest = max(largest, part.nbytes)
+                alive[id(part)] = part.nbytes
+                weakref.finalize(part, alive.pop, id(part), None)
             peaks.append(sum(alive.values()))
-            return part
+            return parts
 
         return compute
 
