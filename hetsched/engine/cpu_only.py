@@ -86,6 +86,8 @@ class CpuOnlyEngine:
         phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
         self._last_phase = phase
         demand = self.scheduler.demand(work.layer, tokens_E, num_tokens, phase)
+        if not demand.active:  # no token, or all experts on other ranks
+            return torch.zeros_like(work.hidden_TH)
         dense_s = self.accelerator.begin_layer(0.0)
         plan = self.scheduler.step(demand)
         self.accelerator.decided(plan.decision_s)

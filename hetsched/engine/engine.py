@@ -108,6 +108,8 @@ class Engine:
         phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
         self._last_phase = phase
         demand = self.scheduler.demand(work.layer, tokens_E, num_tokens, phase)
+        if not demand.active:  # no token, or all experts on other ranks
+            return torch.zeros_like(work.hidden_TH)
         dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(num_tokens))
         plan = self.scheduler.step(demand, self._executor.link_state())
         self.accelerator.decided(plan.decision_s)

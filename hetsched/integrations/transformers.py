@@ -162,24 +162,14 @@ def _experts_forward(
     arithmetic = place.arithmetic or place.attachment.take(module, place)
     if weights_TK.shape[1] == module.num_experts != ids_TK.shape[1]:
         weights_TK = weights_TK.gather(1, ids_TK.clamp(max=module.num_experts - 1))
-    if _names_nobody(ids_TK, module.num_experts):
-        out_TH = torch.zeros_like(hidden_TH)
-    else:
-        cast_to = cast_dtype(hidden_TH.device)
-        work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, arithmetic, cast_to)
-        out_TH = place.attachment.engine.forward(work)
+    cast_to = cast_dtype(hidden_TH.device)
+    work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, arithmetic, cast_to)
+    out_TH = place.attachment.engine.forward(work)
     if torch.is_grad_enabled():
         out_TH = without_gradient(out_TH, [hidden_TH, weights_TK, *module.parameters()])
     place.served = True
     place.calls += 1
     return out_TH
-
-
-def _names_nobody(ids_TK: torch.Tensor, num_experts: int) -> bool:
-    """Whether there is nothing to decide: no token, or all experts on other ranks."""
-    if not ids_TK.numel():
-        return True
-    return int(ids_TK[0, 0]) >= num_experts and int(ids_TK.min()) >= num_experts
 
 
 def _eager(module: Any, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
