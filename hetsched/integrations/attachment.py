@@ -5,51 +5,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
-from .. import gallery
-from ..accelerators.emulated import DEFAULT_SCALE
-from ..engine.cpu_only import CpuOnlyEngine
-from ..engine.engine import Engine
 from ..engine.expert_ffn import Arithmetic, parameter_names
 from ..engine.host_store import Layout, refuse_unreadable
 from ..engine.pinning import pinning_stats
 from ..errors import InputError
 from ..geometry import MoEGeometry
-from ..hardware import is_this_machine, resolve_hardware
-from ..plugins import load
-from ..profile import HardwareProfile
 from ..scheduler import Scheduler
-from ..types import FloatArray
 from .arithmetic import arithmetic_of
-from .budget import accelerator_for, gpu_budget_bytes
-from .cpu_lane import cpu_kernel_for, cpu_only_kernel_for, nothing_to_decide
+from .assembly import Options, assembled
 from .dense_part import DensePart
-from .existing_experts import ExistingExperts
 from .expert_modules import Selection, selected_name
-from .gpu_precision import precision_stats, store_for, tier_for
+from .gpu_precision import precision_stats
 from .phases import phase_of_call as phase_of_call
 from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to attach; every field has an automatic choice. See attach()."""
-
-    hardware: str | Path | HardwareProfile | None = None
-    gpu_memory: str | int | None = None
-    solver: Any = "exact"
-    policy: Any = "hetsched"
-    accelerator: Any = None
-    time_scale: float = DEFAULT_SCALE
-    frequency_LE: FloatArray | None = None
-    stand_in_for: str | MoEGeometry | None = None
-    cpu_kernel: str | None = None
-    gpu_precision: str | None = None
 
 
 @dataclass
@@ -70,45 +43,8 @@ class Attachment:
     """A model whose experts hetsched runs; detach() or leaving the `with` block restores the model exactly."""
 
     def __init__(self, geometry: MoEGeometry, options: Options, modules: Sequence[Any] = ()) -> None:
-        self.hardware = resolve_hardware(options.hardware, geometry)
+        self.hardware, self.tier, self.cpu_kernel, self.engine = assembled(geometry, options, modules)
         self.geometry = geometry
-        budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, self.hardware)
-        timed_as, here = options.stand_in_for, is_this_machine(options.hardware)
-        if timed_as is not None and (here or self.hardware.gpu is None):
-            raise InputError(f"stand_in_for {timed_as} needs an emulated machine, and {self.hardware.name} is this one")
-        timed_as = gallery.model(timed_as) if isinstance(timed_as, str) else timed_as
-        self.tier = tier = tier_for(
-            options.gpu_precision, modules, geometry, self.hardware, timed_as, budget_bytes, options.frequency_LE
-        )
-        cpu_only = options.accelerator is None and self.hardware.gpu is None
-        policy, solver = _policy_for(options.policy, geometry), options.solver
-        if cpu_only:
-            policy, solver = nothing_to_decide(policy, solver)
-        scheduler = Scheduler(
-            tier.slots,
-            tier.hardware,
-            budget_bytes,
-            policy=policy,
-            solver=solver,
-            frequency_LE=options.frequency_LE,
-            timed_as=tier.timed_as,
-            degrade=True,
-        )
-        accelerator = accelerator_for(options.accelerator, self.hardware, options.time_scale, here)
-        try:
-            self.cpu_kernel = (
-                cpu_only_kernel_for(options.cpu_kernel, geometry, self.hardware, modules)
-                if cpu_only
-                else cpu_kernel_for(options.cpu_kernel, geometry, self.hardware, accelerator.emulated)
-            )
-            self.engine: Engine | CpuOnlyEngine = (
-                CpuOnlyEngine(scheduler, accelerator, self.cpu_kernel.choice)
-                if cpu_only
-                else Engine(scheduler, accelerator, self.cpu_kernel.linear, store_for(tier))
-            )
-        except BaseException:
-            accelerator.close()
-            raise
         self.eager_calls = 0
         self.loaded: dict[str, Any] | None = None  # how hetsched.load read the model
         self._layers: list[list[weakref.ref[Any]]] = []  # weak: the registry of modules holds this object
@@ -248,14 +184,6 @@ class Attachment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
-
-
-def _policy_for(spec: Any, geometry: MoEGeometry) -> Any:
-    """The policy that `spec` names, kept to the experts that exist where layers have different numbers of them."""
-    if not geometry.experts_L:
-        return spec
-    found = load("hetsched.policies", spec)
-    return ExistingExperts(found() if isinstance(found, type) else found)
 
 
 def _refuse_unserved(module: Any, args: Any, output: Any) -> None:

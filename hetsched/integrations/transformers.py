@@ -22,7 +22,8 @@ from ..geometry import MoEGeometry
 from ..loading.report import report_of
 from ..profile import HardwareProfile
 from ..types import FloatArray
-from .attachment import PLACES, Attachment, Options, Place
+from .assembly import Options
+from .attachment import PLACES, Attachment, Place
 from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
 from .model_shape import geometry_of, layers_of
 from .running_model import running_model

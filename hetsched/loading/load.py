@@ -14,7 +14,8 @@ import transformers
 from .. import plugins
 from ..errors import InputError, UnknownNameError
 from ..hardware import resolve_hardware
-from ..integrations.attachment import Attachment, Options
+from ..integrations.assembly import Options
+from ..integrations.attachment import Attachment
 from ..integrations.budget import gpu_budget_bytes
 from ..integrations.model_shape import geometry_of
 from ..integrations.transformers import attach
