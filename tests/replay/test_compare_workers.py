@@ -86,6 +86,7 @@ def test_interrupt_ends_the_workers(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     try:
         while len(list(tmp_path.glob("began-*"))) < 2:
