@@ -94,10 +94,12 @@ class Scheduler:
         self, layer: int, tokens_E: IntArray, num_tokens: int, phase: Phase, weights_E: FloatArray | None = None
     ) -> Demand:
         """A Demand with its step counted here: a layer that does not follow the last one begins a new step."""
-        if layer <= self._layer:
-            self._step += 1
-        self._layer = layer
-        return Demand(self._step, layer, phase, tokens_E, num_tokens, weights_E)
+        return Demand(self._step_of(layer), layer, phase, tokens_E, num_tokens, weights_E)
+
+    def one_token_demand(self, layer: int, active: list[int], phase: Phase) -> Demand:
+        """The same for one token and its experts, ascending."""
+        ones, experts = [1] * len(active), self.geometry.num_experts
+        return Demand.listed(self._step_of(layer), layer, phase, active, ones, 1, experts)
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
@@ -173,6 +175,12 @@ class Scheduler:
             self.residency.apply(Drop(expert))
         self._layer = self.geometry.num_layers
         self._unobserved = None
+
+    def _step_of(self, layer: int) -> int:
+        if layer <= self._layer:
+            self._step += 1
+        self._layer = layer
+        return self._step
 
     def _learn(self, demand: Demand) -> None:
         self._unobserved = None

@@ -206,7 +206,7 @@ class KernelsByTorch:
         inner = [
             reference(activation, hidden_TH[row] @ w["gate_up_proj"].T) for row, w in zip(row_P, owner, strict=True)
         ]
-        return torch.stack([x @ w["down_proj"].T for x, w in zip(inner, owner, strict=True)]) * weight_P
+        return torch.stack([x @ w["down_proj"].T for x, w in zip(inner, owner, strict=True)]) * weight_P[:, None]
 
 
 def test_resident_experts_go_to_the_devices_own_kernels_together() -> None:

@@ -26,7 +26,7 @@ MEANING = {
     "outcome": "busy and stall times gathered",
     "observing": "scheduler told of the outcome",
 }
-_SCHEDULER = (("demand", "demand"), ("observe", "observing"))
+_SCHEDULER = (("demand", "demand"), ("one_token_demand", "demand"), ("observe", "observing"))
 _EXECUTOR = (
     ("received", "received"),
     ("link_state", "link state"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..accelerators.base import Accelerator
@@ -20,7 +19,7 @@ from .cpu_layer import ExactExperts, Scratch, sort_by_expert
 from .cpu_measured import MeasuredExperts
 from .fork import tell_of_forks
 from .host_store import HostStore
-from .layer_work import LayerInput
+from .layer_work import LayerInput, demand_of
 
 CLOSED = "the model was detached while it ran; attach it again"
 
@@ -80,12 +79,10 @@ class CpuOnlyEngine:
                 raise
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
-        num_tokens, experts = len(work.hidden_TH), self.scheduler.geometry.num_experts
-        tokens_E = np.bincount(work.ids_TK.numpy().ravel(), minlength=experts)[:experts]
-        tokens_E[work.module.num_experts :] = 0  # ids of no expert; and layers may have fewer than others
+        num_tokens = work.hidden_TH.shape[0]
         phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
         self._last_phase = phase
-        demand = self.scheduler.demand(work.layer, tokens_E, num_tokens, phase)
+        demand = demand_of(work, self.scheduler, phase)
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
         dense_s = self.accelerator.begin_layer(0.0)

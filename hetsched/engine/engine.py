@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -14,10 +13,11 @@ from ..errors import InputError
 from ..faults import Fault, story
 from ..scheduler import Scheduler
 from ..types import Phase
-from .executor import AsyncExecutor, LayerInput
+from .executor import AsyncExecutor
 from .expert_ffn import Linear
 from .fork import tell_of_forks
 from .host_store import HostStore
+from .layer_work import LayerInput, demand_of
 from .recovery import Patience
 from .slots import SlotPool
 
@@ -102,12 +102,9 @@ class Engine:
     def _forward(self, work: LayerInput) -> torch.Tensor:
         work = self._executor.received(work)
         num_tokens = work.hidden_TH.shape[0]
-        experts = self.scheduler.geometry.num_experts
-        tokens_E = np.bincount(work.ids_TK.numpy().ravel(), minlength=experts)[:experts]
-        tokens_E[work.module.num_experts :] = 0  # ids of no expert; and layers may have fewer than others
         phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
         self._last_phase = phase
-        demand = self.scheduler.demand(work.layer, tokens_E, num_tokens, phase)
+        demand = demand_of(work, self.scheduler, phase)
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
         dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(num_tokens))

@@ -18,8 +18,7 @@ from .autocast import casting
 from .copies import CopiesUnderWay
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
-from .layer_work import Begun, by_expert, together
-from .layer_work import LayerInput as LayerInput
+from .layer_work import Begun, LayerInput, by_expert, together
 from .recovery import Listener, Patience, Refused, brought, on_the_cpu, sent
 from .slots import SlotPool
 
@@ -226,7 +225,8 @@ class AsyncExecutor:
         routed_N = [begun.routed[run.expert.expert] for run in runs]
         weights_N = [self._slots.weights(run.expert, self._store.layout(run.expert.layer)) for run in runs]
         pairs_N = [routed.rows.shape[0] for routed in routed_N]
-        row_P, weight_P = (torch.cat(each) for each in ([r.rows for r in routed_N], [r.weights for r in routed_N]))
+        row_P = torch.cat([routed.rows for routed in routed_N])
+        weight_P = torch.cat([routed.weights.reshape(-1) for routed in routed_N])
         with torch.no_grad():
             part_PH = grouped(work.module, weights_N, pairs_N, work.hidden_TH, row_P, weight_P)
         if part_PH is None:

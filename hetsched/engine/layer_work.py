@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ..accelerators.base import Event
-from ..types import ExpertId, Lane, Plan, Run
+from ..scheduler import Scheduler
+from ..types import Demand, ExpertId, Lane, Phase, Plan, Run
 from .expert_ffn import PLAIN, Arithmetic
 
 
@@ -41,7 +43,7 @@ class LayerInput(NamedTuple):
 
 
 class Routed(NamedTuple):
-    """One expert's rows and router weights [n, 1] where the activations are, and the rows on the host."""
+    """One expert's rows and router weights ([n, 1], or [1]) where the activations are, and the rows on the host."""
 
     rows: torch.Tensor
     weights: torch.Tensor
@@ -65,6 +67,18 @@ class Begun:
     awaited: dict[int, Event] = field(default_factory=dict)
 
 
+def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase) -> Demand:
+    """What the router asks of each expert; ids of no expert here are left out."""
+    ids_TK, here, experts = work.ids_TK, work.module.num_experts, scheduler.geometry.num_experts
+    if ids_TK.shape[0] == 1:
+        active = sorted(e for e in ids_TK.tolist()[0] if e < here)
+        if len(set(active)) == len(active):
+            return scheduler.one_token_demand(work.layer, active, phase)
+    tokens_E = np.bincount(ids_TK.numpy().ravel(), minlength=experts)[:experts]
+    tokens_E[here:] = 0  # layers may have fewer experts than others
+    return scheduler.demand(work.layer, tokens_E, work.hidden_TH.shape[0], phase)
+
+
 def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, Routed]:
     """What each active expert is routed, rows in the order of eager: by choice, then token.
 
@@ -72,7 +86,7 @@ def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) ->
     """
     if work.ids_TK.shape[0] == 1 and len(chosen := work.ids_TK.tolist()[0]) == len(set(chosen)):
         rows, host_rows = _first_row(work.hidden_TH.device), _first_row(work.ids_TK.device)
-        weights_K = work.weights_TK.t().split_with_sizes([1] * len(chosen))
+        weights_K = work.weights_TK.unbind(1)
         return {e: Routed(rows, weights, host_rows) for e, weights in zip(chosen, weights_K, strict=True)}
     flat = work.ids_TK.T.reshape(-1)
     order = torch.argsort(flat, stable=True)

@@ -16,7 +16,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ..accelerators.emulated import DEFAULT_SCALE
 from ..engine.autocast import cast_dtype
-from ..engine.executor import LayerInput
+from ..engine.layer_work import LayerInput
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..loading.report import report_of

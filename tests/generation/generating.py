@@ -10,7 +10,7 @@ import torch
 
 from hetsched import gallery
 from hetsched.integrations.attachment import Attachment
-from hetsched.types import Phase
+from hetsched.types import Demand, Phase
 
 # Both lanes work, copies move, and nothing needs compiling.
 EMULATED: dict[str, Any] = {
@@ -50,15 +50,15 @@ def same(ours: Output, eager: Output) -> bool:
 def passes(handle: Attachment) -> Iterator[list[tuple[Phase, int]]]:
     """Phase and tokens of every forward pass, padding counted, as the scheduler was told."""
     seen: list[tuple[Phase, int]] = []
-    scheduler, demand = handle.scheduler, handle.scheduler.demand
+    scheduler, step = handle.scheduler, handle.scheduler.step
 
-    def told(layer: int, tokens_E: Any, num_tokens: int, phase: Phase, *rest: Any) -> Any:
-        if layer == 0:
-            seen.append((phase, num_tokens))
-        return demand(layer, tokens_E, num_tokens, phase, *rest)
+    def told(demand: Demand, *rest: Any) -> Any:
+        if demand.layer == 0:
+            seen.append((demand.phase, demand.num_tokens))
+        return step(demand, *rest)
 
-    scheduler.demand = told  # type: ignore[method-assign]
+    scheduler.step = told  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        scheduler.demand = demand  # type: ignore[method-assign]
+        scheduler.step = step  # type: ignore[method-assign]

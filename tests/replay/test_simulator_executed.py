@@ -11,7 +11,7 @@ import torch
 
 from hetsched.accelerators.emulated import EmulatedAccelerator
 from hetsched.engine.engine import Engine
-from hetsched.engine.executor import LayerInput
+from hetsched.engine.layer_work import LayerInput
 from hetsched.gallery import machine
 from hetsched.geometry import MoEGeometry, from_config
 from hetsched.integrations.expert_modules import expert_modules
