@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..errors import InputError
 from .attaching import at_least_one
 from .replaying import decision_seconds, replay_bar
 
@@ -27,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--steps", type=at_least_one, default=500, metavar="N", help=text)
     add_overhead_options(parser.add_argument_group("with --overhead"))
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usual=vars(parser.parse_args(["--overhead"])))
 
 
 def add_overhead_options(group: argparse._ArgumentGroup) -> None:
@@ -53,7 +54,13 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the chosen benchmark."""
+    """Run the chosen benchmark. Raises InputError for an option that belongs to another one."""
+    asked = {"bench", "json", "debug"}
+    asked |= set(args.usual) - {"steps"} if args.bench is _overhead else {"steps"} if args.bench is _faults else set()
+    for name, usual in args.usual.items():
+        if name not in asked and getattr(args, name) != usual:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} belongs to another benchmark; drop it, or see hetsched bench --help")
     return int(args.bench(args))
 
 

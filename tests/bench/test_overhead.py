@@ -151,3 +151,11 @@ def test_bad_input_is_one_line(arguments: list[str], capsys: pytest.CaptureFixtu
     said = capsys.readouterr()
     assert said.out == ""
     assert len(said.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--faults", "--plot", "x.png"], ["--overhead", "--steps", "3"], ["--cpu", "--tokens", "3"]]
+)
+def test_an_option_of_another_benchmark_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *words]) == 2
+    assert words[1] in capsys.readouterr().err
