@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -18,6 +18,7 @@ from ..integrations.attachment import Attachment
 from ..integrations.transformers import attach
 from ..testing.broken_plugins import BrokenPolicy, BrokenSolver
 from ..testing.faults import COPY_HANGS, Dice, InterruptAt, faulty
+from ..testing.models import tiny_moe
 
 HARDWARE = "rtx-4060-laptop-8gb"
 STAND_IN = "gpt-oss-20b"  # its layers' seconds: the tiny model's own would be shorter than any decision
@@ -36,36 +37,11 @@ class FaultRow(NamedTuple):
     outcome: str
 
 
-def tiny_model() -> Any:
-    """A random Qwen2-MoE of three layers with eight experts, eager."""
-    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
-
-    torch.manual_seed(0)
-    config = Qwen2MoeConfig(
-        vocab_size=128,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        moe_intermediate_size=24,
-        shared_expert_intermediate_size=32,
-        num_experts=8,
-        num_experts_per_tok=4,
-        initializer_range=0.3,
-        experts_implementation="eager",
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    return Qwen2MoeForCausalLM(config).eval()
-
-
 class Ground:
     """The model, a few prompts, and what eager makes of each; `tokens`: the most that are asked for."""
 
     def __init__(self, tokens: int = 50) -> None:
-        self.model = tiny_model()
+        self.model = tiny_moe()
         random = torch.Generator().manual_seed(1)
         self._prompts = torch.randint(3, 120, (PROMPTS, 1, LENGTH), generator=random)
         self.tokens = tokens

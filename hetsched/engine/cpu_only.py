@@ -17,11 +17,10 @@ from ..types import ExpertId, Outcome, Phase
 from .cpu_kernels import Choice
 from .cpu_layer import ExactExperts, Scratch, sort_by_expert
 from .cpu_measured import MeasuredExperts
+from .engine import CLOSED
 from .fork import tell_of_forks
 from .host_store import HostStore
 from .layer_work import LayerInput, demand_of
-
-CLOSED = "the model was detached while it ran; attach it again"
 
 
 class CpuOnlyEngine:
@@ -36,7 +35,7 @@ class CpuOnlyEngine:
         self.scheduler = scheduler
         self.accelerator = accelerator
         self.store = HostStore()
-        self.phase: Phase | None = None  # set by whoever knows; None: one token is decode, more are prefill
+        self.phase: Phase | None = None  # of the forward pass, where it is known
         self._choice = choice
         self._scratch = Scratch()
         self._layers: dict[int, ExactExperts | MeasuredExperts] = {}
@@ -79,10 +78,8 @@ class CpuOnlyEngine:
                 raise
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
-        num_tokens = work.hidden_TH.shape[0]
-        phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
-        self._last_phase = phase
-        demand = demand_of(work, self.scheduler, phase)
+        demand = demand_of(work, self.scheduler, self.phase)
+        self._last_phase = demand.phase
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
         dense_s = self.accelerator.begin_layer(0.0)

@@ -45,7 +45,7 @@ class Engine:
         self.scheduler = scheduler
         self.accelerator = accelerator
         self.store = HostStore() if store is None else store
-        self.phase: Phase | None = None  # set by whoever knows; None: one token is decode, more are prefill
+        self.phase: Phase | None = None  # of the forward pass, where it is known
         self._slots = SlotPool(accelerator, scheduler.residency.num_slots, scheduler.geometry.expert_bytes)
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
         self._turn = threading.RLock()
@@ -101,13 +101,11 @@ class Engine:
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
         work = self._executor.received(work)
-        num_tokens = work.hidden_TH.shape[0]
-        phase = self.phase if self.phase is not None else Phase.DECODE if num_tokens == 1 else Phase.PREFILL
-        self._last_phase = phase
-        demand = demand_of(work, self.scheduler, phase)
+        demand = demand_of(work, self.scheduler, self.phase)
+        self._last_phase = demand.phase
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
-        dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(num_tokens))
+        dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(demand.num_tokens))
         plan = self.scheduler.step(demand, self._executor.link_state())
         self.accelerator.decided(plan.decision_s)
         self._executor.submit(plan, work)

@@ -67,8 +67,13 @@ class Begun:
     awaited: dict[int, Event] = field(default_factory=dict)
 
 
-def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase) -> Demand:
-    """What the router asks of each expert; ids of no expert here are left out."""
+def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None) -> Demand:
+    """What the router asks of each expert; ids of no expert here are left out.
+
+    A `phase` that nobody knows is decode for one token, prefill for more.
+    """
+    if phase is None:
+        phase = Phase.DECODE if work.hidden_TH.shape[0] == 1 else Phase.PREFILL
     ids_TK, here, experts = work.ids_TK, work.module.num_experts, scheduler.geometry.num_experts
     if ids_TK.shape[0] == 1:
         active = sorted(e for e in ids_TK.tolist()[0] if e < here)
