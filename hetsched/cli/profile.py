@@ -20,6 +20,8 @@ from hetsched.profile_yaml import profile_document, save_profile
 from hetsched.report.profile_view import PLAIN, profile_view
 from hetsched.units import human
 
+from .paths import NameOrPath, OutputFile
+
 if TYPE_CHECKING:
     from hetsched.measure.check import CheckRow
 
@@ -33,12 +35,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "measure this machine: expert FFN latency, copies, memory rates; saved and found again automatically"
     parser = subparsers.add_parser("profile", help="measure this machine", description=text)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--model", help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})")
+    what.add_argument(
+        "--model", action=NameOrPath, help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})"
+    )
     what.add_argument("--geometry", metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
     parser.add_argument("--dtype", help="dtype of the expert weights (default: the model's own)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, or a gallery machine whose GPU to emulate")
+    parser.add_argument(
+        "--device", action=NameOrPath, default="auto", help="auto, cpu, cuda, or a gallery machine whose GPU to emulate"
+    )
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of the cache folder")
+    parser.add_argument("--out", action=OutputFile, metavar="FILE", help="write here instead of the cache folder")
     parser.add_argument("--check", action="store_true", help="compare predictions with measurements between the table")
     parser.add_argument("--scaling", action="store_true", help="with --check: other geometries too")
     parser.add_argument(

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,12 +16,15 @@ from hetsched.errors import InputError
 from hetsched.trace_steps import MODES
 
 from .attaching import at_least_one
+from .paths import InputFile, NameOrPath
 
 
 def add_replay_options(parser: argparse.ArgumentParser) -> None:
     """--trace, --model, --fit-sequences, --max-tokens, --verify, --replay, --decision, --solver, --bound-windows."""
-    parser.add_argument("--trace", required=True, type=Path, metavar="FILE", help="recorded routing (.npz)")
-    parser.add_argument("--model", required=True, metavar="NAME", help="what it was recorded on: 'hetsched profiles'")
+    parser.add_argument("--trace", required=True, action=InputFile, metavar="FILE", help="recorded routing (.npz)")
+    parser.add_argument(
+        "--model", required=True, action=NameOrPath, metavar="NAME", help="what it was recorded on: 'hetsched profiles'"
+    )
     parser.add_argument("--dtype", metavar="NAME", help="experts stored as (default: as published)")
     text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
     parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)

@@ -18,9 +18,11 @@ from hetsched.errors import InputError
 from hetsched.instances import random_problem, trace_problems
 from hetsched.plugins import load
 from hetsched.problem import DispatchProblem
+from hetsched.report.figures import save_figure
 from hetsched.trace import load_trace
 from hetsched.types import Phase
 
+from .paths import InputFile, NameOrPath, PlotFile
 from .replaying import libraries_on_stderr
 
 SCHEMA = "hetsched-solve/1"
@@ -34,13 +36,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "compare dispatch strategies: objective against the optimum, share proved, time"
     parser = subparsers.add_parser("solve", help=text, description=text)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--trace", type=Path, metavar="FILE", help="layers of a recorded routing trace (.npz)")
+    source.add_argument("--trace", action=InputFile, metavar="FILE", help="layers of a recorded routing trace (.npz)")
     source.add_argument("--random", type=int, metavar="N", help="N random problems of many kinds")
     parser.add_argument("--solvers", default=DEFAULT, metavar="A,B,...", help="strategies (default: %(default)s)")
     parser.add_argument(
         "--hardware", default="rtx-4060-laptop-8gb", help="machine, with --trace (default: %(default)s)"
     )
-    parser.add_argument("--model", default="gpt-oss-20b", help="geometry, with --trace (default: %(default)s)")
+    parser.add_argument(
+        "--model", action=NameOrPath, default="gpt-oss-20b", help="geometry, with --trace (default: %(default)s)"
+    )
     parser.add_argument("--gpu-fraction", type=float, default=0.25, help="experts on the GPU (default: %(default)s)")
     parser.add_argument("--phase", choices=("decode", "verify", "prefill"), default="decode")
     parser.add_argument("--tokens", type=int, metavar="T", help="in a step (default: 1, 5 or 256, by phase)")
@@ -48,7 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--size", type=int, help="experts of each random problem (default: 1 to 32, drawn)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds a call; later answers are failures")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw quality against time into FILE (.png or .svg)")
+    parser.add_argument(
+        "--plot", action=PlotFile, metavar="FILE", help="draw quality against time into FILE (.png, .svg or .pdf)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
@@ -135,7 +141,4 @@ def plot_rows(rows: Sequence[Row], path: Path) -> None:
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_ylim(bottom=-0.002)
     axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--plot {path}: {error}; name a writable .png or .svg file") from error
+    save_figure(figure, path)
