@@ -78,8 +78,10 @@ class Contest:
         return gaps
 
 
-def contest(names: Sequence[str], problems: Iterable[DispatchProblem], time_limit_s: float | None = None) -> Contest:
-    """Run solvers by installed name or "module:Class"; `exact` always takes part, as the reference."""
+def contest(
+    names: Sequence[str | type[Solver]], problems: Iterable[DispatchProblem], time_limit_s: float | None = None
+) -> Contest:
+    """Run solvers: installed names, "module:Class", or classes; `exact` always takes part, as the reference."""
     wanted = list(dict.fromkeys([*names, "exact"]))
     solvers = [load("hetsched.solvers", name)() for name in wanted]
     held = Contest(solvers, time_limit_s)

@@ -39,3 +39,17 @@ def test_the_loop_says_what_generate_says(checkpoint: Path) -> None:
     out = model.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
     text = tokenizer.decode(out[0], skip_special_tokens=True)
     assert run("generation_loop.py", str(checkpoint)).startswith(text)
+
+
+@pytest.mark.parametrize("name", ["write_a_solver.py", "write_an_accelerator.py"])
+def test_plug_ins_are_short_and_lawful(name: str) -> None:
+    """Under 60 lines each; every law of the conformance suite is run, and holds."""
+    from hetsched.testing import accelerators, solvers
+
+    assert len((EXAMPLES / name).read_text().splitlines()) < 60
+    out = run(name)
+    laws = solvers.LAWS if name == "write_a_solver.py" else accelerators.LAWS
+    assert [line for line in out.splitlines() if line.startswith("holds: ")] == [
+        f"holds: {law.__name__.replace('_', ' ')}" for law in laws
+    ]
+    assert "same tokens: True" in out or "step-by-step" in out

@@ -70,12 +70,43 @@ class GroupedExperts(Protocol):
         ...
 
 
-@runtime_checkable
-class Accelerator(Protocol):
-    """A device that computes and copies beside the host. Where activations stay in host memory, inherit HostMemory.
+class LayerTime(Protocol):
+    """What time a layer takes, section by section: the wall's (`WallTime`) or an emulated machine's."""
 
-    All seconds are the device's own: emulated ones scaled back, real ones as measured. Lanes are serial and run side by
-    side; work starts in order of submission, a copy marked urgent before those that are not.
+    def begin_step(self) -> None:
+        """A forward pass begins."""
+        ...
+
+    def end_step(self) -> float:
+        """A forward pass has ended; returns the seconds since its last layer (the output head; 0 where emulated)."""
+        ...
+
+    def begin_layer(self, dense_s: float) -> float:
+        """The rest of a layer has been computed; returns its seconds (emulated devices let `dense_s` pass)."""
+        ...
+
+    def decided(self, decision_s: float) -> None:
+        """The host spent this long deciding; emulated devices let it pass. The layer's makespan begins here."""
+        ...
+
+    def overlapped(self, seconds: float) -> None:
+        """The host spent this long beside the working lanes; what it submits next starts no earlier."""
+        ...
+
+    def end_layer(self, events: Sequence[Event]) -> float:
+        """Wait for the layer's work; returns its makespan in seconds. What the host does next is not counted."""
+        ...
+
+
+@runtime_checkable
+class Device(Protocol):
+    """What computes and copies beside the host: memory, copies, launches, and the events of both.
+
+    This is what to write for a device of your own: WallTime adds the time of its layers, and HostMemory what crosses no
+    link where activations stay in host memory. examples/write_an_accelerator.py is one.
+
+    Lanes are serial and run side by side; work starts in order of submission, a copy marked urgent before those that
+    are not. `seconds` is what the profile says a piece of work takes; a real device takes its own.
     """
 
     name: str
@@ -137,30 +168,6 @@ class Accelerator(Protocol):
         """Compute on the GPU or CPU lane, after other work. `seconds`: what it takes by the profile."""
         ...
 
-    def begin_step(self) -> None:
-        """A forward pass begins."""
-        ...
-
-    def end_step(self) -> float:
-        """A forward pass has ended; returns the seconds since its last layer (the output head; 0 where emulated)."""
-        ...
-
-    def begin_layer(self, dense_s: float) -> float:
-        """The rest of a layer has been computed; returns its seconds (emulated devices let `dense_s` pass)."""
-        ...
-
-    def decided(self, decision_s: float) -> None:
-        """The host spent this long deciding; emulated devices let it pass. The layer's makespan begins here."""
-        ...
-
-    def overlapped(self, seconds: float) -> None:
-        """The host spent this long beside the working lanes; what it submits next starts no earlier."""
-        ...
-
-    def end_layer(self, events: Sequence[Event]) -> float:
-        """Wait for the layer's work; returns its makespan in seconds. What the host does next is not counted."""
-        ...
-
     def cancel(self) -> None:
         """Give up all waiting work, let what runs end."""
         ...
@@ -168,3 +175,8 @@ class Accelerator(Protocol):
     def close(self) -> None:
         """Cancel, end every thread, free all memory. May be called twice."""
         ...
+
+
+@runtime_checkable
+class Accelerator(Device, LayerTime, Protocol):
+    """A device and its time. All seconds are the device's own: emulated ones scaled back, real ones as measured."""

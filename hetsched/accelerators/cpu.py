@@ -12,6 +12,7 @@ from ..profile import HardwareProfile
 from ..types import Lane
 from .base import Event, LaneError, OutOfDeviceMemory
 from .host_memory import HostMemory
+from .wall_time import WallTime
 
 
 class DoneEvent:
@@ -37,24 +38,15 @@ class DoneEvent:
         return self._value
 
 
-class CpuAccelerator(HostMemory):
+class CpuAccelerator(WallTime, HostMemory):
     """A machine without a device: no memory of its own, no copies, one lane that works at once."""
 
     name = "cpu"
     emulated = False
-    capacity_bytes = 0
 
     def __init__(self, profile: HardwareProfile | None = None) -> None:
-        self._mark_s = time.perf_counter()
-
-    def allocate(self, num_bytes: int) -> torch.Tensor:
-        """Always OutOfDeviceMemory, but for nothing."""
-        if num_bytes:
-            raise OutOfDeviceMemory(f"{num_bytes} bytes do not fit: there is no device memory without a device")
-        return torch.empty(0, dtype=torch.uint8)
-
-    def release(self, buffer: torch.Tensor) -> None:
-        """Nothing to give back."""
+        super().__init__(capacity_bytes=0)
+        self.begin_step()
 
     def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """There is nowhere to copy to."""
@@ -79,33 +71,6 @@ class CpuAccelerator(HostMemory):
         except Exception as caught:
             value, error = None, caught
         return DoneEvent(value, error, time.perf_counter() - start_s)
-
-    def begin_step(self) -> None:
-        """Time before a forward pass is not the model's."""
-        self._mark_s = time.perf_counter()
-
-    def end_step(self) -> float:
-        """Wall seconds since the last layer ended."""
-        return self.begin_layer(0.0)
-
-    def begin_layer(self, dense_s: float) -> float:
-        """Wall seconds since the last layer ended."""
-        now_s = time.perf_counter()
-        took_s, self._mark_s = now_s - self._mark_s, now_s
-        return took_s
-
-    def decided(self, decision_s: float) -> None:
-        """The makespan begins here."""
-        self._mark_s = time.perf_counter()
-
-    def overlapped(self, seconds: float) -> None:
-        """Wall time has passed by itself."""
-
-    def end_layer(self, events: Sequence[Event]) -> float:
-        """Wall seconds since the decision."""
-        for event in events:
-            event.result()
-        return self.begin_layer(0.0)
 
     def cancel(self) -> None:
         """Nothing ever waits."""

@@ -19,7 +19,7 @@ import torch
 from ..errors import InputError
 from ..profile import HardwareProfile, Link
 from ..types import Lane
-from .base import Event, OutOfDeviceMemory
+from .base import Event
 from .clock import EmulatedClock
 from .host_memory import HostMemory
 from .lane import BACKGROUND, URGENT, EmulatedLane, LaneEvent, Part
@@ -48,36 +48,20 @@ class EmulatedAccelerator(HostMemory):
         if not time_scale >= 1:
             raise InputError(f"time scale {time_scale} is below 1; an emulated machine cannot outrun this one")
         self.name = f"{profile.name} (emulated{', timing only' if timing_only else ''})"
-        self.capacity_bytes = profile.gpu.capacity_bytes if capacity_bytes is None else capacity_bytes
+        super().__init__(profile.gpu.capacity_bytes if capacity_bytes is None else capacity_bytes)
         self.clock = EmulatedClock(time_scale)
         self._link: Link = profile.h2d
         self._timing_only = timing_only
         self._lanes = {lane: EmulatedLane(lane.value, self.clock) for lane in Lane}
         self._arithmetic = threading.Lock()
         self._submitting = threading.RLock()  # what begins when is decided, or cancelled, by one thread at a time
-        self._allocated: dict[int, int] = {}
         self.late_s = 0.0  # wall seconds that the threads still needed after the clock's
         self._host_s = 0.0  # until when the host is busy beside the lanes
-
-    def allocate(self, num_bytes: int) -> torch.Tensor:
-        """A uint8 tensor inside the arena; raises OutOfDeviceMemory beyond it."""
-        used = sum(self._allocated.values())
-        if used + num_bytes > self.capacity_bytes:
-            raise OutOfDeviceMemory(
-                f"{num_bytes} bytes do not fit: {self.capacity_bytes - used} of {self.capacity_bytes} are free"
-            )
-        buffer = torch.empty(num_bytes, dtype=torch.uint8)
-        self._allocated[buffer.data_ptr()] = num_bytes
-        return buffer
-
-    def release(self, buffer: torch.Tensor) -> None:
-        """Give an allocation back."""
-        self._allocated.pop(buffer.data_ptr(), None)
 
     def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy at once; no emulated time passes."""
         if not self._timing_only:
-            target.copy_(source)
+            super().load(source, target)
 
     def copy_in(self, source: torch.Tensor, target: torch.Tensor, *, seconds: float, urgent: bool) -> LaneEvent:
         """Copy chunk by chunk; an urgent copy may come between two chunks of one that is not."""

@@ -5,7 +5,6 @@ Nothing here synchronises the device: the host waits for events of its own work,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,15 +12,17 @@ import torch
 
 from ..types import Lane
 from .base import Event, GroupedExperts
+from .host_lane import HostLane, HostWork
 from .stream_copies import CopyEngine, DeviceCopy
-from .stream_lanes import DeviceLane, DeviceWork, HostLane, HostWork
+from .stream_lanes import DeviceLane, DeviceWork
 from .stream_memory import Brought, DeviceMemory, HostPins
 from .stream_queues import Queues
+from .wall_time import WallTime
 
 CHUNK_BYTES = 4 << 20
 
 
-class StreamAccelerator:
+class StreamAccelerator(WallTime):
     """A device that torch.accelerator knows, by its streams and events. `capacity_bytes`: None takes what is free now.
 
     `chunk_bytes`: an urgent copy waits for at most two chunks. `pinnable_bytes`: host memory that pin() may take; None
@@ -49,7 +50,7 @@ class StreamAccelerator:
         self._gpu = DeviceLane(queues)
         self._cpu = HostLane("cpu")
         self._out = queues.stream()
-        self._mark_s = time.perf_counter()
+        self.begin_step()
 
     @property
     def notes(self) -> list[str]:
@@ -116,31 +117,10 @@ class StreamAccelerator:
         """Compute on the GPU, on the stream that the caller is on, or on the CPU in a thread."""
         return self._gpu.launch(kernel, after) if lane is Lane.GPU else self._cpu.launch(kernel, after)
 
-    def begin_step(self) -> None:
-        """Time before a forward pass is not the model's."""
-        self._mark_s = time.perf_counter()
-
-    def end_step(self) -> float:
-        """Wall seconds since the last layer ended."""
-        return self._since_mark_s()
-
-    def begin_layer(self, dense_s: float) -> float:
-        """Wall seconds since the last layer ended; whoever has the router's ids has waited for the device."""
-        return self._since_mark_s()
-
     def decided(self, decision_s: float) -> None:
-        """The makespan begins here."""
+        """The makespan begins here, and so does the GPU lane's waiting."""
         self._gpu.begin()
-        self._mark_s = time.perf_counter()
-
-    def overlapped(self, seconds: float) -> None:
-        """Wall time has passed by itself."""
-
-    def end_layer(self, events: Sequence[Event]) -> float:
-        """Wall seconds since the decision, when the layer's own events have come."""
-        for event in events:
-            event.result()
-        return self._since_mark_s()
+        super().decided(decision_s)
 
     def cancel(self) -> None:
         """Give up all waiting work, let what runs end."""
@@ -159,8 +139,3 @@ class StreamAccelerator:
         self._gpu.close()
         self._pins.close()
         self._memory.close()
-
-    def _since_mark_s(self) -> float:
-        now_s = time.perf_counter()
-        took_s, self._mark_s = now_s - self._mark_s, now_s
-        return took_s
