@@ -13,9 +13,13 @@ from ..types import Demand, FloatArray
 
 @runtime_checkable
 class Forecaster(Protocol):
-    """Expected demand ahead, from demand seen."""
+    """Expected demand ahead, from demand seen.
+
+    `reach`: observing a layer changes forecasts of that layer and so many after it, and no others. None: of any.
+    """
 
     name: str
+    reach: int | None
 
     def start(
         self, geometry: MoEGeometry, frequency_LE: FloatArray | None = None, history: RoutingTrace | None = None

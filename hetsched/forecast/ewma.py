@@ -16,6 +16,7 @@ class Ewma:
     """
 
     name = "ewma"
+    reach = 0
 
     def __init__(self, rate: float = 0.05, max_tokens: int = 64) -> None:
         self.rate = rate

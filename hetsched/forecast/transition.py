@@ -43,7 +43,7 @@ class Transition:
         max_tokens: int = 64,
         weights: Sequence[float] = WEIGHTS,
     ) -> None:
-        self.distance = distance
+        self.distance = self.reach = distance
         self.rates = (fast, slow)
         self.max_tokens = max_tokens
         self._settings = np.array((0.0, 0.0, 0.0, *weights))

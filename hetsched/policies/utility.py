@@ -24,7 +24,7 @@ from ..solver import solve_guarded
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Phase
 from .misses import misses_on_cpu
 from .static import most_frequent
-from .utility_kernels import COPY, DENSE, LATER, SAVING, WORTH, choose_swaps
+from .utility_kernels import COPY, DENSE, LATER, SAVING, WORTH, choose_swaps, nothing_known
 
 MOST_SWAPS = 4  # prefetches chosen at once
 RECENT = 0.15  # how far one demand moves the forecast of the next towards certainty
@@ -61,6 +61,8 @@ class Utility:
         with announced("hetsched: compiling hetsched's policy once, about 20 s ..."):
             self.forecaster.start(shape, machine.frequency_LE, machine.history)
             self._warm_up()
+        self._known = nothing_known(shape.num_layers, shape.num_experts)
+        self._utility_LE: FloatArray = self._known.utility_LE
         if not cost.has_gpu:
             return ()
         (cpu_s,), (gpu_s,) = cost.each_cpu_s((1,)), cost.each_gpu_s((1,))
@@ -71,7 +73,6 @@ class Utility:
         self._link_price_s = self._cpu_share = 0.0
         self._lowest_s = 0.0
         self._left_s = 0.0
-        self._utility_LE: FloatArray = np.zeros((shape.num_layers, shape.num_experts))
         self._swaps_3W = np.zeros((3, MOST_SWAPS))
         self._now = np.zeros(12)
         self._now[SAVING], self._now[LATER], self._now[COPY] = self._saving_s, self.later, self._copy_s
@@ -94,6 +95,8 @@ class Utility:
     def observe(self, demand: Demand) -> None:
         """Learn the demand."""
         self.forecaster.observe(demand)
+        reach = self.forecaster.reach
+        self._known.stale_L[demand.layer : None if reach is None else demand.layer + reach + 1] = True
 
     def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
         """The best absent experts for the worst resident ones, as far as that pays and the link has time."""
@@ -115,7 +118,7 @@ class Utility:
         self._now[: len(moment)] = moment
         self._now[WORTH] = self.hysteresis * self._copy_s + self._contention_s()
         forecast = self.forecaster.next_LE(), self.forecaster.demand_LE(), view.residency.state_LE
-        count, self._lowest_s = choose_swaps(*forecast, demand.active_N, self._now, self._utility_LE, self._swaps_3W)
+        count, self._lowest_s = choose_swaps(*self._known, *forecast, demand.active_N, self._now, self._swaps_3W)
         swaps = [[int(new), int(victim), gain_s] for new, victim, gain_s in self._swaps_3W[:, :count].T.tolist()]
         gained_s = sum(gain_s for *_, gain_s in swaps) / count if count else 0.0
         self._link_price_s += RATE * (gained_s - self._link_price_s)
@@ -123,7 +126,7 @@ class Utility:
 
     def _warm_up(self) -> None:
         one, nobody = np.zeros((1, 1)), np.zeros(0, np.int64)  # compiled here (or read from disk), not in a step
-        choose_swaps(one, one, Residency(1, 1, 0).state_LE, nobody, np.ones(12), one, np.zeros((3, 1)))
+        choose_swaps(*nothing_known(1, 1), one, one, Residency(1, 1, 0).state_LE, nobody, np.ones(12), np.zeros((3, 1)))
 
     def _follow(self, demand: Demand, decision: Decision) -> None:
         """Averages over the run: a layer's time, and for how much of it the CPU lane works."""

@@ -1,15 +1,20 @@
 """Kernel of hetsched's own policy: which absent experts should take whose places, while the link has time.
 
+One call looks at the layers whose forecast or residency has changed since the last, and at the best and the worst of
+every other: utilities follow from forecasts alone, and a layer teaches only about itself and a few layers after it.
+
 Shapes: L layers, E experts, N active experts of the layer, W swaps at most.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from ..jit import compiled, compiled_and_kept
-from ..types import FloatArray, IntArray
+from ..types import BoolArray, FloatArray, IntArray
 
 ABSENT, COPYING, RESIDENT = 0, 1, 2  # as in residency.py; kernels take literal numbers
 
@@ -19,61 +24,151 @@ ABSENT, COPYING, RESIDENT = 0, 1, 2  # as in residency.py; kernels take literal 
 # demand after the next visit; one copy; gain below which none is; a layer's part before its router speaks.
 LAYER, FREE, TOKENS, BACKLOG, LIMIT, LAYER_S, LEFT, SAVING, LATER, COPY, WORTH, DENSE = range(12)
 NEW, VICTIM, GAIN = range(3)  # rows of `swaps_3W`
+BEST, BEST_S, WORST, WORST_S, LOWEST_S = range(5)  # rows of `top_5L`: experts by number, seconds
+
+
+class Known(NamedTuple):
+    """What is kept between calls.
+
+    `utility_LE` seconds saved; `top_5L` of each layer; `state_LE` and `for_2` (tokens in a step, weight of demand after
+    the next visit) that they were made for; `stale_L`: layers whose forecast has changed since.
+    """
+
+    utility_LE: FloatArray
+    top_5L: FloatArray
+    state_LE: npt.NDArray[np.uint8]
+    for_2: FloatArray
+    stale_L: BoolArray
+
+
+def nothing_known(layers: int, experts: int) -> Known:
+    """The beginning: every layer is stale."""
+    return Known(
+        utility_LE=np.zeros((layers, experts)),
+        top_5L=np.zeros((5, layers)),
+        state_LE=np.zeros((layers, experts), np.uint8),
+        for_2=np.zeros(2),
+        stale_L=np.ones(layers, np.bool_),
+    )
 
 
 @compiled
-def _listed(values: IntArray | FloatArray, count: int, wanted: int) -> bool:
-    found = False
+def _renew(known: Known, l: int, soon_E: FloatArray, often_E: FloatArray, saving_s: float) -> None:
+    """One layer's utilities from its forecasts, and its best absent and worst resident expert."""
+    tokens, later = known.for_2
+    utility_E, state_E = known.utility_LE[l], known.state_LE[l]
+    best, best_s, worst, worst_s, lowest_s = -1, -1.0, -1, np.inf, np.inf
+    for e in range(len(utility_E)):
+        soon, often = min(soon_E[e], 1.0), min(often_E[e], 1.0)
+        if tokens > 1:
+            soon, often = 1.0 - (1.0 - soon) ** tokens, 1.0 - (1.0 - often) ** tokens
+        worth_s = saving_s * (soon + later * often)
+        utility_E[e] = worth_s
+        if state_E[e] == ABSENT:
+            if worth_s > best_s:
+                best, best_s = e, worth_s
+            continue
+        lowest_s = min(lowest_s, worth_s)
+        if state_E[e] == RESIDENT and worth_s < worst_s:
+            worst, worst_s = e, worth_s
+    known.top_5L[BEST, l], known.top_5L[BEST_S, l] = best, best_s
+    known.top_5L[WORST, l], known.top_5L[WORST_S, l], known.top_5L[LOWEST_S, l] = worst, worst_s, lowest_s
+
+
+@compiled
+def _look(
+    known: Known, l: int, barred_E: BoolArray, often_E: FloatArray, late: bool, saving_s: float
+) -> tuple[int, float, int, float]:
+    """Best absent and worst resident expert of a layer and their worth, without those barred.
+
+    `late`: no copy ends before the layer's next visit, so that a newcomer is worth only what comes after.
+    """
+    later = known.for_2[1]
+    best, best_s, worst, worst_s = -1, -1.0, -1, np.inf
+    for e in range(len(barred_E)):
+        if barred_E[e]:
+            continue
+        worth_s = known.utility_LE[l, e]
+        if known.state_LE[l, e] == ABSENT:
+            if late:
+                worth_s = saving_s * later * min(often_E[e], 1.0)
+            if worth_s > best_s:
+                best, best_s = e, worth_s
+        elif known.state_LE[l, e] == RESIDENT and worth_s < worst_s:
+            worst, worst_s = e, worth_s
+    return best, best_s, worst, worst_s
+
+
+@compiled
+def _bar(barred_E: BoolArray, l: int, this_layer: int, active_N: IntArray, swaps_3W: FloatArray, count: int) -> bool:
+    """Mark the experts of a layer that are no newcomers and no victims; whether there are any."""
+    found = l == this_layer
+    barred_E[:] = False
+    if found:  # while it works an expert is no victim; and no newcomer: it is there, or was thought not worth it
+        barred_E[active_N] = True
     for i in range(count):
-        found = found or values[i] == wanted
+        for row in (NEW, VICTIM):
+            f = int(swaps_3W[row, i])
+            if f >= 0 and f // len(barred_E) == l:
+                barred_E[f % len(barred_E)] = found = True
     return found
 
 
 @compiled_and_kept
 def choose_swaps(
+    utility_LE: FloatArray,
+    top_5L: FloatArray,
+    known_LE: npt.NDArray[np.uint8],
+    for_2: FloatArray,
+    stale_L: BoolArray,
     next_LE: FloatArray,
     demand_LE: FloatArray,
     state_LE: npt.NDArray[np.uint8],
     active_N: IntArray,
     now: FloatArray,
-    utility_LE: FloatArray,
     swaps_3W: FloatArray,
 ) -> tuple[int, float]:
-    """Fill `utility_LE` and the swaps, best first; returns how many, and the lowest price of a place.
+    """Bring what is known (the fields of Known) up to date and fill in the swaps, best first.
 
-    A swap's gain is utility(new) - utility(victim); where the copy would miss the next visit of the newcomer's layer,
-    that visit does not count. Experts are numbered layer * E + expert; a victim of -1 is a free slot.
+    Returns how many, and the lowest price of a place. A swap's gain is utility(new) - utility(victim); where the copy
+    would miss the next visit of the newcomer's layer, that visit does not count. Experts are numbered
+    layer * E + expert; a victim of -1 is a free slot.
     """
     layers, num_experts = next_LE.shape
-    this_layer, saving_s, later, copy_s = int(now[LAYER]), now[SAVING], now[LATER], now[COPY]
+    known = Known(utility_LE, top_5L, known_LE, for_2, stale_L)
+    this_layer, saving_s, copy_s = int(now[LAYER]), now[SAVING], now[COPY]
+    is_new = for_2[0] != now[TOKENS] or for_2[1] != now[LATER]
+    for_2[0], for_2[1] = now[TOKENS], now[LATER]
     lowest_s = np.inf if now[FREE] == 0 else 0.0
-    is_active_E = np.zeros(num_experts, np.bool_)
-    is_active_E[active_N] = True
     for l in range(layers):
+        same = True
         for e in range(num_experts):
-            soon, often = min(next_LE[l, e], 1.0), min(demand_LE[l, e], 1.0)
-            if now[TOKENS] > 1:
-                soon, often = 1.0 - (1.0 - soon) ** now[TOKENS], 1.0 - (1.0 - often) ** now[TOKENS]
-            utility_LE[l, e] = saving_s * (soon + later * often)
-            if state_LE[l, e] == COPYING or state_LE[l, e] == RESIDENT:
-                lowest_s = min(lowest_s, utility_LE[l, e])
+            same &= known_LE[l, e] == state_LE[l, e]
+        if is_new or stale_L[l] or not same:
+            known_LE[l] = state_LE[l]
+            _renew(known, l, next_LE[l], demand_LE[l], saving_s)
+            stale_L[l] = False
+        lowest_s = min(lowest_s, top_5L[LOWEST_S, l])
+    barred_E = np.zeros(num_experts, np.bool_)
     count, free, backlog_s = 0, now[FREE], now[BACKLOG]
     while count < swaps_3W.shape[1] and backlog_s <= now[LIMIT]:
         late_layers = 1 + int((backlog_s + copy_s - now[LEFT] - now[DENSE]) / now[LAYER_S])
         best, best_s, worst, worst_s = -1, -1.0, -1, np.inf
         for l in range(layers):
             late = (l - this_layer if l > this_layer else l - this_layer + layers) < late_layers
-            for e in range(num_experts):
-                if l == this_layer and is_active_E[e]:
-                    continue  # no victim while it works, and no newcomer: it is there, or was thought not worth it
-                f, worth_s = l * num_experts + e, utility_LE[l, e]
-                if state_LE[l, e] == ABSENT:
-                    if late:
-                        worth_s = saving_s * later * min(demand_LE[l, e], 1.0)
-                    if worth_s > best_s and not _listed(swaps_3W[NEW], count, f):
-                        best, best_s = f, worth_s
-                elif state_LE[l, e] == RESIDENT and worth_s < worst_s and not _listed(swaps_3W[VICTIM], count, f):
-                    worst, worst_s = f, worth_s
+            if _bar(barred_E, l, this_layer, active_N, swaps_3W, count) or late:
+                new, new_s, victim, victim_s = _look(known, l, barred_E, demand_LE[l], late, saving_s)
+            else:
+                new, new_s, victim, victim_s = (
+                    int(top_5L[BEST, l]),
+                    top_5L[BEST_S, l],
+                    int(top_5L[WORST, l]),
+                    top_5L[WORST_S, l],
+                )
+            if new_s > best_s:
+                best, best_s = l * num_experts + new, new_s
+            if victim_s < worst_s:
+                worst, worst_s = l * num_experts + victim, victim_s
         if free > 0:
             worst, worst_s = -1, 0.0
         elif worst < 0:

@@ -142,6 +142,20 @@ def what_it_is_given_stays_as_it_is(make: Make) -> None:
     assert tokens_E.tolist() == [0, 1, 2, 0, 0, 1, 0, 0, 0, 0]
 
 
+def it_reaches_no_further_than_it_says(make: Make) -> None:
+    """Observing a layer changes no forecast of a layer before it, or more than `reach` after it."""
+    forecaster = started(make)
+    for step, row_LK in enumerate(routing(30).experts_TLK):
+        for layer, row_K in enumerate(row_LK):
+            before = forecaster.demand_LE().copy(), forecaster.next_LE().copy()
+            tokens_E = np.bincount(row_K, minlength=SHAPE.num_experts)
+            forecaster.observe(Demand(step, layer, Phase.DECODE, tokens_E, 1))
+            for old_LE, now_LE in zip(before, (forecaster.demand_LE(), forecaster.next_LE()), strict=True):
+                changed_L = np.flatnonzero((old_LE != now_LE).any(axis=1))
+                reach = forecaster.reach
+                assert reach is None or set(changed_L.tolist()) <= set(range(layer, layer + reach + 1))
+
+
 def one_layer_is_enough(make: Make) -> None:
     """Models of one MoE layer, and of a single expert, have forecasts too."""
     for experts, top_k in ((4, 2), (1, 1)):
@@ -171,5 +185,6 @@ LAWS: tuple[Callable[[Make], None], ...] = (
     calibration_is_used,
     it_is_deterministic_and_start_begins_anew,
     what_it_is_given_stays_as_it_is,
+    it_reaches_no_further_than_it_says,
     one_layer_is_enough,
 )
