@@ -10,6 +10,9 @@ from importlib import import_module
 
 from hetsched import __version__
 from hetsched.errors import InputError, MissingDependencyError
+from hetsched.report.encoding import make_streams_safe
+
+from .parser import Parser
 
 VERBS = (
     "demo",
@@ -30,6 +33,7 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted; errors are one line on stderr."""
+    make_streams_safe()
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
@@ -45,16 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hetsched", description="Schedule the experts of a Mixture-of-Experts model whose GPU is too small."
     )
-    parser.add_argument("--version", action="version", version=f"hetsched {__version__}")
-    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    parser.add_argument("-V", "--version", action="version", version=f"hetsched {__version__}")
+    parser.set_defaults(debug=False, run=lambda _: _help(parser))  # run: without any verb
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB")
     for verb in VERBS:
         import_module(f"hetsched.cli.{verb}").add_parser(subparsers)
-    for subparser in {id(p): p for p in subparsers.choices.values()}.values():
-        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return DONE
 
 
 def _of_missing_package(error: BaseException) -> InputError | None:

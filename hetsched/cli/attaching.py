@@ -68,6 +68,7 @@ def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | No
     import torch
     import transformers
 
+    name = DEMO if name.lower() == DEMO else name
     from hetsched.geometry import from_config
     from hetsched.loading.load import load_model as loaded
     from hetsched.loading.model_on_meta import read_config

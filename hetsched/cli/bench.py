@@ -6,8 +6,6 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from ..errors import InputError
 from .attaching import at_least_one
 from .replaying import decision_seconds, replay_bar
@@ -68,6 +66,7 @@ def _overhead(args: argparse.Namespace) -> int:
     from hetsched.bench.overhead import Settings, overhead_document
     from hetsched.report.bench_plot import plot_overhead, require_drawable
     from hetsched.report.bench_view import overhead_view
+    from hetsched.report.tables import console
 
     if args.plot:
         require_drawable(args.plot)
@@ -87,9 +86,9 @@ def _overhead(args: argparse.Namespace) -> int:
     if args.plot:
         plot_overhead(document, args.plot)
     if args.json:
-        print(json.dumps(document, ensure_ascii=False))
+        print(json.dumps(document))
     else:
-        Console(highlight=False).print(overhead_view(document))
+        console().print(overhead_view(document))
     return 0
 
 
@@ -100,9 +99,11 @@ def _faults(args: argparse.Namespace) -> int:
 
 
 def _cpu(args: argparse.Namespace) -> int:
-    from hetsched.bench import cpu_only
+    with replay_bar("starting torch", by_itself=False) as progress:
+        from hetsched.bench import cpu_only
 
-    return cpu_only.run(args)
+        rows = cpu_only.all_rows(progress)
+    return cpu_only.show(rows, args.json)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from .attaching import at_least_one
-from .replaying import add_replay_options, fractions, libraries_on_stderr, replay_bar, replay_settings
+from .replaying import add_replay_options, fractions, libraries_silenced, replay_bar, replay_settings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.replay import compare
     from hetsched.report.compare_view import print_comparison
 
-    with libraries_on_stderr(), replay_bar("replaying") as progress:
+    with libraries_silenced(), replay_bar("replaying") as progress:
         compared = compare(
             args.trace,
             args.model,
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             print(failure.where, file=sys.stderr)
     written = compared.plot(args.plot) if args.plot and compared.rows else []
     if args.json:
-        print(json.dumps(compared.document(), ensure_ascii=False))
+        print(json.dumps(compared.document()))
     elif args.markdown:
         print(compared.markdown())
     elif args.csv:

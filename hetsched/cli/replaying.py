@@ -6,14 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hetsched.errors import InputError
+from hetsched.report.tables import console
 from hetsched.trace_steps import MODES
 
 from .attaching import at_least_one
@@ -22,7 +22,12 @@ from .attaching import at_least_one
 def add_replay_options(parser: argparse.ArgumentParser) -> None:
     """--trace, --model, --fit-sequences, --max-tokens, --verify, --replay, --decision, --solver, --bound-windows."""
     parser.add_argument("--trace", required=True, type=Path, metavar="FILE", help="recorded routing (.npz)")
-    parser.add_argument("--model", required=True, metavar="NAME", help="what it was recorded on: 'hetsched profiles'")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="what it was recorded on: see 'hetsched profiles list'; or 'demo'",
+    )
     parser.add_argument("--dtype", metavar="NAME", help="experts stored as (default: as published)")
     text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
     parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
@@ -32,7 +37,7 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted"
     parser.add_argument("--verify", type=at_least_one, default=0, metavar="K", help=text)
     text = "steps as recorded, or token by token; auto: as recorded if any decode step was (default: %(default)s)"
-    parser.add_argument("--replay", choices=MODES, default="auto", help=text)
+    parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)
     text = "charge each decision what it takes here, or a constant, for reproducible results (default: %(default)s)"
     parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
     parser.add_argument("--solver", default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)")
@@ -55,24 +60,38 @@ def fractions(text: str) -> list[float]:
 
 
 @contextmanager
-def replay_bar(text: str) -> Iterator[Callable[[float, int], None]]:
-    """A bar with the time left on standard error of a terminal, told (done, of how many)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    console = Console(stderr=True)
+def replay_bar(text: str, *, by_itself: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar with the time left on standard error of a terminal, told (done, of how many) and, if it changes, a text.
+
+    `by_itself` False: drawn only when it is told something, for those who measure processor time meanwhile.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    to = console(stderr=True)
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal) as bar:
+    shown = to.is_terminal
+    with Progress(*columns, *times, console=to, transient=True, disable=not shown, auto_refresh=by_itself) as bar:
         task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def show(done: float, total: int, doing: str | None = None) -> None:
+            bar.update(task, completed=done, total=total, description=doing, refresh=not by_itself)
+
+        bar.refresh()
+        yield show
 
 
 @contextmanager
-def libraries_on_stderr() -> Iterator[None]:
-    """HiGHS prints a line of its own now and then, past Python; standard output is for our document alone."""
+def libraries_silenced() -> Iterator[None]:
+    """HiGHS prints lines of its own now and then, past Python, to standard output: nobody sees them.
+
+    What Python prints meanwhile goes to standard error: standard output is for our document alone.
+    """
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.stdout.flush()
         os.dup2(kept, 1)
@@ -80,7 +99,7 @@ def libraries_on_stderr() -> Iterator[None]:
 
 
 def decision_seconds(text: str) -> float | None:
-    if text == "measured":
+    if text.lower() == "measured":
         return None
     try:
         return float(text)

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from hetsched.errors import InputError
+from hetsched.report.tables import console
 from hetsched.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import at_least_one
@@ -44,7 +44,6 @@ def run(args: argparse.Namespace) -> int:
 def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(run=run, trace_run=action)
     return parser
 
@@ -75,7 +74,7 @@ def _add_import(verbs: Any) -> None:
     imported.add_argument("file", type=Path, metavar="FILE")
     imported.add_argument("--num-experts", type=at_least_one, required=True, metavar="E", help="in each layer")
     imported.add_argument("--out", required=True, type=Path, metavar="FILE")
-    imported.add_argument("--format", choices=("jsonl", "csv"), help="(default: by the suffix)")
+    imported.add_argument("--format", type=str.lower, choices=("jsonl", "csv"), help="(default: by the suffix)")
     text = (
         "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
         "a star stands for numbers of several columns: experts=expert_*"
@@ -138,9 +137,9 @@ def _info(args: argparse.Namespace) -> None:
     if args.plot:
         plot_trace(args.file.stem, summary, args.plot)
     if args.json:
-        print(json.dumps(trace_document(args.file.name, summary), ensure_ascii=False))
+        print(json.dumps(trace_document(args.file.name, summary)))
     else:
-        Console(soft_wrap=True, highlight=False).print(*trace_view(args.file.name, summary), sep="\n")
+        console().print(trace_view(args.file.name, summary))
 
 
 def _record(args: argparse.Namespace) -> None:
@@ -289,7 +288,7 @@ def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:
 def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error of a terminal, told (done, of how many), gone at the end."""
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    to = console(stderr=True)
+    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

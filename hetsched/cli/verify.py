@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     model.set_experts_implementation("eager")
     references = [_generate(model, ids, args.max_new_tokens) for ids in prompts]
     comparison = Comparison()
-    budgets = [None] if args.hardware == "cpu" else str(args.gpu_memory).split(",")
+    budgets = [None] if str(args.hardware).lower() == "cpu" else str(args.gpu_memory).split(",")
     for budget in budgets:
         with attach(model, **{**machine_options(args), "gpu_memory": budget}):
             for number, (ids, reference) in enumerate(zip(prompts, references, strict=True), 1):
