@@ -46,7 +46,7 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--demo-as", default="gpt-oss-20b", metavar="MODEL", help=text)
     text = "charge each decision what it takes here, or a constant, for reproducible steps (default: %(default)s)"
     group.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
     text = "draw where the engine's own time goes into FILE (.png, .svg or .pdf)"
     group.add_argument("--plot", type=Path, metavar="FILE", help=text)
 

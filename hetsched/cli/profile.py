@@ -40,7 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--device", type=str.lower, default="auto", help=text)
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of the cache folder")
-    parser.add_argument("--check", action="store_true", help="compare predictions with measurements between the table")
+    parser.add_argument(
+        "--check", action="store_true", help="compare predictions with measurements between those of the table"
+    )
     parser.add_argument("--scaling", action="store_true", help="with --check: other geometries too")
     parser.add_argument(
         "--kernels", action="store_true", help="compare the CPU kernels instead: rate, share of the roof"

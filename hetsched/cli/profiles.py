@@ -23,21 +23,29 @@ from hetsched.yaml_lines import FileError, Problem, dump_yaml
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb with its own verbs."""
-    parser = subparsers.add_parser("profiles", help="list, show, validate, derive and compare profiles")
+    text = "list, show, validate, derive and compare profiles"
+    parser = subparsers.add_parser("profiles", help=text, description=text)
     verbs = parser.add_subparsers(dest="profiles_verb", required=True, metavar="VERB")
     _verb(verbs, "list", _list, "machines and models that come with hetsched, and profiles measured here")
     show = _verb(verbs, "show", _show, "one machine or model, by name or path")
     show.add_argument("name", help="gallery name, or path of a profile or model file")
-    show.add_argument("--plot", type=Path, metavar="FILE", help="draw the latency curves into FILE (.png or .svg)")
-    show.add_argument("--model", default="qwen3-30b-a3b", help="model whose expert is drawn (default: %(default)s)")
+    show.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the latency curves into FILE (.png, .svg or .pdf)"
+    )
+    show.add_argument(
+        "--model",
+        default="qwen3-30b-a3b",
+        metavar="NAME",
+        help="with --plot: model whose expert is drawn (default: %(default)s)",
+    )
     validate = _verb(verbs, "validate", _validate, "check files against the schema; all problems by key and line")
     validate.add_argument("files", nargs="+", type=Path, metavar="FILE")
     make = _verb(verbs, "derive", _derive, "apply the datasheet rule to the datasheet in a profile")
     make.add_argument("name", help="gallery name, or path of a profile file with a 'datasheet' section")
     make.add_argument("--out", type=Path, metavar="FILE", help="where to write the profile (default: standard output)")
     diff = _verb(verbs, "diff", _diff, "what differs between two profiles")
-    diff.add_argument("first")
-    diff.add_argument("second")
+    diff.add_argument("first", help="gallery name, or path of a profile file")
+    diff.add_argument("second", help="the other one")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,9 +32,9 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
     parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
     parser.add_argument(
-        "--max-tokens", type=at_least_one, metavar="N", help="score only the first N tokens of the rest"
+        "--max-tokens", type=at_least_one, metavar="N", help="score only the first N tokens of the rest (default: all)"
     )
-    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted"
+    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted (default: 0, none)"
     parser.add_argument("--verify", type=at_least_one, default=0, metavar="K", help=text)
     text = "steps as recorded, or token by token; auto: as recorded if any decode step was (default: %(default)s)"
     parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)

@@ -62,8 +62,10 @@ def _add_record(verbs: Any) -> None:
     record.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
     text = 'one prompt a line, or .jsonl with "prompt" on each'
     record.add_argument("--prompts", required=True, type=Path, metavar="FILE", help=text)
-    record.add_argument("--out", required=True, type=Path, metavar="FILE")
-    record.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
+    record.add_argument("--out", required=True, type=Path, metavar="FILE", help="trace to write (.npz)")
+    record.add_argument(
+        "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
+    )
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
 
@@ -73,7 +75,7 @@ def _add_import(verbs: Any) -> None:
     imported = _verb(verbs, "import", _import, text)
     imported.add_argument("file", type=Path, metavar="FILE")
     imported.add_argument("--num-experts", type=at_least_one, required=True, metavar="E", help="in each layer")
-    imported.add_argument("--out", required=True, type=Path, metavar="FILE")
+    imported.add_argument("--out", required=True, type=Path, metavar="FILE", help="trace to write (.npz)")
     imported.add_argument("--format", type=str.lower, choices=("jsonl", "csv"), help="(default: by the suffix)")
     text = (
         "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
@@ -96,26 +98,28 @@ def _add_split(verbs: Any) -> None:
 def _add_concat(verbs: Any) -> None:
     concat = _verb(verbs, "concat", _concat, "join traces of one model; sequences are numbered anew")
     concat.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    concat.add_argument("--out", required=True, type=Path, metavar="FILE")
+    concat.add_argument("--out", required=True, type=Path, metavar="FILE", help="trace to write (.npz)")
 
 
 def _add_synth(verbs: Any) -> None:
     text = "make a trace with a stated skew, locality and drift, or with those of a real one"
     synth = _verb(verbs, "synth", _synth, text)
-    synth.add_argument("--out", required=True, type=Path, metavar="FILE")
+    synth.add_argument("--out", required=True, type=Path, metavar="FILE", help="trace to write (.npz)")
     synth.add_argument("--like", type=Path, metavar="FILE", help="fit shape, length and statistics of each layer to it")
     for name in (*SHAPE, *LENGTH):
-        synth.add_argument(
-            f"--{name.replace('_', '-')}", type=at_least_one, metavar="N", help="(needed without --like)"
-        )
+        text = "instead of that trace's" if name in LENGTH else "not with --like"
+        text = f"{name.replace('top_k', 'experts a token')}: needed without --like, {text}"
+        synth.add_argument(f"--{name.replace('_', '-')}", type=at_least_one, metavar="N", help=text)
     texts = {
         "skew": "Zipf exponent: the expert at rank r weighs r ** -skew",
         "locality": "probability that a token keeps an expert of the token before",
         "drift": "share of experts whose ranks are shuffled anew in every sequence",
     }
     for name, default in STATISTICS.items():
-        synth.add_argument(f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default})")
-    synth.add_argument("--seed", type=int, default=0)
+        synth.add_argument(
+            f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default}, or as in --like)"
+        )
+    synth.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
 
 
 def _info(args: argparse.Namespace) -> None:

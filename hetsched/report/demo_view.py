@@ -32,7 +32,7 @@ def hardware_view(handle: Any) -> RenderableType:
 
 def _memory_bar(gpu_bytes: int, total_bytes: int, width: int = 32) -> Text:
     on_gpu = round(width * gpu_bytes / total_bytes)
-    bar = Text("█" * on_gpu, style="green") + Text("█" * (width - on_gpu), style="blue")
+    bar = Text("█" * on_gpu, style="green") + Text("░" * (width - on_gpu), style="blue")
     bar.append(f"  {show_bytes(gpu_bytes)} on the GPU, all {show_bytes(total_bytes)} in host memory", style="default")
     return bar
 

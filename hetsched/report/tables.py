@@ -73,7 +73,7 @@ class Sheet:
         if _total(least, GAPS[-1]) > options.max_width:
             yield from self._blocks(shown)
             return
-        gap = next((g for g in GAPS if _total(natural, g) <= options.max_width), GAPS[-1])
+        gap = next(g for g in GAPS if _total(least, g) <= options.max_width)
         widths = _widened(least, natural, options.max_width - _total(least, gap))
         headings = [Text(self.columns[i].heading) for i in shown]
         rows = ([(headings, "bold")] if any(headings) else []) + [
