@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError, MissingDependencyError
+from .interruptible import solve_mathopt
 from .types import FloatArray, IntArray
 
 SOLVERS = ("highs", "highs-simplex", "glop", "pdlp")
@@ -70,7 +71,7 @@ def _prices(program: LinearProgram, solver: str) -> tuple[FloatArray | None, str
     model = mathopt.Model.from_model_proto(_proto(program))
     kind = mathopt.SolverType[solver.split("-")[0].upper()]
     try:
-        result = mathopt.solve(model, kind, params=_parameters(solver))
+        result = solve_mathopt(model, kind, params=_parameters(solver))
     except Exception as error:  # MathOpt raises what it cannot translate: an internal error of HiGHS, seldom
         return None, repr(error)
     if not result.solutions or result.solutions[0].dual_solution is None:

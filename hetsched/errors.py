@@ -31,3 +31,7 @@ class MissingDependencyError(InputError):
 
     def __init__(self, package: str, needed_for: str, command: str) -> None:
         super().__init__(f"{package} is not installed, and {needed_for} needs it; run: {command}")
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM, SIGHUP): whatever is under way cleans up as after a Ctrl-C."""

@@ -1,9 +1,9 @@
 """Placement in the background: demand of the last steps, and the newest placement that fits it.
 
 Nothing in the scheduler uses it. With one precision tier, sorting experts by demand places as well (within 1 to 3 %
-either way on recorded traces, DECISIONS.md), and the scheduler's own average follows demand from layer to layer where a
-placement stands still. It pays where experts come in several precision tiers (about 3 % on decode against the better
-single tier), and for verify batches on a fast link (1.5 to 3 %).
+either way on recorded traces, MEASUREMENTS.md), and the scheduler's own average follows demand from layer to layer
+where a placement stands still. It pays where experts come in several precision tiers at once, and for verify batches on
+a fast link (1.5 to 3 %).
 """
 
 from __future__ import annotations

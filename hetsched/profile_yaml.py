@@ -24,7 +24,7 @@ def load_profile(path: Path | str) -> HardwareProfile:
 
 
 def save_profile(profile: HardwareProfile, path: Path | str) -> None:
-    """Write the profile atomically; loading it again gives an equal one."""
+    """Write the profile atomically; loading it again gives an equal one. Raises InputError where it cannot be."""
     write_yaml(Path(path), profile_document(profile))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from .errors import InputError
+from .files import replacing
 
 
 class Problem(NamedTuple):
@@ -178,17 +177,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def write_yaml(path: Path, document: dict[str, Any]) -> None:
-    """Write the document atomically: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(dump_yaml(document))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write the document atomically: a reader sees the old file or the new one. Raises InputError where it cannot."""
+    with replacing(path) as temporary:
+        temporary.write_text(dump_yaml(document), encoding="utf-8")
 
 
 def dump_yaml(document: dict[str, Any]) -> str:

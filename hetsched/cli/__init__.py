@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from hetsched import __version__
-from hetsched.errors import InputError, MissingDependencyError
+from hetsched.errors import InputError, MissingDependencyError, Terminated
 from hetsched.report.encoding import make_streams_safe
 
 from .parser import Parser
+from .paths import preflight
 
 VERBS = (
     "demo",
@@ -28,20 +29,26 @@ VERBS = (
     "compare",
     "bench",
 )
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted; errors are one line on stderr."""
+    """Run one verb: 0 done, 1 failed, 2 bad usage or bad input, 130 or 143 interrupted.
+
+    Errors are one line on standard error.
+    """
     make_streams_safe()
-    args = _parser().parse_args(argv)
+    debug = False
     try:
+        args = _parser().parse_args(argv)
+        debug = args.debug
+        preflight(args)
         return int(args.run(args))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except (Exception, KeyboardInterrupt) as caught:
-        if args.debug:
+    except (Exception, KeyboardInterrupt, Terminated) as caught:
+        if debug:
             raise
         error = _of_missing_package(caught) or caught
         print(f"hetsched: {_line(error)}", file=sys.stderr)
@@ -74,13 +81,13 @@ def _of_missing_package(error: BaseException) -> InputError | None:
 
 
 def _code(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     return BAD_INPUT if isinstance(error, InputError) else FAILED
 
 
 def _line(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
         return "interrupted; nothing is half-written"
     text = " ".join(str(error).split())
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text} (--debug shows where)"

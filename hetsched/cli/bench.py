@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from ..errors import InputError
 from .attaching import at_least_one
+from .paths import PlotFile
 from .replaying import decision_seconds, replay_bar
 
 
@@ -48,12 +48,12 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
     text = "draw where the engine's own time goes into FILE (.png, .svg or .pdf)"
-    group.add_argument("--plot", type=Path, metavar="FILE", help=text)
+    group.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen benchmark. Raises InputError for an option that belongs to another one."""
-    asked = {"bench", "json", "debug"}
+    asked = {"bench", "json", "debug", "paths"}
     asked |= set(args.usual) - {"steps"} if args.bench is _overhead else {"steps"} if args.bench is _faults else set()
     for name, usual in args.usual.items():
         if name not in asked and getattr(args, name) != usual:
@@ -64,12 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _overhead(args: argparse.Namespace) -> int:
     from hetsched.bench.overhead import Settings, overhead_document
-    from hetsched.report.bench_plot import plot_overhead, require_drawable
+    from hetsched.report.bench_plot import plot_overhead
     from hetsched.report.bench_view import overhead_view
     from hetsched.report.tables import console
 
-    if args.plot:
-        require_drawable(args.plot)
     settings = Settings(
         args.models,
         args.hardware,

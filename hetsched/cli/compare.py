@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from .attaching import at_least_one
+from .paths import PlotTarget
 from .replaying import add_replay_options, fractions, libraries_silenced, replay_bar, replay_settings
 
 
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how.add_argument("--markdown", action="store_true", help="tables in Markdown")
     how.add_argument("--csv", action="store_true", help="all figures, comma-separated")
     text = "draw pictures into FOLDER, or into files whose names begin like FILE (.png, .svg or .pdf)"
-    parser.add_argument("--plot", type=Path, metavar="FOLDER|FILE", help=text)
+    parser.add_argument("--plot", action=PlotTarget, metavar="FOLDER|FILE", help=text)
     parser.set_defaults(run=run)
 
 

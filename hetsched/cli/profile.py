@@ -20,6 +20,8 @@ from hetsched.report.profile_view import profile_view
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 from hetsched.units import human
 
+from .paths import NameOrPath, OutputFile
+
 if TYPE_CHECKING:
     from hetsched.measure.check import CheckRow
 
@@ -33,13 +35,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "measure this machine: expert FFN latency, copies, memory rates; saved and found again automatically"
     parser = subparsers.add_parser("profile", help="measure this machine", description=text)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--model", help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})")
+    what.add_argument(
+        "--model", action=NameOrPath, help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})"
+    )
     what.add_argument("--geometry", metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
     parser.add_argument("--dtype", help="dtype of the expert weights (default: the model's own)")
     text = "auto, cpu, cuda, or a gallery machine whose GPU to emulate (default: %(default)s)"
     parser.add_argument("--device", type=str.lower, default="auto", help=text)
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of the cache folder")
+    parser.add_argument("--out", action=OutputFile, metavar="FILE", help="write here instead of the cache folder")
     parser.add_argument(
         "--check", action="store_true", help="compare predictions with measurements between those of the table"
     )

@@ -20,6 +20,8 @@ from hetsched.report.profile_view import machine_table, model_table, profile_vie
 from hetsched.report.tables import Column, Page, Sheet, console
 from hetsched.yaml_lines import FileError, Problem, dump_yaml
 
+from .paths import InputFile, NameOrPath, OutputText, PlotFile
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb with its own verbs."""
@@ -28,21 +30,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verbs = parser.add_subparsers(dest="profiles_verb", required=True, metavar="VERB")
     _verb(verbs, "list", _list, "machines and models that come with hetsched, and profiles measured here")
     show = _verb(verbs, "show", _show, "one machine or model, by name or path")
-    show.add_argument("name", help="gallery name, or path of a profile or model file")
-    show.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw the latency curves into FILE (.png, .svg or .pdf)"
-    )
-    show.add_argument(
-        "--model",
-        default="qwen3-30b-a3b",
-        metavar="NAME",
-        help="with --plot: model whose expert is drawn (default: %(default)s)",
-    )
+    show.add_argument("name", action=NameOrPath, help="gallery name, or path of a profile or model file")
+    text = "draw the latency curves into FILE (.png, .svg or .pdf)"
+    show.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
+    text = "with --plot: model whose expert is drawn (default: %(default)s)"
+    show.add_argument("--model", default="qwen3-30b-a3b", metavar="NAME", help=text)
     validate = _verb(verbs, "validate", _validate, "check files against the schema; all problems by key and line")
-    validate.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    validate.add_argument("files", nargs="+", action=InputFile, metavar="FILE")
     make = _verb(verbs, "derive", _derive, "apply the datasheet rule to the datasheet in a profile")
-    make.add_argument("name", help="gallery name, or path of a profile file with a 'datasheet' section")
-    make.add_argument("--out", type=Path, metavar="FILE", help="where to write the profile (default: standard output)")
+    make.add_argument(
+        "name", action=NameOrPath, help="gallery name, or path of a profile file with a 'datasheet' section"
+    )
+    text = "where to write the profile (default: -, standard output)"
+    make.add_argument("--out", action=OutputText, metavar="FILE", help=text)
     diff = _verb(verbs, "diff", _diff, "what differs between two profiles")
     diff.add_argument("first", help="gallery name, or path of a profile file")
     diff.add_argument("second", help="the other one")

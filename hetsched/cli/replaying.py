@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,14 +16,16 @@ from hetsched.report.tables import console
 from hetsched.trace_steps import MODES
 
 from .attaching import at_least_one
+from .paths import InputFile, NameOrPath
 
 
 def add_replay_options(parser: argparse.ArgumentParser) -> None:
     """--trace, --model, --fit-sequences, --max-tokens, --verify, --replay, --decision, --solver, --bound-windows."""
-    parser.add_argument("--trace", required=True, type=Path, metavar="FILE", help="recorded routing (.npz)")
+    parser.add_argument("--trace", required=True, action=InputFile, metavar="FILE", help="recorded routing (.npz)")
     parser.add_argument(
         "--model",
         required=True,
+        action=NameOrPath,
         metavar="NAME",
         help="what it was recorded on: see 'hetsched profiles list'; or 'demo'",
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from hetsched.report.tables import Column, Page, Sheet, console, figures
 from hetsched.trace import load_trace
 from hetsched.types import Phase
 
+from .paths import InputFile, NameOrPath, PlotFile
 from .replaying import libraries_silenced
 
 SCHEMA = "hetsched-solve/1"
@@ -34,13 +34,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "compare dispatch strategies: objective against the optimum, share proved, time"
     parser = subparsers.add_parser("solve", help=text, description=text)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--trace", type=Path, metavar="FILE", help="layers of a recorded routing trace (.npz)")
+    source.add_argument("--trace", action=InputFile, metavar="FILE", help="layers of a recorded routing trace (.npz)")
     source.add_argument("--random", type=int, metavar="N", help="N random problems of many kinds")
     parser.add_argument("--solvers", default=DEFAULT, metavar="A,B,...", help="strategies (default: %(default)s)")
     text = "with --trace: machine (default: %(default)s)"
     parser.add_argument("--hardware", default="rtx-4060-laptop-8gb", metavar="NAME", help=text)
     text = "with --trace: geometry, see 'hetsched profiles list'; or 'demo' (default: %(default)s)"
-    parser.add_argument("--model", default="gpt-oss-20b", metavar="NAME", help=text)
+    parser.add_argument("--model", action=NameOrPath, default="gpt-oss-20b", metavar="NAME", help=text)
     text = "with --trace: share of the experts that is on the GPU (default: %(default)s)"
     parser.add_argument("--gpu-fraction", type=float, default=0.25, metavar="SHARE", help=text)
     text = "with --trace: kind of step that its tokens make (default: %(default)s)"
@@ -53,7 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--size", type=int, metavar="N", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds a call; later answers are failures")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw quality against time into FILE (.png or .svg)")
+    parser.add_argument(
+        "--plot", action=PlotFile, metavar="FILE", help="draw quality against time into FILE (.png, .svg or .pdf)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 

@@ -17,6 +17,7 @@ from hetsched.report.tables import console
 from hetsched.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import at_least_one
+from .paths import InputFile, NameOrPath, OutputFile, PlotFile
 
 if TYPE_CHECKING:
     from hetsched.traces.synth import SynthParams
@@ -50,8 +51,8 @@ def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], t
 
 def _add_info(verbs: Any) -> None:
     info = _verb(verbs, "info", _info, "what a trace holds: entropy, repeats, reuse distances, LRU and LFU hit rates")
-    info.add_argument("file", type=Path, metavar="FILE")
-    info.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures into FILE (.png, .svg or .pdf)")
+    info.add_argument("file", action=InputFile, metavar="FILE")
+    info.add_argument("--plot", action=PlotFile, metavar="FILE", help="draw the figures into FILE (.png, .svg or .pdf)")
     text = "tokens that stand for a longer trace (default: 100000; without numba 2000)"
     info.add_argument("--sample-tokens", type=at_least_one, metavar="N", help=text)
 
@@ -59,10 +60,12 @@ def _add_info(verbs: Any) -> None:
 def _add_record(verbs: Any) -> None:
     text = "record a model's routing while it generates; goes on where an interrupted run stopped"
     record = _verb(verbs, "record", _record, text)
-    record.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
+    record.add_argument(
+        "--model", required=True, action=NameOrPath, metavar="PATH", help="checkpoint folder, or 'demo'"
+    )
     text = 'one prompt a line, or .jsonl with "prompt" on each'
-    record.add_argument("--prompts", required=True, type=Path, metavar="FILE", help=text)
-    record.add_argument("--out", required=True, type=Path, metavar="FILE", help="trace to write (.npz)")
+    record.add_argument("--prompts", required=True, action=InputFile, metavar="FILE", help=text)
+    record.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
     record.add_argument(
         "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
     )
@@ -73,9 +76,9 @@ def _add_record(verbs: Any) -> None:
 def _add_import(verbs: Any) -> None:
     text = "make a trace from a JSONL or CSV log with a row for each token and layer"
     imported = _verb(verbs, "import", _import, text)
-    imported.add_argument("file", type=Path, metavar="FILE")
+    imported.add_argument("file", action=InputFile, metavar="FILE")
     imported.add_argument("--num-experts", type=at_least_one, required=True, metavar="E", help="in each layer")
-    imported.add_argument("--out", required=True, type=Path, metavar="FILE", help="trace to write (.npz)")
+    imported.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
     imported.add_argument("--format", type=str.lower, choices=("jsonl", "csv"), help="(default: by the suffix)")
     text = (
         "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
@@ -87,25 +90,27 @@ def _add_import(verbs: Any) -> None:
 
 def _add_split(verbs: Any) -> None:
     split = _verb(verbs, "split", _split, "cut a trace between sequences")
-    split.add_argument("file", type=Path, metavar="FILE")
+    split.add_argument("file", action=InputFile, metavar="FILE")
     how = split.add_mutually_exclusive_group(required=True)
     how.add_argument("--at", type=float, metavar="FRACTION", help="into the first share of the sequences and the rest")
     how.add_argument("--sequences", metavar="A:B", help="keep sequences A to B - 1, counted from 0")
     text = "one file with --sequences, two with --at"
-    split.add_argument("--out", required=True, type=Path, nargs="+", metavar="FILE", help=text)
+    split.add_argument("--out", required=True, action=OutputFile, nargs="+", metavar="FILE", help=text)
 
 
 def _add_concat(verbs: Any) -> None:
     concat = _verb(verbs, "concat", _concat, "join traces of one model; sequences are numbered anew")
-    concat.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    concat.add_argument("--out", required=True, type=Path, metavar="FILE", help="trace to write (.npz)")
+    concat.add_argument("files", action=InputFile, nargs="+", metavar="FILE")
+    concat.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
 
 
 def _add_synth(verbs: Any) -> None:
     text = "make a trace with a stated skew, locality and drift, or with those of a real one"
     synth = _verb(verbs, "synth", _synth, text)
-    synth.add_argument("--out", required=True, type=Path, metavar="FILE", help="trace to write (.npz)")
-    synth.add_argument("--like", type=Path, metavar="FILE", help="fit shape, length and statistics of each layer to it")
+    synth.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    synth.add_argument(
+        "--like", action=InputFile, metavar="FILE", help="fit shape, length and statistics of each layer to it"
+    )
     for name in (*SHAPE, *LENGTH):
         text = "instead of that trace's" if name in LENGTH else "not with --like"
         text = f"{name.replace('top_k', 'experts a token')}: needed without --like, {text}"
@@ -123,12 +128,10 @@ def _add_synth(verbs: Any) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from hetsched.report.trace_plot import check_format, plot_trace
+    from hetsched.report.trace_plot import plot_trace
     from hetsched.report.trace_view import SCHEMA, trace_document, trace_view
     from hetsched.traces.summary import SAMPLE_TOKENS, summarise
 
-    if args.plot:
-        check_format(args.plot)
     try:
         trace = load_trace(args.file)
     except InputError:

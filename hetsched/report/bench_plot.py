@@ -5,23 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hetsched.errors import InputError
 from hetsched.report.bench_view import MICRO, name
-
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def require_drawable(path: Path) -> None:
-    """Raises InputError for a format that is not drawn, or a folder that is not there."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"cannot draw {path.name!r}; give a file that ends in {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"--plot {path}: there is no folder {path.parent}; create it first")
+from hetsched.report.figures import check_format, save_figure
 
 
 def plot_overhead(document: dict[str, Any], path: Path) -> None:
     """Draw a document of `hetsched bench --overhead` into a file. Raises InputError where that cannot be written."""
-    require_drawable(path)
+    check_format(path)
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -41,7 +31,4 @@ def plot_overhead(document: dict[str, Any], path: Path) -> None:
     axes.set(xlabel="µs of processor time a layer, beyond kernels, copies and decisions")
     axes.set_title("The engine's own time at decode, on emulated machines", fontsize=10)
     axes.legend(frameon=False, fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.4, -0.28))
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise InputError(f"--plot {path}: {error.strerror}; name a file that can be written") from error
+    save_figure(figure, path, dpi=150)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from hetsched.errors import InputError
+from hetsched.files import make_folder
 from hetsched.replay.result import Comparison
-from hetsched.report.trace_plot import FORMATS
+from hetsched.report.figures import FORMATS, save_figure
 
 GIB, MIB = 2**30, 2**20
 MARKS = "osD^vP*X"
@@ -34,14 +35,11 @@ def plot_comparison(comparison: Comparison, target: Path) -> list[Path]:
         del drawings["tokens_by_bytes"]
     as_prefix = target.suffix.lower() in FORMATS
     written = []
-    try:
-        (target.parent if as_prefix else target).mkdir(parents=True, exist_ok=True)
-        for name, draw in drawings.items():
-            path = target.with_name(f"{target.stem}-{name}{target.suffix}") if as_prefix else target / f"{name}.png"
-            draw(comparison).savefig(path, dpi=130)
-            written.append(path)
-    except OSError as error:
-        raise InputError(f"--plot {target}: {error.strerror}; name a folder that can be written") from error
+    make_folder(target.parent if as_prefix else target)
+    for name, draw in drawings.items():
+        path = target.with_name(f"{target.stem}-{name}{target.suffix}") if as_prefix else target / f"{name}.png"
+        save_figure(draw(comparison), path)
+        written.append(path)
     return written
 
 

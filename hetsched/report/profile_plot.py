@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from hetsched.cost import CostModel
-from hetsched.errors import InputError
 from hetsched.geometry import MoEGeometry
 from hetsched.profile import ExpertShape, HardwareProfile, LatencyTable
+from hetsched.report.figures import check_format, save_figure
 from hetsched.types import IntArray
 
 CPU_COLOUR, GPU_COLOUR, FETCH_COLOUR = "#1b6ca8", "#2e8b57", "#c0562b"
 MAX_TOKENS = 512
-FORMATS = (".png", ".svg", ".pdf")
 
 
 def crossover_tokens(cost: CostModel, max_tokens: int = 4096) -> int | None:
@@ -34,8 +33,7 @@ def crossover_tokens(cost: CostModel, max_tokens: int = 4096) -> int | None:
 
 def plot_profile(profile: HardwareProfile, geometry: MoEGeometry, path: Path) -> None:
     """Draw the profile for one model's expert into a file. Raises InputError for a format that is not drawn."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"cannot draw {path.name!r}; give a file that ends in {', '.join(FORMATS)}")
+    check_format(path)
     from matplotlib.figure import Figure
 
     cost = CostModel(profile, geometry)
@@ -50,7 +48,7 @@ def plot_profile(profile: HardwareProfile, geometry: MoEGeometry, path: Path) ->
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.set_title(f"{profile.title or profile.name}\n{_what(geometry)}", fontsize=10)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def _draw_cpu(axes: Any, cost: CostModel, profile: HardwareProfile) -> None:

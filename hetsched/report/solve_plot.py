@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from hetsched.contest import Row
-from hetsched.errors import InputError
+from hetsched.report.figures import save_figure
 
 MARKS = "osD^vP*X"
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
     """Draw into a file. Raises InputError where that cannot be written."""
-    figure = draw_rows(rows)
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--plot {path}: {error}; name a writable .png or .svg file") from error
+    save_figure(draw_rows(rows), path)
 
 
 def draw_rows(rows: Sequence[Row]) -> Any:

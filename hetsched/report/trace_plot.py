@@ -7,17 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hetsched.errors import InputError
+from hetsched.report.figures import check_format, save_figure
 from hetsched.traces.summary import TraceSummary
 
 SEEN_COLOUR, INDEPENDENT_COLOUR, LFU_COLOUR = "#1b6ca8", "0.55", "#c0562b"
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def check_format(path: Path) -> None:
-    """Raise InputError for a suffix that is not drawn."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"cannot draw {path.name!r}; give a file that ends in {', '.join(FORMATS)}")
 
 
 def plot_trace(name: str, summary: TraceSummary, path: Path) -> None:
@@ -34,10 +27,7 @@ def plot_trace(name: str, summary: TraceSummary, path: Path) -> None:
     sampled = f", {summary.sampled_tokens:,} of them sampled" if summary.sampled_tokens < summary.tokens else ""
     model = str(summary.meta.get("model", name)).partition(" (")[0]
     figure.suptitle(f"{model}: {summary.tokens:,} tokens{sampled}, {summary.top_k} of {summary.experts} experts")
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise InputError(f"--plot {path}: {error.strerror}; name a writable file") from error
+    save_figure(figure, path)
 
 
 def _draw_use(figure: Any, axes: Any, s: TraceSummary) -> None:

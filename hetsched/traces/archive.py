@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import secrets
 import struct
 import tempfile
 import tokenize
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from ..cache import cache_folder
 from ..errors import InputError
+from ..files import replacing
 
 READ_WHOLE_BYTES = 256 << 20  # compressed members up to this size are read into memory
 ALIGN_BYTES = 64
@@ -65,24 +65,11 @@ def read_arrays(path: str | Path, names: Iterable[str]) -> dict[str, Array]:
 def write_arrays(path: str | Path, arrays: Mapping[str, Array], *, compress: bool = False) -> None:
     """Write an .npz file atomically, in chunks, the same bytes for the same arrays; uncompressed members are aligned.
 
-    Raises InputError when the folder cannot be written.
+    Raises InputError where no regular file can be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, array in arrays.items():
-                    _write_member(archive, file, name, array, compress)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, temporary.open("xb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            _write_member(archive, file, name, array, compress)
 
 
 def _write_member(archive: zipfile.ZipFile, file: IO[bytes], name: str, array: Array, compress: bool) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..files import check_file
 from .archive import write_arrays
 from .meta import meta_array, trace_meta
 
@@ -51,6 +52,7 @@ class TraceWriter:
             "extras": list(extras),
             "arguments": arguments,
         }
+        check_file(self.path)
         try:
             self._folder = self._open_folder()
         except OSError as error:

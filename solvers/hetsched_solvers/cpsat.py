@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from ortools.sat.python import cp_model
 
+from hetsched.interruptible import interruptible
 from hetsched.types import FloatArray
 
 from .general import Answer, GeneralSolver
@@ -44,7 +45,8 @@ class CpSat(GeneralSolver):
         solver.parameters.random_seed = 0
         solver.parameters.cp_model_presolve = False
         solver.parameters.max_time_in_seconds = time_limit_s
-        status = solver.solve(model)
+        solver.parameters.catch_sigint_signal = False  # it would end the search and say nothing
+        status = interruptible(lambda: solver.solve(model), solver.stop_search)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return Answer(None, -np.inf, False, solver.status_name(status))
         value_C = np.array([solver.value(column) for column in columns], float)

@@ -11,6 +11,8 @@ import datetime
 import numpy as np
 from ortools.math_opt.python import mathopt
 
+from hetsched.interruptible import solve_mathopt
+
 from .general import Answer, GeneralSolver
 from .linear import LinearProgram
 from .mathopt import as_model
@@ -27,7 +29,7 @@ class LpRounding(GeneralSolver):
         """Solve the relaxation, try every rounding that its values suggest."""
         parameters = mathopt.SolveParameters(time_limit=datetime.timedelta(seconds=time_limit_s), threads=1)
         model = as_model(program, integer=False)
-        result = mathopt.solve(model, mathopt.SolverType.GLOP, params=parameters)
+        result = solve_mathopt(model, mathopt.SolverType.GLOP, params=parameters)
         if not result.has_primal_feasible_solution():
             return Answer(None, -np.inf, False, str(result.termination.reason))
         values = result.variable_values()

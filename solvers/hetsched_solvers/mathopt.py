@@ -15,6 +15,8 @@ from ortools.math_opt import model_pb2
 from ortools.math_opt.python import mathopt
 from ortools.math_opt.solvers import highs_pb2
 
+from hetsched.interruptible import solve_mathopt
+
 from .general import Answer, GeneralSolver
 from .linear import LinearProgram
 
@@ -62,7 +64,7 @@ class MathOptHighs(GeneralSolver):
         values = dict(zip(model.variables(), program.start_C.tolist(), strict=True))
         start = mathopt.ModelSolveParameters(solution_hints=[mathopt.SolutionHint(variable_values=values)])
         try:
-            result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters, model_params=start)
+            result = solve_mathopt(model, mathopt.SolverType.HIGHS, params=parameters, model_params=start)
         except Exception as error:  # MathOpt raises what it cannot translate: an internal error of HiGHS, seldom
             return Answer(None, -np.inf, False, f"HiGHS failed: {error}")
         bound = result.termination.objective_bounds.dual_bound

@@ -13,6 +13,7 @@ import time
 import numpy as np
 from ortools.sat.python import cp_model
 
+from hetsched.interruptible import interruptible
 from hetsched.placement import PlacementSolution, is_feasible, objective_s
 from hetsched.problem import PlacementProblem
 from hetsched.solver import Status
@@ -46,7 +47,8 @@ class PlacementCpSat:
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 0
         solver.parameters.max_time_in_seconds = limit_s
-        status = solver.solve(model)
+        solver.parameters.catch_sigint_signal = False  # it would end the search and say nothing
+        status = interruptible(lambda: solver.solve(model), solver.stop_search)
         best, bound_s = (first.tier_LE, first.gpu_LE, first.objective_s), first.bound_s
         if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             chosen = {c for c in range(program.binaries) if solver.value(columns[c])}

@@ -14,6 +14,7 @@ from ortools.math_opt import model_pb2
 from ortools.math_opt.python import mathopt
 from ortools.math_opt.solvers import highs_pb2
 
+from hetsched.interruptible import solve_mathopt
 from hetsched.placement import PlacementSolution, is_feasible, objective_s
 from hetsched.problem import PlacementProblem
 from hetsched.solver import Status
@@ -62,7 +63,7 @@ class PlacementHighs:
         model = _model(program)
         values = dict(zip(model.variables(), hint(program, first), strict=True))
         start = mathopt.ModelSolveParameters(solution_hints=[mathopt.SolutionHint(variable_values=values)])
-        return mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters, model_params=start)
+        return solve_mathopt(model, mathopt.SolverType.HIGHS, params=parameters, model_params=start)
 
 
 def _model(program: SparseProgram) -> mathopt.Model:

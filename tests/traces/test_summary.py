@@ -136,5 +136,5 @@ def test_the_plot_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "plot.svg").stat().st_size > 5_000
     with pytest.raises(InputError, match="cannot draw"):
         plot_trace("t", summary, tmp_path / "plot.txt")
-    with pytest.raises(InputError, match="writable"):
+    with pytest.raises(InputError, match="cannot be written: there is no folder"):
         plot_trace("t", summary, tmp_path / "absent" / "plot.png")

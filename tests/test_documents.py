@@ -1,0 +1,93 @@
+"""DECISIONS.md and MEASUREMENTS.md: entries are short, links lead somewhere, and what they name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DECISIONS, MEASUREMENTS = "DECISIONS.md", "MEASUREMENTS.md"
+DOCUMENTS = (DECISIONS, MEASUREMENTS)
+MOST_LINES, MOST_COLUMNS = 5, 120
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def entries(text: str) -> dict[str, list[str]]:
+    """Every ### title with the lines below it that are not empty, up to the next heading."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            lines = found.setdefault(line, []) if line.startswith("### ") else []
+        elif line.strip():
+            lines.append(line)
+    return found
+
+
+def anchors(text: str) -> set[str]:
+    """What a link may name after the #, as GitHub makes it of headings: lower case, no punctuation, hyphens."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def code_spans(text: str) -> list[str]:
+    return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def missing_paths(text: str) -> list[str]:
+    """Code spans that are paths, by a folder or an ending of ours, and that nothing in the project is called."""
+    paths = [span for span in code_spans(text) if re.fullmatch(r"[\w./-]*(/[\w./-]*|\.(py|md|yaml|toml|txt))", span)]
+    return [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_every_entry_is_short() -> None:
+    """At most five lines of 120 columns under a title of one line; no title twice, none without a word below."""
+    text = text_of(DECISIONS)
+    found = entries(text)
+    assert len(found) == text.count("\n### ") > 50
+    assert not [title for title, lines in found.items() if not 1 <= len(lines) <= MOST_LINES]
+    assert not [line for title, lines in found.items() for line in [title, *lines] if len(line) > MOST_COLUMNS]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_leads_somewhere(name: str) -> None:
+    """Files exist, and so do the headings that links name."""
+    links = re.findall(r"\]\(([^)]+)\)", text_of(name))
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).is_file(), link
+        assert not anchor or anchor in anchors(text_of(path or name)), link
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_that_are_named_exist(name: str) -> None:
+    assert missing_paths(text_of(name)) == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_is_named_in_code_is_in_the_code(name: str) -> None:
+    """The last part of every single name in a code span (`Exact`, `stats()`) stands in some source of the project."""
+    sources = [path for folder in ("hetsched", "solvers", "tests") for path in (ROOT / folder).rglob("*.py")]
+    words = set(
+        re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in sources if path != Path(__file__)))
+    )
+    names = [
+        span.removesuffix("()").split(".")[-1]
+        for span in code_spans(text_of(name))
+        if re.fullmatch(r"[\w.]+(\(\))?", span)
+    ]
+    assert names
+    assert [name for name in names if name not in words and not (ROOT / name).exists()] == []
+
+
+def test_the_checks_can_fail() -> None:
+    """A path that is gone, an anchor of punctuation, and an entry's lines are seen as what they are."""
+    assert missing_paths("`hetsched/gone.py` `README.md` `a / b` `hetsched/` `Exact`") == ["hetsched/gone.py"]
+    assert anchors("# A b\n### gpt-oss: it's 5 %\n") == {"a-b", "gpt-oss-its-5-"}
+    assert entries("## A\nx\n### B\ny\n\nz\n## C\nw\n") == {"### B": ["y", "z"]}

@@ -1,0 +1,238 @@
+"""Ctrl-C and requests to end: answered wherever they come, with the exit code of an interruption and nothing left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetsched import cli
+from hetsched.errors import Terminated
+from hetsched.instances import random_problem
+from hetsched.interruptible import interruptible, solve_mathopt
+from hetsched.plugins import load
+
+
+def test_a_call_is_left_at_once() -> None:
+    """Neither a call that looks at nothing nor a `stop` that does nothing keeps the caller."""
+    release = threading.Event()
+
+    def stubborn() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        release.wait()
+
+    stopped = []
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(stubborn, lambda: stopped.append(True))
+    release.set()
+    assert stopped == [True]
+
+
+def test_a_call_returns_and_raises_as_it_would() -> None:
+    assert interruptible(lambda: 3, lambda: None) == 3
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0, lambda: None)
+
+
+def test_other_threads_call_directly() -> None:
+    """Signals are for the main thread; a thread more would only cost."""
+    seen: list[str] = []
+
+    def call() -> None:
+        interruptible(lambda: seen.append(threading.current_thread().name), lambda: None)
+
+    thread = threading.Thread(target=call, name="worker")
+    thread.start()
+    thread.join()
+    assert seen == ["worker"]
+
+
+def _hard_knapsack() -> object:
+    from ortools.math_opt.python import mathopt
+
+    rng, model = np.random.default_rng(0), mathopt.Model()
+    columns = [model.add_binary_variable() for _ in range(120)]
+    for _ in range(60):
+        weights = rng.integers(1, 100, len(columns)).tolist()
+        model.add_linear_constraint(sum(w * x for w, x in zip(weights, columns, strict=True)) <= sum(weights) // 3)
+    model.maximize(sum(int(w) * x for w, x in zip(rng.integers(1, 100, len(columns)), columns, strict=True)))
+    return model
+
+
+def test_highs_does_not_swallow_ctrl_c() -> None:
+    """It does on its own: MathOpt returns as if nothing had happened."""
+    import datetime
+
+    from ortools.math_opt.python import mathopt
+
+    model = _hard_knapsack()
+    limit = mathopt.SolveParameters(time_limit=datetime.timedelta(seconds=20))
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        solve_mathopt(model, mathopt.SolverType.HIGHS, params=limit)
+    timer.join()
+
+
+@pytest.mark.parametrize("name", ["cp-sat", "mathopt-highs", "lp-rounding"])
+def test_solvers_pass_ctrl_c_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the library is at work, which is where it would be lost."""
+    solver = load("hetsched.solvers", name)()
+    problem = random_problem(np.random.default_rng(1), 12)
+    solver.solve(problem)
+    start = threading.Thread.start
+
+    def start_and_press(thread: threading.Thread) -> None:
+        start(thread)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_press)
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve(problem)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_an_interrupted_verb_says_so_in_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: type[BaseException], code: int
+) -> None:
+    def interrupted(args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "preflight", interrupted)
+    assert cli.main(["profiles", "list"]) == code
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "hetsched: interrupted; nothing is half-written\n")
+
+
+def _ends(program: str, sent: signal.Signals, tmp_path: Path) -> tuple[int, str]:
+    """Exit code and standard error of `program`, which prints a line when it wants the signal."""
+    environment = {**os.environ, "HETSCHED_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
+    argv = [sys.executable, "-c", program]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "now\n"
+        process.send_signal(sent)
+        _, err = process.communicate()
+    return process.returncode, err
+
+
+IN_A_CALLBACK = """
+import ctypes, signal, sys, time
+from hetsched import cli
+from hetsched.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def callback():
+    print("now")
+    time.sleep(600)
+
+def verb(args):
+    ctypes.CFUNCTYPE(None)(callback)()
+    time.sleep(600)
+
+cli.preflight = verb
+sys.argv = ["hetsched", "profiles", "list"]
+main()
+"""
+
+SLEEPING = """
+import signal, sys, time
+from hetsched import cli
+from hetsched.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def verb(args):
+    print("now")
+    time.sleep(600)
+
+cli.preflight = verb
+sys.argv = ["hetsched", "profiles", "list"]
+main()
+"""
+
+WHILE_IMPORTING = """
+import builtins, signal, sys, time
+from hetsched.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+plain = builtins.__import__
+
+def slow(name, *others):
+    if name == "hetsched.cli":
+        print("now")
+        time.sleep(600)
+    return plain(name, *others)
+
+builtins.__import__ = slow
+main()
+"""
+
+WRITING = """
+import signal, sys, time
+from pathlib import Path
+from hetsched.traces import archive, synth
+from hetsched.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def slow(*args):
+    print("now")
+    time.sleep(600)
+
+archive._write_member = slow
+sys.argv = ["hetsched", "trace", "synth", "--layers", "2", "--experts", "8", "--top-k", "2", "--tokens", "40"]
+sys.argv += ["--sequences", "4", "--out", "OUT"]
+main()
+"""
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.mark.parametrize("sent", CODES)
+@pytest.mark.parametrize("program", [SLEEPING, IN_A_CALLBACK], ids=["sleeping", "in a callback from C"])
+def test_the_process_ends(program: str, sent: signal.Signals, tmp_path: Path) -> None:
+    """Python ignores what is raised in a callback from C; the command does not."""
+    assert _ends(program, sent, tmp_path) == (CODES[sent], "hetsched: interrupted; nothing is half-written\n")
+
+
+@pytest.mark.parametrize("sent", CODES)
+def test_the_process_ends_while_it_is_starting(sent: signal.Signals, tmp_path: Path) -> None:
+    found = _ends(WHILE_IMPORTING, sent, tmp_path)
+    assert found == (CODES[sent], "hetsched: interrupted before anything was done\n")
+
+
+@pytest.mark.parametrize("sent", CODES)
+def test_nothing_is_left_behind(sent: signal.Signals, tmp_path: Path) -> None:
+    """A trace that is being written when the request comes: neither it nor a temporary file stays."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    code, err = _ends(WRITING.replace("OUT", str(folder / "x.npz")), sent, tmp_path)
+    assert (code, err) == (CODES[sent], "hetsched: interrupted; nothing is half-written\n")
+    assert not list(folder.iterdir())
+
+
+def _raising(error: type[BaseException]) -> Callable[..., object]:
+    def raising(*_: object, **__: object) -> object:
+        raise error
+
+    return raising
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
+def test_an_import_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    from hetsched.traces import from_rows
+    from hetsched.traces.rows import row_file
+
+    log = tmp_path / "log.csv"
+    log.write_text("layer,token,experts\n0,0,1;2\n")
+    monkeypatch.setattr(from_rows, "write_arrays", _raising(error))
+    with pytest.raises(error):
+        from_rows.import_rows(row_file(log), 4, tmp_path / "x.npz")
+    assert list(tmp_path.iterdir()) == [log]
