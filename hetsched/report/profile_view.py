@@ -50,8 +50,9 @@ def profile_view(profile: HardwareProfile) -> Page:
         source = profile.provenance.get(key, profile.source).value
         table.add(key, human(value, unit), source, profile.reasons.get(key, ""))
     parts: list[RenderableType] = [table]
-    parts += [_latency(key, device.tables) for key, device in profile.processors if device.tables]
-    return Page(*parts, *(f"note: {note}" for note in profile.notes))
+    for key, device in profile.processors:
+        parts += ["", _latency(key, device.tables)] if device.tables else []
+    return Page(*parts, "", *(f"note: {note}" for note in profile.notes))
 
 
 def _figures(profile: HardwareProfile) -> list[tuple[str, float, str]]:
