@@ -62,19 +62,25 @@ def fractions(text: str) -> list[float]:
 
 @contextmanager
 def replay_bar(text: str, *, by_itself: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar with the time left on standard error of a terminal, told (done, of how many) and, if it changes, a text.
+    """A bar with the time left on standard error of a terminal, told (done, of how many) and, if it is new, a line.
 
-    `by_itself` False: drawn only when it is told something, for those who measure processor time meanwhile.
+    The line says what is being done; it stands above the bar, and stays. `by_itself` False: drawn only when it is told
+    something, for those who measure processor time meanwhile.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     to = console(stderr=True)
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     shown = to.is_terminal
     with Progress(*columns, *times, console=to, transient=True, disable=not shown, auto_refresh=by_itself) as bar:
-        task = bar.add_task(text, total=None)
+        task, said = bar.add_task(text, total=None), ""
 
-        def show(done: float, total: int, doing: str | None = None) -> None:
-            bar.update(task, completed=done, total=total, description=doing, refresh=not by_itself)
+        def show(done: float, total: int, doing: str = "") -> None:
+            nonlocal said
+            if shown and doing and doing != said:
+                to.print(doing)
+                bar.update(task, description="measuring")
+                said = doing
+            bar.update(task, completed=done, total=total, refresh=not by_itself)
 
         bar.refresh()
         yield show
