@@ -10,6 +10,12 @@ class InputError(ValueError):
     """Bad input: the message names the value, what is allowed, and the fix. The CLI exits with 2."""
 
 
+def known_as(name: str, known: Iterable[str]) -> str:
+    """The known name that differs from `name` in case alone; `name` itself where there is none, or it is known."""
+    names = list(known)
+    return next((other for other in names if other.lower() == name.lower()), name) if name not in names else name
+
+
 class UnknownNameError(InputError):
     """A name that is not installed: the message lists what is, and the nearest match."""
 

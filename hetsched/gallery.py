@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from .demo_model.shape import DEMO, demo_geometry
 from .errors import UnknownNameError
 from .geometry import MoEGeometry
 from .model_yaml import ModelCard, load_geometry, load_model_card
@@ -53,14 +54,16 @@ def _loaded(path: Path, modified_ns: int) -> HardwareProfile:
 
 
 def model(name: str | Path, dtype: str | None = None) -> MoEGeometry:
-    """A model's geometry by gallery name, Hugging Face repository id, or path.
+    """A model's geometry by gallery name, Hugging Face repository id, or path; "demo" is the demo model's.
 
     A path names a model file, a config.json or a folder with one. `dtype` None: as published. Raises UnknownNameError,
     which lists the names.
     """
+    if str(name).lower() == DEMO:
+        return demo_geometry(dtype)
     path = models().get(_short(str(name))) or _as_path(name)
     if path is None:
-        raise UnknownNameError("model", str(name), models(), "or give the path of a config.json")
+        raise UnknownNameError("model", str(name), [*models(), DEMO], "or give the path of a config.json")
     geometry = load_geometry(path)
     return geometry.with_dtype(dtype) if dtype else geometry
 

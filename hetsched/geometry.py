@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, known_as
 
 # Bits that one weight takes in memory, scales of quantised blocks included (MXFP4: 4 + 8/32; int4: 4 + 16/32).
 WEIGHT_BITS = {"fp32": 32.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "int8": 8.0, "mxfp4": 4.25, "int4": 4.5}
@@ -52,6 +52,7 @@ class MoEGeometry:
                 f"experts_L of {self.name} is {self.experts_L}; it needs {self.num_layers} counts, the largest "
                 f"{self.num_experts}"
             )
+        object.__setattr__(self, "dtype", known_as(self.dtype, WEIGHT_BITS))
         if self.dtype not in WEIGHT_BITS:
             raise InputError(f"dtype {self.dtype!r} is not one of {', '.join(WEIGHT_BITS)}")
 

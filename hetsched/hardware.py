@@ -29,7 +29,7 @@ def resolve_hardware(
     if isinstance(hardware, HardwareProfile):
         return hardware
     if is_this_machine(hardware):
-        gpu, _ = gpu_name_and_driver() if hardware != "cpu" else ("none", "")
+        gpu, _ = gpu_name_and_driver() if str(hardware).lower() != "cpu" else ("none", "")
         if gpu != "none":
             return (geometry and measured_here(geometry, gpu)) or nominal_gpu(gpu, gpu_memory_bytes())
         return (geometry and measured_cpu(geometry)) or nominal_cpu()
@@ -39,7 +39,7 @@ def resolve_hardware(
 
 def is_this_machine(hardware: str | Path | HardwareProfile | None) -> bool:
     """Whether work for that machine is to be done here, not emulated."""
-    return hardware is None or hardware in THIS_MACHINE
+    return hardware is None or str(hardware).lower() in THIS_MACHINE
 
 
 def measured_here(geometry: MoEGeometry, gpu: str) -> HardwareProfile | None:

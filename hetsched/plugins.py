@@ -1,6 +1,6 @@
 """Plug-ins are entry points; the project's own use the same door.
 
-A spec is an object, "module:Name", or the short name of an installed entry point.
+A spec is an object, "module:Name", or the short name of an installed entry point, in upper or lower case.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .errors import InputError, MissingDependencyError, UnknownNameError
+from .errors import InputError, MissingDependencyError, UnknownNameError, known_as
 
 KINDS = {
     "hetsched.solvers": "solver",
@@ -27,6 +27,11 @@ def installed(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=group)}
 
 
+def installed_name(group: str, spec: str) -> str:
+    """A short name as it is installed, whatever its case; anything else as it is."""
+    return spec if ":" in spec else known_as(spec, installed(group))
+
+
 def load(group: str, spec: Any) -> Any:
     """The object that `spec` names: itself when it is no string.
 
@@ -35,7 +40,7 @@ def load(group: str, spec: Any) -> Any:
     """
     if not isinstance(spec, str):
         return spec
-    known = installed(group)
+    known, spec = installed(group), installed_name(group, spec)
     if ":" in spec:
         point = EntryPoint(name=spec, value=spec, group=group)
     elif spec in known:

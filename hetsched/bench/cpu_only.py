@@ -5,21 +5,20 @@ Whole forward passes of one model in one process, in turns, so that a busy momen
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
 
 import hetsched
 from hetsched.fingerprint import cpu_name
+from hetsched.report.tables import Column, Page, Sheet, console, figures
 
 from .cpu_models import Subject, subjects
 
@@ -28,6 +27,7 @@ PHASES = (("decode", 1), ("prefill", 64), ("prefill", 512))
 PROMPT = 16  # tokens in the cache before a decode step
 VOCABULARY = 128  # token ids below this, which every subject has
 RIVALS = ("eager", "grouped_mm")
+Progress = Callable[[float, int, str], None]
 MIN_ROUNDS, MAX_ROUNDS, BLOCK_S = 3, 25, 0.05
 
 
@@ -53,28 +53,45 @@ class Row(NamedTuple):
     cpu_kernel: str
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure every model and report."""
+def all_rows(progress: Progress) -> list[Row]:
+    """Measure every model; `progress` is told how many rows are done, of how many, and what is measured."""
     transformers.utils.logging.disable_progress_bar()
-    rows = list(measured(subjects()))
-    if args.json:
+    return list(measured(list(subjects()), progress=progress))
+
+
+def show(rows: Sequence[Row], as_json: bool) -> int:
+    """Report; always 0."""
+    if as_json:
         print(json.dumps({"schema": SCHEMA, **_where(), "rows": [row._asdict() for row in rows]}))
     else:
-        _show(rows)
+        console().print(rows_view(rows, _where()))
     return 0
 
 
-def measured(chosen: Iterable[Subject], seconds: float = 10.0) -> Iterator[Row]:
+def measured(
+    chosen: Sequence[Subject], seconds: float = 10.0, progress: Progress = lambda done, total, doing: None
+) -> Iterator[Row]:
     """One row a model and phase, about `seconds` each."""
-    for subject in chosen:
+    total = len(chosen) * len(PHASES)
+    for number, subject in enumerate(chosen):
+        done = number * len(PHASES)
+        progress(done, total, f"{done + 1} of {total}: making {subject.name}, {subject.dtype}")
         rival, ours = subject.make(), subject.make()
         with hetsched.attach(ours, hardware="cpu") as handle, torch.no_grad():
             kernel = handle.stats()["cpu_kernel"]
             for phase, tokens in PHASES:
+                doing = f"{done + 1} of {total}: {subject.name}, {subject.dtype}, {phase} {tokens}"
+                progress(done, total, doing)
                 passes = {name: _forward(rival, name, phase, tokens) for name in RIVALS}
                 passes["hetsched"] = _forward(ours, None, phase, tokens)
-                yield _row(subject, phase, tokens, _in_turns(passes, seconds), kernel)
+                taken = _in_turns(passes, seconds, partial(_tell, progress, done, total, doing))
+                yield _row(subject, phase, tokens, taken, kernel)
+                done += 1
         del rival, ours, handle, passes
+
+
+def _tell(progress: Progress, done: int, total: int, doing: str, part: float) -> None:
+    progress(done + part, total, doing)
 
 
 def _forward(model: Any, implementation: str | None, phase: str, tokens: int) -> Callable[[], None]:
@@ -105,8 +122,13 @@ def _forward(model: Any, implementation: str | None, phase: str, tokens: int) ->
     return step
 
 
-def _in_turns(passes: dict[str, Callable[[], None]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of a pass by round and name; the order rotates, and short passes are repeated within a round."""
+def _in_turns(
+    passes: dict[str, Callable[[], None]], seconds: float, progress: Callable[[float], None] = lambda part: None
+) -> dict[str, list[float]]:
+    """Seconds of a pass by round and name; the order rotates, and short passes are repeated within a round.
+
+    `progress` is told between rounds, when nothing is timed, what part is done.
+    """
     calls = {}
     for name, forward in passes.items():
         calls[name] = max(1, min(20, int(BLOCK_S / _block(forward, 1))))  # the first pass also warms up
@@ -116,8 +138,10 @@ def _in_turns(passes: dict[str, Callable[[], None]], seconds: float) -> dict[str
         for name in order:
             taken[name].append(_block(passes[name], calls[name]))
         order = [*order[1:], order[0]]
-        if number + 1 >= MIN_ROUNDS and perf_counter() - start > seconds:
+        spent_s = perf_counter() - start
+        if number + 1 >= MIN_ROUNDS and spent_s > seconds:
             break
+        progress(min(0.99, max(spent_s / seconds, (number + 1) / MAX_ROUNDS)))
     return taken
 
 
@@ -176,30 +200,26 @@ def _where() -> dict[str, Any]:
     }
 
 
-def _show(rows: Sequence[Row]) -> None:
-    where = _where()
-    table = Table(
-        title=f"Forward passes without an accelerator: {where['machine']}, {where['threads']} threads, {where['clock']}"
+def rows_view(rows: Sequence[Row], where: dict[str, Any]) -> Page:
+    """A table of milliseconds and ratios; spreads of the ratios where there is room."""
+    spread = "10th to 90th"
+    columns = [Column("pass"), *figures(*RIVALS, "hetsched")]
+    for drop, name in enumerate(RIVALS, 1):
+        columns += [Column(f"of\n{name}", right=True), Column(f"{spread}\nof {name}", right=True, drop=drop)]
+    title = (
+        f"Forward passes without an accelerator, ms: {where['machine']}, {where['threads']} threads, {where['clock']}"
     )
-    for column in ("model", "dtype", "phase", "tokens"):
-        table.add_column(column)
-    for column in (*(f"{name}, ms" for name in (*RIVALS, "hetsched")), *(f"of {name}" for name in RIVALS)):
-        table.add_column(column, justify="right")
+    table = Sheet(Column("model", prose=True), *columns, title=title)
     for row in rows:
-        seconds = (row.eager_s, row.grouped_mm_s, row.hetsched_s)
-        table.add_row(
-            row.model,
-            row.dtype,
-            row.phase,
-            str(row.tokens),
-            *(f"{1e3 * s:.2f}" for s in seconds),
-            _ratio(row.ratio_eager, row.range_eager),
-            _ratio(row.ratio_grouped_mm, row.range_grouped_mm),
+        table.add(
+            f"{row.model}, {row.dtype}",
+            f"{row.phase} {row.tokens}",
+            *(f"{1e3 * s:.2f}" for s in (row.eager_s, row.grouped_mm_s, row.hetsched_s)),
+            *_ratio(row.ratio_eager, row.range_eager),
+            *_ratio(row.ratio_grouped_mm, row.range_grouped_mm),
         )
-    console = Console()
-    console.print(table)
-    console.print("'of': hetsched's time over the rival's, median of rounds in turns (10th to 90th percentile)")
+    return Page(table, "'of': hetsched's time over the rival's, median of rounds in turns; 10th to 90th percentile")
 
 
-def _ratio(median: float, spread: tuple[float, float]) -> str:
-    return f"{median:.2f} ({spread[0]:.2f} to {spread[1]:.2f})"
+def _ratio(median: float, spread: tuple[float, float]) -> tuple[str, str]:
+    return f"{median:.2f}", f"{spread[0]:.2f} to {spread[1]:.2f}"

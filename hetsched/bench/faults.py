@@ -7,11 +7,10 @@ import json
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
-from rich.table import Table
 
 from ..accelerators.base import LaneError
+from ..report.tables import Column, Page, Sheet, console, figures
 from ..testing import broken_plugins as plugins
 from ..testing import faults
 from ..testing.faults import Dice
@@ -41,10 +40,10 @@ RATES = {
 
 def run(args: argparse.Namespace) -> int:
     """Print a table or, with --json, one document; 0 when everything was survived and no token lost, else 1."""
-    console = Console(stderr=True)
+    to = console(stderr=True)
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     begin_s, rows, ground = time.perf_counter(), list[FaultRow](), Ground()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as bar:
         todo = list(cases(ground))
         task = bar.add_task("", total=len(todo))
         for name, inject in todo:
@@ -93,14 +92,9 @@ def soak(ground: Ground, steps: int, progress: Any = lambda done: None, seed: in
 
 def _print(rows: list[FaultRow], steps: int, seconds: float) -> None:
     title = f"Faults injected into a tiny random model on {HARDWARE} (emulated), {steps:,} steps of all at random"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("fault")
-    for name in ("injected", "survived", "tokens lost"):
-        table.add_column(name, justify="right")
-    table.add_column("outcome")
+    counts = figures("injected", "survived", "tokens\nlost")
+    table = Sheet(Column("fault", prose=True), *counts, Column("outcome", prose=True), title=title)
     for row in rows:
         style = "" if row.survived == row.injected and not row.tokens_lost else "bold red"
-        table.add_row(row.fault, *(f"{n:,}" for n in row[1:4]), row.outcome, style=style)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"{seconds:.0f} s; tokens are compared with eager's", style="dim")
+        table.add(row.fault, *(f"{n:,}" for n in row[1:4]), row.outcome, style=style)
+    console().print(Page(table, f"{seconds:.0f} s; tokens are compared with eager's"))

@@ -51,8 +51,8 @@ class Case:
         """Raises InputError for unknown names; the demo model, where it was not built, is a tiny random one."""
         machine = gallery.machine(hardware)
         EmulatedAccelerator(machine, 0).close()  # a machine without a GPU is an error before anything is built
-        if model != DEMO:
-            gallery.model_card(model)
+        if model.lower() != DEMO:
+            model = gallery.model_card(model).geometry.name
             note = f"{settings.layers} layers, random routing, kernels take their time and compute nothing"
             return cls(model, machine, settings, False, None, note)
         from hetsched.demo_model.store import cached_folder
@@ -61,7 +61,7 @@ class Case:
         if timed_as:
             gallery.model(timed_as)
         if (cached_folder() / "config.json").is_file():
-            return cls(model, machine, settings, True, timed_as)
+            return cls(DEMO, machine, settings, True, timed_as)
         note = "the demo model is not built (make demo): a tiny random one in its place"
         return cls(TINY, machine, settings, True, timed_as, note)
 

@@ -10,7 +10,9 @@ from importlib import import_module
 
 from hetsched import __version__
 from hetsched.errors import InputError, MissingDependencyError, Terminated
+from hetsched.report.encoding import make_streams_safe
 
+from .parser import Parser
 from .paths import preflight
 
 VERBS = (
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Errors are one line on standard error.
     """
+    make_streams_safe()
     debug = False
     try:
         args = _parser().parse_args(argv)
@@ -53,16 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hetsched", description="Schedule the experts of a Mixture-of-Experts model whose GPU is too small."
     )
-    parser.add_argument("--version", action="version", version=f"hetsched {__version__}")
-    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    parser.add_argument("-V", "--version", action="version", version=f"hetsched {__version__}")
+    parser.set_defaults(debug=False, run=lambda _: _help(parser))  # run: without any verb
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB")
     for verb in VERBS:
         import_module(f"hetsched.cli.{verb}").add_parser(subparsers)
-    for subparser in {id(p): p for p in subparsers.choices.values()}.values():
-        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return DONE
 
 
 def _of_missing_package(error: BaseException) -> InputError | None:

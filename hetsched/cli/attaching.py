@@ -9,25 +9,33 @@ from typing import Any
 from hetsched.errors import InputError
 
 DEMO = "demo"
+ATTACH_TIME_SCALE = 20.0  # attach()'s own, which is not imported for a help text: it would load torch
 
 
-def add_machine_options(parser: argparse.ArgumentParser, gpu_memory: str | None = None) -> None:
-    """--hardware, --gpu-memory, --policy, --solver, --stand-in-for, --time-scale."""
-    parser.add_argument("--hardware", metavar="NAME", help="machine to emulate, or 'cpu': see 'hetsched profiles list'")
-    parser.add_argument(
-        "--gpu-memory", default=gpu_memory, metavar="SIZE", help="GPU memory for experts: 8GiB, 512MB, or 25%% of them"
-    )
+def add_machine_options(
+    parser: argparse.ArgumentParser,
+    *,
+    hardware: str | None = None,
+    gpu_memory: str | None = None,
+    stand_in_for: str | None = None,
+    cpu_kernel: str | None = None,
+    time_scale: float = ATTACH_TIME_SCALE,
+) -> None:
+    """--hardware, --gpu-memory, --policy, --solver, --stand-in-for, --cpu-kernel, --time-scale, with these defaults."""
+    text = f"machine to emulate, or 'cpu': see 'hetsched profiles list' (default: {hardware or 'this machine'})"
+    parser.add_argument("--hardware", default=hardware, metavar="NAME", help=text)
+    usual = gpu_memory.replace("%", "%%") if gpu_memory else "what the GPU has beside the rest of the model"
+    text = f"GPU memory for experts: 8GiB, 512MB, or 25%% of them (default: {usual})"
+    parser.add_argument("--gpu-memory", default=gpu_memory, metavar="SIZE", help=text)
     parser.add_argument("--policy", default="hetsched", metavar="NAME", help="strategy (default: %(default)s)")
     parser.add_argument("--solver", default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)")
-    parser.add_argument(
-        "--stand-in-for", metavar="MODEL", help="let layers take the time of this gallery model's (emulated machines)"
-    )
-    parser.add_argument(
-        "--cpu-kernel", metavar="NAME", help="CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel"
-    )
-    parser.add_argument(
-        "--time-scale", type=float, default=None, metavar="X", help="wall seconds per emulated second (default: 20)"
-    )
+    text = f"emulated machines: let layers take the time of this model's (default: {stand_in_for or 'their own'})"
+    parser.add_argument("--stand-in-for", default=stand_in_for, metavar="MODEL", help=text)
+    usual = cpu_kernel or "eager on emulated machines, auto on this one"
+    text = f"CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel (default: {usual})"
+    parser.add_argument("--cpu-kernel", default=cpu_kernel, metavar="NAME", help=text)
+    text = "emulated machines: wall seconds per emulated second (default: %(default)g)"
+    parser.add_argument("--time-scale", type=float, default=time_scale, metavar="X", help=text)
 
 
 def add_precision_option(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +54,7 @@ def lossy_label(stats: dict[str, Any]) -> str:
 
 def machine_options(args: argparse.Namespace) -> dict[str, Any]:
     """attach()'s arguments from the parsed options."""
-    options = {
+    return {
         "hardware": args.hardware,
         "gpu_memory": args.gpu_memory,
         "policy": args.policy,
@@ -54,8 +62,8 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "stand_in_for": args.stand_in_for,
         "cpu_kernel": args.cpu_kernel,
         "gpu_precision": getattr(args, "gpu_precision", None),
+        "time_scale": args.time_scale,
     }
-    return options if args.time_scale is None else {**options, "time_scale": args.time_scale}
 
 
 def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
@@ -68,6 +76,7 @@ def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | No
     import torch
     import transformers
 
+    name = DEMO if name.lower() == DEMO else name
     from hetsched.geometry import from_config
     from hetsched.loading.load import load_model as loaded
     from hetsched.loading.model_on_meta import read_config

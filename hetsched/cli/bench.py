@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from rich.console import Console
-
 from ..errors import InputError
 from .attaching import at_least_one
 from .paths import PlotFile
@@ -48,7 +46,7 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--demo-as", default="gpt-oss-20b", metavar="MODEL", help=text)
     text = "charge each decision what it takes here, or a constant, for reproducible steps (default: %(default)s)"
     group.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
     text = "draw where the engine's own time goes into FILE (.png, .svg or .pdf)"
     group.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
 
@@ -68,6 +66,7 @@ def _overhead(args: argparse.Namespace) -> int:
     from hetsched.bench.overhead import Settings, overhead_document
     from hetsched.report.bench_plot import plot_overhead
     from hetsched.report.bench_view import overhead_view
+    from hetsched.report.tables import console
 
     settings = Settings(
         args.models,
@@ -85,9 +84,9 @@ def _overhead(args: argparse.Namespace) -> int:
     if args.plot:
         plot_overhead(document, args.plot)
     if args.json:
-        print(json.dumps(document, ensure_ascii=False))
+        print(json.dumps(document))
     else:
-        Console(highlight=False).print(overhead_view(document))
+        console().print(overhead_view(document))
     return 0
 
 
@@ -98,9 +97,11 @@ def _faults(args: argparse.Namespace) -> int:
 
 
 def _cpu(args: argparse.Namespace) -> int:
-    from hetsched.bench import cpu_only
+    with replay_bar("starting torch", by_itself=False) as progress:
+        from hetsched.bench import cpu_only
 
-    return cpu_only.run(args)
+        rows = cpu_only.all_rows(progress)
+    return cpu_only.show(rows, args.json)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import sys
 
 from .attaching import at_least_one
 from .paths import PlotTarget
-from .replaying import add_replay_options, fractions, libraries_on_stderr, replay_bar, replay_settings
+from .replaying import add_replay_options, fractions, libraries_silenced, replay_bar, replay_settings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,14 +19,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--hardware", required=True, metavar="A[,B]", help="machines: see 'hetsched profiles list'")
     text = "shares of the experts' bytes that the GPU has (default: 0.25)"
     parser.add_argument("--gpu-fraction", type=fractions, default=[0.25], metavar="0.1,0.25,...", help=text)
-    parser.add_argument("--strategies", default="all", metavar="A,B|all", help="(default: every installed one)")
-    parser.add_argument("--jobs", type=at_least_one, default=1, metavar="N", help="worker processes (default: 1)")
+    parser.add_argument("--strategies", default="all", metavar="A,B|all", help="policies (default: all)")
+    parser.add_argument(
+        "--jobs", type=at_least_one, default=1, metavar="N", help="worker processes (default: %(default)s)"
+    )
     parser.add_argument("--ray", metavar="ADDRESS|auto", help="run on a Ray cluster: pip install 'hetsched[ray]'")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="one JSON document on standard output")
     how.add_argument("--markdown", action="store_true", help="tables in Markdown")
     how.add_argument("--csv", action="store_true", help="all figures, comma-separated")
-    text = "draw into FOLDER, or into files whose names begin like FILE (.png, .svg or .pdf)"
+    text = "draw pictures into FOLDER, or into files whose names begin like FILE (.png, .svg or .pdf)"
     parser.add_argument("--plot", action=PlotTarget, metavar="FOLDER|FILE", help=text)
     parser.set_defaults(run=run)
 
@@ -34,9 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Compare and report: 0, or 1 where a strategy failed; the others are reported all the same."""
     from hetsched.replay import compare
+    from hetsched.report.compare_plot import left_out
     from hetsched.report.compare_view import print_comparison
 
-    with libraries_on_stderr(), replay_bar("replaying") as progress:
+    with libraries_silenced(), replay_bar("replaying") as progress:
         compared = compare(
             args.trace,
             args.model,
@@ -54,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
         if args.debug:
             print(failure.where, file=sys.stderr)
     written = compared.plot(args.plot) if args.plot and compared.rows else []
+    if written and (missing := left_out(compared)):
+        print(missing, file=sys.stderr)
     if args.json:
-        print(json.dumps(compared.document(), ensure_ascii=False))
+        print(json.dumps(compared.document()))
     elif args.markdown:
         print(compared.markdown())
     elif args.csv:

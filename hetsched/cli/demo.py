@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 from .attaching import DEMO, add_machine_options, at_least_one, encode, load_model, machine_options
 from .run import generate
@@ -21,34 +21,44 @@ STRATEGIES = ("cpu-only", "layer-split", "on-demand-lru", "static-frequency", "h
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
     parser = subparsers.add_parser("demo", help="see it work: text, then a table of strategies", description=__doc__)
-    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="(default: %(default)r)")
-    parser.add_argument("--max-new-tokens", type=at_least_one, default=80, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="text to go on with (default: %(default)r)")
     parser.add_argument(
-        "--compare-tokens", type=at_least_one, default=40, metavar="N", help="per strategy (default: %(default)s)"
+        "--max-new-tokens", type=at_least_one, default=80, metavar="N", help="at most (default: %(default)s)"
     )
-    add_machine_options(parser, gpu_memory="25%")
+    parser.add_argument(
+        "--compare-tokens",
+        type=at_least_one,
+        default=40,
+        metavar="N",
+        help="tokens of each strategy (default: %(default)s)",
+    )
+    add_machine_options(
+        parser, hardware="rtx-4060-laptop-8gb", gpu_memory="25%", stand_in_for="gpt-oss-20b", time_scale=4.0
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.set_defaults(run=run, hardware="rtx-4060-laptop-8gb", stand_in_for="gpt-oss-20b", time_scale=4.0)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the machine, stream the text, compare the strategies."""
     from hetsched import attach
     from hetsched.report.demo_view import hardware_view, notes, strategy_table
+    from hetsched.report.tables import console as make_console
 
-    console = Console(quiet=args.json)
+    console = make_console(quiet=args.json)
     model, tokenizer = load_model(DEMO)
     ids = encode(tokenizer, args.prompt)
     options = machine_options(args)
     with attach(model, **options) as handle:
         console.print(hardware_view(handle))
-        console.rule(f"[bold]{args.prompt}", align="left")
+        console.print(Text(f"── {args.prompt}", style="bold"))
         text, _ = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
         stats = handle.stats()
-    console.rule(f"{stats['tokens_per_s']:.1f} tokens/s emulated", align="right", style="dim")
+    console.print(Text(f"── {stats['tokens_per_s']:.1f} tokens/s emulated", style="dim"))
     frequency_LE = _calibrate(model, tokenizer, options)
     rows = []
-    shown = STRATEGIES if args.json else track(STRATEGIES, "Comparing strategies", console=console, transient=True)
+    drawn = console.is_terminal and not args.json
+    shown = track(STRATEGIES, "Comparing strategies", console=console, transient=True, disable=not drawn)
     for policy in shown:
         with attach(model, **{**options, "policy": policy}, frequency_LE=frequency_LE) as handle:
             generate(model, tokenizer, ids, args.compare_tokens, stream=False)

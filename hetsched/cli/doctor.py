@@ -6,13 +6,10 @@ import argparse
 import json
 from dataclasses import asdict
 
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from hetsched.measure.inventory import Item, inventory, is_healthy
-from hetsched.report.profile_view import PLAIN
-
-MARKS = {True: "[green]ok[/]", False: "[yellow]missing[/]", None: ""}
+from hetsched.report.tables import Column, Page, Sheet, console
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,15 +28,22 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"schema": "hetsched-doctor/1", "ok": ok, "items": [asdict(item) for item in items]}))
     else:
         verdict = "hetsched can run models here." if ok else "hetsched cannot run models here; see 'missing' above."
-        Console().print(_table(items), verdict)
+        console().print(Page(_table(items), verdict))
     return 0 if ok else 1
 
 
-def _table(items: list[Item]) -> Table:
-    table = Table("", "", "found", "without it", **PLAIN)
+def _table(items: list[Item]) -> Sheet:
+    table = Sheet("", "", Column("", prose=True))
     for item in items:
-        lack = item.cost if item.ok is False else ""
-        fix = f"\n[bold]{item.fix}[/]" if item.ok is False and item.fix else ""
-        mark = "[red]missing[/]" if item.ok is False and item.needed else MARKS[item.ok]
-        table.add_row(item.name, mark, item.found, lack + fix)
+        found = Text(item.found)
+        if item.ok is False:
+            found.append(f"; {item.cost}" if item.cost else "")
+            found.append(f"\n{item.fix}" if item.fix else "", style="bold")
+        table.add(item.name, _mark(item), found)
     return table
+
+
+def _mark(item: Item) -> Text:
+    if item.ok is None:
+        return Text()
+    return Text("ok", style="green") if item.ok else Text("missing", style="red" if item.needed else "yellow")

@@ -20,7 +20,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--out", action=NewFolder, required=True, metavar="DIR", help="folder to write; must be new or empty"
     )
     build.add_argument(
-        "--heal-steps", type=int, default=DEFAULT_HEAL_STEPS, metavar="N", help="distillation (default: %(default)s)"
+        "--heal-steps",
+        type=int,
+        default=DEFAULT_HEAL_STEPS,
+        metavar="N",
+        help="steps of distillation (default: %(default)s)",
     )
     build.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)

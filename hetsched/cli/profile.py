@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
-from rich.table import Table
 
 from hetsched import gallery
 from hetsched.errors import InputError
@@ -17,7 +16,8 @@ from hetsched.geometry import MoEGeometry
 from hetsched.profile import HardwareProfile
 from hetsched.profile_store import find_profile, store_profile
 from hetsched.profile_yaml import profile_document, save_profile
-from hetsched.report.profile_view import PLAIN, profile_view
+from hetsched.report.profile_view import profile_view
+from hetsched.report.tables import Column, Page, Sheet, console, figures
 from hetsched.units import human
 
 from .paths import NameOrPath, OutputFile
@@ -40,12 +40,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     what.add_argument("--geometry", metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
     parser.add_argument("--dtype", help="dtype of the expert weights (default: the model's own)")
-    parser.add_argument(
-        "--device", action=NameOrPath, default="auto", help="auto, cpu, cuda, or a gallery machine whose GPU to emulate"
-    )
+    text = "auto, cpu, cuda, or a gallery machine whose GPU to emulate (default: %(default)s)"
+    parser.add_argument("--device", type=str.lower, default="auto", help=text)
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
     parser.add_argument("--out", action=OutputFile, metavar="FILE", help="write here instead of the cache folder")
-    parser.add_argument("--check", action="store_true", help="compare predictions with measurements between the table")
+    parser.add_argument(
+        "--check", action="store_true", help="compare predictions with measurements between those of the table"
+    )
     parser.add_argument("--scaling", action="store_true", help="with --check: other geometries too")
     parser.add_argument(
         "--kernels", action="store_true", help="compare the CPU kernels instead: rate, share of the roof"
@@ -85,17 +86,17 @@ def parse_geometry(text: str, dtype: str) -> MoEGeometry:
 def _measure_and_show(args: argparse.Namespace, geometry: MoEGeometry) -> int:
     profile, path = _measure(args, geometry)
     if args.json:
-        print(json.dumps(profile_document(profile), ensure_ascii=False))
+        print(json.dumps(profile_document(profile)))
     else:
-        Console().print(*profile_view(profile), sep="\n")
-    Console(stderr=True).print(f"profile: {path}", soft_wrap=True)
+        console().print(profile_view(profile))
+    print(f"profile: {path}", file=sys.stderr)
     return 0
 
 
 def _measure(args: argparse.Namespace, geometry: MoEGeometry) -> tuple[HardwareProfile, Path]:
-    console = Console(stderr=True)
-    console.print(f"measuring for {geometry.name}: hidden {geometry.hidden}, ffn {geometry.ffn}, {geometry.dtype}")
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
+    to = console(stderr=True)
+    to.print(f"measuring for {geometry.name}: hidden {geometry.hidden}, ffn {geometry.ffn}, {geometry.dtype}")
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=to) as bar:
         task = bar.add_task("starting torch", total=None)
         from hetsched.measure.profile_run import has_gpu, measure_profile
         from hetsched.measure.request import Request
@@ -116,8 +117,7 @@ def _measure(args: argparse.Namespace, geometry: MoEGeometry) -> tuple[HardwareP
 
 def _check(args: argparse.Namespace, geometry: MoEGeometry) -> int:
     profile = _profile_to_check(args, geometry)
-    console = Console(stderr=True)
-    with console.status("starting torch") as status:
+    with console(stderr=True).status("starting torch") as status:
         import torch
 
         from hetsched.measure.check import check_profile, check_scaling, median_error
@@ -130,14 +130,14 @@ def _check(args: argparse.Namespace, geometry: MoEGeometry) -> int:
     if args.json:
         print(json.dumps(_check_document(rows + scaled, error)))
     else:
-        Console().print(_check_table(rows + scaled), f"median error {error:.1%}, target {TARGET_ERROR:.0%}", sep="\n")
-        if scaled:
-            Console().print(f"median error of scaling to other geometries {median_error(scaled):.1%}")
+        summary = [f"median error {error:.1%}, target {TARGET_ERROR:.0%}"]
+        summary += [f"median error of scaling to other geometries {median_error(scaled):.1%}"] if scaled else []
+        console().print(Page(_check_table(rows + scaled), *summary))
     return 0 if error <= TARGET_ERROR else 1
 
 
 def _kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
-    with Console(stderr=True).status("comparing CPU kernels"):
+    with console(stderr=True).status("comparing CPU kernels"):
         import torch
 
         from hetsched.measure.cpu import runnable_shape
@@ -150,12 +150,13 @@ def _kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
     if args.json:
         print(json.dumps({"schema": "hetsched-kernels/1", "rows": [row._asdict() for row in rows]}))
         return 0
-    table = Table("tokens", "kernel", "time", "reads", "of roof", "speed over fp32", "error", **PLAIN)
+    rest = figures("time", "reads", "of roof", "over fp32", "error", drop=("reads", "over fp32", "of roof"))
+    table = Sheet(Column("tokens", right=True), "kernel", *rest)
     for row in rows:
         name = row.kernel if row.lossless else f"{row.kernel} (lossy)"
         shares = f"{row.roof_share:.0%}", f"{row.against_fp32:.2f} x", f"{row.error:.1e}"
-        table.add_row(str(row.n), name, human(row.median_s, "s"), human(row.bytes_per_s, "B/s"), *shares)
-    Console().print(table)
+        table.add(str(row.n), name, human(row.median_s, "s"), human(row.bytes_per_s, "B/s"), *shares)
+    console().print(Page(table))
     return 0
 
 
@@ -165,7 +166,7 @@ def _profile_to_check(args: argparse.Namespace, geometry: MoEGeometry) -> Hardwa
 
     found = find_profile(fingerprint(geometry, device=args.device))
     profile, path = _measure(args, geometry) if found is None or found.warnings else (found.profile, found.path)
-    Console(stderr=True).print(f"profile: {path}, measured on {profile.date}", soft_wrap=True)
+    print(f"profile: {path}, measured on {profile.date}", file=sys.stderr)
     return profile
 
 
@@ -173,9 +174,9 @@ def _check_document(rows: list[CheckRow], error: float) -> dict[str, Any]:
     return {"schema": "hetsched-check/1", "rows": [row._asdict() for row in rows], "median_error": error}
 
 
-def _check_table(rows: list[CheckRow]) -> Table:
-    table = Table("device", "op", "tokens", "predicted", "measured", "error", **PLAIN)
+def _check_table(rows: list[CheckRow]) -> Sheet:
+    table = Sheet("device", Column("op", prose=True), *figures("tokens", "predicted", "measured", "error"))
     for row in rows:
         seconds = human(row.predicted_s, "s"), human(row.measured_s, "s")
-        table.add_row(row.device, row.op, str(row.n), *seconds, f"{row.error:+.1%}")
+        table.add(row.device, row.op, str(row.n), *seconds, f"{row.error:+.1%}")
     return table

@@ -8,18 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from hetsched import gallery
 from hetsched.datasheet import derive
 from hetsched.errors import InputError, UnknownNameError
 from hetsched.model_yaml import SCHEMA as MODEL_SCHEMA
 from hetsched.model_yaml import load_model_card
-from hetsched.profile_diff import differences
+from hetsched.profile_diff import Difference, differences
 from hetsched.profile_store import stored_profiles
 from hetsched.profile_yaml import load_profile, profile_document, save_profile
-from hetsched.report.profile_view import PLAIN, machine_table, model_table, profile_view
+from hetsched.report.profile_view import machine_table, model_table, profile_view
+from hetsched.report.tables import Column, Page, Sheet, console
 from hetsched.yaml_lines import FileError, Problem, dump_yaml
 
 from .paths import InputFile, NameOrPath, OutputText, PlotFile
@@ -27,15 +25,16 @@ from .paths import InputFile, NameOrPath, OutputText, PlotFile
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb with its own verbs."""
-    parser = subparsers.add_parser("profiles", help="list, show, validate, derive and compare profiles")
+    text = "list, show, validate, derive and compare profiles"
+    parser = subparsers.add_parser("profiles", help=text, description=text)
     verbs = parser.add_subparsers(dest="profiles_verb", required=True, metavar="VERB")
     _verb(verbs, "list", _list, "machines and models that come with hetsched, and profiles measured here")
     show = _verb(verbs, "show", _show, "one machine or model, by name or path")
     show.add_argument("name", action=NameOrPath, help="gallery name, or path of a profile or model file")
-    show.add_argument(
-        "--plot", action=PlotFile, metavar="FILE", help="draw the latency curves into FILE (.png, .svg or .pdf)"
-    )
-    show.add_argument("--model", default="qwen3-30b-a3b", help="model whose expert is drawn (default: %(default)s)")
+    text = "draw the latency curves into FILE (.png, .svg or .pdf)"
+    show.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
+    text = "with --plot: model whose expert is drawn (default: %(default)s)"
+    show.add_argument("--model", default="qwen3-30b-a3b", metavar="NAME", help=text)
     validate = _verb(verbs, "validate", _validate, "check files against the schema; all problems by key and line")
     validate.add_argument("files", nargs="+", action=InputFile, metavar="FILE")
     make = _verb(verbs, "derive", _derive, "apply the datasheet rule to the datasheet in a profile")
@@ -45,8 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "where to write the profile (default: -, standard output)"
     make.add_argument("--out", action=OutputText, metavar="FILE", help=text)
     diff = _verb(verbs, "diff", _diff, "what differs between two profiles")
-    diff.add_argument("first")
-    diff.add_argument("second")
+    diff.add_argument("first", help="gallery name, or path of a profile file")
+    diff.add_argument("second", help="the other one")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,35 +72,37 @@ def _list(args: argparse.Namespace) -> int:
             "measured": [{"path": str(path), "name": p.name, "date": p.date} for path, p in stored],
         }
         return _print_json(document)
-    console = Console()
-    console.print(machine_table(machines), model_table(cards))
-    rows = [f"  {path}  {profile.date}" for path, profile in stored]
-    console.print("Measured here:", *(rows or ["  none; run 'hetsched profile'"]), sep="\n", soft_wrap=True)
+    measured = Sheet(Column("", prose=True), "", title="Measured here")
+    for path, profile in stored:
+        measured.add(str(path), profile.date)
+    rest = measured if stored else "Measured here: none; run 'hetsched profile'"
+    console().print(Page(machine_table(machines), "", model_table(cards), "", rest))
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    if args.name in gallery.models() or _schema_of(args.name) == MODEL_SCHEMA:
-        card = gallery.model_card(args.name) if args.name in gallery.models() else load_model_card(args.name)
+    is_named = args.name.lower() in gallery.models()
+    if is_named or _schema_of(args.name) == MODEL_SCHEMA:
+        card = gallery.model_card(args.name) if is_named else load_model_card(args.name)
         if args.plot:
             raise InputError(
                 f"--plot draws machines, and {args.name} is a model; show a machine with --model {args.name}"
             )
         if args.json:
             return _print_json({"schema": MODEL_SCHEMA, **card.geometry.__dict__, "repository": card.repository})
-        Console().print(model_table([card], variants=True))
+        console().print(Page(model_table([card], variants=True)))
         return 0
-    if args.name not in gallery.machines() and not Path(args.name).suffix:
+    if args.name.lower() not in gallery.machines() and not Path(args.name).suffix:
         raise UnknownNameError("machine or model", args.name, [*gallery.machines(), *gallery.models()])
     profile = gallery.machine(args.name)
     if args.plot:
         from hetsched.report.profile_plot import plot_profile
 
         plot_profile(profile, gallery.model(args.model), args.plot)
-        Console(stderr=True).print(f"wrote {args.plot}", soft_wrap=True)
+        print(f"wrote {args.plot}", file=sys.stderr)
     if args.json:
         return _print_json(profile_document(profile))
-    Console().print(*profile_view(profile))
+    console().print(profile_view(profile))
     return 0
 
 
@@ -145,7 +146,7 @@ def _derive(args: argparse.Namespace) -> int:
     profile = derive(given.datasheet, given.name, given.date, given.title, given.tool)
     if args.out:
         save_profile(profile, args.out)
-        Console(stderr=True).print(f"wrote {args.out}", soft_wrap=True)
+        print(f"wrote {args.out}", file=sys.stderr)
     if args.json:
         return _print_json(profile_document(profile))
     if not args.out:
@@ -158,13 +159,18 @@ def _diff(args: argparse.Namespace) -> int:
     if args.json:
         _print_json({"schema": "hetsched-diff/1", "differences": [row._asdict() for row in found]})
     else:
-        table = Table("key", args.first, args.second, "ratio", **PLAIN)
-        for row in found:
-            table.add_row(row.key, row.first, row.second, "" if row.ratio is None else f"{row.ratio:.2f}")
-        Console().print(table if found else "no difference")
+        console().print(Page(_diff_table(args, found)) if found else "no difference")
     return 1 if found else 0
 
 
+def _diff_table(args: argparse.Namespace, found: list[Difference]) -> Sheet:
+    sides = (Column(args.first, prose=True), Column(args.second, prose=True))
+    table = Sheet("key", *sides, Column("ratio", right=True, drop=1))
+    for row in found:
+        table.add(row.key, row.first, row.second, "" if row.ratio is None else f"{row.ratio:.2f}")
+    return table
+
+
 def _print_json(document: dict[str, Any]) -> int:
-    print(json.dumps(document, ensure_ascii=False))
+    print(json.dumps(document))
     return 0

@@ -6,13 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hetsched.errors import InputError
+from hetsched.report.tables import console
 from hetsched.trace_steps import MODES
 
 from .attaching import at_least_one
@@ -23,18 +23,22 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     """--trace, --model, --fit-sequences, --max-tokens, --verify, --replay, --decision, --solver, --bound-windows."""
     parser.add_argument("--trace", required=True, action=InputFile, metavar="FILE", help="recorded routing (.npz)")
     parser.add_argument(
-        "--model", required=True, action=NameOrPath, metavar="NAME", help="what it was recorded on: 'hetsched profiles'"
+        "--model",
+        required=True,
+        action=NameOrPath,
+        metavar="NAME",
+        help="what it was recorded on: see 'hetsched profiles list'; or 'demo'",
     )
     parser.add_argument("--dtype", metavar="NAME", help="experts stored as (default: as published)")
     text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
     parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
     parser.add_argument(
-        "--max-tokens", type=at_least_one, metavar="N", help="score only the first N tokens of the rest"
+        "--max-tokens", type=at_least_one, metavar="N", help="score only the first N tokens of the rest (default: all)"
     )
-    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted"
+    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted (default: 0, none)"
     parser.add_argument("--verify", type=at_least_one, default=0, metavar="K", help=text)
     text = "steps as recorded, or token by token; auto: as recorded if any decode step was (default: %(default)s)"
-    parser.add_argument("--replay", choices=MODES, default="auto", help=text)
+    parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)
     text = "charge each decision what it takes here, or a constant, for reproducible results (default: %(default)s)"
     parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
     parser.add_argument("--solver", default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)")
@@ -57,24 +61,44 @@ def fractions(text: str) -> list[float]:
 
 
 @contextmanager
-def replay_bar(text: str) -> Iterator[Callable[[float, int], None]]:
-    """A bar with the time left on standard error of a terminal, told (done, of how many)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    console = Console(stderr=True)
+def replay_bar(text: str, *, by_itself: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar with the time left on standard error of a terminal, told (done, of how many) and, if it is new, a line.
+
+    The line says what is being done; it stands above the bar, and stays. `by_itself` False: drawn only when it is told
+    something, for those who measure processor time meanwhile.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    to = console(stderr=True)
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    shown = to.is_terminal
+    with Progress(*columns, *times, console=to, transient=True, disable=not shown, auto_refresh=by_itself) as bar:
+        task, said = bar.add_task(text, total=None), ""
+
+        def show(done: float, total: int, doing: str = "") -> None:
+            nonlocal said
+            if shown and doing and doing != said:
+                to.print(doing)
+                bar.update(task, description="measuring")
+                said = doing
+            bar.update(task, completed=done, total=total, refresh=not by_itself)
+
+        bar.refresh()
+        yield show
 
 
 @contextmanager
-def libraries_on_stderr() -> Iterator[None]:
-    """HiGHS prints a line of its own now and then, past Python; standard output is for our document alone."""
+def libraries_silenced() -> Iterator[None]:
+    """HiGHS prints lines of its own now and then, past Python, to standard output: nobody sees them.
+
+    What Python prints meanwhile goes to standard error: standard output is for our document alone.
+    """
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.stdout.flush()
         os.dup2(kept, 1)
@@ -82,7 +106,7 @@ def libraries_on_stderr() -> Iterator[None]:
 
 
 def decision_seconds(text: str) -> float | None:
-    if text == "measured":
+    if text.lower() == "measured":
         return None
     try:
         return float(text)

@@ -24,8 +24,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register the verb."""
     parser = subparsers.add_parser("run", help="generate text under the scheduler", description=__doc__)
     parser.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
-    parser.add_argument("--prompt", required=True, metavar="TEXT")
-    parser.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to go on with")
+    parser.add_argument(
+        "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
+    )
     add_machine_options(parser)
     add_precision_option(parser)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")

@@ -6,9 +6,7 @@ import argparse
 import json
 from dataclasses import replace
 
-from rich.console import Console
-
-from .replaying import add_replay_options, libraries_on_stderr, replay_bar, replay_settings
+from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,12 +27,13 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.replay import replay_one
     from hetsched.replay.study import Study
     from hetsched.report.simulate_view import simulate_view
+    from hetsched.report.tables import console
 
     study = replace(Study.of(args.trace, args.model, [args.hardware], args.dtype), **replay_settings(args))
-    with libraries_on_stderr(), replay_bar("replaying") as progress:
+    with libraries_silenced(), replay_bar("replaying") as progress:
         report = replay_one(study, args.strategy, args.gpu_fraction, progress)
     if args.json:
-        print(json.dumps(report.document(), ensure_ascii=False))
+        print(json.dumps(report.document()))
     else:
-        Console(highlight=False).print(simulate_view(report))
+        console().print(simulate_view(report))
     return 0

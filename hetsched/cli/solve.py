@@ -5,27 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from hetsched import gallery
 from hetsched.contest import Row, contest
 from hetsched.cost import CostModel
 from hetsched.errors import InputError
 from hetsched.instances import random_problem, trace_problems
-from hetsched.plugins import load
+from hetsched.plugins import installed_name, load
 from hetsched.problem import DispatchProblem
-from hetsched.report.figures import save_figure
+from hetsched.report.tables import Column, Page, Sheet, console, figures
 from hetsched.trace import load_trace
 from hetsched.types import Phase
 
 from .paths import InputFile, NameOrPath, PlotFile
-from .replaying import libraries_on_stderr
+from .replaying import libraries_silenced
 
 SCHEMA = "hetsched-solve/1"
+PHASES = ("decode", "verify", "prefill")
 DEFAULT = (
     "exact,cp-sat,mathopt-highs,greedy-dali,list-hybrimoe,ratio-freetoken,rule-fiddler,threshold-spac,sort,all-cpu"
 )
@@ -39,18 +37,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     source.add_argument("--trace", action=InputFile, metavar="FILE", help="layers of a recorded routing trace (.npz)")
     source.add_argument("--random", type=int, metavar="N", help="N random problems of many kinds")
     parser.add_argument("--solvers", default=DEFAULT, metavar="A,B,...", help="strategies (default: %(default)s)")
-    parser.add_argument(
-        "--hardware", default="rtx-4060-laptop-8gb", help="machine, with --trace (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--model", action=NameOrPath, default="gpt-oss-20b", help="geometry, with --trace (default: %(default)s)"
-    )
-    parser.add_argument("--gpu-fraction", type=float, default=0.25, help="experts on the GPU (default: %(default)s)")
-    parser.add_argument("--phase", choices=("decode", "verify", "prefill"), default="decode")
-    parser.add_argument("--tokens", type=int, metavar="T", help="in a step (default: 1, 5 or 256, by phase)")
-    parser.add_argument("--instances", type=int, default=200, help="with --trace (default: %(default)s)")
-    parser.add_argument("--size", type=int, help="experts of each random problem (default: 1 to 32, drawn)")
-    parser.add_argument("--seed", type=int, default=0)
+    text = "with --trace: machine (default: %(default)s)"
+    parser.add_argument("--hardware", default="rtx-4060-laptop-8gb", metavar="NAME", help=text)
+    text = "with --trace: geometry, see 'hetsched profiles list'; or 'demo' (default: %(default)s)"
+    parser.add_argument("--model", action=NameOrPath, default="gpt-oss-20b", metavar="NAME", help=text)
+    text = "with --trace: share of the experts that is on the GPU (default: %(default)s)"
+    parser.add_argument("--gpu-fraction", type=float, default=0.25, metavar="SHARE", help=text)
+    text = "with --trace: kind of step that its tokens make (default: %(default)s)"
+    parser.add_argument("--phase", type=str.lower, choices=PHASES, default="decode", help=text)
+    text = "with --trace: tokens of a step (default: 1, 5 or 256, by phase)"
+    parser.add_argument("--tokens", type=int, metavar="T", help=text)
+    text = "with --trace: layers drawn from it (default: %(default)s)"
+    parser.add_argument("--instances", type=int, default=200, metavar="N", help=text)
+    text = "with --random: experts of each problem (default: 1 to 32, drawn)"
+    parser.add_argument("--size", type=int, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds a call; later answers are failures")
     parser.add_argument(
         "--plot", action=PlotFile, metavar="FILE", help="draw quality against time into FILE (.png, .svg or .pdf)"
@@ -61,16 +62,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Build the problems, run every strategy on each, report. Always 0: a bad strategy is a result."""
-    names = [name.strip() for name in args.solvers.split(",") if name.strip()]
+    names = [installed_name("hetsched.solvers", name.strip()) for name in args.solvers.split(",") if name.strip()]
     if not names:
         raise InputError("--solvers is empty; name at least one strategy, for instance --solvers exact,sort")
     for name in names:
         load("hetsched.solvers", name)  # an unknown name is an error before anything runs
     problems = _problems(args)
-    with libraries_on_stderr():
+    with libraries_silenced():
         held = contest(names, problems, args.time_limit)
     rows = held.rows(list(dict.fromkeys(names)))
     if args.plot:
+        from hetsched.report.solve_plot import plot_rows
+
         plot_rows(rows, args.plot)
     if args.json:
         document = {"schema": SCHEMA, "instances": held.instances, "rows": [row._asdict() for row in rows]}
@@ -108,12 +111,12 @@ def _random(args: argparse.Namespace) -> Iterator[DispatchProblem]:
 
 
 def _print(rows: Sequence[Row], instances: int) -> None:
-    table = Table(title=f"{instances} dispatch problems; ratio 1 is the optimum", title_justify="left")
-    for heading in ("strategy", "mean", "worst", "proved", "median µs", "p99 µs", "speed-up", "failures"):
-        table.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
+    headings = ("mean", "worst", "proved", "median µs", "p99 µs", "speed-up", "failures")
+    columns = figures(*headings, drop=("speed-up", "p99 µs", "worst", "proved"))
+    table = Sheet(Column("strategy"), *columns, title=f"{instances} dispatch problems; ratio 1 is the optimum")
     slowest_s = max(row.median_s for row in rows)
     for row in rows:
-        table.add_row(
+        table.add(
             row.solver,
             f"{row.mean_ratio:.4f}",
             f"{row.worst_ratio:.4f}",
@@ -123,22 +126,4 @@ def _print(rows: Sequence[Row], instances: int) -> None:
             f"{slowest_s / row.median_s:,.0f}",
             str(row.failures),
         )
-    Console(width=max(Console().width, 96)).print(table)
-
-
-def plot_rows(rows: Sequence[Row], path: Path) -> None:
-    """Quality against time, a point for each strategy."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for row in rows:
-        axes.plot(row.median_s * 1e6, 100 * (row.mean_ratio - 1), "o")
-        axes.annotate(row.solver, (row.median_s * 1e6, 100 * (row.mean_ratio - 1)), (4, 4), textcoords="offset points")
-    axes.set(
-        xscale="log", yscale="symlog", xlabel="median time of a call, µs", ylabel="above the optimum, % of makespan"
-    )
-    axes.set_yscale("symlog", linthresh=0.01)
-    axes.set_ylim(bottom=-0.002)
-    axes.grid(alpha=0.3)
-    save_figure(figure, path)
+    console().print(Page(table))

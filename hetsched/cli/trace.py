@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from hetsched.errors import InputError
+from hetsched.report.tables import console
 from hetsched.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import at_least_one
@@ -45,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
 def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(run=run, trace_run=action)
     return parser
 
@@ -66,8 +65,10 @@ def _add_record(verbs: Any) -> None:
     )
     text = 'one prompt a line, or .jsonl with "prompt" on each'
     record.add_argument("--prompts", required=True, action=InputFile, metavar="FILE", help=text)
-    record.add_argument("--out", required=True, action=OutputFile, metavar="FILE")
-    record.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
+    record.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    record.add_argument(
+        "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
+    )
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
 
@@ -77,8 +78,8 @@ def _add_import(verbs: Any) -> None:
     imported = _verb(verbs, "import", _import, text)
     imported.add_argument("file", action=InputFile, metavar="FILE")
     imported.add_argument("--num-experts", type=at_least_one, required=True, metavar="E", help="in each layer")
-    imported.add_argument("--out", required=True, action=OutputFile, metavar="FILE")
-    imported.add_argument("--format", choices=("jsonl", "csv"), help="(default: by the suffix)")
+    imported.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    imported.add_argument("--format", type=str.lower, choices=("jsonl", "csv"), help="(default: by the suffix)")
     text = (
         "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
         "a star stands for numbers of several columns: experts=expert_*"
@@ -100,28 +101,30 @@ def _add_split(verbs: Any) -> None:
 def _add_concat(verbs: Any) -> None:
     concat = _verb(verbs, "concat", _concat, "join traces of one model; sequences are numbered anew")
     concat.add_argument("files", action=InputFile, nargs="+", metavar="FILE")
-    concat.add_argument("--out", required=True, action=OutputFile, metavar="FILE")
+    concat.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
 
 
 def _add_synth(verbs: Any) -> None:
     text = "make a trace with a stated skew, locality and drift, or with those of a real one"
     synth = _verb(verbs, "synth", _synth, text)
-    synth.add_argument("--out", required=True, action=OutputFile, metavar="FILE")
+    synth.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
     synth.add_argument(
         "--like", action=InputFile, metavar="FILE", help="fit shape, length and statistics of each layer to it"
     )
     for name in (*SHAPE, *LENGTH):
-        synth.add_argument(
-            f"--{name.replace('_', '-')}", type=at_least_one, metavar="N", help="(needed without --like)"
-        )
+        text = "instead of that trace's" if name in LENGTH else "not with --like"
+        text = f"{name.replace('top_k', 'experts a token')}: needed without --like, {text}"
+        synth.add_argument(f"--{name.replace('_', '-')}", type=at_least_one, metavar="N", help=text)
     texts = {
         "skew": "Zipf exponent: the expert at rank r weighs r ** -skew",
         "locality": "probability that a token keeps an expert of the token before",
         "drift": "share of experts whose ranks are shuffled anew in every sequence",
     }
     for name, default in STATISTICS.items():
-        synth.add_argument(f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default})")
-    synth.add_argument("--seed", type=int, default=0)
+        synth.add_argument(
+            f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default}, or as in --like)"
+        )
+    synth.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -141,9 +144,9 @@ def _info(args: argparse.Namespace) -> None:
     if args.plot:
         plot_trace(args.file.stem, summary, args.plot)
     if args.json:
-        print(json.dumps(trace_document(args.file.name, summary), ensure_ascii=False))
+        print(json.dumps(trace_document(args.file.name, summary)))
     else:
-        Console(soft_wrap=True, highlight=False).print(*trace_view(args.file.name, summary), sep="\n")
+        console().print(trace_view(args.file.name, summary))
 
 
 def _record(args: argparse.Namespace) -> None:
@@ -292,7 +295,7 @@ def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:
 def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error of a terminal, told (done, of how many), gone at the end."""
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    to = console(stderr=True)
+    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -53,8 +53,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("verify", help="compare scheduled with reference tokens", description=__doc__)
     parser.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: three of its own)")
-    parser.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
-    add_machine_options(parser, gpu_memory="10%,25%,50%")
+    parser.add_argument(
+        "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
+    )
+    add_machine_options(parser, hardware=DEFAULT_HARDWARE, gpu_memory="10%,25%,50%", cpu_kernel="eager", time_scale=1.0)
     add_precision_option(parser)
     parser.add_argument(
         "--perplexity",
@@ -62,10 +64,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="?",
         const=512,
         metavar="TOKENS",
-        help="with --gpu-precision: perplexity on so many tokens, exact and lossy (default: %(const)s)",
+        help="with --gpu-precision: perplexity on so many tokens, exact and lossy (without a number: %(const)s)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.set_defaults(run=run, hardware=DEFAULT_HARDWARE, time_scale=1.0, cpu_kernel="eager")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     model.set_experts_implementation("eager")
     references = [_generate(model, ids, args.max_new_tokens) for ids in prompts]
     comparison = Comparison()
-    budgets = [None] if args.hardware == "cpu" else str(args.gpu_memory).split(",")
+    budgets = [None] if str(args.hardware).lower() == "cpu" else str(args.gpu_memory).split(",")
     for budget in budgets:
         with attach(model, **{**machine_options(args), "gpu_memory": budget}):
             for number, (ids, reference) in enumerate(zip(prompts, references, strict=True), 1):

@@ -25,7 +25,7 @@ class Stages:
         self._shares = {name: share / total for name, share in shares.items()}
         self._done = 0.0
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ..engine.cpu_kernels import Choice, ChosenKernel, choice_in, parse_choice
 from ..engine.expert_ffn import Linear, parameter_names
-from ..errors import InputError
+from ..errors import InputError, known_as
 from ..geometry import MoEGeometry
 from ..plugins import load
 from ..policies.static import CpuOnly
@@ -41,6 +41,7 @@ def cpu_kernel_for(spec: str | None, geometry: MoEGeometry, hardware: HardwarePr
 
     Raises UnknownNameError, which lists the kernels.
     """
+    spec = spec if spec is None else known_as(spec, ("eager", "auto"))
     if spec == "eager" or (spec is None and (emulated or geometry.dtype == "fp32")):
         return EAGER
     if spec in (None, "auto"):
@@ -57,7 +58,12 @@ def cpu_only_kernel_for(
 ) -> CpuKernel:
     """As cpu_kernel_for, on a machine without a GPU: measured on the model's own experts where they are loaded."""
     measurable = modules and not any(getattr(modules[0], name).is_meta for name in parameter_names(modules[0]))
-    if spec not in (None, "auto") or geometry.dtype == "fp32" or choice_in(hardware, geometry.dtype) or not measurable:
+    if (
+        (spec is not None and spec.lower() != "auto")
+        or geometry.dtype == "fp32"
+        or choice_in(hardware, geometry.dtype)
+        or not measurable
+    ):
         return cpu_kernel_for(spec, geometry, hardware, emulated=False)
     from ..measure.layer_kernels import choose_layer_kernels
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..engine.host_store import HostStore
 from ..engine.quantised_layout import QuantisedLayout
 from ..engine.quantised_store import QuantisedStore
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError, UnknownNameError, known_as
 from ..geometry import MoEGeometry
 from ..loading.room import room_bytes
 from ..profile import HardwareProfile
@@ -37,6 +37,7 @@ def tier_for(
     exact = Tier(None, geometry, hardware, timed_as)
     if spec is None:
         return exact
+    spec = known_as(spec, [AUTO, *PRECISIONS])
     if spec != AUTO and spec not in PRECISIONS:
         raise UnknownNameError("GPU precision", spec, [AUTO, *PRECISIONS])
     if hardware.gpu is None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from ..report.tables import console as stderr_console
 from ..sizes import show_bytes
 
 
@@ -17,9 +18,9 @@ class LoadProgress:
     def __init__(self, title: str, total_bytes: int, *, shown: bool, console: Console | None = None) -> None:
         self.done_bytes = 0
         self._title, self._shown, self._total_bytes = title, shown, total_bytes
-        self._console = console or Console(stderr=True)
+        self._console = console or stderr_console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
@@ -47,5 +48,7 @@ class LoadProgress:
         if self._shown and kind is None:
             seconds = time.perf_counter() - self._begin_s
             self._console.print(
-                f"{self._title}: {show_bytes(self._total_bytes)} of experts in {seconds:.1f} s", highlight=False
+                f"{self._title}: {show_bytes(self._total_bytes)} of experts in {seconds:.1f} s",
+                markup=False,
+                highlight=False,
             )

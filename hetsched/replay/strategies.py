@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import InputError
-from ..plugins import installed, load
+from ..plugins import installed, installed_name, load
 from ..policy import Policy
 
 GROUP = "hetsched.policies"
@@ -59,13 +59,14 @@ def strategies_of(wanted: Strategies) -> list[Strategy]:
     Raises InputError for unknown names, two strategies of one label, or none at all. A name that "all" found is not
     loaded here: should it fail, only its own cells do.
     """
-    if wanted == ALL:
+    if isinstance(wanted, str) and wanted.strip().lower() == ALL:
         return [Strategy(name, name) for name in installed(GROUP)]
     if isinstance(wanted, Mapping):
         chosen = [Strategy(label, spec) for label, spec in wanted.items()]
     else:
         specs = re.split(r"[,\s]+", wanted) if isinstance(wanted, str) else wanted
-        specs = list(dict.fromkeys(spec for spec in specs if spec != "")) if isinstance(wanted, str) else specs
+        specs = [installed_name(GROUP, spec) if isinstance(spec, str) else spec for spec in specs if spec != ""]
+        specs = list(dict.fromkeys(specs)) if isinstance(wanted, str) else specs
         chosen = [Strategy(_label(spec), spec) for spec in specs]
     if not chosen:
         raise InputError("no strategy was named; name at least one, or 'all'")

@@ -15,11 +15,15 @@ from hetsched.report.figures import FORMATS, save_figure
 
 GIB, MIB = 2**30, 2**20
 MARKS = "osD^vP*X"
+LEGEND_WIDTH, LEGEND_LINE = 2.3, 0.19  # inches of a name
 MOVED_TICKS = (0, *(step * 10**power for power in range(6) for step in (1, 2, 5)))  # MiB
 
 
 def plot_comparison(comparison: Comparison, target: Path) -> list[Path]:
-    """Draw three files into a folder, or beside each other with a prefix where `target` ends in .png, .svg or .pdf."""
+    """Draw three files into a folder, or beside each other with a prefix where `target` ends in .png, .svg or .pdf.
+
+    Two at one fraction: see `left_out`.
+    """
     drawings: dict[str, Callable[[Comparison], Any]] = {
         "tokens_per_s": draw_tokens,
         "tokens_by_bytes": draw_bytes,
@@ -27,6 +31,8 @@ def plot_comparison(comparison: Comparison, target: Path) -> list[Path]:
     }
     if not comparison.rows:
         raise InputError("no strategy came to a result, so there is nothing to draw")
+    if left_out(comparison):
+        del drawings["tokens_by_bytes"]
     as_prefix = target.suffix.lower() in FORMATS
     written = []
     make_folder(target.parent if as_prefix else target)
@@ -35,6 +41,13 @@ def plot_comparison(comparison: Comparison, target: Path) -> list[Path]:
         save_figure(draw(comparison), path)
         written.append(path)
     return written
+
+
+def left_out(comparison: Comparison) -> str:
+    """Which picture is not drawn and why, or nothing: a line over memory needs two fractions."""
+    if len(_fractions(comparison)) > 1:
+        return ""
+    return "tokens_by_bytes is left out: it is drawn over GPU memory, for two fractions or more"
 
 
 def draw_tokens(comparison: Comparison) -> Any:
@@ -110,7 +123,9 @@ def draw_hits(comparison: Comparison) -> Any:
             axes.grid(alpha=0.3)
     handles = [_dot(colour) for colour in colours.values()]
     names = [f"{number[strategy]}  {strategy}" for strategy in colours]
-    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+    across = max(2, int(figure.get_figwidth() / LEGEND_WIDTH))
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * -(-len(names) // across))
+    figure.legend(handles, names, loc="outside lower center", ncols=across, fontsize=8, frameon=False)
     figure.suptitle(_title(comparison))
     return figure
 

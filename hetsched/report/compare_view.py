@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console, RenderableType
 
 from hetsched.replay.cell import Row
 from hetsched.replay.result import BoundRow, Comparison
-from hetsched.report.profile_view import PLAIN
+from hetsched.report.tables import Column, Page, Sheet, console, notes
 from hetsched.sizes import show_bytes
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 BAR_CELLS = 6
-NARROW, WIDE = 94, 112  # columns that the tables need, without and with families
 FIGURES = ("tokens/s", "ms/step", "of bound", "hits", "late", "moved", "wasted", "stall", "decide")
+DROPPED = ("family", "late", "wasted", "decide", "stall", "moved", "hits", "ms/step")  # on narrow terminals, in order
 UNITS = "moved and wasted in MiB, stall and decide in ms, a token; hits at demand"
-TIGHT: dict[str, Any] = {**PLAIN, "padding": (0, 1, 0, 0)}
 
 
-def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Print to a terminal; one too narrow for the tables gets broken lines rather than broken figures."""
-    width = (console or Console()).width
-    Console(width=max(width, NARROW), highlight=False).print(compare_view(comparison, width >= WIDE))
+def print_comparison(comparison: Comparison, to: Console | None = None) -> None:
+    """Print to standard output, or to a console of one's own."""
+    (to or console()).print(compare_view(comparison))
 
 
-def compare_view(comparison: Comparison, with_family: bool = True) -> RenderableType:
+def compare_view(comparison: Comparison) -> RenderableType:
     """What was replayed, a table for each machine and fraction, and notes."""
     facts = comparison.facts
-    with_family = with_family and any(row.family for row in comparison.rows)
     tables: list[RenderableType] = []
     for (hardware, fraction), rows in comparison.groups():
         bounds = [b for b in comparison.bounds if (b.hardware, b.gpu_fraction) == (hardware, fraction)]
-        tables += [_table(rows, bounds, with_family), Text()]
+        tables += [_table(rows, bounds), ""]
     stand_ins = {row.strategy: row.stand_in for row in comparison.rows if row.stand_in}
-    notes = [*(f"{name}: {text}" for name, text in stand_ins.items()), UNITS, *facts["notes"]]
-    return Group(Text(headline(facts)), Text(), *tables, *(Text(f"· {note}", style="dim") for note in notes))
+    remarks = [*(f"{name}: {text}" for name, text in stand_ins.items()), UNITS, *facts["notes"]]
+    return Page(headline(facts), "", *tables, *notes(remarks))
 
 
 def headline(facts: dict[str, object]) -> str:
@@ -50,25 +43,22 @@ def headline(facts: dict[str, object]) -> str:
     )
 
 
-def _table(rows: list[Row], bounds: list[BoundRow], with_family: bool) -> Table:
+def _table(rows: list[Row], bounds: list[BoundRow]) -> Sheet:
     first = rows[0]
     memory = f"{first.gpu_fraction:.0%} of the experts on the GPU ({show_bytes(first.gpu_bytes)})"
-    table = Table(title=f"{first.hardware}, {memory}", title_justify="left", title_style="bold", **TIGHT)
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("strategy", no_wrap=True)
-    if with_family:
-        table.add_column("family", no_wrap=True)
-    for name in FIGURES:
-        table.add_column(name, justify="left" if name == "of bound" else "right", no_wrap=True)
+    with_family = any(row.family for row in rows)
+    headings = ("", "strategy", *(["family"] if with_family else []), *FIGURES)
+    right = {"", *FIGURES} - {"of bound"}
+    columns = [Column(h, h in right, DROPPED.index(h) + 1 if h in DROPPED else 0) for h in headings]
+    sheet = Sheet(*columns, title=f"{first.hardware}, {memory}")
     for row in rows:
         is_best = row.rank == 1 and not row.clairvoyant and row.lossless
-        style = "bold green" if is_best else "dim" if row.clairvoyant else None
-        family = [row.family] if with_family else []
-        table.add_row(str(row.rank), _name(row), *family, *_cells(row), style=style)
+        style = "bold green" if is_best else "dim" if row.clairvoyant else ""
+        sheet.add(str(row.rank), _name(row), *([row.family] if with_family else []), *_cells(row), style=style)
     for bound in bounds:
-        family = [""] if with_family else []
-        table.add_row("", f"bound: {bound.kind}", *family, "", f"{1e3 * bound.step_s:.2f}", style="dim italic")
-    return table
+        cells = ["", f"bound: {bound.kind}", *([""] if with_family else []), "", f"{1e3 * bound.step_s:.2f}"]
+        sheet.add(*cells, *[""] * (len(headings) - len(cells)), style="dim italic")
+    return sheet
 
 
 def _name(row: Row) -> str:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 
 from hetsched.model_yaml import ModelCard
 from hetsched.profile import HardwareProfile, LatencyTable, Link, Processor
+from hetsched.report.tables import Column, Page, Sheet
 from hetsched.units import human
 
-# No frame: names and figures must fit 80 columns.
-PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
 
-
-def machine_table(profiles: Sequence[HardwareProfile]) -> Table:
-    """One line a machine: memory and rates; the caption says how they were obtained."""
+def machine_table(profiles: Sequence[HardwareProfile]) -> Sheet:
+    """One line a machine: memory and rates; the title says how they were obtained."""
     sources = ", ".join(sorted({profile.source.value for profile in profiles}))
-    table = Table(title="Machines", caption=f"source of all figures: {sources}", **PLAIN)
-    for name in ("machine", "GPU memory", "GPU read", "link", "host", "host read"):
-        table.add_column(name, no_wrap=True)
+    names = ("machine", "GPU memory", "GPU read", "link", "host", "host read")
+    table = Sheet(*names, title=f"Machines (source of all figures: {sources})")
     for p in profiles:
         gpu = p.gpu
-        table.add_row(
+        table.add(
             p.name,
             human(gpu.capacity_bytes, "B") if gpu else "none",
             human(gpu.read_bytes_per_s, "B/s") if gpu else "",
@@ -35,30 +30,29 @@ def machine_table(profiles: Sequence[HardwareProfile]) -> Table:
     return table
 
 
-def model_table(cards: Iterable[ModelCard], variants: bool = False) -> Table:
+def model_table(cards: Iterable[ModelCard], variants: bool = False) -> Sheet:
     """One line a model as published, or one for each dtype that it is usually run in."""
-    table = Table(title="Models", **PLAIN)
-    for name in ("model", "layers", "experts", "hidden x ffn", "dtype", "expert", "all"):
-        table.add_column(name, no_wrap=True)
+    table = Sheet("model", "layers", "experts", "hidden x ffn", "dtype", "expert", "all", title="Models")
     for card in cards:
         for dtype in card.dtypes if variants else (card.geometry.dtype,):
             g = card.geometry.with_dtype(dtype)
             sizes = human(g.expert_bytes, "B"), human(g.total_expert_bytes, "B")
             counts = str(g.num_layers), f"{g.top_k} of {g.num_experts}"
-            table.add_row(g.name, *counts, f"{g.hidden} x {g.ffn}", dtype, *sizes)
+            table.add(g.name, *counts, f"{g.hidden} x {g.ffn}", dtype, *sizes)
     return table
 
 
-def profile_view(profile: HardwareProfile) -> list[RenderableType]:
+def profile_view(profile: HardwareProfile) -> Page:
     """All of one profile: figures with unit, provenance and reason, then tables, then notes."""
     title = f"{profile.name}: {profile.title} ({profile.date})"
-    table = Table("figure", "value", "source", "how", title=title, **PLAIN)
+    table = Sheet("figure", "value", "source", Column("how", prose=True), title=title)
     for key, value, unit in _figures(profile):
         source = profile.provenance.get(key, profile.source).value
-        table.add_row(key, human(value, unit), source, profile.reasons.get(key, ""))
+        table.add(key, human(value, unit), source, profile.reasons.get(key, ""))
     parts: list[RenderableType] = [table]
-    parts += [_latency(key, device.tables) for key, device in profile.processors if device.tables]
-    return parts + [f"note: {note}" for note in profile.notes]
+    for key, device in profile.processors:
+        parts += ["", _latency(key, device.tables)] if device.tables else []
+    return Page(*parts, "", *(f"note: {note}" for note in profile.notes))
 
 
 def _figures(profile: HardwareProfile) -> list[tuple[str, float, str]]:
@@ -83,25 +77,25 @@ def _of_processor(device: Processor) -> list[tuple[str, float, str]]:
     ]
 
 
-def _latency(key: str, tables: Sequence[LatencyTable]) -> Table:
-    view = Table("tokens", title=f"{key}: one expert's FFN, median (10th to 90th percentile)", **PLAIN)
-    for table in tables:
-        view.add_column(
-            f"{table.shape}\n{table.kernel or table.source.value}{', copy busy' if table.copy_busy else ''}"
-        )
+def _latency(key: str, tables: Sequence[LatencyTable]) -> Sheet:
+    """Of each shape measured the median and, where there is room, the spread; the first shape stays longest."""
+    columns = [Column("tokens", right=True)]
+    for i, table in enumerate(tables):
+        kind = f"{table.kernel or table.source.value}{', copy busy' if table.copy_busy else ''}"
+        columns.append(Column(f"{table.shape}\n{kind}", drop=2 * len(tables) - i if i else 0))
+        columns += [Column(f"{table.shape}\n10th to 90th", drop=len(tables) - i)] if table.p10_s_P else []
+    view = Sheet(*columns, title=f"{key}: one expert's FFN, median and 10th to 90th percentile")
     for tokens in sorted({n for table in tables for n in table.tokens_P}):
-        view.add_row(str(tokens), *(_cell(table, tokens) for table in tables))
+        view.add(str(tokens), *(cell for table in tables for cell in _cells(table, tokens)))
     return view
 
 
-def _cell(table: LatencyTable, tokens: int) -> str:
+def _cells(table: LatencyTable, tokens: int) -> list[str]:
     if tokens not in table.tokens_P:
-        return ""
+        return ["", ""] if table.p10_s_P else [""]
     at = table.tokens_P.index(tokens)
-    median = human(table.median_s_P[at], "s")
-    if not table.p10_s_P:
-        return median
-    return f"{median} ({human(table.p10_s_P[at], 's')} to {human(table.p90_s_P[at], 's')})"
+    spread = [f"{human(table.p10_s_P[at], 's')} to {human(table.p90_s_P[at], 's')}"] if table.p10_s_P else []
+    return [human(table.median_s_P[at], "s"), *spread]
 
 
 def _rate(link: Link | None) -> str:

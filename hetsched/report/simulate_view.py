@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from hetsched.replay.single import Report
 from hetsched.report.compare_view import bar, headline
-from hetsched.report.profile_view import PLAIN
 from hetsched.report.simulate_gantt import layers_drawn
+from hetsched.report.tables import Column, Page, Sheet, notes
 from hetsched.sizes import show_bytes
 
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -28,7 +27,7 @@ def simulate_view(report: Report) -> RenderableType:
     parts += [Text("\nHits at demand, layer by layer", style="bold"), Text(_hits(report))]
     if report.moments:
         parts += [Text("\nLayers of the step in the middle", style="bold"), *map(Text, layers_drawn(report))]
-    return Group(*parts, Text(), *(Text(f"· {note}", style="dim") for note in report.facts["notes"]))
+    return Page(*parts, "", *notes(report.facts["notes"]))
 
 
 def time_of(stats: dict[str, Any]) -> dict[str, float]:
@@ -43,50 +42,48 @@ def time_of(stats: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _figures(report: Report) -> Table:
+def _figures(report: Report) -> Sheet:
     row, stats = report.row, report.stats
-    table = Table(show_header=False, **PLAIN)
+    table = Sheet("", Column("", prose=True))
     speed = f"{row.tokens_per_s:.1f} tokens/s, {1e3 * row.step_s:.2f} ms a step"
     limits = "; ".join(f"{b.kind} {1e3 * b.step_s:.2f} ms a step" for b in report.bounds)
-    table.add_row("speed", f"[bold]{speed}[/]")
+    table.add("speed", Text(speed, style="bold"))
     if row.efficiency is not None:
-        table.add_row("of the bound", f"{bar(row.efficiency)} {row.efficiency:.0%}   bounds: {limits}")
-    table.add_row("hits", f"{row.hit_rate:.1%} of active experts at demand, {row.late_share:.1%} on their way")
-    table.add_row(
+        table.add("of the bound", f"{bar(row.efficiency)} {row.efficiency:.0%}\n{limits}")
+    table.add("hits", f"{row.hit_rate:.1%} of active experts at demand, {row.late_share:.1%} on their way")
+    table.add(
         "moved",
         f"{show_bytes(row.bytes_per_token)} a token, {show_bytes(row.wasted_bytes_per_token)} of it for nothing: "
         f"{stats['demanded_fetches']:,} fetches, {stats['prefetches']:,} prefetches",
     )
     per_layer = 1e6 / max(stats["layers"], 1)
-    table.add_row(
+    table.add(
         "deciding",
         f"{per_layer * stats['decision_s']:.0f} µs a layer before its experts run, "
         f"{per_layer * stats['overlapped_s']:.0f} µs beside them",
     )
     if stats["solver_status"]:
         counts = ", ".join(f"{status.lower()} {count:,}" for status, count in sorted(stats["solver_status"].items()))
-        table.add_row("solver", counts)
+        table.add("solver", counts)
     return table
 
 
-def _shares(parts: dict[str, float], stats: dict[str, Any]) -> Table:
+def _shares(parts: dict[str, float], stats: dict[str, Any]) -> Sheet:
     total_s, per_token = stats["total_s"] or 1.0, 1e3 / max(stats["tokens"], 1)
-    table = Table(show_header=False, **PLAIN)
+    table = Sheet("", Column("", drop=1), Column("", right=True), Column("", right=True))
     for name, seconds in parts.items():
-        table.add_row(
-            name, f"{bar(seconds / total_s, 24)}", f"{seconds / total_s:4.0%}", f"{per_token * seconds:.2f} ms"
-        )
+        table.add(name, f"{bar(seconds / total_s, 24)}", f"{seconds / total_s:4.0%}", f"{per_token * seconds:.2f} ms")
     return table
 
 
-def _lanes(stats: dict[str, Any]) -> Table:
-    table = Table(show_header=False, **PLAIN)
+def _lanes(stats: dict[str, Any]) -> Sheet:
+    table = Sheet("", "", Column("", right=True))
     for lane, share in stats["utilisation"].items():
-        table.add_row(lane.upper(), bar(share, 24), f"{share:4.0%}")
+        table.add(lane.upper(), bar(share, 24), f"{share:4.0%}")
     return table
 
 
 def _hits(report: Report) -> str:
     rates: Sequence[float] = report.hit_rate_L.tolist()
     marks = "".join(LEVELS[min(int(len(LEVELS) * rate), len(LEVELS) - 1)] for rate in rates)
-    return f"{marks}   lowest {min(rates):.0%} (layer {rates.index(min(rates))}), highest {max(rates):.0%}"
+    return f"{marks}\nlowest {min(rates):.0%} (layer {rates.index(min(rates))}), highest {max(rates):.0%}"

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 
-from hetsched.report.profile_view import PLAIN
+from hetsched.report.tables import Page, Sheet, figures
 from hetsched.traces.summary import FRACTIONS, TraceSummary
 
 SCHEMA = "hetsched-trace-info/1"
 
 
-def trace_view(name: str, summary: TraceSummary) -> list[RenderableType]:
+def trace_view(name: str, summary: TraceSummary) -> Page:
     """What the file holds, the layers, and the caches."""
-    return [*_facts(name, summary), "", _layers(summary), "", *_caches(summary)]
+    return Page(*_facts(name, summary), "", _layers(summary), "", *_caches(summary))
 
 
 def _facts(name: str, s: TraceSummary) -> list[str]:
@@ -34,16 +33,15 @@ def _facts(name: str, s: TraceSummary) -> list[str]:
     return lines
 
 
-def _layers(s: TraceSummary) -> Table:
-    table = Table(**PLAIN)
-    for heading in ("layer", "entropy, bits", f"of {s.max_entropy_bits:.2f}", "P(repeat)", "if independent", "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _layers(s: TraceSummary) -> Sheet:
+    headings = ("layer", "entropy, bits", f"of {s.max_entropy_bits:.2f}", "P(repeat)", "if independent", "ratio")
+    table = Sheet(*figures(*headings, drop=("if independent", headings[2], "ratio")))
     names = s.meta.get("layers")
     named = names if isinstance(names, list) else list(range(s.layers))
     for i, number in enumerate(named):
-        table.add_row(str(number), *_layer_cells(s, s.entropy_bits_L[i], s.repeat_L[i], s.independent_L[i]))
+        table.add(str(number), *_layer_cells(s, s.entropy_bits_L[i], s.repeat_L[i], s.independent_L[i]))
     means = s.entropy_bits_L.mean(), s.repeat_L.mean(), s.independent_L.mean()
-    table.add_row("mean", *_layer_cells(s, *means), style="bold")
+    table.add("mean", *_layer_cells(s, *means), style="bold")
     return table
 
 
@@ -56,12 +54,10 @@ def _layer_cells(s: TraceSummary, entropy_bits: float, repeat: float, independen
 def _caches(s: TraceSummary) -> list[RenderableType]:
     quantiles = ", ".join(f"{q:.0%} {'first use' if n is None else n}" for q, n in s.reuse.items())
     total = s.layers * s.experts
-    table = Table(**PLAIN)
-    for heading in ("capacity", "experts", "LRU", "LFU"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Sheet(*figures("capacity", "experts", "LRU", "LFU"))
     for fraction in FRACTIONS:
         hits = [f"{s.hits(curve, fraction):.1%}" for curve in (s.lru_D1, s.lfu_D1)]
-        table.add_row(f"{fraction:.0%}", f"{int(fraction * total):,}", *hits)
+        table.add(f"{fraction:.0%}", f"{int(fraction * total):,}", *hits)
     return [
         f"Hit rate of one cache for the {total:,} experts of all layers, without prefetch",
         table,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...errors import InputError, MissingDependencyError, UnknownNameError
+from ...errors import InputError, MissingDependencyError, UnknownNameError, known_as
 from ...profile import HardwareProfile
 from .base import ExpertKernel, SwigluWeights
 from .lossy_kernels import Int4, Int8
@@ -145,7 +145,8 @@ def parse_choice(spec: str, dtype: str) -> Choice:
 
     Raises UnknownNameError, which lists the kernels, or MissingDependencyError.
     """
-    names, counts = zip(*((name, count) for name, _, count in (p.partition("@") for p in spec.split("+"))), strict=True)
+    parts = [part.partition("@") for part in spec.split("+")]
+    names, counts = [known_as(name, kernel_names(dtype)) for name, _, _ in parts], [count for _, _, count in parts]
     for name in names:
         if name not in kernel_names(dtype):
             raise UnknownNameError(f"CPU kernel for {dtype} weights", name, kernel_names(dtype))

@@ -1,0 +1,39 @@
+"""The demo model's geometry, known before the model is built."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..geometry import MoEGeometry, from_config
+from ..model_yaml import load_geometry
+from .store import cached_folder
+
+DEMO = "demo"
+# What of its config.json decides the geometry: SmolLM2-135M's sizes, its feed-forward blocks split as in SplitShape.
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen2_moe",
+    "num_hidden_layers": 30,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 768,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "decoder_sparse_step": 1,
+    "dtype": "bfloat16",
+}
+
+
+def demo_geometry(dtype: str | None = None) -> MoEGeometry:
+    """Of the model in the cache if it is built, else of the one that would be; nothing is built. `dtype` None: bf16."""
+    folder = cached_folder()
+    if (folder / "config.json").is_file():
+        geometry = replace(load_geometry(folder), name=DEMO)
+        return geometry.with_dtype(dtype) if dtype else geometry
+    return from_config(CONFIG, DEMO, dtype)

@@ -1,0 +1,124 @@
+"""The command line's own behaviour: help, version, usage errors, --debug, and help texts that tell the truth."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hetsched import __version__
+from hetsched.cli import _parser, main
+from tests.report.screens import piped
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and all those beneath it."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in {id(p): p for p in action.choices.values()}.values():
+                yield from parsers(child)
+
+
+ALL = list(parsers(_parser()))
+OPTIONS = [
+    (parser, action)
+    for parser in ALL
+    for action in parser._actions
+    if action.option_strings and action.nargs != 0 and action.default not in (None, "", argparse.SUPPRESS)
+]
+
+
+def test_bare_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("usage: hetsched")
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(option: str) -> None:
+    """From the package run as a module."""
+    assert piped(option) == (f"hetsched {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb", "message"),
+    [
+        (["nothing"], "hetsched", "invalid choice: 'nothing'"),
+        (["solve", "--random", "many"], "hetsched solve", "argument --random: invalid int value: 'many'"),
+        (["profiles"], "hetsched profiles", "the following arguments are required: VERB"),
+        (["profiles", "diff", "t4"], "hetsched profiles diff", "required: second"),
+        (["compare", "--trace", "x"], "hetsched compare", "required: --model, --hardware"),
+        (["doctor", "--no\nsuch"], "hetsched", "unrecognized arguments: --no such"),
+    ],
+)
+def test_a_usage_error_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], verb: str, message: str
+) -> None:
+    """Who, what, where to read on; exit 2, nothing on standard output."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"{verb}: ")
+    assert message in line
+    assert line.endswith(f"(see '{verb} --help')")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["profiles", "show", "nosuch", "--debug"],
+        ["profiles", "--debug", "show", "nosuch"],
+        ["--debug", "profiles", "show", "nosuch"],
+        ["trace", "info", "/no/such/file.npz", "--debug"],
+        ["solve", "--debug", "--random", "0"],
+    ],
+)
+def test_debug_works_at_every_place(arguments: list[str]) -> None:
+    """The error itself comes up, which Python shows with its traceback."""
+    with pytest.raises(ValueError):
+        main(arguments)
+    assert main([a for a in arguments if a != "--debug"]) == 2
+
+
+def test_model_build_takes_debug(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError):
+        main(["model", "build", "--out", str(tmp_path), "--debug"])
+
+
+@pytest.mark.parametrize("parser", ALL, ids=lambda parser: parser.prog)
+def test_every_option_is_explained(parser: argparse.ArgumentParser) -> None:
+    """No argument without a text, but files that speak for themselves."""
+    silent = [a.dest for a in parser._actions if not a.help and not isinstance(a, argparse._SubParsersAction)]
+    assert set(silent) <= {"file", "files"}
+
+
+@pytest.mark.parametrize(("parser", "action"), OPTIONS, ids=lambda x: getattr(x, "prog", getattr(x, "dest", None)))
+def test_help_gives_the_true_default(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+    """What the text says is what the parsed option is."""
+    assert action.help is not None
+    formatter = parser._get_formatter()
+    text = formatter._expand_help(action)
+    (said,) = re.findall(r"\(default: ([^)]*)\)", text) or [""]
+    default = action.default
+    value = (
+        f"{default[0]:g}" if isinstance(default, list) else f"{default:g}" if isinstance(default, float) else default
+    )
+    assert said.strip("'").split(",")[0].startswith(str(value).split(",")[0])
+
+
+def test_the_time_scale_is_attachs() -> None:
+    from hetsched.accelerators.emulated import DEFAULT_SCALE
+    from hetsched.cli.attaching import ATTACH_TIME_SCALE
+
+    assert ATTACH_TIME_SCALE == DEFAULT_SCALE
+    scales = {p.prog: p.get_default("time_scale") for p in ALL if p.get_default("time_scale") is not None}
+    assert scales == {"hetsched demo": 4.0, "hetsched run": 20.0, "hetsched verify": 1.0}
