@@ -6,27 +6,53 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hetsched.accelerators.clock import MAX_SCALE
 from hetsched.errors import InputError
+from hetsched.hardware import is_this_machine
+
+from .option_types import Noted, finite_float, non_empty_text, refuse_given
 
 DEMO = "demo"
 
 
 def add_machine_options(parser: argparse.ArgumentParser, gpu_memory: str | None = None) -> None:
     """--hardware, --gpu-memory, --policy, --solver, --stand-in-for, --time-scale."""
-    parser.add_argument("--hardware", metavar="NAME", help="machine to emulate, or 'cpu': see 'hetsched profiles list'")
+    text = non_empty_text
     parser.add_argument(
-        "--gpu-memory", default=gpu_memory, metavar="SIZE", help="GPU memory for experts: 8GiB, 512MB, or 25%% of them"
-    )
-    parser.add_argument("--policy", default="hetsched", metavar="NAME", help="strategy (default: %(default)s)")
-    parser.add_argument("--solver", default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)")
-    parser.add_argument(
-        "--stand-in-for", metavar="MODEL", help="let layers take the time of this gallery model's (emulated machines)"
+        "--hardware", type=text, metavar="NAME", help="machine to emulate, or 'cpu': see 'hetsched profiles list'"
     )
     parser.add_argument(
-        "--cpu-kernel", metavar="NAME", help="CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel"
+        "--gpu-memory",
+        type=text,
+        action=Noted,
+        default=gpu_memory,
+        metavar="SIZE",
+        help="GPU memory for experts: 8GiB, 512MB, or 25%% of them",
     )
     parser.add_argument(
-        "--time-scale", type=float, default=None, metavar="X", help="wall seconds per emulated second (default: 20)"
+        "--policy", type=text, default="hetsched", metavar="NAME", help="strategy (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--solver", type=text, default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--stand-in-for",
+        type=text,
+        metavar="MODEL",
+        help="let layers take the time of this gallery model's (emulated machines)",
+    )
+    parser.add_argument(
+        "--cpu-kernel",
+        type=text,
+        metavar="NAME",
+        help="CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel",
+    )
+    parser.add_argument(
+        "--time-scale",
+        type=finite_float(1, MAX_SCALE),
+        action=Noted,
+        metavar="X",
+        help="wall seconds per emulated second (default: 20)",
     )
 
 
@@ -34,6 +60,7 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
     """--gpu-precision: lossy, so only for verbs that say so in their output."""
     parser.add_argument(
         "--gpu-precision",
+        type=non_empty_text,
         metavar="NAME",
         help="LOSSY: int8 or int4 copies on the GPU, or auto (default: exact weights)",
     )
@@ -45,7 +72,9 @@ def lossy_label(stats: dict[str, Any]) -> str:
 
 
 def machine_options(args: argparse.Namespace) -> dict[str, Any]:
-    """attach()'s arguments from the parsed options."""
+    """attach()'s arguments from the parsed options. Raises InputError for those that the machine has no use for."""
+    if is_this_machine(args.hardware):
+        refuse_given(args, ("time_scale",), "stretches the time of emulated machines, and this one is real")
     options = {
         "hardware": args.hardware,
         "gpu_memory": args.gpu_memory,
@@ -72,7 +101,7 @@ def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | No
     from hetsched.loading.load import load_model as loaded
     from hetsched.loading.model_on_meta import read_config
 
-    folder = _folder(name, progress)
+    folder = model_folder(name, progress=progress)
     transformers.utils.logging.disable_progress_bar()
     from_config(read_config(folder))
     # The demo model is stored in bf16, which most CPUs emulate slowly; its arithmetic is done in fp32.
@@ -94,14 +123,8 @@ def encode(tokenizer: Any, prompt: str) -> Any:
     return tokenizer(prompt, return_tensors="pt")["input_ids"]
 
 
-def at_least_one(text: str) -> int:
-    """An argparse type: a whole number >= 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _folder(name: str, progress: bool) -> Path:
+def model_folder(name: str, *, progress: bool = True) -> Path:
+    """The checkpoint folder of --model; the demo model's, which is built if absent. Raises InputError for no folder."""
     if name == DEMO:
         from hetsched.demo_model import demo_model_path
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from .attaching import at_least_one
-from .replaying import add_replay_options, fractions, libraries_on_stderr, replay_bar, replay_settings
+from .option_types import at_least_one, file_path, names_list, non_empty_text, shares_list
+from .replaying import add_replay_options, libraries_on_stderr, replay_bar, replay_settings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,18 +15,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "replay a routing trace with many strategies at equal bytes, on machines you need not own, beside the bound"
     parser = subparsers.add_parser("compare", help=text, description=text)
     add_replay_options(parser)
-    parser.add_argument("--hardware", required=True, metavar="A[,B]", help="machines: see 'hetsched profiles list'")
+    text = "machines: see 'hetsched profiles list'"
+    parser.add_argument("--hardware", required=True, type=names_list, metavar="A[,B]", help=text)
     text = "shares of the experts' bytes that the GPU has (default: 0.25)"
-    parser.add_argument("--gpu-fraction", type=fractions, default=[0.25], metavar="0.1,0.25,...", help=text)
-    parser.add_argument("--strategies", default="all", metavar="A,B|all", help="(default: every installed one)")
+    parser.add_argument("--gpu-fraction", type=shares_list, default=[0.25], metavar="0.1,0.25,...", help=text)
+    text = "(default: every installed one)"
+    parser.add_argument("--strategies", type=non_empty_text, default="all", metavar="A,B|all", help=text)
     parser.add_argument("--jobs", type=at_least_one, default=1, metavar="N", help="worker processes (default: 1)")
-    parser.add_argument("--ray", metavar="ADDRESS|auto", help="run on a Ray cluster: pip install 'hetsched[ray]'")
+    text = "run on a Ray cluster: pip install 'hetsched[ray]'"
+    parser.add_argument("--ray", type=non_empty_text, metavar="ADDRESS|auto", help=text)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="one JSON document on standard output")
     how.add_argument("--markdown", action="store_true", help="tables in Markdown")
     how.add_argument("--csv", action="store_true", help="all figures, comma-separated")
     text = "draw into FOLDER, or into files whose names begin like FILE (.png, .svg or .pdf)"
-    parser.add_argument("--plot", type=Path, metavar="FOLDER|FILE", help=text)
+    parser.add_argument("--plot", type=file_path, metavar="FOLDER|FILE", help=text)
     parser.set_defaults(run=run)
 
 
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
             args.trace,
             args.model,
             dtype=args.dtype,
-            hardware=[name.strip() for name in args.hardware.split(",") if name.strip()],
+            hardware=args.hardware,
             gpu_fractions=args.gpu_fraction,
             strategies=args.strategies,
             jobs=args.jobs,

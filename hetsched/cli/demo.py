@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from .attaching import DEMO, add_machine_options, at_least_one, encode, load_model, machine_options
+from .attaching import DEMO, add_machine_options, encode, load_model, machine_options
+from .option_types import at_least_one
 from .run import generate
 
 SCHEMA = "hetsched-demo/1"
@@ -37,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.report.demo_view import hardware_view, notes, strategy_table
 
     console = Console(quiet=args.json)
+    options = machine_options(args)
     model, tokenizer = load_model(DEMO)
     ids = encode(tokenizer, args.prompt)
-    options = machine_options(args)
     with attach(model, **options) as handle:
         console.print(hardware_view(handle))
         console.rule(f"[bold]{args.prompt}", align="left")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from hetsched.demo_model import DEFAULT_HEAL_STEPS, build_demo_model
+
+from .option_types import file_path, whole
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,9 +16,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verbs = parser.add_subparsers(dest="model_verb", required=True, metavar="VERB")
     text = "make SmolLM2-135M-Instruct into a sparse Mixture-of-Experts checkpoint"
     build = verbs.add_parser("build", help=text, description=text)
-    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; must be new or empty")
     build.add_argument(
-        "--heal-steps", type=int, default=DEFAULT_HEAL_STEPS, metavar="N", help="distillation (default: %(default)s)"
+        "--out", type=file_path, required=True, metavar="DIR", help="folder to write; must be new or empty"
+    )
+    build.add_argument(
+        "--heal-steps",
+        type=whole(0),
+        default=DEFAULT_HEAL_STEPS,
+        metavar="N",
+        help="distillation (default: %(default)s)",
     )
     build.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)

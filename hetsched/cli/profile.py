@@ -12,7 +12,8 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from hetsched import gallery
-from hetsched.errors import InputError
+from hetsched.cache import cache_folder
+from hetsched.errors import InputError, UnknownNameError
 from hetsched.geometry import MoEGeometry
 from hetsched.profile import HardwareProfile
 from hetsched.profile_store import find_profile, store_profile
@@ -20,12 +21,16 @@ from hetsched.profile_yaml import profile_document, save_profile
 from hetsched.report.profile_view import PLAIN, profile_view
 from hetsched.units import human
 
+from .option_types import Noted, file_path, non_empty_text, refuse_given
+
 if TYPE_CHECKING:
     from hetsched.measure.check import CheckRow
 
 DEFAULT_MODEL = "qwen3-30b-a3b"
 TARGET_ERROR = 0.10  # of the check's median; above it the command fails
 CHECK_S = 20.0
+DEVICES = ("auto", "cpu", "cuda")
+LEAST_WIDTH, MOST_WIDTH = 16, 1 << 17  # of an expert: no model comes near either end
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,12 +38,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "measure this machine: expert FFN latency, copies, memory rates; saved and found again automatically"
     parser = subparsers.add_parser("profile", help="measure this machine", description=text)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--model", help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})")
-    what.add_argument("--geometry", metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
-    parser.add_argument("--dtype", help="dtype of the expert weights (default: the model's own)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, or a gallery machine whose GPU to emulate")
+    what.add_argument(
+        "--model", type=non_empty_text, help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})"
+    )
+    name = non_empty_text
+    what.add_argument("--geometry", type=name, metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
+    parser.add_argument("--dtype", type=name, help="dtype of the expert weights (default: the model's own)")
+    text = "auto, cpu, cuda, or a gallery machine whose GPU to emulate"
+    parser.add_argument("--device", type=name, action=Noted, default="auto", help=text)
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of the cache folder")
+    parser.add_argument(
+        "--out", type=file_path, action=Noted, metavar="FILE", help="write here instead of the cache folder"
+    )
     parser.add_argument("--check", action="store_true", help="compare predictions with measurements between the table")
     parser.add_argument("--scaling", action="store_true", help="with --check: other geometries too")
     parser.add_argument(
@@ -55,6 +66,14 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--scaling belongs to --check; add --check")
     if args.lossy and not args.kernels:
         raise InputError("--lossy belongs to --kernels; add --kernels")
+    if args.check and args.kernels:
+        raise InputError("--check and --kernels are two reports; ask for one of them")
+    if args.kernels:
+        refuse_given(args, ("device", "out"), "belongs to measuring a profile, and --kernels compares on the CPU")
+    if args.check:
+        refuse_given(args, ("out",), "belongs to measuring a profile, and --check takes the one that is stored")
+    if args.device not in DEVICES and args.device not in gallery.machines():
+        raise UnknownNameError("device", args.device, [*DEVICES, *gallery.machines()])
     geometry = _geometry(args)
     if args.kernels:
         return _kernels(args, geometry)
@@ -70,10 +89,18 @@ def _geometry(args: argparse.Namespace) -> MoEGeometry:
 def parse_geometry(text: str, dtype: str) -> MoEGeometry:
     """One expert from 'hidden=2048,ffn=768'. Raises InputError naming what is wrong and the form."""
     pairs = dict(part.partition("=")[::2] for part in text.split(","))
-    if set(pairs) != {"hidden", "ffn"} or not all(value.isdigit() for value in pairs.values()):
-        raise InputError(f"--geometry {text!r} is not understood; write hidden=2048,ffn=768 with whole numbers")
+    parts = text.count(",") + 1
+    if set(pairs) != {"hidden", "ffn"} or parts != 2 or not all(_is_width(value) for value in pairs.values()):
+        raise InputError(
+            f"--geometry {text!r:.60} is not understood; write hidden=2048,ffn=768 with whole numbers from "
+            f"{LEAST_WIDTH} to {MOST_WIDTH}"
+        )
     hidden, ffn = int(pairs["hidden"]), int(pairs["ffn"])
     return MoEGeometry(f"{hidden}x{ffn}", 1, 1, 1, hidden, ffn, dtype)
+
+
+def _is_width(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10 and LEAST_WIDTH <= int(text) <= MOST_WIDTH
 
 
 def _measure_and_show(args: argparse.Namespace, geometry: MoEGeometry) -> int:
@@ -87,6 +114,8 @@ def _measure_and_show(args: argparse.Namespace, geometry: MoEGeometry) -> int:
 
 
 def _measure(args: argparse.Namespace, geometry: MoEGeometry) -> tuple[HardwareProfile, Path]:
+    if not args.out:
+        cache_folder("profiles")  # where it will be kept: better said now than after the measurement
     console = Console(stderr=True)
     console.print(f"measuring for {geometry.name}: hidden {geometry.hidden}, ffn {geometry.ffn}, {geometry.dtype}")
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:

@@ -17,10 +17,15 @@ from hetsched.errors import InputError, UnknownNameError
 from hetsched.model_yaml import SCHEMA as MODEL_SCHEMA
 from hetsched.model_yaml import load_model_card
 from hetsched.profile_diff import differences
-from hetsched.profile_store import stored_profiles
+from hetsched.profile_store import stored
 from hetsched.profile_yaml import load_profile, profile_document, save_profile
+from hetsched.reading import read_text_file
 from hetsched.report.profile_view import PLAIN, machine_table, model_table, profile_view
-from hetsched.yaml_lines import FileError, Problem, dump_yaml
+from hetsched.yaml_lines import FILE_BYTES, FileError, Problem, dump_yaml
+
+from .option_types import file_path, non_empty_text
+
+DRAWN_MODEL = "qwen3-30b-a3b"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,17 +34,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verbs = parser.add_subparsers(dest="profiles_verb", required=True, metavar="VERB")
     _verb(verbs, "list", _list, "machines and models that come with hetsched, and profiles measured here")
     show = _verb(verbs, "show", _show, "one machine or model, by name or path")
-    show.add_argument("name", help="gallery name, or path of a profile or model file")
-    show.add_argument("--plot", type=Path, metavar="FILE", help="draw the latency curves into FILE (.png or .svg)")
-    show.add_argument("--model", default="qwen3-30b-a3b", help="model whose expert is drawn (default: %(default)s)")
+    show.add_argument("name", type=non_empty_text, help="gallery name, or path of a profile or model file")
+    show.add_argument("--plot", type=file_path, metavar="FILE", help="draw the latency curves into FILE (.png or .svg)")
+    text = f"with --plot: model whose expert is drawn (default: {DRAWN_MODEL})"
+    show.add_argument("--model", type=non_empty_text, help=text)
     validate = _verb(verbs, "validate", _validate, "check files against the schema; all problems by key and line")
-    validate.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    validate.add_argument("files", nargs="+", type=file_path, metavar="FILE")
     make = _verb(verbs, "derive", _derive, "apply the datasheet rule to the datasheet in a profile")
-    make.add_argument("name", help="gallery name, or path of a profile file with a 'datasheet' section")
-    make.add_argument("--out", type=Path, metavar="FILE", help="where to write the profile (default: standard output)")
+    make.add_argument(
+        "name", type=non_empty_text, help="gallery name, or path of a profile file with a 'datasheet' section"
+    )
+    make.add_argument(
+        "--out", type=file_path, metavar="FILE", help="where to write the profile (default: standard output)"
+    )
     diff = _verb(verbs, "diff", _diff, "what differs between two profiles")
-    diff.add_argument("first")
-    diff.add_argument("second")
+    diff.add_argument("first", type=non_empty_text)
+    diff.add_argument("second", type=non_empty_text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,23 +67,27 @@ def _verb(verbs: Any, name: str, action: Any, text: str) -> argparse.ArgumentPar
 def _list(args: argparse.Namespace) -> int:
     machines = [gallery.machine(name) for name in gallery.machines()]
     cards = [gallery.model_card(name) for name in gallery.models()]
-    stored = stored_profiles()
+    measured = stored()
+    for warning in measured.warnings:
+        print(f"hetsched: {warning}", file=sys.stderr)
     if args.json:
         document = {
             "schema": "hetsched-profiles/1",
             "machines": [{"name": m.name, "title": m.title, "source": m.source.value} for m in machines],
             "models": [{"name": c.geometry.name, "repository": c.repository, "dtypes": c.dtypes} for c in cards],
-            "measured": [{"path": str(path), "name": p.name, "date": p.date} for path, p in stored],
+            "measured": [{"path": str(path), "name": p.name, "date": p.date} for path, p in measured.profiles],
         }
         return _print_json(document)
     console = Console()
     console.print(machine_table(machines), model_table(cards))
-    rows = [f"  {path}  {profile.date}" for path, profile in stored]
+    rows = [f"  {path}  {profile.date}" for path, profile in measured.profiles]
     console.print("Measured here:", *(rows or ["  none; run 'hetsched profile'"]), sep="\n", soft_wrap=True)
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
+    if args.model is not None and not args.plot:
+        raise InputError(f"--model {args.model} says whose expert --plot draws; add --plot FILE, or drop it")
     if args.name in gallery.models() or _schema_of(args.name) == MODEL_SCHEMA:
         card = gallery.model_card(args.name) if args.name in gallery.models() else load_model_card(args.name)
         if args.plot:
@@ -90,7 +104,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.plot:
         from hetsched.report.profile_plot import plot_profile
 
-        plot_profile(profile, gallery.model(args.model), args.plot)
+        plot_profile(profile, gallery.model(args.model or DRAWN_MODEL), args.plot)
         Console(stderr=True).print(f"wrote {args.plot}", soft_wrap=True)
     if args.json:
         return _print_json(profile_document(profile))
@@ -125,7 +139,7 @@ def _problems(path: Path) -> tuple[Problem, ...]:
 def _schema_of(name: str | Path) -> str:
     """The schema that a file claims in its first lines; empty when there is no such file."""
     path = Path(name)
-    head = path.read_text(encoding="utf-8", errors="replace")[:2000] if path.is_file() else ""
+    head = read_text_file(path, "a YAML file", FILE_BYTES)[:2000] if path.is_file() else ""
     return next((line.partition(":")[2].strip() for line in head.splitlines() if line.startswith("schema:")), "")
 
 

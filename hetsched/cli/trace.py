@@ -16,7 +16,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from hetsched.errors import InputError
 from hetsched.trace import RoutingTrace, load_trace, report, save_trace
 
-from .attaching import at_least_one
+from .option_types import at_least_one, file_path, non_empty_text, seed
 
 if TYPE_CHECKING:
     from hetsched.traces.synth import SynthParams
@@ -51,8 +51,8 @@ def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], t
 
 def _add_info(verbs: Any) -> None:
     info = _verb(verbs, "info", _info, "what a trace holds: entropy, repeats, reuse distances, LRU and LFU hit rates")
-    info.add_argument("file", type=Path, metavar="FILE")
-    info.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures into FILE (.png, .svg or .pdf)")
+    info.add_argument("file", type=file_path, metavar="FILE")
+    info.add_argument("--plot", type=file_path, metavar="FILE", help="draw the figures into FILE (.png, .svg or .pdf)")
     text = "tokens that stand for a longer trace (default: 100000; without numba 2000)"
     info.add_argument("--sample-tokens", type=at_least_one, metavar="N", help=text)
 
@@ -60,10 +60,12 @@ def _add_info(verbs: Any) -> None:
 def _add_record(verbs: Any) -> None:
     text = "record a model's routing while it generates; goes on where an interrupted run stopped"
     record = _verb(verbs, "record", _record, text)
-    record.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
+    record.add_argument(
+        "--model", type=non_empty_text, required=True, metavar="PATH", help="checkpoint folder, or 'demo'"
+    )
     text = 'one prompt a line, or .jsonl with "prompt" on each'
-    record.add_argument("--prompts", required=True, type=Path, metavar="FILE", help=text)
-    record.add_argument("--out", required=True, type=Path, metavar="FILE")
+    record.add_argument("--prompts", required=True, type=file_path, metavar="FILE", help=text)
+    record.add_argument("--out", required=True, type=file_path, metavar="FILE")
     record.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
@@ -72,39 +74,43 @@ def _add_record(verbs: Any) -> None:
 def _add_import(verbs: Any) -> None:
     text = "make a trace from a JSONL or CSV log with a row for each token and layer"
     imported = _verb(verbs, "import", _import, text)
-    imported.add_argument("file", type=Path, metavar="FILE")
+    imported.add_argument("file", type=file_path, metavar="FILE")
     imported.add_argument("--num-experts", type=at_least_one, required=True, metavar="E", help="in each layer")
-    imported.add_argument("--out", required=True, type=Path, metavar="FILE")
+    imported.add_argument("--out", required=True, type=file_path, metavar="FILE")
     imported.add_argument("--format", choices=("jsonl", "csv"), help="(default: by the suffix)")
     text = (
         "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
         "a star stands for numbers of several columns: experts=expert_*"
     )
-    imported.add_argument("--columns", default="", metavar="layer=NAME,...", help=text)
-    imported.add_argument("--model", metavar="NAME", help="stored as meta.model")
+    imported.add_argument("--columns", type=non_empty_text, default="", metavar="layer=NAME,...", help=text)
+    imported.add_argument("--model", type=non_empty_text, metavar="NAME", help="stored as meta.model")
 
 
 def _add_split(verbs: Any) -> None:
     split = _verb(verbs, "split", _split, "cut a trace between sequences")
-    split.add_argument("file", type=Path, metavar="FILE")
+    split.add_argument("file", type=file_path, metavar="FILE")
     how = split.add_mutually_exclusive_group(required=True)
     how.add_argument("--at", type=float, metavar="FRACTION", help="into the first share of the sequences and the rest")
-    how.add_argument("--sequences", metavar="A:B", help="keep sequences A to B - 1, counted from 0")
+    how.add_argument(
+        "--sequences", type=non_empty_text, metavar="A:B", help="keep sequences A to B - 1, counted from 0"
+    )
     text = "one file with --sequences, two with --at"
-    split.add_argument("--out", required=True, type=Path, nargs="+", metavar="FILE", help=text)
+    split.add_argument("--out", required=True, type=file_path, nargs="+", metavar="FILE", help=text)
 
 
 def _add_concat(verbs: Any) -> None:
     concat = _verb(verbs, "concat", _concat, "join traces of one model; sequences are numbered anew")
-    concat.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    concat.add_argument("--out", required=True, type=Path, metavar="FILE")
+    concat.add_argument("files", type=file_path, nargs="+", metavar="FILE")
+    concat.add_argument("--out", required=True, type=file_path, metavar="FILE")
 
 
 def _add_synth(verbs: Any) -> None:
     text = "make a trace with a stated skew, locality and drift, or with those of a real one"
     synth = _verb(verbs, "synth", _synth, text)
-    synth.add_argument("--out", required=True, type=Path, metavar="FILE")
-    synth.add_argument("--like", type=Path, metavar="FILE", help="fit shape, length and statistics of each layer to it")
+    synth.add_argument("--out", required=True, type=file_path, metavar="FILE")
+    synth.add_argument(
+        "--like", type=file_path, metavar="FILE", help="fit shape, length and statistics of each layer to it"
+    )
     for name in (*SHAPE, *LENGTH):
         synth.add_argument(
             f"--{name.replace('_', '-')}", type=at_least_one, metavar="N", help="(needed without --like)"
@@ -116,7 +122,7 @@ def _add_synth(verbs: Any) -> None:
     }
     for name, default in STATISTICS.items():
         synth.add_argument(f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default})")
-    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--seed", type=seed, default=0, metavar="N", help="(default: %(default)s)")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -144,18 +150,23 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _record(args: argparse.Namespace) -> None:
+    from hetsched.traces.content import model_digest
     from hetsched.traces.prompts import digest, read_prompts
+    from hetsched.traces.writer import partial_folder, require_resumable
+
+    from .attaching import DEMO, model_folder
 
     prompts = read_prompts(args.prompts)
-    config = Path(args.model).expanduser() / "config.json"
+    require_resumable(args.out)
+    folder = model_folder(args.model, progress=not args.json)
     arguments = {
-        "model": config.parent.resolve().name,
-        "config": digest([config.read_text()]) if config.is_file() else None,
+        "model": DEMO if args.model == DEMO else folder.resolve().name,
+        "content": model_digest(folder),
         "prompts": digest(prompts),
         "max_new_tokens": args.max_new_tokens,
         "prompt_lookup": args.prompt_lookup,
     }
-    if args.out.exists() and not args.out.with_name(f"{args.out.name}.partial").exists():
+    if args.out.exists() and not partial_folder(args.out).exists():
         if load_trace(args.out).meta.get("recorded") != arguments:
             raise InputError(f"{args.out} exists and was recorded otherwise; choose another --out, or delete it")
     else:
@@ -204,14 +215,18 @@ def _split(args: argparse.Namespace) -> None:
 
     if len(args.out) != (2 if args.at is not None else 1):
         raise InputError(f"--out has {len(args.out)} files; --at makes two, --sequences one")
+    if len({path.resolve() for path in args.out}) < len(args.out):
+        raise InputError(f"--out names {args.out[0]} twice, and one part would overwrite the other; name two files")
     trace = load_trace(args.file)
     parts: tuple[RoutingTrace, ...]
     if args.at is not None:
         parts = split(trace, args.at)
     else:
         first, colon, last = args.sequences.partition(":")
-        if not colon or not all(part == "" or part.isdecimal() for part in (first, last)):
-            raise InputError(f"--sequences {args.sequences!r} is not understood; write A:B, for instance 0:10 or 10:")
+        if not colon or not all(part == "" or (part.isdecimal() and len(part) < 12) for part in (first, last)):
+            raise InputError(
+                f"--sequences {args.sequences!r:.60} is not understood; write A:B, for instance 0:10 or 10:"
+            )
         count = len(sequence_starts(trace)) - 1
         parts = (sequences(trace, int(first or 0), int(last or count)),)
     for path, part in zip(args.out, parts, strict=True):

@@ -65,7 +65,7 @@ def strategies_of(wanted: Strategies) -> list[Strategy]:
         chosen = [Strategy(label, spec) for label, spec in wanted.items()]
     else:
         specs = re.split(r"[,\s]+", wanted) if isinstance(wanted, str) else wanted
-        specs = list(dict.fromkeys(spec for spec in specs if spec != "")) if isinstance(wanted, str) else specs
+        specs = [spec for spec in specs if spec != ""] if isinstance(wanted, str) else specs
         chosen = [Strategy(_label(spec), spec) for spec in specs]
     if not chosen:
         raise InputError("no strategy was named; name at least one, or 'all'")
