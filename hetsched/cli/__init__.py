@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from hetsched import __version__
 from hetsched.errors import InputError, MissingDependencyError
@@ -30,22 +31,32 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted; errors are one line on stderr."""
-    args = _parser().parse_args(argv)
+    debug = False
     try:
+        args = _parser().parse_args(argv)
+        debug = args.debug
         return int(args.run(args))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except (Exception, KeyboardInterrupt) as caught:
-        if args.debug:
+        if debug:
             raise
         error = _of_missing_package(caught) or caught
         print(f"hetsched: {_line(error)}", file=sys.stderr)
         return _code(error)
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, but for its errors: one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError."""
+        raise InputError(f"{message}; see '{self.prog} --help'")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hetsched", description="Schedule the experts of a Mixture-of-Experts model whose GPU is too small."
     )
     parser.add_argument("--version", action="version", version=f"hetsched {__version__}")

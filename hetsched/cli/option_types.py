@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,10 @@ def finite_float(low: float, high: float, *, low_excluded: bool = False) -> Call
         try:
             number = float(text)
         except ValueError:
-            number = math.nan
+            raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number") from None
         if not low <= number <= high or (low_excluded and number == low):
-            above = "above" if low_excluded else "from"
-            raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number {above} {low:g} to {high:g}")
+            ends = f"{low:g}..{high:g}{f', {low:g} excluded' if low_excluded else ''}"
+            raise argparse.ArgumentTypeError(f"{text:.60} is outside {ends}")
         return number
 
     return parsed

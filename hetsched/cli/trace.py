@@ -82,7 +82,7 @@ def _add_import(verbs: Any) -> None:
         "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
         "a star stands for numbers of several columns: experts=expert_*"
     )
-    imported.add_argument("--columns", type=non_empty_text, default="", metavar="layer=NAME,...", help=text)
+    imported.add_argument("--columns", type=non_empty_text, metavar="layer=NAME,...", help=text)
     imported.add_argument("--model", type=non_empty_text, metavar="NAME", help="stored as meta.model")
 
 
@@ -203,7 +203,7 @@ def _import(args: argparse.Namespace) -> None:
     from hetsched.traces.rows import row_file
 
     meta = {"source": f"imported from {args.file.name}"} | ({"model": args.model} if args.model else {})
-    source = row_file(args.file, args.format, args.columns)
+    source = row_file(args.file, args.format, args.columns or "")
     with _progress("reading") as show:
         size = args.file.stat().st_size if args.file.exists() else 1
         import_rows(source, args.num_experts, args.out, meta=meta, at_bytes=lambda done: show(done, size))

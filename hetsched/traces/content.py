@@ -2,9 +2,9 @@
 
 Every file that decides what the model computes counts: configuration, tokenizer, chat template, code, weights. Each
 goes in with its name and its size; one of up to WHOLE_BYTES with every byte; a larger one (weights, of which reading
-all would take minutes) with BLOCKS blocks of BLOCK_BYTES, from its first bytes, where a safetensors file has its header,
-to its last, evenly spread. A change of a few weights between two blocks goes unnoticed; training, a merge or another
-rounding changes them all.
+all would take minutes) with BLOCKS blocks of BLOCK_BYTES, from its first bytes, where a safetensors file has its
+header, to its last, evenly spread. A change of a few weights between two blocks goes unnoticed; training, a merge or
+another rounding changes them all.
 """
 
 from __future__ import annotations
