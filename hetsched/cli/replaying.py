@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from hetsched.errors import InputError
 from hetsched.trace_steps import MODES
 
-from .option_types import at_least_one, file_path, finite_float, non_empty_text
+from .option_types import at_least_one, file_path, finite_float, non_empty_text, whole
 
 
 def add_replay_options(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     text = "dispatch solver (default: %(default)s)"
     parser.add_argument("--solver", type=name, default="exact", metavar="NAME", help=text)
     text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
-    parser.add_argument("--bound-windows", type=int, default=12, metavar="N", help=text)
+    parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
 
 
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
