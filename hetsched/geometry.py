@@ -24,6 +24,11 @@ _MOST = {
 _MOST_OR_NONE = {"dense_params": MAX_PARAMS, "other_params": MAX_PARAMS, "kv_values_per_token": MAX_PARAMS}
 
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_CONFIG_MOST = {
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), MAX_LAYERS),
+    **dict.fromkeys((*_EXPERT_COUNTS, "num_experts_per_tok"), MAX_EXPERTS),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "moe_intermediate_size", "vocab_size"), MAX_WIDTH),
+}
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,21 @@ def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeo
         other_params=_embedding_params(text, hidden) + max(all_layers - num_layers, 0) * plain_layer,
         kv_values_per_token=all_layers * _kv_values(text, hidden),
     )
+
+
+def require_sane_sizes(config: dict[str, Any]) -> None:
+    """Raise InputError for a size in a config, or in a section of it, that no model has.
+
+    To be asked before a library makes a list of so many layers; what is missing or of another type is not judged here.
+    """
+    waiting = [config]
+    while waiting:
+        section = waiting.pop()
+        for name, value in section.items():
+            if isinstance(value, dict):
+                waiting.append(value)
+            elif type(value) is int and str(name) in _CONFIG_MOST:
+                _require_whole(value, 0, _CONFIG_MOST[name], f"{name} of the config")
 
 
 def _section(config: Any) -> dict[str, Any]:

@@ -141,6 +141,15 @@ def test_absurd_sizes_are_refused_in_one_line(tmp_path: Path, change: dict[str, 
             load_geometry(tmp_path)
 
 
+def test_a_run_refuses_them_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Before transformers makes a list of ten thousand million layers, in a nested section as well."""
+    for config in ({**CONFIG, "num_hidden_layers": 10**10}, {"text_config": {"num_hidden_layers": 10**10}}):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        code, out, err = call(capsys, "run", "--model", str(tmp_path), "--prompt", "x")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "num_hidden_layers of the config is 10000000000" in err
+
+
 @pytest.mark.parametrize("change", [{"num_layers": 10_001}, {"hidden": 2**25}, {"ffn": 1.5}, {"top_k": True}])
 def test_a_geometry_has_sizes_that_some_model_could_have(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
