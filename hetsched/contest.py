@@ -7,6 +7,7 @@ that does nothing else: the median of three for calls below a millisecond.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .errors import InputError
 from .plugins import load
 from .problem import DispatchProblem
 from .solver import REL_TOL, Solution, Solver, Status, incumbent_solution
@@ -82,6 +84,8 @@ def contest(
     names: Sequence[str | type[Solver]], problems: Iterable[DispatchProblem], time_limit_s: float | None = None
 ) -> Contest:
     """Run solvers: installed names, "module:Class", or classes; `exact` always takes part, as the reference."""
+    if time_limit_s is not None and not 0 < time_limit_s < math.inf:
+        raise InputError(f"time limit is {time_limit_s} s; it must be above 0 and finite")
     wanted = list(dict.fromkeys([*names, "exact"]))
     solvers = [load("hetsched.solvers", name)() for name in wanted]
     held = Contest(solvers, time_limit_s)

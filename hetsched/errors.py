@@ -21,9 +21,11 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], fix: str = "") -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4) or [known for known in names if name in known]
+        near = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.4) or [
+            known for known in names if name in known
+        ]
         hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}{fix and f'; {fix}'}")
+        super().__init__(f"unknown {kind} {name!r:.100}: {hint}known: {', '.join(names) or 'none'}{fix and f'; {fix}'}")
 
 
 class MissingDependencyError(InputError):

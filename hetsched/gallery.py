@@ -44,7 +44,8 @@ def machine(name: str | Path) -> HardwareProfile:
     path = machines().get(str(name).lower()) or _as_path(name)
     if path is None:
         raise UnknownNameError("machine", str(name), machines(), "or give the path of a profile YAML")
-    return _loaded(path, path.stat().st_mtime_ns)
+    modified_ns = path.stat().st_mtime_ns if path.exists() else 0  # load_profile says that it is not there
+    return _loaded(path, modified_ns)
 
 
 @cache
@@ -65,7 +66,12 @@ def model(name: str | Path, dtype: str | None = None) -> MoEGeometry:
     if path is None:
         raise UnknownNameError("model", str(name), [*models(), DEMO], "or give the path of a config.json")
     geometry = load_geometry(path)
-    return geometry.with_dtype(dtype) if dtype else geometry
+    return geometry if dtype is None else geometry.with_dtype(dtype)
+
+
+def has_model(name: str) -> bool:
+    """Whether the gallery has a model of that name or Hugging Face repository id."""
+    return _short(name) in models()
 
 
 def model_card(name: str) -> ModelCard:
@@ -91,6 +97,9 @@ def _short(name: str) -> str:
 
 
 def _as_path(name: str | Path) -> Path | None:
-    path = Path(name).expanduser()
-    looks_like_one = path.suffix in (".yaml", ".yml", ".json") or path.exists()
-    return path if looks_like_one else None
+    try:
+        path = Path(name).expanduser()
+        looks_like_one = path.suffix in (".yaml", ".yml", ".json") or path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, ~ of nobody, a NUL: no path
+        return None
+    return path if str(name).strip() and looks_like_one else None

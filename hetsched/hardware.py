@@ -12,7 +12,7 @@ from .fingerprint import fingerprint, gpu_memory_bytes, gpu_name_and_driver
 from .gallery import machine, machines
 from .geometry import MoEGeometry
 from .profile import HardwareProfile, Processor, Source
-from .profile_store import find_profile
+from .profile_store import find_profile, stored
 
 THIS_MACHINE = ("auto", "cpu")
 UNKNOWN_GPU = "rtx-3060-12gb"
@@ -29,12 +29,17 @@ def resolve_hardware(
     if isinstance(hardware, HardwareProfile):
         return hardware
     if is_this_machine(hardware):
-        gpu, _ = gpu_name_and_driver() if str(hardware).lower() != "cpu" else ("none", "")
-        if gpu != "none":
-            return (geometry and measured_here(geometry, gpu)) or nominal_gpu(gpu, gpu_memory_bytes())
-        return (geometry and measured_cpu(geometry)) or nominal_cpu()
+        found = _this_machine(geometry, alone=str(hardware).lower() == "cpu")
+        return replace(found, notes=(*found.notes, *stored().warnings))
     assert hardware is not None
     return machine(hardware)
+
+
+def _this_machine(geometry: MoEGeometry | None, alone: bool) -> HardwareProfile:
+    gpu = "none" if alone else gpu_name_and_driver()[0]
+    if gpu != "none":
+        return (geometry and measured_here(geometry, gpu)) or nominal_gpu(gpu, gpu_memory_bytes())
+    return (geometry and measured_cpu(geometry)) or nominal_cpu()
 
 
 def is_this_machine(hardware: str | Path | HardwareProfile | None) -> bool:

@@ -102,6 +102,8 @@ def trace_problems(
     half = trace.num_tokens // 2
     if not 1 <= step_tokens <= half:
         raise InputError(f"tokens is {step_tokens}; it must lie in 1..{half}, half of the trace")
+    if count < 1 or seed < 0:
+        raise InputError(f"count is {count} and seed {seed}; they must be at least 1 and 0")
     rng = np.random.default_rng(seed)
     frequency_LE = trace.demand_LE(slice(0, half)) / max(half, 1)
     slots = round(gpu_fraction * frequency_LE.size)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .geometry import WEIGHT_BITS, MoEGeometry, from_config
+from .geometry import WEIGHT_BITS, MoEGeometry, from_config, require_sane_sizes
+from .reading import parse_json, read_text_file
 from .units import number
 from .yaml_lines import Node, read_yaml
 
@@ -47,15 +47,21 @@ def load_geometry(path: Path | str) -> MoEGeometry:
     if place.suffix in (".yaml", ".yml"):
         return load_model_card(place).geometry
     file = place / "config.json" if place.is_dir() else place
+    config = read_config_file(file)
+    return from_config(config, name=str(config.get("_name_or_path") or file.resolve().parent.name))
+
+
+def read_config_file(file: Path) -> dict[str, Any]:
+    """The object in a config.json. Raises InputError for what is none, or has sizes that no model has."""
+    text = read_text_file(file, "a model's config.json")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}; give a model's folder or config.json") from error
+        config = parse_json(text)
     except ValueError as error:
         raise InputError(f"{file} is no JSON: {error}; give a model's config.json") from error
     if not isinstance(config, dict):
         raise InputError(f"{file} is no model config: it holds no JSON object")
-    return from_config(config, name=str(config.get("_name_or_path") or file.resolve().parent.name))
+    require_sane_sizes(config)
+    return config
 
 
 def _read(root: Node) -> ModelCard | None:
@@ -72,9 +78,13 @@ def _read(root: Node) -> ModelCard | None:
     figures = {key: _figure(published, key) for key in ("total_params", "active_params", "checkpoint_bytes")}
     source = published.text("source", required=True)
     published.only()
+    values = config.value
+    if not isinstance(values, dict):
+        config.note(f"must be a mapping, is {config.shown}")
+        return None
     try:
-        geometry = from_config(config.value, name, dtype)
-    except (InputError, TypeError, ValueError) as error:
+        geometry = from_config(values, name, dtype)
+    except InputError as error:
         config.note(str(error))
         return None
     return ModelCard(
@@ -82,7 +92,7 @@ def _read(root: Node) -> ModelCard | None:
         title=title,
         repository=repository,
         dtypes=variants,
-        config=config.value,
+        config=values,
         total_params=figures["total_params"],
         active_params=figures["active_params"],
         checkpoint_bytes=figures["checkpoint_bytes"],

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-from .cache import cache_folder
+from .cache import cache_folder, cache_place
 from .errors import InputError
 from .fingerprint import GEOMETRY_KEYS, MACHINE_KEYS, digest, fingerprint
 from .gallery import machine, machines
@@ -33,10 +33,49 @@ def store_profile(profile: HardwareProfile) -> Path:
     return path
 
 
+class Stored(NamedTuple):
+    """What the cache holds: profiles with their paths, newest first, and an error for each file that does not load."""
+
+    profiles: list[tuple[Path, HardwareProfile]]
+    damaged: dict[Path, InputError]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line for each file that was skipped, with what mends it."""
+        return tuple(
+            f"a measured profile was skipped: {error}; delete the file, or run 'hetsched profile' again"
+            for error in self.damaged.values()
+        )
+
+
+def stored() -> Stored:
+    """All of the cache's profiles. One bad file spoils nothing but itself, and no cache at all is an empty one."""
+    found: list[tuple[float, Path, HardwareProfile]] = []
+    damaged: dict[Path, InputError] = {}
+    for path in sorted(cache_place("profiles").glob("*.yaml")):
+        loaded = _loaded(path)
+        if isinstance(loaded, InputError):
+            damaged[path] = loaded
+        else:
+            found.append((loaded[0], path, loaded[1]))
+    found.sort(key=lambda row: (row[2].date, row[0]), reverse=True)
+    return Stored([(path, profile) for _, path, profile in found], damaged)
+
+
+def _loaded(path: Path) -> tuple[float, HardwareProfile] | InputError:
+    """When a file was written and what it holds, or why it holds nothing."""
+    try:
+        profile = load_profile(path)
+        return path.stat().st_mtime, profile
+    except OSError as error:  # removed at this moment
+        return InputError(f"cannot read {path}: {error.strerror}")
+    except InputError as error:
+        return error
+
+
 def stored_profiles() -> list[tuple[Path, HardwareProfile]]:
-    """Every measured profile in the cache with its path, newest first. Raises FileError for one that does not load."""
-    found = [(path, load_profile(path)) for path in sorted(cache_folder("profiles").glob("*.yaml"))]
-    return sorted(found, key=lambda pair: (pair[1].date, pair[0].stat().st_mtime), reverse=True)
+    """Every measured profile in the cache that loads, with its path, newest first."""
+    return stored().profiles
 
 
 def find_profile(wanted: Mapping[str, str | int], today: date | None = None) -> FoundProfile | None:
@@ -44,10 +83,10 @@ def find_profile(wanted: Mapping[str, str | int], today: date | None = None) -> 
 
     The machine counts before the geometry, and the geometry before the age.
     """
-    stored = stored_profiles()
-    if not stored:
+    found = stored_profiles()
+    if not found:
         return None
-    path, profile = min(stored, key=lambda pair: _distance(pair[1].fingerprint, wanted))
+    path, profile = min(found, key=lambda pair: _distance(pair[1].fingerprint, wanted))
     return FoundProfile(profile, path, profile_warnings(profile, wanted, today))
 
 
@@ -63,7 +102,10 @@ def profile_for(geometry: MoEGeometry, choice: str | Path | None = None, today: 
         return FoundProfile(profile, path, profile_warnings(profile, wanted, today) if is_measured else ())
     found = find_profile(fingerprint(geometry), today)
     if found is None:
-        raise InputError("no profile of this machine yet; run 'hetsched profile' or choose a machine of the gallery")
+        skipped = "".join(f" ({warning})" for warning in stored().warnings)
+        raise InputError(
+            f"no profile of this machine yet; run 'hetsched profile' or choose a machine of the gallery{skipped}"
+        )
     return found
 
 

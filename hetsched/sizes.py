@@ -7,6 +7,7 @@ import re
 from .errors import InputError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_MOST_DIGITS = 30
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%|[kmgt]?i?b?)\s*", re.IGNORECASE)
 
 
@@ -22,6 +23,8 @@ def parse_bytes(text: str | int, whole_bytes: int | None = None) -> int:
     if match is None or (unit == "%" and whole_bytes is None) or unit == "i":
         share = " or a share like 25%" if whole_bytes is not None else ""
         raise InputError(f"{text!r} is not an amount of memory; write a size like 8GiB or 512MB{share}")
+    if len(match[1]) > _MOST_DIGITS:
+        raise InputError(f"{text!r:.40} has more than {_MOST_DIGITS} digits; write a size like 8GiB")
     if unit == "%":
         return int(float(match[1]) / 100 * (whole_bytes or 0))
     return int(float(match[1]) * _UNITS[unit])

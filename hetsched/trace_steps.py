@@ -46,6 +46,10 @@ def steps_of(
     """
     if mode not in MODES:
         raise InputError(f"replay mode {mode!r} is not one of {', '.join(MODES)}")
+    if verify and mode != "auto":
+        raise InputError(
+            f"verify {verify} makes steps of its own, so replay mode {mode!r} would go unused; drop one of them"
+        )
     if verify < 0 or prefill_chunk < 1 or (max_tokens is not None and max_tokens < 1):
         raise InputError("verify must be at least 0, prefill_chunk and max_tokens at least 1")
     tokens = trace.num_tokens if max_tokens is None else min(trace.num_tokens, max_tokens)

@@ -98,7 +98,7 @@ def number(value: Any) -> float | None:
         return None
     try:
         result = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter: a whole number beyond every float
         return None
     return result if math.isfinite(result) else None
 

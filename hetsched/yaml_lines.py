@@ -11,6 +11,13 @@ import yaml
 
 from .errors import InputError
 from .files import replacing
+from .reading import read_text_file
+
+FILE_BYTES = 256 << 10  # profiles and models take a few kB
+DEPTH = 16  # mappings and lists inside one another
+SCALAR_CHARACTERS = 4000  # of one value; notes are the longest
+PROBLEMS_SHOWN = 20
+_SHOWN = 60  # characters of a wrong value that a message repeats
 
 
 class Problem(NamedTuple):
@@ -25,13 +32,17 @@ class Problem(NamedTuple):
 
 
 class FileError(InputError):
-    """A file with problems, all of them: `problems` in order of lines; the message holds them in one line."""
+    """A file with problems, all of them: `problems` in order of lines; the message holds the first ones in one line."""
 
     def __init__(self, path: Path, problems: Iterable[Problem]) -> None:
         self.path = path
         self.problems = tuple(sorted(set(problems)))
         plural = "s" if len(self.problems) > 1 else ""
-        super().__init__(f"{path}: {len(self.problems)} problem{plural}: {'; '.join(map(str, self.problems))}")
+        shown = "; ".join(map(str, self.problems[:PROBLEMS_SHOWN]))
+        more = len(self.problems) - PROBLEMS_SHOWN
+        super().__init__(
+            f"{path}: {len(self.problems)} problem{plural}: {shown}" + (f"; and {more} more" if more > 0 else "")
+        )
 
 
 class Node:
@@ -64,6 +75,9 @@ class Node:
         except yaml.YAMLError as error:
             self.note(str(error).splitlines()[0])
             return None
+        except (ValueError, OverflowError) as error:  # no such date, a number of thousands of digits
+            self.note(f"{self.shown} is no value: {error}")
+            return None
         finally:
             loader.dispose()
 
@@ -74,7 +88,7 @@ class Node:
             return {}
         found: dict[str, Node] = {}
         for key_node, value_node in self.node.value:
-            name = str(key_node.value)
+            name = str(key_node.value)[:_SHOWN]
             child = Node(value_node, f"{self.key}.{name}" if self.key else name, self.problems)
             if name in found:
                 child.note("appears twice")
@@ -131,7 +145,8 @@ class Node:
     def shown(self) -> str:
         """The value as a message shows it."""
         if isinstance(self.node, yaml.ScalarNode):
-            return repr(self.node.value)
+            text = repr(self.node.value)
+            return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
         return "a list" if isinstance(self.node, yaml.SequenceNode) else "a mapping"
 
     def only(self) -> None:
@@ -142,17 +157,43 @@ class Node:
                 child.note("is not a known key" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
-def read_yaml(path: Path, schema: str, reader: Callable[[Node], Any]) -> Any:
-    """What `reader` makes of the mapping in the file. Raises FileError with every problem noted while reading."""
-    problems: list[Problem] = []
+class _Loader(yaml.SafeLoader):
+    """Reads plain trees: no anchors and no aliases, with which three kB stand for gigabytes, and no deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) is not None:  # an alias has one, too
+            raise _refused("anchors and aliases are not read; write the value out", event)
+        if self.depth > DEPTH:
+            raise _refused(f"it is nested more than {DEPTH} deep", event)
+        if len(getattr(event, "value", "")) > SCALAR_CHARACTERS:
+            raise _refused(f"a value has more than {SCALAR_CHARACTERS:,} characters", event)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+
+def _refused(problem: str, event: Any) -> yaml.YAMLError:
+    return yaml.composer.ComposerError(None, None, problem, event.start_mark)
+
+
+def _composed(path: Path) -> yaml.Node | None:
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.compose(read_text_file(path, "a YAML file", FILE_BYTES), _Loader)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error)
         raise FileError(path, [Problem(mark.line + 1 if mark else 1, "", f"is no YAML: {reason}")]) from error
+
+
+def read_yaml(path: Path, schema: str, reader: Callable[[Node], Any]) -> Any:
+    """What `reader` makes of the mapping in the file. Raises FileError with every problem noted while reading."""
+    problems: list[Problem] = []
+    node = _composed(path)
     if not isinstance(node, yaml.MappingNode):
         raise FileError(path, [Problem(1, "", f"must be a mapping that starts with 'schema: {schema}'")])
     root = Node(node, "", problems)

@@ -12,6 +12,8 @@ from .profile import DenseTable, ExpertShape, LatencyTable, Source
 from .units import FFN, number, read_source
 from .yaml_lines import Node
 
+MAX_TOKENS = 2**31 - 1
+
 
 def read_table(node: Node, default: Source) -> LatencyTable:
     """One FFN latency table; seconds."""
@@ -110,8 +112,8 @@ def _tokens(node: Node) -> tuple[int, ...]:
     if child is None:
         return ()
     values = [item.value for item in child.items()]
-    if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-        child.note("must be a list of whole numbers of at least 1")
+    if not values or any(isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= MAX_TOKENS for v in values):
+        child.note(f"must be a list of whole numbers from 1 to {MAX_TOKENS}")
         return ()
     if any(later <= earlier for earlier, later in pairwise(values)):
         child.note("must ascend strictly")

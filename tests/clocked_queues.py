@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,12 +37,12 @@ class Event:
         self.at_s: float | None = None
 
     def record(self, stream: Stream) -> None:
-        stream.free_s = max(stream.free_s, time.perf_counter())
+        stream.free_s = max(stream.free_s, self.queues.now_s())
         self.at_s = stream.free_s
 
     def query(self) -> bool:
         assert self.at_s is not None
-        come = self.at_s <= time.perf_counter()
+        come = self.at_s <= self.queues.now_s()
         if come:
             self.queues.move_bytes()
         return come
@@ -66,7 +67,26 @@ class ClockedQueues(Queues):
         self._streams = threading.local()
         self._moves: list[tuple[float, torch.Tensor, torch.Tensor]] = []
         self._moving = threading.Lock()
+        self._clock = threading.Lock()
+        self._stood_s = 0.0  # what the device's clock is behind ours
+        self._still_s: float | None = None
         self._default = Stream()
+
+    def now_s(self) -> float:
+        """The device's clock."""
+        with self._clock:
+            return time.perf_counter() - self._stood_s if self._still_s is None else self._still_s
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """The device's time stands still: whatever is submitted inside is submitted at one moment, for the device."""
+        with self._clock:
+            self._still_s = began_s = time.perf_counter() - self._stood_s
+        try:
+            yield
+        finally:
+            with self._clock:
+                self._stood_s, self._still_s = time.perf_counter() - began_s, None
 
     def stream(self) -> Any:
         return Stream()
@@ -83,18 +103,18 @@ class ClockedQueues(Queues):
         num_bytes = source.numel() * source.element_size()
         self.sent.append(num_bytes)
         with self._moving:
-            stream.free_s = max(stream.free_s, time.perf_counter()) + num_bytes / self.bytes_per_s
+            stream.free_s = max(stream.free_s, self.now_s()) + num_bytes / self.bytes_per_s
             self._moves.append((stream.free_s, source, target))
 
     def run(self, stream: Stream, kernel: Callable[[], Any]) -> Any:
-        time.sleep(max(0.0, stream.free_s - time.perf_counter()))
+        time.sleep(max(0.0, stream.free_s - self.now_s()))
         self.move_bytes()
         return kernel()
 
     def move_bytes(self) -> None:
         """Let all copies take effect whose time has come."""
         with self._moving:
-            now_s = time.perf_counter()
+            now_s = self.now_s()
             for at_s, source, target in self._moves:
                 if at_s <= now_s:
                     target.copy_(source)

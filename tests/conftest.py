@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from hetsched.testing.models import tiny_moe as tiny_moe
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# No example is late: the first may compile a kernel, and the machine may be busy. What hangs, pytest's timeout ends.
+settings.register_profile("hetsched", deadline=None, print_blob=True)
+settings.load_profile("hetsched")
 
 
 @pytest.fixture(autouse=True)

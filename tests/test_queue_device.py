@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"building the device need
 def report() -> Any:
     root = Path(__file__).parents[1]
     command = [sys.executable, "-m", "tests.queue_device"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=220, cwd=root)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, "\n".join(line for line in done.stderr.splitlines() if "registered at" not in line)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -84,7 +84,7 @@ class AgainstAPlainModel(RuleBasedStateMachine):
 
 
 TestResidency = AgainstAPlainModel.TestCase
-TestResidency.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestResidency.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_fill_stops_at_the_last_slot() -> None:

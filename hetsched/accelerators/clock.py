@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+MAX_SCALE = 10_000.0  # wall seconds an emulated one; at it a second takes three hours
+
 
 class EmulatedClock:
     """Emulated seconds since it was made, `scale` wall seconds each. Only its owner's thread moves it.

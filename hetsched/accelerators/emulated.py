@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..profile import HardwareProfile, Link
 from ..types import Lane
 from .base import Event
-from .clock import EmulatedClock
+from .clock import MAX_SCALE, EmulatedClock
 from .host_memory import HostMemory
 from .lane import BACKGROUND, URGENT, EmulatedLane, LaneEvent, Part
 
@@ -47,6 +47,8 @@ class EmulatedAccelerator(HostMemory):
             raise InputError(f"{profile.name} has no GPU to emulate; choose a machine with one: hetsched profiles list")
         if not time_scale >= 1:
             raise InputError(f"time scale {time_scale} is below 1; an emulated machine cannot outrun this one")
+        if time_scale > MAX_SCALE:
+            raise InputError(f"time scale {time_scale:g} is above {MAX_SCALE:g}, at which a second takes three hours")
         self.name = f"{profile.name} (emulated{', timing only' if timing_only else ''})"
         super().__init__(profile.gpu.capacity_bytes if capacity_bytes is None else capacity_bytes)
         self.clock = EmulatedClock(time_scale)

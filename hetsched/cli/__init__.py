@@ -38,17 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Errors are one line on standard error.
     """
     make_streams_safe()
-    debug = False
     try:
         args = _parser().parse_args(argv)
-        debug = args.debug
         preflight(args)
         return int(args.run(args))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except (Exception, KeyboardInterrupt, Terminated) as caught:
-        if debug:
+        if "--debug" in (sys.argv if argv is None else argv):  # the arguments may not have been understood
             raise
         error = _of_missing_package(caught) or caught
         print(f"hetsched: {_line(error)}", file=sys.stderr)

@@ -6,7 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hetsched.accelerators.clock import MAX_SCALE
 from hetsched.errors import InputError
+from hetsched.hardware import is_this_machine
+
+from .option_types import Noted, finite_float, non_empty_text, refuse_given
 
 DEMO = "demo"
 ATTACH_TIME_SCALE = 20.0  # attach()'s own, which is not imported for a help text: it would load torch
@@ -23,25 +27,32 @@ def add_machine_options(
 ) -> None:
     """--hardware, --gpu-memory, --policy, --solver, --stand-in-for, --cpu-kernel, --time-scale, with these defaults."""
     text = f"machine to emulate, or 'cpu': see 'hetsched profiles list' (default: {hardware or 'this machine'})"
-    parser.add_argument("--hardware", default=hardware, metavar="NAME", help=text)
+    parser.add_argument("--hardware", type=non_empty_text, default=hardware, metavar="NAME", help=text)
     usual = gpu_memory.replace("%", "%%") if gpu_memory else "what the GPU has beside the rest of the model"
     text = f"GPU memory for experts: 8GiB, 512MB, or 25%% of them (default: {usual})"
-    parser.add_argument("--gpu-memory", default=gpu_memory, metavar="SIZE", help=text)
-    parser.add_argument("--policy", default="hetsched", metavar="NAME", help="strategy (default: %(default)s)")
-    parser.add_argument("--solver", default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)")
+    parser.add_argument(
+        "--gpu-memory", type=non_empty_text, action=Noted, default=gpu_memory, metavar="SIZE", help=text
+    )
+    text = "strategy (default: %(default)s)"
+    parser.add_argument("--policy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
+    text = "dispatch solver (default: %(default)s)"
+    parser.add_argument("--solver", type=non_empty_text, default="exact", metavar="NAME", help=text)
     text = f"emulated machines: let layers take the time of this model's (default: {stand_in_for or 'their own'})"
-    parser.add_argument("--stand-in-for", default=stand_in_for, metavar="MODEL", help=text)
+    parser.add_argument("--stand-in-for", type=non_empty_text, default=stand_in_for, metavar="MODEL", help=text)
     usual = cpu_kernel or "eager on emulated machines, auto on this one"
     text = f"CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel (default: {usual})"
-    parser.add_argument("--cpu-kernel", default=cpu_kernel, metavar="NAME", help=text)
+    parser.add_argument("--cpu-kernel", type=non_empty_text, default=cpu_kernel, metavar="NAME", help=text)
     text = "emulated machines: wall seconds per emulated second (default: %(default)g)"
-    parser.add_argument("--time-scale", type=float, default=time_scale, metavar="X", help=text)
+    parser.add_argument(
+        "--time-scale", type=finite_float(1, MAX_SCALE), action=Noted, default=time_scale, metavar="X", help=text
+    )
 
 
 def add_precision_option(parser: argparse.ArgumentParser) -> None:
     """--gpu-precision: lossy, so only for verbs that say so in their output."""
     parser.add_argument(
         "--gpu-precision",
+        type=non_empty_text,
         metavar="NAME",
         help="LOSSY: int8 or int4 copies on the GPU, or auto (default: exact weights)",
     )
@@ -53,8 +64,8 @@ def lossy_label(stats: dict[str, Any]) -> str:
 
 
 def machine_options(args: argparse.Namespace) -> dict[str, Any]:
-    """attach()'s arguments from the parsed options."""
-    return {
+    """attach()'s arguments from the parsed options. Raises InputError for those that the machine has no use for."""
+    options = {
         "hardware": args.hardware,
         "gpu_memory": args.gpu_memory,
         "policy": args.policy,
@@ -62,8 +73,11 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "stand_in_for": args.stand_in_for,
         "cpu_kernel": args.cpu_kernel,
         "gpu_precision": getattr(args, "gpu_precision", None),
-        "time_scale": args.time_scale,
     }
+    if is_this_machine(args.hardware):
+        refuse_given(args, ("time_scale",), "stretches the time of emulated machines, and this one is real")
+        return options
+    return {**options, "time_scale": args.time_scale}
 
 
 def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
@@ -81,7 +95,7 @@ def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | No
     from hetsched.loading.load import load_model as loaded
     from hetsched.loading.model_on_meta import read_config
 
-    folder = _folder(name, progress)
+    folder = model_folder(name, progress=progress)
     transformers.utils.logging.disable_progress_bar()
     from_config(read_config(folder))
     # The demo model is stored in bf16, which most CPUs emulate slowly; its arithmetic is done in fp32.
@@ -103,14 +117,8 @@ def encode(tokenizer: Any, prompt: str) -> Any:
     return tokenizer(prompt, return_tensors="pt")["input_ids"]
 
 
-def at_least_one(text: str) -> int:
-    """An argparse type: a whole number >= 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _folder(name: str, progress: bool) -> Path:
+def model_folder(name: str, *, progress: bool = True) -> Path:
+    """The checkpoint folder of --model; the demo model's, which is built if absent. Raises InputError for no folder."""
     if name == DEMO:
         from hetsched.demo_model import demo_model_path
 

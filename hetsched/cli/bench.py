@@ -6,7 +6,8 @@ import argparse
 import json
 
 from ..errors import InputError
-from .attaching import at_least_one
+from ..geometry import MAX_LAYERS
+from .option_types import at_least_one, names_list, non_empty_text, seed, whole
 from .paths import PlotFile
 from .replaying import decision_seconds, replay_bar
 
@@ -32,21 +33,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def add_overhead_options(group: argparse._ArgumentGroup) -> None:
     """--models, --hardware, --gpu-memory, --policy, --tokens, --layers, --demo-as, --seed, --plot."""
     text = "'demo', and gallery models of which a few layers are made without numbers (default: %(default)s)"
-    group.add_argument("--models", type=_names, default="demo,qwen3-30b-a3b", metavar="A,B,...", help=text)
+    group.add_argument("--models", type=names_list, default="demo,qwen3-30b-a3b", metavar="A,B,...", help=text)
     text = "machines to emulate (default: %(default)s)"
-    group.add_argument("--hardware", type=_names, default="rtx-4060-laptop-8gb", metavar="A,B,...", help=text)
+    group.add_argument("--hardware", type=names_list, default="rtx-4060-laptop-8gb", metavar="A,B,...", help=text)
     text = "GPU memory for experts: 8GiB, 512MB, or 25%% of them (default: %(default)s)"
-    group.add_argument("--gpu-memory", default="25%", metavar="SIZE", help=text)
-    group.add_argument("--policy", default="hetsched", metavar="NAME", help="strategy (default: %(default)s)")
+    group.add_argument("--gpu-memory", type=non_empty_text, default="25%", metavar="SIZE", help=text)
+    text = "strategy (default: %(default)s)"
+    group.add_argument("--policy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
     text = "decode steps to score in each of three passes (default: %(default)s)"
     group.add_argument("--tokens", type=at_least_one, default=64, metavar="N", help=text)
     text = "layers of models made without numbers (default: %(default)s)"
-    group.add_argument("--layers", type=at_least_one, default=4, metavar="N", help=text)
+    group.add_argument("--layers", type=whole(1, MAX_LAYERS), default=4, metavar="N", help=text)
     text = "gallery model whose seconds the demo model's layers take; '' for its own (default: %(default)s)"
     group.add_argument("--demo-as", default="gpt-oss-20b", metavar="MODEL", help=text)
     text = "charge each decision what it takes here, or a constant, for reproducible steps (default: %(default)s)"
     group.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
     text = "draw where the engine's own time goes into FILE (.png, .svg or .pdf)"
     group.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
 

@@ -6,9 +6,9 @@ import argparse
 import json
 import sys
 
-from .attaching import at_least_one
+from .option_types import at_least_one, names_list, non_empty_text, shares_list
 from .paths import PlotTarget
-from .replaying import add_replay_options, fractions, libraries_silenced, replay_bar, replay_settings
+from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,14 +16,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "replay a routing trace with many strategies at equal bytes, on machines you need not own, beside the bound"
     parser = subparsers.add_parser("compare", help=text, description=text)
     add_replay_options(parser)
-    parser.add_argument("--hardware", required=True, metavar="A[,B]", help="machines: see 'hetsched profiles list'")
+    text = "machines: see 'hetsched profiles list'"
+    parser.add_argument("--hardware", required=True, type=names_list, metavar="A[,B]", help=text)
     text = "shares of the experts' bytes that the GPU has (default: 0.25)"
-    parser.add_argument("--gpu-fraction", type=fractions, default=[0.25], metavar="0.1,0.25,...", help=text)
-    parser.add_argument("--strategies", default="all", metavar="A,B|all", help="policies (default: all)")
+    parser.add_argument("--gpu-fraction", type=shares_list, default=[0.25], metavar="0.1,0.25,...", help=text)
+    text = "policies (default: all)"
+    parser.add_argument("--strategies", type=non_empty_text, default="all", metavar="A,B|all", help=text)
     parser.add_argument(
         "--jobs", type=at_least_one, default=1, metavar="N", help="worker processes (default: %(default)s)"
     )
-    parser.add_argument("--ray", metavar="ADDRESS|auto", help="run on a Ray cluster: pip install 'hetsched[ray]'")
+    text = "run on a Ray cluster: pip install 'hetsched[ray]'"
+    parser.add_argument("--ray", type=non_empty_text, metavar="ADDRESS|auto", help=text)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="one JSON document on standard output")
     how.add_argument("--markdown", action="store_true", help="tables in Markdown")
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             args.trace,
             args.model,
             dtype=args.dtype,
-            hardware=[name.strip() for name in args.hardware.split(",") if name.strip()],
+            hardware=args.hardware,
             gpu_fractions=args.gpu_fraction,
             strategies=args.strategies,
             jobs=args.jobs,

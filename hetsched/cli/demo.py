@@ -9,7 +9,8 @@ from typing import Any
 from rich.progress import track
 from rich.text import Text
 
-from .attaching import DEMO, add_machine_options, at_least_one, encode, load_model, machine_options
+from .attaching import DEMO, add_machine_options, encode, load_model, machine_options
+from .option_types import at_least_one
 from .run import generate
 
 SCHEMA = "hetsched-demo/1"
@@ -46,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.report.tables import console as make_console
 
     console = make_console(quiet=args.json)
+    options = machine_options(args)
     model, tokenizer = load_model(DEMO)
     ids = encode(tokenizer, args.prompt)
-    options = machine_options(args)
     with attach(model, **options) as handle:
         console.print(hardware_view(handle))
         console.print(Text(f"── {args.prompt}", style="bold"))

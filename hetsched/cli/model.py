@@ -7,6 +7,7 @@ import json
 
 from hetsched.demo_model import DEFAULT_HEAL_STEPS, build_demo_model
 
+from .option_types import whole
 from .paths import NewFolder
 
 
@@ -21,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     build.add_argument(
         "--heal-steps",
-        type=int,
+        type=whole(0),
         default=DEFAULT_HEAL_STEPS,
         metavar="N",
         help="steps of distillation (default: %(default)s)",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any, NoReturn
 
-BAD_USAGE = 2
+from ..errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +19,5 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Name the mistake and where to read on, in one line on standard error; exit 2."""
-        print(f"{self.prog}: {' '.join(message.split())} (see '{self.prog} --help')", file=sys.stderr)
-        raise SystemExit(BAD_USAGE)
+        """Raise InputError: what was meant, and where to read on."""
+        raise InputError(f"{' '.join(message.split())}; see '{self.prog} --help'")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from ..files import check_distinct, check_file, check_folder
 from ..report.figures import FORMATS, check_format
+from .option_types import Noted
 
 STDOUT = Path("-")
 
@@ -25,23 +26,23 @@ class Named(NamedTuple):
     role: type[PathOption]
 
 
-class PathOption(argparse.Action):
+class PathOption(Noted):
     """Stores a Path (a list of them with nargs) and remembers it for preflight()."""
 
     def __call__(
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
+        values: Any,
+        option: str | None = None,
     ) -> None:
         given = [values] if isinstance(values, str) else list(values or ())
         if not all(given):
             raise argparse.ArgumentError(self, "is empty; give a path")
-        name = option_string or str(self.metavar or self.dest)
+        name = option or str(self.metavar or self.dest)
         told = [Named(name, Path(text).expanduser(), type(self)) for text in given]
         namespace.paths = [*getattr(namespace, "paths", ()), *told]
-        setattr(namespace, self.dest, self.stored(values, told))
+        super().__call__(parser, namespace, self.stored(values, told), option)
 
     def stored(self, values: Any, told: list[Named]) -> Any:
         """What the verb finds in its arguments."""

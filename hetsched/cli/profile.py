@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress, TimeElapsedColumn
 
 from hetsched import gallery
-from hetsched.errors import InputError
+from hetsched.cache import cache_folder
+from hetsched.errors import InputError, UnknownNameError
 from hetsched.geometry import MoEGeometry
 from hetsched.profile import HardwareProfile
 from hetsched.profile_store import find_profile, store_profile
@@ -20,6 +21,7 @@ from hetsched.report.profile_view import profile_view
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 from hetsched.units import human
 
+from .option_types import Noted, non_empty_text, refuse_given
 from .paths import NameOrPath, OutputFile
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "qwen3-30b-a3b"
 TARGET_ERROR = 0.10  # of the check's median; above it the command fails
 CHECK_S = 20.0
+DEVICES = ("auto", "cpu", "cuda")
+LEAST_WIDTH, MOST_WIDTH = 16, 1 << 17  # of an expert: no model comes near either end
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,10 +42,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument(
         "--model", action=NameOrPath, help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})"
     )
-    what.add_argument("--geometry", metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
-    parser.add_argument("--dtype", help="dtype of the expert weights (default: the model's own)")
+    name = non_empty_text
+    what.add_argument("--geometry", type=name, metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
+    parser.add_argument("--dtype", type=name, help="dtype of the expert weights (default: the model's own)")
     text = "auto, cpu, cuda, or a gallery machine whose GPU to emulate (default: %(default)s)"
-    parser.add_argument("--device", type=str.lower, default="auto", help=text)
+    parser.add_argument("--device", type=str.lower, action=Noted, default="auto", help=text)
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
     parser.add_argument("--out", action=OutputFile, metavar="FILE", help="write here instead of the cache folder")
     parser.add_argument(
@@ -62,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--scaling belongs to --check; add --check")
     if args.lossy and not args.kernels:
         raise InputError("--lossy belongs to --kernels; add --kernels")
+    if args.check and args.kernels:
+        raise InputError("--check and --kernels are two reports; ask for one of them")
+    if args.kernels:
+        refuse_given(args, ("device", "out"), "belongs to measuring a profile, and --kernels compares on the CPU")
+    if args.check:
+        refuse_given(args, ("out",), "belongs to measuring a profile, and --check takes the one that is stored")
+    if args.device not in DEVICES and args.device not in gallery.machines():
+        raise UnknownNameError("device", args.device, [*DEVICES, *gallery.machines()])
     geometry = _geometry(args)
     if args.kernels:
         return _kernels(args, geometry)
@@ -77,10 +90,18 @@ def _geometry(args: argparse.Namespace) -> MoEGeometry:
 def parse_geometry(text: str, dtype: str) -> MoEGeometry:
     """One expert from 'hidden=2048,ffn=768'. Raises InputError naming what is wrong and the form."""
     pairs = dict(part.partition("=")[::2] for part in text.split(","))
-    if set(pairs) != {"hidden", "ffn"} or not all(value.isdigit() for value in pairs.values()):
-        raise InputError(f"--geometry {text!r} is not understood; write hidden=2048,ffn=768 with whole numbers")
+    parts = text.count(",") + 1
+    if set(pairs) != {"hidden", "ffn"} or parts != 2 or not all(_is_width(value) for value in pairs.values()):
+        raise InputError(
+            f"--geometry {text!r:.60} is not understood; write hidden=2048,ffn=768 with whole numbers from "
+            f"{LEAST_WIDTH} to {MOST_WIDTH}"
+        )
     hidden, ffn = int(pairs["hidden"]), int(pairs["ffn"])
     return MoEGeometry(f"{hidden}x{ffn}", 1, 1, 1, hidden, ffn, dtype)
+
+
+def _is_width(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10 and LEAST_WIDTH <= int(text) <= MOST_WIDTH
 
 
 def _measure_and_show(args: argparse.Namespace, geometry: MoEGeometry) -> int:
@@ -94,6 +115,8 @@ def _measure_and_show(args: argparse.Namespace, geometry: MoEGeometry) -> int:
 
 
 def _measure(args: argparse.Namespace, geometry: MoEGeometry) -> tuple[HardwareProfile, Path]:
+    if not args.out:
+        cache_folder("profiles")  # where it will be kept: better said now than after the measurement
     to = console(stderr=True)
     to.print(f"measuring for {geometry.name}: hidden {geometry.hidden}, ffn {geometry.ffn}, {geometry.dtype}")
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=to) as bar:

@@ -14,13 +14,17 @@ from hetsched.errors import InputError, UnknownNameError
 from hetsched.model_yaml import SCHEMA as MODEL_SCHEMA
 from hetsched.model_yaml import load_model_card
 from hetsched.profile_diff import Difference, differences
-from hetsched.profile_store import stored_profiles
+from hetsched.profile_store import stored
 from hetsched.profile_yaml import load_profile, profile_document, save_profile
+from hetsched.reading import read_text_file
 from hetsched.report.profile_view import machine_table, model_table, profile_view
 from hetsched.report.tables import Column, Page, Sheet, console
-from hetsched.yaml_lines import FileError, Problem, dump_yaml
+from hetsched.yaml_lines import FILE_BYTES, FileError, Problem, dump_yaml
 
+from .option_types import non_empty_text
 from .paths import InputFile, NameOrPath, OutputText, PlotFile
+
+DRAWN_MODEL = "qwen3-30b-a3b"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,8 +37,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("name", action=NameOrPath, help="gallery name, or path of a profile or model file")
     text = "draw the latency curves into FILE (.png, .svg or .pdf)"
     show.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
-    text = "with --plot: model whose expert is drawn (default: %(default)s)"
-    show.add_argument("--model", default="qwen3-30b-a3b", metavar="NAME", help=text)
+    text = f"with --plot: model whose expert is drawn (default: {DRAWN_MODEL})"
+    show.add_argument("--model", type=non_empty_text, metavar="NAME", help=text)
     validate = _verb(verbs, "validate", _validate, "check files against the schema; all problems by key and line")
     validate.add_argument("files", nargs="+", action=InputFile, metavar="FILE")
     make = _verb(verbs, "derive", _derive, "apply the datasheet rule to the datasheet in a profile")
@@ -44,8 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "where to write the profile (default: -, standard output)"
     make.add_argument("--out", action=OutputText, metavar="FILE", help=text)
     diff = _verb(verbs, "diff", _diff, "what differs between two profiles")
-    diff.add_argument("first", help="gallery name, or path of a profile file")
-    diff.add_argument("second", help="the other one")
+    diff.add_argument("first", type=non_empty_text, help="gallery name, or path of a profile file")
+    diff.add_argument("second", type=non_empty_text, help="the other one")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,24 +67,28 @@ def _verb(verbs: Any, name: str, action: Any, text: str) -> argparse.ArgumentPar
 def _list(args: argparse.Namespace) -> int:
     machines = [gallery.machine(name) for name in gallery.machines()]
     cards = [gallery.model_card(name) for name in gallery.models()]
-    stored = stored_profiles()
+    measured = stored()
+    for warning in measured.warnings:
+        print(f"hetsched: {warning}", file=sys.stderr)
     if args.json:
         document = {
             "schema": "hetsched-profiles/1",
             "machines": [{"name": m.name, "title": m.title, "source": m.source.value} for m in machines],
             "models": [{"name": c.geometry.name, "repository": c.repository, "dtypes": c.dtypes} for c in cards],
-            "measured": [{"path": str(path), "name": p.name, "date": p.date} for path, p in stored],
+            "measured": [{"path": str(path), "name": p.name, "date": p.date} for path, p in measured.profiles],
         }
         return _print_json(document)
-    measured = Sheet(Column("", prose=True), "", title="Measured here")
-    for path, profile in stored:
-        measured.add(str(path), profile.date)
-    rest = measured if stored else "Measured here: none; run 'hetsched profile'"
+    table = Sheet(Column("", prose=True), "", title="Measured here")
+    for path, profile in measured.profiles:
+        table.add(str(path), profile.date)
+    rest = table if measured.profiles else "Measured here: none; run 'hetsched profile'"
     console().print(Page(machine_table(machines), "", model_table(cards), "", rest))
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
+    if args.model is not None and not args.plot:
+        raise InputError(f"--model {args.model} says whose expert --plot draws; add --plot FILE, or drop it")
     is_named = args.name.lower() in gallery.models()
     if is_named or _schema_of(args.name) == MODEL_SCHEMA:
         card = gallery.model_card(args.name) if is_named else load_model_card(args.name)
@@ -98,7 +106,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.plot:
         from hetsched.report.profile_plot import plot_profile
 
-        plot_profile(profile, gallery.model(args.model), args.plot)
+        plot_profile(profile, gallery.model(args.model or DRAWN_MODEL), args.plot)
         print(f"wrote {args.plot}", file=sys.stderr)
     if args.json:
         return _print_json(profile_document(profile))
@@ -133,7 +141,7 @@ def _problems(path: Path) -> tuple[Problem, ...]:
 def _schema_of(name: str | Path) -> str:
     """The schema that a file claims in its first lines; empty when there is no such file."""
     path = Path(name)
-    head = path.read_text(encoding="utf-8", errors="replace")[:2000] if path.is_file() else ""
+    head = read_text_file(path, "a YAML file", FILE_BYTES)[:2000] if path.is_file() else ""
     return next((line.partition(":")[2].strip() for line in head.splitlines() if line.startswith("schema:")), "")
 
 

@@ -15,7 +15,7 @@ from hetsched.errors import InputError
 from hetsched.report.tables import console
 from hetsched.trace_steps import MODES
 
-from .attaching import at_least_one
+from .option_types import at_least_one, finite_float, non_empty_text, whole
 from .paths import InputFile, NameOrPath
 
 
@@ -29,7 +29,8 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what it was recorded on: see 'hetsched profiles list'; or 'demo'",
     )
-    parser.add_argument("--dtype", metavar="NAME", help="experts stored as (default: as published)")
+    name = non_empty_text
+    parser.add_argument("--dtype", type=name, metavar="NAME", help="experts stored as (default: as published)")
     text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
     parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
     parser.add_argument(
@@ -41,23 +42,16 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)
     text = "charge each decision what it takes here, or a constant, for reproducible results (default: %(default)s)"
     parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
-    parser.add_argument("--solver", default="exact", metavar="NAME", help="dispatch solver (default: %(default)s)")
+    text = "dispatch solver (default: %(default)s)"
+    parser.add_argument("--solver", type=name, default="exact", metavar="NAME", help=text)
     text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
-    parser.add_argument("--bound-windows", type=int, default=12, metavar="N", help=text)
+    parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
 
 
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Settings of a study from the parsed options."""
     names = ("fit_sequences", "max_tokens", "verify", "replay", "solver", "bound_windows")
     return {**{name: getattr(args, name) for name in names}, "decision_s": decision_seconds(args.decision)}
-
-
-def fractions(text: str) -> list[float]:
-    """An argparse type: shares of the experts, '0.1,0.25'."""
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of shares; write 0.1,0.25,0.5") from None
 
 
 @contextmanager
@@ -106,9 +100,12 @@ def libraries_silenced() -> Iterator[None]:
 
 
 def decision_seconds(text: str) -> float | None:
+    """Seconds from 0 to 1 of --decision, None for 'measured'. Raises InputError for anything else."""
     if text.lower() == "measured":
         return None
     try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--decision {text!r} is neither 'measured' nor seconds; write for instance 0.00002") from None
+        return finite_float(0, 1)(text)
+    except argparse.ArgumentTypeError:
+        raise InputError(
+            f"--decision {text!r:.60} is neither 'measured' nor seconds from 0 to 1; write for instance 0.00002"
+        ) from None

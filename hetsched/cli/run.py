@@ -10,12 +10,12 @@ from typing import Any
 from .attaching import (
     add_machine_options,
     add_precision_option,
-    at_least_one,
     encode,
     load_model,
     lossy_label,
     machine_options,
 )
+from .option_types import at_least_one, non_empty_text
 
 SCHEMA = "hetsched-run/1"
 
@@ -23,7 +23,9 @@ SCHEMA = "hetsched-run/1"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
     parser = subparsers.add_parser("run", help="generate text under the scheduler", description=__doc__)
-    parser.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
+    parser.add_argument(
+        "--model", type=non_empty_text, required=True, metavar="PATH", help="checkpoint folder, or 'demo'"
+    )
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to go on with")
     parser.add_argument(
         "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"

@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import replace
 
+from .option_types import non_empty_text, share
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings
 
 
@@ -14,10 +15,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "replay a routing trace with one strategy: where the time goes, what hits where, a few layers drawn"
     parser = subparsers.add_parser("simulate", help=text, description=text)
     add_replay_options(parser)
-    parser.add_argument("--hardware", required=True, metavar="NAME", help="machine: see 'hetsched profiles list'")
+    parser.add_argument(
+        "--hardware", required=True, type=non_empty_text, metavar="NAME", help="machine: see 'hetsched profiles list'"
+    )
     text = "share of the experts' bytes that the GPU has (default: %(default)s)"
-    parser.add_argument("--gpu-fraction", type=float, default=0.25, metavar="SHARE", help=text)
-    parser.add_argument("--strategy", default="hetsched", metavar="NAME", help="policy (default: %(default)s)")
+    parser.add_argument("--gpu-fraction", type=share, default=0.25, metavar="SHARE", help=text)
+    parser.add_argument(
+        "--strategy", type=non_empty_text, default="hetsched", metavar="NAME", help="policy (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 

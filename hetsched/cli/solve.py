@@ -16,12 +16,27 @@ from hetsched.instances import random_problem, trace_problems
 from hetsched.plugins import installed_name, load
 from hetsched.problem import DispatchProblem
 from hetsched.report.tables import Column, Page, Sheet, console, figures
-from hetsched.trace import load_trace
+from hetsched.simulator import check_shape
+from hetsched.trace import RoutingTrace, load_trace
 from hetsched.types import Phase
 
+from .option_types import (
+    Noted,
+    at_least_one,
+    finite_float,
+    names_list,
+    non_empty_text,
+    refuse_given,
+    seed,
+    share,
+    whole,
+)
 from .paths import InputFile, NameOrPath, PlotFile
 from .replaying import libraries_silenced
 
+DEFAULT_MODEL = "gpt-oss-20b"
+TRACE_OPTIONS = ("hardware", "model", "gpu_fraction", "phase", "tokens", "instances")
+MAX_SIZE = 4096  # experts of one problem, 16 times the largest layer there is
 SCHEMA = "hetsched-solve/1"
 PHASES = ("decode", "verify", "prefill")
 DEFAULT = (
@@ -35,66 +50,75 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("solve", help=text, description=text)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--trace", action=InputFile, metavar="FILE", help="layers of a recorded routing trace (.npz)")
-    source.add_argument("--random", type=int, metavar="N", help="N random problems of many kinds")
-    parser.add_argument("--solvers", default=DEFAULT, metavar="A,B,...", help="strategies (default: %(default)s)")
-    text = "with --trace: machine (default: %(default)s)"
-    parser.add_argument("--hardware", default="rtx-4060-laptop-8gb", metavar="NAME", help=text)
-    text = "with --trace: geometry, see 'hetsched profiles list'; or 'demo' (default: %(default)s)"
-    parser.add_argument("--model", action=NameOrPath, default="gpt-oss-20b", metavar="NAME", help=text)
-    text = "with --trace: share of the experts that is on the GPU (default: %(default)s)"
-    parser.add_argument("--gpu-fraction", type=float, default=0.25, metavar="SHARE", help=text)
-    text = "with --trace: kind of step that its tokens make (default: %(default)s)"
-    parser.add_argument("--phase", type=str.lower, choices=PHASES, default="decode", help=text)
-    text = "with --trace: tokens of a step (default: 1, 5 or 256, by phase)"
-    parser.add_argument("--tokens", type=int, metavar="T", help=text)
-    text = "with --trace: layers drawn from it (default: %(default)s)"
-    parser.add_argument("--instances", type=int, default=200, metavar="N", help=text)
+    source.add_argument("--random", type=at_least_one, metavar="N", help="N random problems of many kinds")
+    text = "strategies (default: %(default)s)"
+    parser.add_argument("--solvers", type=names_list, default=DEFAULT, metavar="A,B,...", help=text)
+    _add_trace_options(parser)
     text = "with --random: experts of each problem (default: 1 to 32, drawn)"
-    parser.add_argument("--size", type=int, metavar="N", help=text)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
-    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds a call; later answers are failures")
-    parser.add_argument(
-        "--plot", action=PlotFile, metavar="FILE", help="draw quality against time into FILE (.png, .svg or .pdf)"
-    )
+    parser.add_argument("--size", type=whole(0, MAX_SIZE), action=Noted, metavar="N", help=text)
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
+    text = "seconds a call; later answers are failures"
+    parser.add_argument("--time-limit", type=finite_float(0, 1e6, low_excluded=True), metavar="S", help=text)
+    text = "draw quality against time into FILE (.png, .svg or .pdf)"
+    parser.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
 
+def _add_trace_options(parser: argparse.ArgumentParser) -> None:
+    """Those of TRACE_OPTIONS."""
+    name, text = non_empty_text, "with --trace: machine (default: %(default)s)"
+    parser.add_argument("--hardware", type=name, action=Noted, default="rtx-4060-laptop-8gb", metavar="NAME", help=text)
+    text = f"with --trace: geometry, or 'demo' (default: the model that the trace names, else {DEFAULT_MODEL})"
+    parser.add_argument("--model", action=NameOrPath, metavar="NAME", help=text)
+    text = "with --trace: share of the experts that is on the GPU (default: %(default)s)"
+    parser.add_argument("--gpu-fraction", type=share, action=Noted, default=0.25, metavar="SHARE", help=text)
+    text = "with --trace: kind of step that its tokens make (default: %(default)s)"
+    parser.add_argument("--phase", type=str.lower, choices=PHASES, action=Noted, default="decode", help=text)
+    text = "with --trace: tokens of a step (default: 1, 5 or 256, by phase)"
+    parser.add_argument("--tokens", type=at_least_one, action=Noted, metavar="T", help=text)
+    text = "with --trace: layers drawn from it (default: %(default)s)"
+    parser.add_argument("--instances", type=at_least_one, action=Noted, default=200, metavar="N", help=text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Build the problems, run every strategy on each, report. Always 0: a bad strategy is a result."""
-    names = [installed_name("hetsched.solvers", name.strip()) for name in args.solvers.split(",") if name.strip()]
-    if not names:
-        raise InputError("--solvers is empty; name at least one strategy, for instance --solvers exact,sort")
+    names = [installed_name("hetsched.solvers", name) for name in args.solvers]
     for name in names:
         load("hetsched.solvers", name)  # an unknown name is an error before anything runs
-    problems = _problems(args)
+    problems, facts = _random(args) if args.trace is None else _recorded(args)
     with libraries_silenced():
         held = contest(names, problems, args.time_limit)
-    rows = held.rows(list(dict.fromkeys(names)))
+    rows = held.rows(names)
     if args.plot:
         from hetsched.report.solve_plot import plot_rows
 
         plot_rows(rows, args.plot)
     if args.json:
-        document = {"schema": SCHEMA, "instances": held.instances, "rows": [row._asdict() for row in rows]}
+        document = {
+            "schema": SCHEMA,
+            **facts,
+            "instances": held.instances,
+            "rows": [row._asdict() for row in rows],
+        }
         print(json.dumps(document, indent=2))
     else:
         _print(rows, held.instances)
     return 0
 
 
-def _problems(args: argparse.Namespace) -> Iterator[DispatchProblem]:
-    for name, least in (("instances", 1), ("size", 0), ("tokens", 1), ("random", 1)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} is {value}; it must be at least {least}")
-    if args.trace is None:
-        return _random(args)
-    costs = CostModel(gallery.machine(args.hardware), gallery.model(args.model))
+def _recorded(args: argparse.Namespace) -> tuple[Iterator[DispatchProblem], dict[str, str]]:
+    """Problems of a trace, and whose geometry and machine they are of."""
+    refuse_given(args, ("size",), "belongs to --random")
+    machine = gallery.machine(args.hardware)
+    trace = load_trace(args.trace)
+    geometry = gallery.model(args.model or _model_of(trace))
+    check_shape(trace, geometry.num_layers, geometry.num_experts, geometry.name)
+    costs = CostModel(machine, geometry)
     if not costs.has_gpu:
         raise InputError(f"--hardware {args.hardware} has no GPU, so there is nothing to decide; choose one with a GPU")
-    return trace_problems(
-        load_trace(args.trace),
+    problems = trace_problems(
+        trace,
         costs,
         gpu_fraction=args.gpu_fraction,
         phase=Phase[args.phase.upper()],
@@ -102,9 +126,21 @@ def _problems(args: argparse.Namespace) -> Iterator[DispatchProblem]:
         count=args.instances,
         seed=args.seed,
     )
+    return problems, {"model": geometry.name, "hardware": machine.name}
 
 
-def _random(args: argparse.Namespace) -> Iterator[DispatchProblem]:
+def _model_of(trace: RoutingTrace) -> str:
+    """The gallery's model that a trace says it was recorded on, else the usual one, whose shape is then checked."""
+    named = str(trace.meta.get("model", ""))
+    return named if gallery.has_model(named) else DEFAULT_MODEL
+
+
+def _random(args: argparse.Namespace) -> tuple[Iterator[DispatchProblem], dict[str, str]]:
+    refuse_given(args, TRACE_OPTIONS, "belongs to --trace")
+    return _drawn(args), {}
+
+
+def _drawn(args: argparse.Namespace) -> Iterator[DispatchProblem]:
     rng = np.random.default_rng(args.seed)
     for _ in range(args.random):
         yield random_problem(rng, int(rng.integers(1, 33)) if args.size is None else args.size)

@@ -16,7 +16,7 @@ from hetsched.errors import InputError
 from hetsched.report.tables import console
 from hetsched.trace import RoutingTrace, load_trace, report, save_trace
 
-from .attaching import at_least_one
+from .option_types import at_least_one, non_empty_text, seed
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _add_info(verbs: Any) -> None:
     info = _verb(verbs, "info", _info, "what a trace holds: entropy, repeats, reuse distances, LRU and LFU hit rates")
     info.add_argument("file", action=InputFile, metavar="FILE")
     info.add_argument("--plot", action=PlotFile, metavar="FILE", help="draw the figures into FILE (.png, .svg or .pdf)")
-    text = "tokens that stand for a longer trace (default: 100000; without numba 2000)"
+    text = "tokens that stand for a longer trace (default: 100000)"
     info.add_argument("--sample-tokens", type=at_least_one, metavar="N", help=text)
 
 
@@ -84,8 +84,8 @@ def _add_import(verbs: Any) -> None:
         "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
         "a star stands for numbers of several columns: experts=expert_*"
     )
-    imported.add_argument("--columns", default="", metavar="layer=NAME,...", help=text)
-    imported.add_argument("--model", metavar="NAME", help="stored as meta.model")
+    imported.add_argument("--columns", type=non_empty_text, metavar="layer=NAME,...", help=text)
+    imported.add_argument("--model", type=non_empty_text, metavar="NAME", help="stored as meta.model")
 
 
 def _add_split(verbs: Any) -> None:
@@ -93,7 +93,9 @@ def _add_split(verbs: Any) -> None:
     split.add_argument("file", action=InputFile, metavar="FILE")
     how = split.add_mutually_exclusive_group(required=True)
     how.add_argument("--at", type=float, metavar="FRACTION", help="into the first share of the sequences and the rest")
-    how.add_argument("--sequences", metavar="A:B", help="keep sequences A to B - 1, counted from 0")
+    how.add_argument(
+        "--sequences", type=non_empty_text, metavar="A:B", help="keep sequences A to B - 1, counted from 0"
+    )
     text = "one file with --sequences, two with --at"
     split.add_argument("--out", required=True, action=OutputFile, nargs="+", metavar="FILE", help=text)
 
@@ -124,7 +126,7 @@ def _add_synth(verbs: Any) -> None:
         synth.add_argument(
             f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default}, or as in --like)"
         )
-    synth.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
+    synth.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -150,18 +152,23 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _record(args: argparse.Namespace) -> None:
+    from hetsched.traces.content import model_digest
     from hetsched.traces.prompts import digest, read_prompts
+    from hetsched.traces.writer import partial_folder, require_resumable
+
+    from .attaching import DEMO, model_folder
 
     prompts = read_prompts(args.prompts)
-    config = Path(args.model).expanduser() / "config.json"
+    require_resumable(args.out)
+    folder = model_folder(args.model, progress=not args.json)
     arguments = {
-        "model": config.parent.resolve().name,
-        "config": digest([config.read_text()]) if config.is_file() else None,
+        "model": DEMO if args.model == DEMO else folder.resolve().name,
+        "content": model_digest(folder),
         "prompts": digest(prompts),
         "max_new_tokens": args.max_new_tokens,
         "prompt_lookup": args.prompt_lookup,
     }
-    if args.out.exists() and not args.out.with_name(f"{args.out.name}.partial").exists():
+    if args.out.exists() and not partial_folder(args.out).exists():
         if load_trace(args.out).meta.get("recorded") != arguments:
             raise InputError(f"{args.out} exists and was recorded otherwise; choose another --out, or delete it")
     else:
@@ -198,7 +205,7 @@ def _import(args: argparse.Namespace) -> None:
     from hetsched.traces.rows import row_file
 
     meta = {"source": f"imported from {args.file.name}"} | ({"model": args.model} if args.model else {})
-    source = row_file(args.file, args.format, args.columns)
+    source = row_file(args.file, args.format, args.columns or "")
     with _progress("reading") as show:
         size = args.file.stat().st_size if args.file.exists() else 1
         import_rows(source, args.num_experts, args.out, meta=meta, at_bytes=lambda done: show(done, size))
@@ -210,14 +217,18 @@ def _split(args: argparse.Namespace) -> None:
 
     if len(args.out) != (2 if args.at is not None else 1):
         raise InputError(f"--out has {len(args.out)} files; --at makes two, --sequences one")
+    if len({path.resolve() for path in args.out}) < len(args.out):
+        raise InputError(f"--out names {args.out[0]} twice, and one part would overwrite the other; name two files")
     trace = load_trace(args.file)
     parts: tuple[RoutingTrace, ...]
     if args.at is not None:
         parts = split(trace, args.at)
     else:
         first, colon, last = args.sequences.partition(":")
-        if not colon or not all(part == "" or part.isdecimal() for part in (first, last)):
-            raise InputError(f"--sequences {args.sequences!r} is not understood; write A:B, for instance 0:10 or 10:")
+        if not colon or not all(part == "" or (part.isdecimal() and len(part) < 12) for part in (first, last)):
+            raise InputError(
+                f"--sequences {args.sequences!r:.60} is not understood; write A:B, for instance 0:10 or 10:"
+            )
         count = len(sequence_starts(trace)) - 1
         parts = (sequences(trace, int(first or 0), int(last or count)),)
     for path, part in zip(args.out, parts, strict=True):

@@ -13,11 +13,11 @@ from hetsched.errors import InputError
 from .attaching import (
     add_machine_options,
     add_precision_option,
-    at_least_one,
     encode,
     load_model,
     machine_options,
 )
+from .option_types import Noted, at_least_one, is_given, names_list, non_empty_text, refuse_given
 
 SCHEMA = "hetsched-verify/1"
 PROMPTS = ("Write a short story about a lighthouse.", "How do I sort a list in Python?", "What is the moon made of?")
@@ -51,11 +51,12 @@ class Comparison:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
     parser = subparsers.add_parser("verify", help="compare scheduled with reference tokens", description=__doc__)
-    parser.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
-    parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: three of its own)")
     parser.add_argument(
-        "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
+        "--model", type=non_empty_text, required=True, metavar="PATH", help="checkpoint folder, or 'demo'"
     )
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: three of its own)")
+    text = "at most (default: %(default)s)"
+    parser.add_argument("--max-new-tokens", type=at_least_one, action=Noted, default=64, metavar="N", help=text)
     add_machine_options(parser, hardware=DEFAULT_HARDWARE, gpu_memory="10%,25%,50%", cpu_kernel="eager", time_scale=1.0)
     add_precision_option(parser)
     parser.add_argument(
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Greedy tokens and logits against transformers' eager experts; 0 only when all tokens are identical."""
     from hetsched import attach
 
+    require_useful(args)
     if args.perplexity is not None:
         from . import verify_perplexity
 
@@ -103,6 +105,20 @@ def run(args: argparse.Namespace) -> int:
             f"largest logit difference {comparison.max_abs_logit_diff:.3g}"
         )
     return 0 if comparison.identical else 1
+
+
+def require_useful(args: argparse.Namespace) -> None:
+    """Raise InputError for options that would be ignored, and for a budget that is named twice."""
+    machine_options(args)
+    if args.perplexity is not None:
+        refuse_given(args, ("max_new_tokens",), "belongs to the comparison of tokens, and --perplexity generates none")
+    elif args.hardware == "cpu":
+        refuse_given(args, ("gpu_memory",), "is memory of a GPU, and --hardware cpu has none")
+    if is_given(args, "gpu_memory"):
+        try:
+            names_list(args.gpu_memory)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"--gpu-memory: {error}") from None
 
 
 def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hetsched.cache import cache_folder
 from hetsched.demo_model.store import RECIPE_VERSION, cached_folder
+from hetsched.errors import InputError
 
 DEFAULT_HEAL_STEPS = 36
 
@@ -19,10 +21,11 @@ def demo_model_path(*, progress: bool = True) -> Path:
     """Folder of the cached demo checkpoint, which is built first if absent (minutes, once per recipe version).
 
     `progress` shows one bar on stderr while building. Raises `MissingDependencyError` where the source weights are
-    not installed.
+    not installed, `InputError` where the cache folder cannot be written.
     """
     folder = cached_folder()
     if not (folder / "config.json").is_file():
+        cache_folder("models")  # said before the minutes of work, not after
         build_demo_model(folder, progress=progress)
     return folder
 
@@ -33,8 +36,12 @@ def build_demo_model(out: Path, *, heal_steps: int = DEFAULT_HEAL_STEPS, progres
     Keys: `ppl_{prose,own}_{dense,converted,healed}` (perplexity on held-out text) and `seconds_{stage}`. `heal_steps`
     counts optimiser steps of distillation; 0 leaves the converted model as it is. `out` appears only when complete;
     where another process finished it meanwhile, that one stays. Raises `InputError` where `out` exists and is not
-    empty, `MissingDependencyError` where the source weights are not installed.
+    empty, or `heal_steps` is below 0, `MissingDependencyError` where the source weights are not installed.
     """
+    if heal_steps < 0:
+        raise InputError(
+            f"heal_steps is {heal_steps}; it must be at least 0, which leaves the converted model as it is"
+        )
     from hetsched.demo_model.build import build
 
     return build(out, heal_steps=heal_steps, progress=progress)

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from ..errors import InputError
+from ..model_yaml import read_config_file
 from .checkpoint import Checkpoint
 
 
@@ -17,6 +18,7 @@ def read_config(folder: Path) -> Any:
     """The config of a checkpoint folder. Raises InputError."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json; give a checkpoint folder")
+    read_config_file(folder / "config.json")  # a library would believe any number in it
     try:
         return transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:

@@ -10,18 +10,29 @@ from typing import Any
 import torch
 
 from ..engine.cpu_kernels.base import ExpertKernel, SwigluWeights
+from ..errors import InputError
 from ..profile import ExpertShape
+from ..sizes import show_bytes
 from .memory import cache_bytes, free_bytes
 
 CACHE_MULTIPLE = 4  # bytes to rotate through, over the last-level cache
 MIN_POOL_BYTES = 256 << 20
+MAX_POOL = 4096  # beyond it, experts of a few kB, making the pool would take longer than measuring
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pool_size(expert_bytes: int, cache: int, free: int) -> int:
-    """Experts to rotate through: at least CACHE_MULTIPLE caches, at most a quarter of free memory, never below two."""
+    """Experts to rotate through: at least CACHE_MULTIPLE caches, at most a quarter of free memory and MAX_POOL.
+
+    Never below two. Raises InputError where even these would not fit into free memory, each once more as it is packed.
+    """
+    if 4 * expert_bytes > free:
+        raise InputError(
+            f"one expert takes {show_bytes(expert_bytes)}, and measuring needs room for four of them: only "
+            f"{show_bytes(free)} are free; choose a smaller model or geometry"
+        )
     wanted = max(CACHE_MULTIPLE * cache, MIN_POOL_BYTES)
-    return max(min(-(-wanted // expert_bytes), free // 4 // expert_bytes), 2)
+    return max(min(-(-wanted // expert_bytes), free // 4 // expert_bytes, MAX_POOL), 2)
 
 
 class ExpertPool:

@@ -6,16 +6,18 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..cache import cache_folder
+from ..cache import cache_folder, cache_place
+from ..errors import InputError
 from ..fingerprint import core_count, cpu_name, gpu_name_and_driver
 from ..plugins import installed
-from ..profile_store import stored_profiles
+from ..profile_store import stored
 from ..units import human
 from .memory import free_bytes, total_bytes
 
@@ -153,11 +155,25 @@ def _pinned_limit() -> Item:
 
 
 def _cached() -> list[Item]:
-    profiles = stored_profiles()
-    models = [path.name for path in sorted(cache_folder("models").iterdir())]
+    found = stored()
+    profiles, models = found.profiles, cache_place("models")
     newest = f", newest {profiles[0][1].date}: {profiles[0][0]}" if profiles else ""
     lack = "predictions rest on rules of thumb"
+    names = [path.name for path in sorted(models.iterdir())] if models.is_dir() else []
     return [
+        _cache_item(),
         Item("profiles", f"{len(profiles)}{newest}", bool(profiles), lack, "" if profiles else "hetsched profile"),
-        Item("models in the cache", ", ".join(models) or "none"),
+        *(
+            Item("damaged profile", str(error), False, "it is skipped", f"rm {shlex.quote(str(path))}")
+            for path, error in found.damaged.items()
+        ),
+        Item("models in the cache", ", ".join(names) or "none"),
     ]
+
+
+def _cache_item() -> Item:
+    try:
+        return Item("cache folder", str(cache_folder()), True)
+    except InputError as error:
+        cost = "no profile is kept, no demo model is built"
+        return Item("cache folder", str(error), False, cost, "export HETSCHED_CACHE=/a/folder/you/can/write")

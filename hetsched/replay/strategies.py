@@ -65,8 +65,8 @@ def strategies_of(wanted: Strategies) -> list[Strategy]:
         chosen = [Strategy(label, spec) for label, spec in wanted.items()]
     else:
         specs = re.split(r"[,\s]+", wanted) if isinstance(wanted, str) else wanted
-        specs = [installed_name(GROUP, spec) if isinstance(spec, str) else spec for spec in specs if spec != ""]
-        specs = list(dict.fromkeys(specs)) if isinstance(wanted, str) else specs
+        specs = [spec for spec in specs if spec != ""] if isinstance(wanted, str) else specs
+        specs = [installed_name(GROUP, spec) if isinstance(spec, str) else spec for spec in specs]
         chosen = [Strategy(_label(spec), spec) for spec in specs]
     if not chosen:
         raise InputError("no strategy was named; name at least one, or 'all'")

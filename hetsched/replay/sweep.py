@@ -72,6 +72,10 @@ def compare(
 
     if jobs < 1:
         raise InputError(f"jobs is {jobs}; it must be at least 1")
+    if ray is not None and jobs > 1:
+        raise InputError(
+            f"jobs is {jobs}, and on a Ray cluster its nodes say how many run at once; drop one of the two"
+        )
     if ray is not None:
         outcomes = run_on_ray(study, tasks, ray, done)
     elif jobs > 1:

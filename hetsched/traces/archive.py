@@ -1,7 +1,8 @@
 """Arrays inside .npz files, mapped instead of read where they are large, and written so that they can be mapped.
 
 A stored (uncompressed) member is mapped at its place in the zip file. A compressed one is read whole when small, and
-else unpacked once into the user cache folder, in chunks, and mapped there.
+else unpacked, in chunks, into a file without a name in the user cache folder (where that cannot be written, in the
+system's folder for temporary files) and mapped there: the system frees it with the last array of it, or the process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shutil
 import struct
 import tempfile
 import tokenize
@@ -24,8 +26,10 @@ import numpy.typing as npt
 from ..cache import cache_folder
 from ..errors import InputError
 from ..files import replacing
+from ..reading import open_regular
 
 READ_WHOLE_BYTES = 256 << 20  # compressed members up to this size are read into memory
+META_BYTES = 64 << 20  # of the meta text, which is stored at four bytes a character
 ALIGN_BYTES = 64
 _CHUNK_BYTES = 1 << 20
 _LOCAL_HEADER = 30  # bytes of a zip local file header before name and extra field
@@ -52,12 +56,14 @@ def read_arrays(path: str | Path, names: Iterable[str]) -> dict[str, Array]:
     is no .npz, is damaged, or holds pickles.
     """
     wanted = {f"{name}.npy": name for name in names}
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such trace file")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path, "a routing trace (.npz)") as file, zipfile.ZipFile(file) as archive:
             members = [info for info in archive.infolist() if info.filename in wanted]
-            return {wanted[info.filename]: _member(archive, Path(path), info) for info in members}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such trace file") from None
+            return {wanted[info.filename]: _member(archive, file, info) for info in members}
+    except InputError:
+        raise
     except _DAMAGE as error:
         raise InputError(f"{path}: not a routing trace (an .npz without pickles), or damaged: {error}") from error
 
@@ -83,15 +89,14 @@ def _write_member(archive: zipfile.ZipFile, file: IO[bytes], name: str, array: A
         np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def _member(archive: zipfile.ZipFile, path: Path, info: zipfile.ZipInfo) -> Array:
+def _member(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo) -> Array:
+    if info.filename == "meta.npy" and info.file_size > META_BYTES:
+        raise ValueError(f"its meta text has more than {META_BYTES:,} bytes")
     if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
-        with path.open("rb") as file:
-            start = _data_start(file, info)
-            return _mapped(path, file, start, info.file_size)
+        return _mapped(file, _data_start(file, info), info.file_size)
     if info.file_size > READ_WHOLE_BYTES:
-        unpacked = _unpacked(archive, info)
-        with unpacked.open("rb") as file:
-            return _mapped(unpacked, file, 0, info.file_size)
+        with _unpacked(archive, info) as unpacked:
+            return _mapped(unpacked, 0, info.file_size)
     with archive.open(info) as member:
         data = member.read()
     dtype, shape, order, start = _layout(io.BytesIO(data), len(data))
@@ -108,13 +113,16 @@ def _data_start(file: IO[bytes], info: zipfile.ZipInfo) -> int:
     return int(info.header_offset + _LOCAL_HEADER + name_bytes + extra_bytes)
 
 
-def _mapped(path: Path, file: IO[bytes], start: int, num_bytes: int) -> Array:
-    """The .npy array that starts at an offset of a file and has this many bytes with its header."""
+def _mapped(file: IO[bytes], start: int, num_bytes: int) -> Array:
+    """The .npy array that starts at an offset of a file and has this many bytes with its header.
+
+    The array keeps the file's contents, though the file be closed and its name removed.
+    """
     file.seek(start)
     dtype, shape, order, _ = _layout(file, num_bytes)
     if 0 in shape or not dtype.itemsize:
         return np.empty(shape, dtype, order=order)
-    return np.memmap(path, dtype, "r", file.tell(), shape, order).view(np.ndarray)
+    return np.memmap(file, dtype, "r", file.tell(), shape, order).view(np.ndarray)
 
 
 def _layout(file: IO[bytes], num_bytes: int) -> tuple[np.dtype[Any], tuple[int, ...], Literal["F", "C"], int]:
@@ -136,19 +144,27 @@ def _layout(file: IO[bytes], num_bytes: int) -> tuple[np.dtype[Any], tuple[int, 
     return dtype, shape, "F" if is_fortran else "C", header_bytes
 
 
-def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Path:
-    """A compressed member's .npy file in the user cache folder, unpacked if it is not there; named by its contents."""
-    stem = f"{info.CRC:08x}-{info.file_size}-{info.compress_size}"
-    target = cache_folder("traces") / f"{stem}-{info.filename}"
-    if target.exists() and target.stat().st_size == info.file_size:
-        return target
-    handle, temporary = tempfile.mkstemp(prefix=".unpacking-", dir=target.parent)
+def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """A compressed member's .npy file, unpacked into a file without a name: whatever happens, nothing is left of it."""
+    folder = _unpacking_folder()
+    free = shutil.disk_usage(folder).free
+    if info.file_size > free:
+        text = f"{info.filename} takes {info.file_size:,} bytes unpacked, and {folder} has {free:,} free"
+        raise InputError(f"{archive.filename}: {text}; set HETSCHED_CACHE to a folder with more room")
+    out = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, the caller closes it
     try:
-        with os.fdopen(handle, "wb") as out, archive.open(info) as member:
+        with archive.open(info) as member:
             while chunk := member.read(_CHUNK_BYTES):
                 out.write(chunk)
-        os.replace(temporary, target)
+        out.flush()
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        out.close()
         raise
-    return target
+    return out
+
+
+def _unpacking_folder() -> Path:
+    try:
+        return cache_folder("traces")
+    except InputError:  # reading needs no cache of its own
+        return Path(tempfile.gettempdir())

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..reading import parse_json
+
 FORMAT = "hetsched-routing-trace/1"
 MAX_EXPERTS = 1 << 15  # ids are int16
+MAX_TEXT = 100_000  # characters of one of the texts
 _TEXTS = ("model", "licence", "source", "notes")
 
 
@@ -18,8 +21,8 @@ def read_meta(stored: npt.NDArray[Any]) -> tuple[dict[str, Any], list[str]]:
     if stored.shape or stored.dtype.kind != "U":
         return {}, [f"meta is {stored.dtype} {stored.shape}, expected a 0-d string with JSON"]
     try:
-        meta = json.loads(str(stored))
-    except json.JSONDecodeError as error:
+        meta = parse_json(str(stored))
+    except ValueError as error:
         return {}, [f"meta is not JSON: {error}"]
     if not isinstance(meta, dict):
         return {}, [f"meta is {meta!r:.60}, expected a JSON object"]
@@ -45,7 +48,7 @@ def meta_problems(meta: dict[str, Any], num_layers: int | None, top_k: int | Non
     found = []
     experts: Any = meta.get("num_experts")
     if not _is_count(experts) or experts > MAX_EXPERTS:
-        found.append(f"meta.num_experts is {experts!r}, expected a whole number from 1 to {MAX_EXPERTS}")
+        found.append(f"meta.num_experts is {experts!r:.60}, expected a whole number from 1 to {MAX_EXPERTS}")
     if meta.get("format") != FORMAT:
         found.append(f"meta.format is {meta.get('format')!r:.60}, expected {FORMAT!r}")
     if "top_k" in meta and top_k is not None and not (_is_count(meta["top_k"]) and meta["top_k"] == top_k):
@@ -53,9 +56,9 @@ def meta_problems(meta: dict[str, Any], num_layers: int | None, top_k: int | Non
     if "layers" in meta and num_layers is not None:
         found += _layer_problems(meta["layers"], num_layers)
     found += [
-        f"meta.{name} is {meta[name]!r:.60}, expected a text"
+        f"meta.{name} is {meta[name]!r:.60}, expected a text of at most {MAX_TEXT:,} characters"
         for name in _TEXTS
-        if not isinstance(meta.get(name, ""), str)
+        if not isinstance(text := meta.get(name, ""), str) or len(text) > MAX_TEXT
     ]
     if not isinstance(meta.get("repeats_allowed", False), bool):
         found.append(f"meta.repeats_allowed is {meta['repeats_allowed']!r:.60}, expected true or false")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from ..errors import InputError
+from ..reading import parse_json, read_text_file
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -15,12 +15,7 @@ def read_prompts(path: str | Path) -> list[str]:
     Raises InputError naming the line that is wrong.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text: {error}") from error
+    lines = read_text_file(path, "a file of prompts").splitlines()
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise InputError(f"{path} has no prompts; write one a line")
@@ -36,8 +31,8 @@ def digest(prompts: list[str]) -> str:
 
 def _of_object(path: Path, number: int, line: str) -> str:
     try:
-        prompt = json.loads(line)["prompt"]
-    except (json.JSONDecodeError, TypeError, KeyError):
+        prompt = parse_json(line)["prompt"]
+    except (ValueError, TypeError, KeyError):
         prompt = None
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError(f'{path}, line {number}: expected an object with a text "prompt"')

@@ -21,7 +21,8 @@ from ..integrations.attachment import phase_of_call
 from ..integrations.expert_modules import expert_modules, is_expert_module
 from ..types import Phase
 from .checks import chunks, has_repeat
-from .writer import TraceWriter
+from .partial import damaged
+from .writer import TraceWriter, partial_folder
 
 
 class Pass(NamedTuple):
@@ -122,6 +123,7 @@ def record(
     num_experts = max(int(module.num_experts) for module in modules)
     writer = TraceWriter(path, num_experts, shape, extras=("weights", "step"), arguments=arguments)
     with writer, recording(model) as recorder:
+        _require_whole_sequences(writer, len(prompts))
         steps = int(writer.array("step")[-1]) + 1 if writer.tokens else 0
         progress(writer.progress, writer.tokens)
         for i in range(writer.progress, len(prompts)):
@@ -131,6 +133,16 @@ def record(
             progress(i + 1, writer.tokens)
         repeats = {"repeats_allowed": True} if _has_repeats(writer.array("experts")) else {}
         return writer.finish(**{"layers": layers, **(meta or {}), **repeats, "recorded": arguments})
+
+
+def _require_whole_sequences(writer: TraceWriter, prompts: int) -> None:
+    """Raise InputError where the journal and the arrays disagree on how many sequences are done."""
+    done = int(writer.array("sequence")[-1]) + 1 if writer.tokens else 0
+    if writer.progress != done or done > prompts:
+        text = (
+            f"its journal counts {writer.progress} sequences, its arrays hold {done}, and there are {prompts} prompts"
+        )
+        raise damaged(partial_folder(writer.path), text)
 
 
 def layer_numbers(model: torch.nn.Module) -> list[int]:

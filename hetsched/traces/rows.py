@@ -6,20 +6,24 @@ K: ids a row.
 from __future__ import annotations
 
 import csv
-import json
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..reading import open_regular, parse_json
 from ..types import Phase
 
 COLUMNS = ("layer", "token", "experts", "sequence", "phase", "weights")
 REQUIRED_COLUMNS = COLUMNS[:3]
 _PHASES = {phase.name.lower(): int(phase) for phase in Phase} | {str(int(phase)): int(phase) for phase in Phase}
 _LARGEST = {int: 2**31 - 1, float: 65504.0}  # int32, float16; infinity and NaN are refused with it
+LINE_CHARACTERS = 16 << 20  # of one row
+_WHAT = "a JSONL or CSV file with a row for each token and layer"
 _SEPARATORS = re.compile(r"[;,|\s]+")
 
 
@@ -59,8 +63,8 @@ class RowFile:
 
     def _records(self, at_bytes: Callable[[int], None]) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
-            with self.path.open("r", encoding="utf-8-sig", newline="") as file:
-                lines = _counted(file, at_bytes)
+            with io.TextIOWrapper(open_regular(self.path, _WHAT), encoding="utf-8-sig", newline="") as file:
+                lines = _counted(self.path, file, at_bytes)
                 yield from (_json_records if self.format == "jsonl" else _csv_records)(self.path, lines)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}") from error
@@ -82,12 +86,17 @@ def row_file(path: str | Path, file_format: str | None = None, columns: str = ""
     for ours, theirs in pairs:
         if ours not in COLUMNS or not theirs:
             raise InputError(f"--columns {ours}={theirs}: write NAME=COLUMN with NAME one of {', '.join(COLUMNS)}")
+    given = [ours for ours, _ in pairs]
+    if twice := [name for name in given if given.count(name) > 1]:
+        raise InputError(f"--columns names {twice[0]} twice; name one column for it")
     return RowFile(path, chosen, dict(pairs))
 
 
-def _counted(file: Any, at_bytes: Callable[[int], None]) -> Iterator[str]:
+def _counted(path: Path, file: io.TextIOWrapper, at_bytes: Callable[[int], None]) -> Iterator[str]:
     done = 0
-    for i, line in enumerate(file):
+    for i, line in enumerate(iter(partial(file.readline, LINE_CHARACTERS + 1), "")):
+        if len(line) > LINE_CHARACTERS:
+            raise InputError(f"{path}, line {i + 1}: more than {LINE_CHARACTERS:,} characters; {_WHAT} is wanted")
         done += len(line)
         if i % 4096 == 0:
             at_bytes(done)
@@ -100,8 +109,8 @@ def _json_records(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise InputError(f"{path}, line {number}: not JSON: {error}") from error
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number}: expected an object, found {line.strip():.40}")

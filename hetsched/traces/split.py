@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..trace import RoutingTrace
 from ..types import IntArray
 from .checks import chunks
-from .meta import FORMAT
+from .meta import FORMAT, MAX_TEXT
 from .writer import TraceWriter
 
 
@@ -133,5 +133,14 @@ def merged_meta(metas: Sequence[dict[str, Any]], sequence_counts: Sequence[int])
         elif len(distinct) == 1:
             merged[key] = distinct[0]
         else:
-            merged[key] = "; ".join(distinct) if all(isinstance(v, str) for v in distinct) else distinct
+            merged[key] = _joined(distinct) if all(isinstance(v, str) for v in distinct) else distinct
     return {**merged, "format": FORMAT}
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """As many of the texts as a meta text may hold, and how many others there are."""
+    joined = "; ".join(texts)
+    if len(joined) <= MAX_TEXT:
+        return joined
+    kept = joined[: MAX_TEXT - 40].split("; ")[:-1]
+    return "; ".join([*kept, f"and {len(texts) - len(kept)} more"])

@@ -27,6 +27,7 @@ from .meta import MAX_EXPERTS
 from .writer import TraceWriter
 
 _CHUNK_DRAWS = 1 << 20
+_MAX_TOTAL = 1 << 22  # experts of all layers, for each of which a few numbers are kept
 MAX_SKEW = 8.0
 
 
@@ -56,6 +57,8 @@ class SynthParams:
         ):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie in {low}..{high}")
+        if self.layers * self.experts > _MAX_TOTAL:
+            raise InputError(f"{self.layers} layers of {self.experts} experts exceed {_MAX_TOTAL:,} experts in all")
         for name, most in (("skew_L", MAX_SKEW), ("locality_L", 1.0), ("drift_L", 1.0)):
             values = getattr(self, name)
             if len(values) != self.layers:
@@ -94,6 +97,8 @@ def synthesise(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write a synthetic trace, of decode tokens, in memory for one chunk; the meta object stored."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; it must lie in 0..{2**63 - 1}")
     made = {"synthetic": {**params.as_dict(), "seed": seed}, "source": "hetsched trace synth"}
     with TraceWriter(path, params.experts, (params.layers, params.top_k)) as writer:
         for sequence, experts_CLK in generate(params, seed):

@@ -1,12 +1,13 @@
 """Traces that are written while they grow: on disk, not in memory, and resumable after a crash.
 
 Beside the file to be, `<name>.partial/` holds each array as raw bytes and a journal that says how many tokens are
-committed, replaced atomically. What was appended after the last commit is lost when the process dies.
+committed, replaced atomically. What was appended after the last commit is lost when the process dies. One process at a
+time works on a path.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shutil
 import tempfile
@@ -21,8 +22,25 @@ from ..errors import InputError
 from ..files import check_file
 from .archive import write_arrays
 from .meta import meta_array, trace_meta
+from .partial import Ownership, read_journal, require_bytes, write_journal
 
 _DTYPES = {"experts": np.int16, "sequence": np.int32, "phase": np.uint8, "weights": np.float16, "step": np.int32}
+
+
+def partial_folder(path: Path) -> Path:
+    """Where unfinished work that can be gone on with lies."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def require_resumable(path: Path) -> None:
+    """Raise InputError for unfinished work that is damaged or another process's; said before a model is loaded."""
+    folder = partial_folder(path)
+    if folder.is_dir():
+        owner = Ownership(folder)
+        try:
+            read_journal(folder)
+        finally:
+            owner.release()
 
 
 class TraceWriter:
@@ -30,7 +48,8 @@ class TraceWriter:
 
     `shape` (L, K) and the optional arrays in `extras` ("weights", "step") are those of every append. With `arguments`
     (a JSON object that says what is being written) the unfinished work is kept when the `with` block is left early,
-    and a writer of the same path and arguments goes on from its last commit; of other arguments is an InputError.
+    and a writer of the same path and arguments goes on from its last commit. Raises InputError where the unfinished
+    work is of other arguments, damaged, or in the hands of another process.
     """
 
     def __init__(
@@ -53,11 +72,17 @@ class TraceWriter:
             "arguments": arguments,
         }
         check_file(self.path)
+        self._owner: Ownership | None = None
+        self._files: dict[str, IO[bytes]] = {}
         try:
             self._folder = self._open_folder()
+            self._files = {name: self._open(name) for name in self._names}
         except OSError as error:
+            self._close()
             raise InputError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
-        self._files: dict[str, IO[bytes]] = {name: self._open(name) for name in self._names}
+        except BaseException:
+            self._close()
+            raise
 
     def append(self, **arrays: npt.NDArray[Any]) -> None:
         """Add tokens: experts [T, L, K], sequence, phase [T] and the extras, converted to the types of the format."""
@@ -72,25 +97,22 @@ class TraceWriter:
             file.flush()
             os.fsync(file.fileno())
         self.progress = progress
-        journal = {**self._identity, "tokens": self.tokens, "progress": progress}
-        new = self._folder / "journal.json.new"
-        with new.open("w") as out:
-            json.dump(journal, out)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(new, self._folder / "journal.json")
+        write_journal(self._folder, {**self._identity, "tokens": self.tokens, "progress": progress})
 
     def finish(self, **meta: Any) -> dict[str, Any]:
-        """Write the trace file from all that was appended and remove the unfinished work; the meta object stored."""
+        """Write the trace file from all that was appended and remove the unfinished work; the meta object stored.
+
+        Raises InputError where that work was changed behind our back: nothing is made up for what is missing.
+        """
         if not self.tokens:
             raise InputError(f"{self.path}: not written: there are no tokens")
         full = {**trace_meta(self.num_experts, self.shape[1], self.shape[0]), **meta}
-        for file in self._files.values():
+        for name, file in self._files.items():
             file.flush()
+            require_bytes(self._folder, name, self._num_bytes(name), exact=True)
         arrays = {name: self.array(name) for name in self._names}
         write_arrays(self.path, {**arrays, "meta": meta_array(full)})
-        self._close()
-        shutil.rmtree(self._folder)
+        self._remove()
         return full
 
     def array(self, name: str) -> npt.NDArray[Any]:
@@ -101,13 +123,17 @@ class TraceWriter:
     def _shape(self, name: str) -> tuple[int, ...]:
         return (self.tokens, *self.shape) if name in ("experts", "weights") else (self.tokens,)
 
+    def _num_bytes(self, name: str) -> int:
+        return math.prod(self._shape(name)) * np.dtype(_DTYPES[name]).itemsize
+
     def _open_folder(self) -> Path:
         if self._arguments is None:
             return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
-        folder = self.path.with_name(f"{self.path.name}.partial")
-        folder.mkdir(exist_ok=True)
-        if (folder / "journal.json").exists():
-            self._resume(folder, json.loads((folder / "journal.json").read_text()))
+        self._owner = Ownership(partial_folder(self.path))
+        folder = self._owner.folder
+        journal = read_journal(folder)
+        if journal is not None:
+            self._resume(folder, journal)
         return folder
 
     def _resume(self, folder: Path, journal: dict[str, Any]) -> None:
@@ -116,16 +142,28 @@ class TraceWriter:
                 f"{folder} holds unfinished work of other arguments; repeat those, choose another --out, or delete it"
             )
         self.tokens, self.progress = journal["tokens"], journal["progress"]
+        for name in self._names:
+            require_bytes(folder, name, self._num_bytes(name), exact=False)
 
     def _open(self, name: str) -> IO[bytes]:
         """One array's file, cut back to what is committed."""
         file = (self._folder / name).open("ab")
-        file.truncate(int(np.prod(self._shape(name))) * np.dtype(_DTYPES[name]).itemsize)
+        file.truncate(self._num_bytes(name))
         return file
 
     def _close(self) -> None:
         for file in self._files.values():
             file.close()
+        if self._owner is not None:
+            self._owner.release()
+
+    def _remove(self) -> None:
+        for file in self._files.values():
+            file.close()
+        if self._owner is None:
+            shutil.rmtree(self._folder)
+        else:
+            self._owner.remove()
 
     def __enter__(self) -> TraceWriter:
         return self

@@ -114,7 +114,7 @@ tokens_lists = st.lists(st.integers(1, 300), max_size=5)
 
 
 @given(tokens_lists, tokens_lists, tokens_lists, st.floats(0, 5e-3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_makespan_equals_the_dispatch_problems(
     resident: list[int], fetched: list[int], on_cpu: list[int], free_s: float
 ) -> None:
@@ -165,7 +165,7 @@ def stepped(
     st.floats(0.0, 0.8),
     st.tuples(st.floats(1, 3), st.floats(1, 3)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_contention_equals_stepping_through_time(
     cpu: float, roundtrip: float, copies: list[float], free: float, slow: tuple[float, float]
 ) -> None:

@@ -14,7 +14,7 @@ def test_a_policy_in_under_forty_lines():
 
 
 def test_it_is_ranked_among_the_others():
-    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, timeout=110)
+    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     for name in ("fetch-later", "static-frequency", "hetsched", "bound: clairvoyant"):

@@ -93,7 +93,7 @@ def test_interrupt_ends_the_workers(tmp_path):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
         assert process.returncode == 130
         assert len(errors.splitlines()) == 1
         while group_exists(process.pid):  # Python's resource tracker ends a moment after its parent; else we time out

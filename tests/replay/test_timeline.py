@@ -84,7 +84,7 @@ slowdowns = st.floats(1.0, 3.0)
 machines = st.builds(Machine, rates, rates, st.floats(0.1, 20.0), st.integers(1, 5), st.floats(0.0, 5.0))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(machines, counts, counts, counts, slowdowns, slowdowns)
 def test_a_layer_is_the_closed_form(machine, here, fetched, away, cpu_slowdown, link_slowdown) -> None:
     """All three lanes, with contention, against cost_makespan.lanes; without it against the dispatch problem too."""
@@ -201,7 +201,7 @@ layers = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(machines, layers, st.sampled_from([(1.0, 1.0), (1.5, 2.5)]))
 def test_nothing_is_lost_over_many_layers(machine, sequence, slow) -> None:
     """Every copy arrives once; the link is busy for what it copied; what is predicted comes true when left alone."""
@@ -230,7 +230,7 @@ def test_nothing_is_lost_over_many_layers(machine, sequence, slow) -> None:
     assert copies * cost.copy - 1e-9 <= busy_s <= copies * cost.copy * slow[1] + 1e-9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(machines, st.integers(1, 30), st.integers(1, 4))
 def test_predicted_arrivals_come_true(machine, moved, prefetches) -> None:
     """Each copy arrives after exactly the seconds reported, neither sooner nor later."""
@@ -246,7 +246,7 @@ def test_predicted_arrivals_come_true(machine, moved, prefetches) -> None:
         assert timeline.link_state().arrived == (expert,)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(machines, st.integers(1, 40), st.integers(1, 3), st.integers(1, 20))
 def test_the_free_time_reported_comes_true(machine, moved, prefetches, tokens) -> None:
     """A copy demanded at once starts after free_s: the layer is free_s, one copy and one computation."""

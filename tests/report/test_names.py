@@ -36,7 +36,7 @@ def test_plug_ins(group: str) -> None:
 
 
 def test_strategies_keep_their_own_names() -> None:
-    assert [s.label for s in strategies_of("HetSched,CPU-only,hetsched")] == ["hetsched", "cpu-only"]
+    assert [s.label for s in strategies_of("HetSched,CPU-only")] == ["hetsched", "cpu-only"]
     assert len(strategies_of("ALL")) == len(installed("hetsched.policies"))
 
 
@@ -84,7 +84,7 @@ def test_demo_is_known_before_it_is_built(tmp_path: Path, monkeypatch: pytest.Mo
     geometry = gallery.model("Demo")
     assert geometry == from_config(recipe(), "demo")
     assert (geometry.name, geometry.dtype, geometry.num_layers, geometry.num_experts) == ("demo", "bf16", 30, 16)
-    assert not list((tmp_path / "models").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def recipe() -> dict[str, Any]:

@@ -99,6 +99,8 @@ def test_doctor(tmp_path: Path) -> None:
     items = json.loads(piped("doctor", "--json")[0])["items"]
     narrow, whole = screen(80, "doctor"), piped("doctor")[0]
     for item in items:
+        if item["name"] == "host memory":  # what is free changes from call to call
+            continue
         assert item["found"] in whole
         assert item["name"] in narrow
         for word in item["found"].split():

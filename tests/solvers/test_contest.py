@@ -15,6 +15,8 @@ from hetsched.cli import solve
 from hetsched.contest import contest
 from hetsched.errors import InputError
 from hetsched.problem import DispatchProblem, frozen
+from tests.test_cli import call
+from tests.traces.made import saved
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "compare_solvers.py"
 
@@ -80,14 +82,43 @@ def test_the_table_names_every_strategy(capsys: pytest.CaptureFixture[str]) -> N
         (["--random", "3", "--solvers", ","], "--solvers"),
         (["--random", "0"], "--random"),
         (["--random", "3", "--size", "-1"], "--size"),
+        (["--random", "3", "--solvers", "exact,exact"], "named twice"),
+        (["--random", "3", "--seed", "-1"], "--seed"),
+        *((["--random", "3", "--time-limit", limit], "--time-limit") for limit in ("nan", "inf", "-1", "0")),
+        (["--random", "3", "--hardware", "t4"], "--hardware belongs to --trace"),
+        (["--random", "3", "--gpu-fraction", "0.25"], "--gpu-fraction belongs to --trace"),
+        (["--trace", "nowhere.npz", "--size", "3"], "--size belongs to --random"),
+        (["--trace", "nowhere.npz", "--gpu-fraction", "nan"], "--gpu-fraction"),
         (["--trace", "nowhere.npz"], "nowhere.npz"),
         (["--trace", "nowhere.npz", "--hardware", "rtx-4070-desktop"], "rtx"),
     ],
 )
-def test_bad_usage_is_named(arguments: list[str], named: str) -> None:
-    """An InputError, which the command line turns into one line and exit code 2."""
-    with pytest.raises(InputError, match=named):
-        run(*arguments)
+def test_bad_usage_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], named: str) -> None:
+    """Exit code 2, before any problem is solved."""
+    code, out, err = call(capsys, "solve", *arguments)
+    assert (code, out) == (2, "")
+    assert named in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("limit_s", [math.nan, math.inf, 0.0, -1.0])
+def test_a_time_limit_is_a_positive_number(limit_s: float) -> None:
+    with pytest.raises(InputError, match="time limit"):
+        contest(["sort"], [two_experts()], limit_s)
+
+
+def test_the_geometry_is_that_of_the_trace(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The model that the trace names, or the one given; another shape is refused with both, never taken for it."""
+    shape = {"layers": 26, "experts": 64, "top_k": 6}  # DeepSeek-V2-Lite's
+    options = ["--solvers", "sort", "--instances", "3"]
+    named = str(saved(tmp_path / "n.npz", **shape, meta={"model": "deepseek-ai/DeepSeek-V2-Lite"}))
+    assert run("--trace", named, *options, "--json") == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["model"], document["hardware"]) == ("deepseek-v2-lite", "rtx-4060-laptop-8gb")
+    silent = str(saved(tmp_path / "s.npz", **shape))
+    for arguments in (["--trace", silent], ["--trace", named, "--model", "gpt-oss-20b"]):
+        with pytest.raises(InputError, match=r"26 MoE layers of 64 experts, gpt-oss-20b has 24 of 32"):
+            run(*arguments, *options)
+    assert run("--trace", silent, "--model", "deepseek-v2-lite", *options) == 0
 
 
 def test_the_example_is_short_and_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,10 +130,13 @@ def test_slow_work_is_announced_on_standard_error(capfd: pytest.CaptureFixture[s
     """And quick work is not; standard output stays free for documents."""
     with announced("quick", after_s=60.0):
         pass
+    out, err = "", ""
     with announced("slow", after_s=0.0):
-        time.sleep(0.2)
-    said = capfd.readouterr()
-    assert (said.out, said.err) == ("", "slow\n")
+        while not err.endswith("\n"):  # until it is said; else pytest's own timeout ends us
+            time.sleep(0.001)
+            said = capfd.readouterr()
+            out, err = out + said.out, err + said.err
+    assert (out, err) == ("", "slow\n")
 
 
 def test_the_stamp_knows_its_sources() -> None:

@@ -53,9 +53,7 @@ def test_laws_on_corners(name: str, corner: str) -> None:
 @by_law
 def test_laws_on_small_problems(name: str, law: Law) -> None:
     """Zeros, ties, anything Hypothesis can think of."""
-    quick = settings(
-        max_examples=EXAMPLES.get(name, 20), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    quick = settings(max_examples=EXAMPLES.get(name, 20), derandomize=True, suppress_health_check=list(HealthCheck))
 
     @quick
     @given(dispatch_problems())
@@ -71,7 +69,6 @@ def test_laws_on_realistic_problems(name: str, law: Law) -> None:
     """Costs as machines have them."""
     quick = settings(
         max_examples=60 if name == "exact" else 5,
-        deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )

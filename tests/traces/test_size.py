@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hetsched.cache import cache_folder
+from hetsched.errors import InputError
 from hetsched.trace import load_trace, save_trace
 from hetsched.traces import archive
 from hetsched.traces.split import sequence_starts, sequences
@@ -52,8 +55,10 @@ def test_ten_million_tokens_need_a_few_megabytes(tmp_path: Path) -> None:
         assert last.demand_LE(slice(0, 640)).tolist() == [[20] * 64] * 2
 
 
-def test_compressed_large_arrays_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Into the cache folder, in chunks; the next reader finds them there; other contents get another name."""
+def test_compressed_large_arrays_are_unpacked_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks, into a file without a name that the system frees with the last view, never into memory."""
     monkeypatch.setattr(archive, "READ_WHOLE_BYTES", 100)
     first, path = made(tokens=1_500, layers=8, experts=8, top_k=4), tmp_path / "c.npz"
     long = {"sequence_T": np.zeros(150_000, np.int32), "phase_T": np.ones(150_000, np.uint8)}
@@ -64,12 +69,41 @@ def test_compressed_large_arrays_are_unpacked_once(tmp_path: Path, monkeypatch: 
         trace = load_trace(path)
         assert not trace.experts_TLK.flags.writeable
     assert same(trace, first)
-    unpacked = {file: file.stat().st_mtime_ns for file in cache_folder("traces").iterdir()}
-    assert same(load_trace(path), first)
-    assert {file: file.stat().st_mtime_ns for file in cache_folder("traces").iterdir()} == unpacked
-    other = made(tokens=300, seed=5)
-    save_trace(path, other, compress=True)
-    assert same(load_trace(path), other)
+    assert list(cache_folder("traces").iterdir()) == []
+    del trace
+    gc.collect()
+    assert unnamed_files(cache_folder("traces")) == []
+
+
+def unnamed_files(folder: Path) -> list[str]:
+    """Mappings of this process to removed files of a folder."""
+    lines = Path("/proc/self/maps").read_text().splitlines() if Path("/proc/self/maps").exists() else []
+    return [line for line in lines if str(folder) in line and "(deleted)" in line]
+
+
+def test_a_damaged_large_array_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte of the compressed data is wrong: one line, and neither a file nor a mapping stays."""
+    monkeypatch.setattr(archive, "READ_WHOLE_BYTES", 100)
+    save_trace(tmp_path / "c.npz", made(tokens=3000), compress=True)
+    data = bytearray((tmp_path / "c.npz").read_bytes())
+    data[3000] ^= 0xFF
+    (tmp_path / "c.npz").write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        load_trace(tmp_path / "c.npz")
+    assert list(cache_folder("traces").iterdir()) == []
+    assert unnamed_files(cache_folder("traces")) == []
+
+
+def test_unpacking_asks_for_room_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More bytes than the disk has free are refused before any is written; without a cache, another folder serves."""
+    path = tmp_path / "c.npz"
+    save_trace(path, made(tokens=300), compress=True)
+    monkeypatch.setattr(archive, "READ_WHOLE_BYTES", 100)
+    monkeypatch.setenv("HETSCHED_CACHE", str(path))  # a file: no folder can be made in it
+    assert same(load_trace(path), made(tokens=300))
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match=r"c\.npz: .* bytes unpacked, and .* has 1,000 free"):
+        load_trace(path)
 
 
 def test_a_mapped_trace_outlives_its_replacement(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hetsched.trace import FORMAT, load_trace, save_trace
 from tests.test_cli import call
@@ -123,6 +125,20 @@ def test_record(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: 
     assert "absent.txt" in refused(capsys, "record", "--model", checkpoint, "--prompts", "absent.txt", "--out", out)
     save_trace(tmp_path / "foreign.npz", made())
     assert "recorded otherwise" in refused(capsys, *argv[:6], tmp_path / "foreign.npz")
+
+
+def test_another_model_of_the_same_name_is_recorded_anew(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path
+) -> None:
+    """Other weights under the same config: the old trace is not theirs."""
+    (tmp_path / "p.txt").write_text("the sea\n")
+    folder, out = tmp_path / "model", tmp_path / "t.npz"
+    shutil.copytree(checkpoint, folder)
+    argv = ["record", "--model", folder, "--prompts", tmp_path / "p.txt", "--out", out, "--max-new-tokens", 2]
+    document(capsys, *argv)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, folder / "model.safetensors")
+    assert "recorded otherwise" in refused(capsys, *argv)
 
 
 def test_missing_files_and_verbs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

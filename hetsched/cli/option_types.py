@@ -1,0 +1,102 @@
+"""What options may hold: argparse types that refuse what makes no sense, and options that note that they were given."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hetsched.errors import InputError
+
+MAX_SEED = 2**63 - 1
+
+
+def whole(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
+    """A type: a whole number from `low` to `high`."""
+    allowed = f"of at least {low}" if high == 2**63 - 1 else f"from {low} to {high}"
+
+    def parsed(text: str) -> int:
+        digits = text.strip().removeprefix("-")
+        number = int(text) if digits.isdecimal() and len(digits) < 20 else None  # 20 digits exceed every limit
+        if number is None or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number {allowed}")
+        return number
+
+    return parsed
+
+
+at_least_one = whole(1)
+seed = whole(0, MAX_SEED)
+
+
+def finite_float(low: float, high: float, *, low_excluded: bool = False) -> Callable[[str], float]:
+    """A type: a number from `low` to `high`; never infinity, never NaN."""
+
+    def parsed(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number") from None
+        if not low <= number <= high or (low_excluded and number == low):
+            ends = f"{low:g}..{high:g}{f', {low:g} excluded' if low_excluded else ''}"
+            raise argparse.ArgumentTypeError(f"{text:.60} is outside {ends}")
+        return number
+
+    return parsed
+
+
+share = finite_float(0, 1)
+
+
+def non_empty_text(text: str) -> str:
+    """A type: a name or a text that is not blank."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a name, or leave the option out")
+    return text
+
+
+def file_path(text: str) -> Path:
+    """A type: a path that is not empty (an empty one would be the working folder)."""
+    return Path(non_empty_text(text))
+
+
+def names_list(text: str) -> list[str]:
+    """A type: names, 'a,b', each once."""
+    names = [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} names nothing in one place; write names with commas between")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise argparse.ArgumentTypeError(f"{twice[0]!r} is named twice")
+    return names
+
+
+def shares_list(text: str) -> list[float]:
+    """A type: shares from 0 to 1, '0.1,0.25', each once."""
+    shares = [share(part) for part in names_list(text)]
+    if twice := [number for number in shares if shares.count(number) > 1]:
+        raise argparse.ArgumentTypeError(f"{twice[0]:g} is named twice")
+    return shares
+
+
+class Noted(argparse.Action):
+    """Stores a value, and in `args.given` that it was given and how, so that a mode can refuse what it would ignore."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Called by argparse for each option that stands on the command line."""
+        setattr(namespace, self.dest, values)
+        namespace.given = {**getattr(namespace, "given", {}), self.dest: option or self.dest}
+
+
+def is_given(args: argparse.Namespace, name: str) -> bool:
+    """Whether a Noted option stands on the command line."""
+    return name in getattr(args, "given", {})
+
+
+def refuse_given(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+    """Raise InputError for the first of these Noted options that was given. `reason`: "belongs to --trace"."""
+    for name in names:
+        if is_given(args, name):
+            raise InputError(f"{args.given[name]} {reason}; drop it")

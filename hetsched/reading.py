@@ -1,0 +1,94 @@
+"""Files that users name as input: regular ones of a bounded size, so that no read can hang or fill the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import InputError
+
+TEXT_BYTES = 16 << 20  # of a text read whole: prompts, config.json, an index of shards
+JSON_DEPTH = 64  # objects and lists inside one another
+
+
+def open_regular(path: str | Path, what: str, limit_bytes: int | None = None) -> IO[bytes]:
+    """A regular file, open for reading. `what`: what it ought to be, for messages: "a YAML file".
+
+    Raises InputError for one that is not there, is a folder, device, pipe or socket, or has more than `limit_bytes`.
+    """
+    try:
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115, the caller closes it
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise _unreadable(path, getattr(error, "strerror", None) or error, what) from error
+    try:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise _unreadable(path, f"it is {_kind(found.st_mode)}, not a regular file", what)
+        if limit_bytes is not None and found.st_size > limit_bytes:
+            raise _too_large(path, limit_bytes, what)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: str | Path, what: str, limit_bytes: int = TEXT_BYTES) -> bytes:
+    """All of a regular file. Raises InputError as open_regular() does."""
+    with open_regular(path, what, limit_bytes) as file:
+        try:
+            data = file.read(limit_bytes + 1)
+        except OSError as error:
+            raise _unreadable(path, error.strerror, what) from error
+    if len(data) > limit_bytes:  # files of /proc say that they are empty
+        raise _too_large(path, limit_bytes, what)
+    return data
+
+
+def read_text_file(path: str | Path, what: str, limit_bytes: int = TEXT_BYTES) -> str:
+    """All of a UTF-8 text file. Raises InputError as open_regular() does, and for what is no UTF-8."""
+    try:
+        return read_bytes(path, what, limit_bytes).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text: {error}; give {what}") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for any other text, deep nesting, numbers of thousands of digits."""
+    too_deep = f"it is nested more than {JSON_DEPTH} deep"
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level = [value]
+    for _ in range(JSON_DEPTH + 1):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return value
+    raise ValueError(too_deep)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe without a writer would otherwise be waited for; regular files do not know the difference."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _unreadable(path: str | Path, reason: object, what: str) -> InputError:
+    return InputError(f"cannot read {path}: {reason}; give the path of {what}")
+
+
+def _too_large(path: str | Path, limit_bytes: int, what: str) -> InputError:
+    return _unreadable(path, f"it has more than {limit_bytes:,} bytes", what)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a special file")

@@ -1,0 +1,47 @@
+"""What a model folder holds, as a short digest: two folders of one name are two models when their contents differ.
+
+Every file that decides what the model computes counts: configuration, tokenizer, chat template, code, weights. Each
+goes in with its name and its size; one of up to WHOLE_BYTES with every byte; a larger one (weights, of which reading
+all would take minutes) with BLOCKS blocks of BLOCK_BYTES, from its first bytes, where a safetensors file has its
+header, to its last, evenly spread. A change of a few weights between two blocks goes unnoticed; training, a merge or
+another rounding changes them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..errors import InputError
+from ..reading import open_regular
+
+SUFFIXES = (".json", ".jinja", ".txt", ".model", ".py", ".safetensors", ".bin", ".gguf")
+WHOLE_BYTES = 8 << 20
+BLOCKS, BLOCK_BYTES = 64, 64 << 10
+
+
+def model_digest(folder: str | Path) -> str:
+    """Sixteen hexadecimal digits that stand for the contents of a checkpoint folder.
+
+    Raises InputError for a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(folder).iterdir() if path.suffix in SUFFIXES and not path.is_dir()):
+        with open_regular(path, "a checkpoint's file") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.name}\0{size}\0".encode())
+            try:
+                for start, count in _blocks(size):
+                    file.seek(start)
+                    digest.update(file.read(count))
+            except OSError as error:
+                raise InputError(f"cannot read {path}: {error.strerror}; download it again") from error
+    return digest.hexdigest()[:16]
+
+
+def _blocks(size: int) -> list[tuple[int, int]]:
+    """First byte and length of the parts of a file that count."""
+    if size <= WHOLE_BYTES:
+        return [(0, size)]
+    return [(i * (size - BLOCK_BYTES) // (BLOCKS - 1), BLOCK_BYTES) for i in range(BLOCKS)]

@@ -1,0 +1,110 @@
+"""Unfinished work on a trace: a folder beside the file to be, with an owner, a journal, and arrays as raw bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..reading import parse_json, read_text_file
+
+if sys.platform != "win32":
+    import fcntl
+
+JOURNAL, LOCK = "journal.json", "lock"
+JOURNAL_BYTES = 1 << 20
+
+
+class Ownership:
+    """A folder of unfinished work that no other process works on, created if absent.
+
+    The system gives it up with the process, however that ends. (On Windows nothing is locked.) Raises InputError where
+    another one has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        while True:
+            folder.mkdir(exist_ok=True)
+            self._number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            try:
+                self._lock()
+                if os.path.samestat(os.fstat(self._number), os.stat(folder / LOCK)):
+                    return
+            except FileNotFoundError:  # removed by its owner between our two looks at it
+                pass
+            except BaseException:
+                self.release()
+                raise
+            self.release()
+
+    def _lock(self) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.folder} is being written by another process; wait for it, or choose another --out"
+            ) from None
+
+    def release(self) -> None:
+        """Let others have it; the folder stays."""
+        if self._number >= 0:
+            os.close(self._number)
+            self._number = -1
+
+    def remove(self) -> None:
+        """Remove the folder, out of the way first, so that nobody begins new work in it meanwhile."""
+        aside = self.folder.with_name(f".{self.folder.name}.{secrets.token_hex(4)}")
+        os.rename(self.folder, aside)
+        shutil.rmtree(aside)
+        self.release()
+
+
+def read_journal(folder: Path) -> dict[str, Any] | None:
+    """What the journal of a folder says, None where there is none yet; `tokens` and `progress` are counts.
+
+    Raises InputError for a damaged one.
+    """
+    path = folder / JOURNAL
+    if not os.path.lexists(path):
+        return None
+    try:
+        journal = parse_json(read_text_file(path, "a journal", JOURNAL_BYTES))
+    except ValueError as error:  # InputError is one, too
+        raise damaged(folder, f"its {JOURNAL} cannot be read ({error})") from error
+    counts = [journal.get(name) for name in ("tokens", "progress")] if isinstance(journal, dict) else [None]
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+        raise damaged(folder, f"its {JOURNAL} lacks a count of tokens or of progress")
+    return dict(journal)
+
+
+def write_journal(folder: Path, journal: dict[str, Any]) -> None:
+    """Replace the journal atomically, and on the disk."""
+    new = folder / f"{JOURNAL}.new"
+    with new.open("w", encoding="utf-8") as out:
+        json.dump(journal, out)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(new, folder / JOURNAL)
+
+
+def require_bytes(folder: Path, name: str, wanted: int, *, exact: bool) -> None:
+    """Raise InputError unless an array's file has the bytes that were committed; more are allowed if not `exact`."""
+    try:
+        found = os.stat(folder / name).st_size
+    except OSError as error:
+        raise damaged(folder, f"its file {name!r} is not there ({error.strerror})") from error
+    if found < wanted or (exact and found != wanted):
+        raise damaged(folder, f"its file {name!r} has {found:,} bytes where {wanted:,} were written")
+
+
+def damaged(folder: Path, reason: str) -> InputError:
+    """The error of unfinished work that cannot be gone on with."""
+    return InputError(f"the unfinished work in {folder} is damaged: {reason}; delete that folder and begin anew")
