@@ -7,10 +7,20 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
-from .attaching import DEMO, add_machine_options, at_least_one, encode, load_model, machine_options
-from .run import generate
+from .attaching import (
+    DEMO,
+    add_machine_options,
+    at_least_one,
+    attached,
+    check_prompt,
+    encode,
+    load_model,
+    machine_options,
+)
+from .generating import generate
 
 SCHEMA = "hetsched-demo/1"
 PROMPT = "Write a short story about a lighthouse keeper who finds a map."
@@ -33,19 +43,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show the machine, stream the text, compare the strategies."""
-    from hetsched import attach
     from hetsched.report.demo_view import hardware_view, notes, strategy_table
+    from hetsched.report.run_view import stop_line, wall_line
 
+    check_prompt(args.prompt)
     console = Console(quiet=args.json)
-    model, tokenizer = load_model(DEMO)
-    ids = encode(tokenizer, args.prompt)
     options = machine_options(args)
-    with attach(model, **options) as handle:
+    model, tokenizer = load_model(DEMO, options=[options])
+    ids = encode(tokenizer, args.prompt)
+    with attached(model, options) as handle:
         console.print(hardware_view(handle))
-        console.rule(f"[bold]{args.prompt}", align="left")
-        text, _ = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
+        console.rule(f"[bold]{escape(args.prompt)}", align="left")
+        made = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
         stats = handle.stats()
+    wall = made.wall_figures(stats, options)
     console.rule(f"{stats['tokens_per_s']:.1f} tokens/s emulated", align="right", style="dim")
+    stopped = stop_line(made.stopped_by, args.max_new_tokens)
+    console.print(wall_line(made.tokens, wall), stopped, style="dim", highlight=False)
+    from hetsched import attach  # torch is there by now
+
     frequency_LE = _calibrate(model, tokenizer, options)
     rows = []
     shown = STRATEGIES if args.json else track(STRATEGIES, "Comparing strategies", console=console, transient=True)
@@ -54,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
             generate(model, tokenizer, ids, args.compare_tokens, stream=False)
             rows.append(handle.stats())
     if args.json:
-        print(json.dumps({"schema": SCHEMA, "prompt": args.prompt, "text": text, "stats": stats, "rows": rows}))
+        told = {"schema": SCHEMA, "prompt": args.prompt, "text": made.text, "tokens": made.tokens, **wall}
+        print(json.dumps({**told, "stats": stats, "rows": rows}))
     else:
         console.print(strategy_table(rows), notes(rows[-1]))
     return 0

@@ -16,7 +16,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from hetsched.errors import InputError
 from hetsched.trace import RoutingTrace, load_trace, report, save_trace
 
-from .attaching import at_least_one
+from .attaching import add_trust_option, at_least_one
 
 if TYPE_CHECKING:
     from hetsched.traces.synth import SynthParams
@@ -67,6 +67,7 @@ def _add_record(verbs: Any) -> None:
     record.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
+    add_trust_option(record)
 
 
 def _add_import(verbs: Any) -> None:
@@ -168,7 +169,7 @@ def _record_prompts(args: argparse.Namespace, prompts: list[str], arguments: dic
 
     from .attaching import encode, load_model
 
-    model, tokenizer = load_model(args.model)
+    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code)
     generate = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
     if tokenizer.pad_token_id is None:
         generate["pad_token_id"] = tokenizer.eos_token_id

@@ -13,11 +13,14 @@ from hetsched.errors import InputError
 from .attaching import (
     add_machine_options,
     add_precision_option,
+    add_trust_option,
     at_least_one,
+    check_prompt,
     encode,
     load_model,
     machine_options,
 )
+from .generating import GREEDY
 
 SCHEMA = "hetsched-verify/1"
 PROMPTS = ("Write a short story about a lighthouse.", "How do I sort a list in Python?", "What is the moon made of?")
@@ -56,6 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
     add_machine_options(parser, gpu_memory="10%,25%,50%")
     add_precision_option(parser)
+    add_trust_option(parser)
     parser.add_argument(
         "--perplexity",
         type=at_least_one,
@@ -70,8 +74,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Greedy tokens and logits against transformers' eager experts; 0 only when all tokens are identical."""
-    from hetsched import attach
-
     if args.perplexity is not None:
         from . import verify_perplexity
 
@@ -80,16 +82,21 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--gpu-precision {args.gpu_precision} is lossy, so tokens may differ; add --perplexity, or drop it"
         )
-    model, tokenizer = load_model(args.model)
-    prompts = [encode(tokenizer, prompt) for prompt in args.prompt or PROMPTS]
+    asked = args.prompt or PROMPTS
+    for prompt in asked:
+        check_prompt(prompt)
+    options = options_of(args)
+    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=options)
+    from hetsched import attach
+
+    prompts = [encode(tokenizer, prompt) for prompt in asked]
     model.set_experts_implementation("eager")
     references = [_generate(model, ids, args.max_new_tokens) for ids in prompts]
     comparison = Comparison()
-    budgets = [None] if args.hardware == "cpu" else str(args.gpu_memory).split(",")
-    for budget in budgets:
-        with attach(model, **{**machine_options(args), "gpu_memory": budget}):
+    for given in options:
+        with attach(model, **given):
             for number, (ids, reference) in enumerate(zip(prompts, references, strict=True), 1):
-                print(f"gpu memory {budget or 'none'}: prompt {number} of {len(prompts)}", file=sys.stderr)
+                print(f"gpu memory {given['gpu_memory'] or 'none'}: prompt {number} of {len(prompts)}", file=sys.stderr)
                 comparison.add(reference, _generate(model, ids, args.max_new_tokens))
     bit_identical = comparison.identical and comparison.max_abs_logit_diff == 0.0
     if args.json:
@@ -103,6 +110,12 @@ def run(args: argparse.Namespace) -> int:
     return 0 if comparison.identical else 1
 
 
+def options_of(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """attach()'s arguments for each of --gpu-memory's amounts; without a GPU there is none."""
+    budgets = [None] if args.hardware == "cpu" else str(args.gpu_memory).split(",")
+    return [{**machine_options(args), "gpu_memory": budget} for budget in budgets]
+
+
 def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:
     import torch
 
@@ -111,7 +124,8 @@ def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        **GREEDY,
+        num_return_sequences=1,
         output_logits=True,
         return_dict_in_generate=True,
         pad_token_id=0,
