@@ -23,7 +23,7 @@ from .attaching import (
 from .generating import generate
 
 SCHEMA = "hetsched-demo/1"
-PROMPT = "Write a short story about a lighthouse keeper who finds a map."
+PROMPT = "What is a map?"
 CALIBRATION = "Explain how to bake bread at home, step by step."
 STRATEGIES = ("cpu-only", "layer-split", "on-demand-lru", "static-frequency", "hetsched")
 
@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register the verb."""
     parser = subparsers.add_parser("demo", help="see it work: text, then a table of strategies", description=__doc__)
     parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="(default: %(default)r)")
-    parser.add_argument("--max-new-tokens", type=at_least_one, default=80, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=at_least_one, default=96, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
         "--compare-tokens", type=at_least_one, default=40, metavar="N", help="per strategy (default: %(default)s)"
     )

@@ -11,15 +11,20 @@ GREEDY = {"do_sample": False, "num_beams": 1}
 
 @dataclass(frozen=True)
 class Generated:
-    """A text and what it took: `tokens` without the prompt's, `wall_s` with its time.
+    """A text and what it took: `new` are its token ids without the prompt's, `wall_s` is with the prompt's time.
 
     `stopped_by`: "eos" where the model ended its text, "length" at the limit, "other" by a rule of its own.
     """
 
     text: str
-    tokens: int
+    new: list[int]
     wall_s: float
     stopped_by: str
+
+    @property
+    def tokens(self) -> int:
+        """Their number."""
+        return len(self.new)
 
     def wall_figures(self, stats: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Wall seconds, all tokens over them, and how many an emulated second took: 1 where time is real."""
@@ -34,17 +39,18 @@ class Generated:
 
 
 def generate(
-    model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, stream: bool, greedy: bool = False
+    model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, stream: bool, greedy: bool = False, **more: Any
 ) -> Generated:
     """One text as the model's generation config says, but for its length; `greedy`: the likeliest token each time.
 
-    `stream` writes it to standard output as it comes, with beams when it is there.
+    `more`: settings that go before the config's. `stream` writes the text to standard output as it comes, with beams
+    once it is whole.
     """
     import torch
     import transformers
 
     config = model.generation_config
-    settings: dict[str, Any] = dict(GREEDY) if greedy else {}
+    settings: dict[str, Any] = {**(GREEDY if greedy else {}), **more}
     as_it_comes = stream and (greedy or (config.num_beams or 1) == 1)
     if config.pad_token_id is None:
         settings["pad_token_id"] = first_of(tokenizer.pad_token_id, tokenizer.eos_token_id, config.eos_token_id)
@@ -66,7 +72,7 @@ def generate(
     text = tokenizer.decode(new, skip_special_tokens=True)
     if stream and not as_it_comes:
         print(text)
-    return Generated(text, len(new), wall_s, stopped_by(new, config.eos_token_id, max_new_tokens))
+    return Generated(text, new, wall_s, stopped_by(new, config.eos_token_id, max_new_tokens))
 
 
 def stopped_by(new: list[int], eos: int | list[int] | None, max_new_tokens: int) -> str:
