@@ -101,7 +101,7 @@ def test_wall_time_and_scale_stand_beside_the_emulated_figure(capsys: pytest.Cap
     assert document["wall_s"] > 2 * document["stats"]["makespan_s"]
     argv = ["run", "--model", str(folder), "--prompt", PROMPT, "--max-new-tokens", "3"]
     assert main([*argv, *MACHINE]) == 0
-    assert "each emulated second is made to take 2" in capsys.readouterr().err
+    assert "an emulated second takes 2" in capsys.readouterr().err
     assert main([*argv, "--hardware", "cpu"]) == 0
     err = capsys.readouterr().err
     assert "3 tokens in" in err

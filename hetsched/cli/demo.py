@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
         stats = handle.stats()
     wall = made.wall_figures(stats, options)
     console.rule(f"{stats['tokens_per_s']:.1f} tokens/s emulated", align="right", style="dim")
-    stopped = stop_line(made.stopped_by, args.max_new_tokens)
-    console.print(wall_line(made.tokens, wall), stopped, style="dim", highlight=False)
+    for line in (wall_line(made.tokens, wall), stop_line(made.stopped_by, args.max_new_tokens)):
+        if line:
+            console.print(line, style="dim", highlight=False)
     from hetsched import attach  # torch is there by now
 
     frequency_LE = _calibrate(model, tokenizer, options)

@@ -71,11 +71,13 @@ def load_model(
         config = read_config(folder, trust_remote_code=trust_remote_code)
         reason = _not_read_here(folder, config)
         found = None if reason else _found(folder, config, dtype, trust_remote_code)
-        twin = found.plan.model if found else on_meta(config, torch.get_default_dtype(), trust_remote_code)
-        _check_options(options, twin)
+        if found:
+            _check_options(options, found.plan.model)
+        elif dtype not in (None, "auto") or config.dtype is not None:  # else only the weights know it
+            _check_options(options, on_meta(config, resolved_dtype(dtype, config), trust_remote_code))
     if found is None:
         return _by_transformers(folder, dtype, reason, trust_remote_code)
-    plan, checkpoint = found.plan, found.checkpoint
+    plan, checkpoint, twin = found.plan, found.checkpoint, found.plan.model
     rest_bytes = _bytes_of(twin) - plan.parameter_bytes
     check_room(str(folder), plan.num_bytes, rest_bytes)
     with LoadProgress(folder.name, plan.num_bytes, shown=progress) as bar:
@@ -101,7 +103,7 @@ def _found(folder: Path, config: Any, dtype: str | torch.dtype | None, trust_rem
     """What the headers hold, and what becomes of it. Raises InputError for a checkpoint that is not the config's."""
     checkpoint = Checkpoint(folder)
     quantizer, config = quantizer_for(config), plain_config(config)
-    twin = on_meta(config, resolved_dtype(dtype, config, checkpoint), trust_remote_code)
+    twin = on_meta(config, resolved_dtype(dtype, config, checkpoint.float_dtype), trust_remote_code)
     mapping = mapping_of(twin, checkpoint.tensors, quantizer)
     refuse_missing(folder, missing_weights(twin, {name for found in mapping.sources for name in found.targets}))
     plan = plan_experts(twin, mapping.sources, checkpoint)

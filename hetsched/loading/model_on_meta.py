@@ -11,7 +11,6 @@ import torch
 import transformers
 
 from ..errors import InputError
-from .checkpoint import Checkpoint
 from .remote_code import refused_code
 
 
@@ -42,10 +41,10 @@ def on_meta(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) ->
         return make(copy.deepcopy(config), dtype=dtype)
 
 
-def resolved_dtype(dtype: str | torch.dtype | None, config: Any, checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype that from_pretrained would load in. Raises InputError for what is none."""
+def resolved_dtype(dtype: str | torch.dtype | None, config: Any, stored: torch.dtype | None = None) -> torch.dtype:
+    """The dtype that from_pretrained would load in; `stored`: the checkpoint's. Raises InputError for what is none."""
     if dtype in (None, "auto"):
-        dtype = config.dtype or checkpoint.float_dtype or torch.get_default_dtype()
+        dtype = config.dtype or stored or torch.get_default_dtype()
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise InputError(f"dtype {dtype!r} is none of torch's; give for example 'bfloat16' or 'float32'")

@@ -33,9 +33,9 @@ def stats_line(stats: dict[str, Any]) -> str:
 def wall_line(tokens: int, wall: dict[str, Any]) -> str:
     """What a run took on the clock on the wall, and how it relates to emulated seconds. `wall`: of Generated."""
     scale = wall["time_scale"]
-    emulated = f"; each emulated second is made to take {scale:g}" if scale != 1 else ""
+    emulated = f"; an emulated second takes {scale:g}" if scale != 1 else ""
     return (
-        f"{tokens} tokens in {wall['wall_s']:.1f} s of wall time, the prompt's included: "
+        f"{tokens} tokens in {wall['wall_s']:.1f} wall seconds, prompt included: "
         f"{wall['wall_tokens_per_s']:.2f} tokens/s{emulated}"
     )
 

@@ -128,6 +128,15 @@ def test_weights_that_transformers_reads_must_be_whole_too(tmp_path: Path) -> No
     refused(tmp_path, "lacks 1 of", "lm_head.weight")
 
 
+@pytest.mark.usefixtures("folder")
+def test_options_come_before_weights_that_transformers_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(tmp_path, lambda tensors: None)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")  # never opened, so of any kind
+    monkeypatch.setattr(load, "_by_transformers", lambda *_: pytest.fail("weights were read"))
+    refused(tmp_path, "holds no expert", hardware=EMULATED, gpu_memory="1KiB")
+    refused(tmp_path, "CPU kernel for bf16", dtype="bfloat16", hardware="cpu", cpu_kernel="torch-fp32")
+
+
 def test_a_tied_weight_may_be_absent(tmp_path: Path) -> None:
     """With tie_word_embeddings the head is the embedding, and so is it the other way round; one must be there."""
     kind = made(tmp_path, "qwen3_moe", shard="1GB")
