@@ -6,6 +6,7 @@ Shapes: T tokens, F ffn neurons, H hidden, E experts, N rows, S positions, L lay
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from hetsched.demo_model.clusters import balanced_assignment, balanced_clusters,
 from hetsched.demo_model.convert import convert
 from hetsched.demo_model.dense import gguf_path
 from hetsched.demo_model.export import to_qwen2_moe
+from hetsched.demo_model.generation import REPETITION_PENALTY
 from hetsched.demo_model.heal import distance, heal
 from hetsched.demo_model.perplexity import model_perplexity, stream_perplexity
 from hetsched.demo_model.refit import refit_down
@@ -293,6 +295,9 @@ def test_build_reports_and_writes_a_whole_checkpoint(tmp_path: Path) -> None:
         file.name for file in out.iterdir()
     }
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    settings = json.loads((out / "generation_config.json").read_text())
+    assert settings["repetition_penalty"] == REPETITION_PENALTY
+    assert (settings["eos_token_id"], settings["pad_token_id"]) == (2, 2)
     for text in ("prose", "own"):
         assert report[f"ppl_{text}_dense"] < report[f"ppl_{text}_converted"] * 1.5
         assert f"{report[f'ppl_{text}_healed']:.2f}" in (out / "README.md").read_text()

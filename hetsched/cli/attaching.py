@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hetsched.accelerators.clock import MAX_SCALE
 from hetsched.errors import InputError
 from hetsched.hardware import is_this_machine
+from hetsched.loading.progress import stage
 
 from .option_types import Noted, finite_float, non_empty_text, refuse_given
 
@@ -58,6 +61,15 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """--trust-remote-code."""
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that comes with the checkpoint (default: refuse what needs it)",
+    )
+
+
 def lossy_label(stats: dict[str, Any]) -> str:
     """What stands before every figure of a run whose GPU experts are lossy copies; nothing before others."""
     return "" if stats["lossless"] else f"LOSSY, {stats['gpu_precision']} experts on the GPU: "
@@ -80,34 +92,76 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
     return {**options, "time_scale": args.time_scale}
 
 
-def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+def load_model(
+    name: str,
+    *,
+    progress: bool = True,
+    trust_remote_code: bool = False,
+    options: Sequence[Mapping[str, Any]] = (),
+) -> tuple[Any, Any]:
     """Model and tokenizer from a checkpoint folder, or the demo model, which is built if absent.
 
-    `options`: attach()'s, to be checked before any weight is read.
+    `options`: attach()'s, once or several times, to be checked before the demo model is built or any weight is read.
 
     Raises InputError for a folder without config.json or a model without routed experts, before any weight is read.
     """
-    import torch
-    import transformers
+    with stage("importing torch and transformers", shown=progress):
+        import torch
+        import transformers
 
+        from hetsched.geometry import from_config
+        from hetsched.integrations.choices import check_options
+        from hetsched.loading.load import load_model as loaded
+        from hetsched.loading.model_on_meta import read_config
+    for given in options:
+        check_options(given)
     name = DEMO if name.lower() == DEMO else name
-    from hetsched.geometry import from_config
-    from hetsched.loading.load import load_model as loaded
-    from hetsched.loading.model_on_meta import read_config
-
     folder = model_folder(name, progress=progress)
     transformers.utils.logging.disable_progress_bar()
-    from_config(read_config(folder))
+    with stage("reading config and tokenizer", shown=progress):
+        from_config(read_config(folder, trust_remote_code=trust_remote_code))
+        tokenizer = _tokenizer(folder, trust_remote_code)
     # The demo model is stored in bf16, which most CPUs emulate slowly; its arithmetic is done in fp32.
     dtype = torch.float32 if name == DEMO else None
-    model = loaded(folder, dtype=dtype, progress=progress, options=options)
-    return model, transformers.AutoTokenizer.from_pretrained(folder)
+    model = loaded(folder, dtype=dtype, progress=progress, trust_remote_code=trust_remote_code, options=options)
+    return model, tokenizer
+
+
+@contextmanager
+def attached(model: Any, options: Mapping[str, Any], **more: Any) -> Iterator[Any]:
+    """attach()'s handle; on a terminal it is said that attaching takes its time."""
+    from hetsched import attach
+
+    with stage("attaching; the first time in an environment compiles"):
+        handle = attach(model, **options, **more)
+    with handle:
+        yield handle
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise InputError for a prompt without tokens."""
+    if not prompt.strip():
+        raise InputError("the prompt has no tokens; give --prompt some text")
+
+
+def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    """The folder's tokenizer. Raises InputError where there is none."""
+    import transformers
+
+    from hetsched.loading.remote_code import refused_code
+
+    try:
+        with refused_code(folder):
+            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} has no tokenizer that transformers reads: {error}") from error
 
 
 def encode(tokenizer: Any, prompt: str) -> Any:
     """Token ids [1, T] of a prompt, through the chat template where there is one. Raises InputError for no tokens."""
-    if not prompt.strip():
-        raise InputError("the prompt has no tokens; give --prompt some text")
+    check_prompt(prompt)
     if getattr(tokenizer, "chat_template", None):
         message = [{"role": "user", "content": prompt}]
         encoded = tokenizer.apply_chat_template(

@@ -104,11 +104,3 @@ def _cpu(args: argparse.Namespace) -> int:
 
         rows = cpu_only.all_rows(progress)
     return cpu_only.show(rows, args.json)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """An argparse type: names, 'a,b'."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("names nothing; give at least one")
-    return names

@@ -9,12 +9,12 @@ from typing import Any
 from rich.progress import track
 from rich.text import Text
 
-from .attaching import DEMO, add_machine_options, encode, load_model, machine_options
+from .attaching import DEMO, add_machine_options, attached, check_prompt, encode, load_model, machine_options
+from .generating import generate
 from .option_types import at_least_one
-from .run import generate
 
 SCHEMA = "hetsched-demo/1"
-PROMPT = "Write a short story about a lighthouse keeper who finds a map."
+PROMPT = "What is a map?"
 CALIBRATION = "Explain how to bake bread at home, step by step."
 STRATEGIES = ("cpu-only", "layer-split", "on-demand-lru", "static-frequency", "hetsched")
 
@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("demo", help="see it work: text, then a table of strategies", description=__doc__)
     parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="text to go on with (default: %(default)r)")
     parser.add_argument(
-        "--max-new-tokens", type=at_least_one, default=80, metavar="N", help="at most (default: %(default)s)"
+        "--max-new-tokens", type=at_least_one, default=96, metavar="N", help="at most (default: %(default)s)"
     )
     parser.add_argument(
         "--compare-tokens",
@@ -42,20 +42,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show the machine, stream the text, compare the strategies."""
-    from hetsched import attach
     from hetsched.report.demo_view import hardware_view, notes, strategy_table
+    from hetsched.report.run_view import stop_line, wall_line
     from hetsched.report.tables import console as make_console
 
+    check_prompt(args.prompt)
     console = make_console(quiet=args.json)
     options = machine_options(args)
-    model, tokenizer = load_model(DEMO)
+    model, tokenizer = load_model(DEMO, options=[options])
     ids = encode(tokenizer, args.prompt)
-    with attach(model, **options) as handle:
+    with attached(model, options) as handle:
         console.print(hardware_view(handle))
         console.print(Text(f"── {args.prompt}", style="bold"))
-        text, _ = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
+        made = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
         stats = handle.stats()
-    console.print(Text(f"── {stats['tokens_per_s']:.1f} tokens/s emulated", style="dim"))
+    wall = made.wall_figures(stats, options)
+    emulated = f"── {stats['tokens_per_s']:.1f} tokens/s emulated"
+    for line in (emulated, wall_line(made.tokens, wall), stop_line(made.stopped_by, args.max_new_tokens)):
+        if line:
+            console.print(Text(line, style="dim"))
+    from hetsched import attach  # torch is there by now
+
     frequency_LE = _calibrate(model, tokenizer, options)
     rows = []
     drawn = console.is_terminal and not args.json
@@ -65,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
             generate(model, tokenizer, ids, args.compare_tokens, stream=False)
             rows.append(handle.stats())
     if args.json:
-        print(json.dumps({"schema": SCHEMA, "prompt": args.prompt, "text": text, "stats": stats, "rows": rows}))
+        told = {"schema": SCHEMA, "prompt": args.prompt, "text": made.text, "tokens": made.tokens, **wall}
+        print(json.dumps({**told, "stats": stats, "rows": rows}))
     else:
         console.print(strategy_table(rows), notes(rows[-1]))
     return 0

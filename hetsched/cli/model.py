@@ -1,19 +1,27 @@
-"""`hetsched model`: build the demo model."""
+"""`hetsched model`: build the demo model, and measure how much text repeats itself."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
+from typing import Any
 
 from hetsched.demo_model import DEFAULT_HEAL_STEPS, build_demo_model
 
-from .option_types import whole
+from .attaching import add_trust_option, encode, load_model
+from .option_types import at_least_one, non_empty_text, whole
 from .paths import NewFolder
+
+DENSE = "dense"
+TEXT = """let a model write greedily to six held-out prompts, without hetsched, and measure how much it repeats itself:
+distinct-2, and the share of tokens inside a 4-gram that the text has more than once, both averaged over the texts"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb with its own verbs."""
-    parser = subparsers.add_parser("model", help="build the demo model", description=__doc__)
+    parser = subparsers.add_parser("model", help="build the demo model, measure its text", description=__doc__)
     verbs = parser.add_subparsers(dest="model_verb", required=True, metavar="VERB")
     text = "make SmolLM2-135M-Instruct into a sparse Mixture-of-Experts checkpoint"
     build = verbs.add_parser("build", help=text, description=text)
@@ -28,10 +36,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="steps of distillation (default: %(default)s)",
     )
     build.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.set_defaults(run=run)
+    build.set_defaults(run=_build)
+    measured = verbs.add_parser("text", help="how much a model's text repeats itself", description=TEXT)
+    measured.add_argument(
+        "--model",
+        type=non_empty_text,
+        default="demo",
+        metavar="PATH",
+        help="checkpoint folder, 'demo', or 'dense' for what demo was made of (default: %(default)s)",
+    )
+    measured.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help="of each text (default: 120)")
+    measured.add_argument(
+        "--repetition-penalty", type=_penalty, metavar="X", help="1 for none (default: generation_config.json's)"
+    )
+    add_trust_option(measured)
+    measured.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    measured.set_defaults(run=_text)
 
 
-def run(args: argparse.Namespace) -> int:
+def _build(args: argparse.Namespace) -> int:
     """Build, then print the perplexities beside the dense model's."""
     report = build_demo_model(args.out, heal_steps=args.heal_steps)
     if args.json:
@@ -41,3 +64,51 @@ def run(args: argparse.Namespace) -> int:
     for key, value in report.items():
         print(f"  {key.replace('_', ' ')}: {value:.2f}")
     return 0
+
+
+def _text(args: argparse.Namespace) -> int:
+    """Write the texts and print the figures."""
+    from hetsched.demo_model.repetition import TOKENS, distinct_share, held_out_prompts, repeated_share
+
+    from .generating import generate
+
+    model, tokenizer = _model_to_measure(args)
+    given = {} if args.repetition_penalty is None else {"repetition_penalty": args.repetition_penalty}
+    rows: list[dict[str, Any]] = []
+    for prompt in held_out_prompts():
+        ids = encode(tokenizer, prompt)
+        made = generate(model, tokenizer, ids, args.max_new_tokens or TOKENS, stream=False, greedy=True, **given)
+        figures = {"distinct_2": distinct_share(made.new), "repeated_4gram_share": repeated_share(made.new)}
+        rows.append({"prompt": prompt, "text": made.text, "tokens": made.tokens, **figures})
+        if not args.json:
+            print(f"> {prompt}\n{made.text}\n")
+    means = {key: statistics.fmean(row[key] for row in rows) for key in ("distinct_2", "repeated_4gram_share")}
+    penalty = given.get("repetition_penalty", model.generation_config.repetition_penalty or 1.0)
+    document = {"schema": "hetsched-model-text/1", "model": args.model, "repetition_penalty": penalty, **means}
+    if args.json:
+        print(json.dumps({**document, "rows": rows}, ensure_ascii=False))
+    else:
+        print(
+            f"{args.model}, repetition penalty {penalty:g}, {sum(row['tokens'] for row in rows)} tokens: distinct-2 "
+            f"{means['distinct_2']:.3f}, {means['repeated_4gram_share']:.0%} of tokens in repeated 4-grams"
+        )
+    return 0
+
+
+def _model_to_measure(args: argparse.Namespace) -> tuple[Any, Any]:
+    if args.model != DENSE:
+        return load_model(args.model, trust_remote_code=args.trust_remote_code)
+    from hetsched.demo_model.dense import gguf_path, load_dense
+
+    return load_dense(gguf_path())
+
+
+def _penalty(text: str) -> float:
+    """An argparse type: a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0; 1 is no penalty")
+    return number

@@ -10,11 +10,15 @@ from typing import Any
 from .attaching import (
     add_machine_options,
     add_precision_option,
+    add_trust_option,
+    attached,
+    check_prompt,
     encode,
     load_model,
     lossy_label,
     machine_options,
 )
+from .generating import Generated, generate
 from .option_types import at_least_one, non_empty_text
 
 SCHEMA = "hetsched-run/1"
@@ -32,56 +36,45 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_machine_options(parser)
     add_precision_option(parser)
+    add_trust_option(parser)
+    parser.add_argument("--greedy", action="store_true", help="no sampling, whatever generation_config.json says")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generate greedily; text streams to standard output, or one JSON document with --json."""
-    from hetsched import attach
-    from hetsched.report.run_view import memory_line, stats_line
+    """Generate as generation_config.json says; text streams to standard output, or one JSON document with --json."""
+    from hetsched.report.run_view import memory_line, stats_line, stop_line, wall_line
 
-    model, tokenizer = load_model(args.model, options=machine_options(args))
+    check_prompt(args.prompt)
+    options = machine_options(args)
+    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=[options])
     ids = encode(tokenizer, args.prompt)
-    with attach(model, **machine_options(args)) as handle:
+    with attached(model, options) as handle:
         if not args.json:
             print(f"{lossy_label(handle.stats())}{memory_line(handle)}", file=sys.stderr)
-        text, tokens = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
+        made = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json, greedy=args.greedy)
         stats = handle.stats()
+    wall = made.wall_figures(stats, options)
     if args.json:
-        print(json.dumps(run_document(text, tokens, int(ids.shape[1]), stats)))
-    else:
-        print(f"{lossy_label(stats)}{stats_line(stats)}", file=sys.stderr)
+        print(json.dumps(run_document(made, wall, int(ids.shape[1]), stats)))
+        return 0
+    for line in (stats_line(stats), wall_line(made.tokens, wall)):
+        print(f"{lossy_label(stats)}{line}", file=sys.stderr)
+    if stopped := stop_line(made.stopped_by, args.max_new_tokens):
+        print(stopped, file=sys.stderr)
     return 0
 
 
-def generate(model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, stream: bool) -> tuple[str, int]:
-    """Greedy text and its number of tokens; `stream` writes it to standard output as it comes."""
-    import torch
-    import transformers
-
-    streamer = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
-    ids = ids.to(model.device)
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        streamer=streamer,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-    )
-    new = out[0, ids.shape[1] :]
-    return tokenizer.decode(new, skip_special_tokens=True), len(new)
-
-
-def run_document(text: str, tokens: int, prompt_tokens: int, stats: dict[str, Any]) -> dict[str, Any]:
-    """The verb's JSON document."""
+def run_document(made: Generated, wall: dict[str, Any], prompt_tokens: int, stats: dict[str, Any]) -> dict[str, Any]:
+    """The verb's JSON document; `tokens_per_s` is the lanes' own, emulated or measured, of decoding alone."""
     return {
         "schema": SCHEMA,
-        "text": text,
-        "tokens": tokens,
+        "text": made.text,
+        "tokens": made.tokens,
         "prompt_tokens": prompt_tokens,
         "tokens_per_s": stats["tokens_per_s"],
+        **wall,
         "hardware": stats["hardware"],
         "emulated": stats["emulated"],
         "lossless": stats["lossless"],

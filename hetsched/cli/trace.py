@@ -16,6 +16,7 @@ from hetsched.errors import InputError
 from hetsched.report.tables import console
 from hetsched.trace import RoutingTrace, load_trace, report, save_trace
 
+from .attaching import add_trust_option
 from .option_types import at_least_one, non_empty_text, seed
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
 
@@ -71,6 +72,7 @@ def _add_record(verbs: Any) -> None:
     )
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
+    add_trust_option(record)
 
 
 def _add_import(verbs: Any) -> None:
@@ -181,7 +183,7 @@ def _record_prompts(args: argparse.Namespace, prompts: list[str], arguments: dic
 
     from .attaching import encode, load_model
 
-    model, tokenizer = load_model(args.model)
+    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code)
     generate = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
     if tokenizer.pad_token_id is None:
         generate["pad_token_id"] = tokenizer.eos_token_id

@@ -13,10 +13,13 @@ from hetsched.errors import InputError
 from .attaching import (
     add_machine_options,
     add_precision_option,
+    add_trust_option,
+    check_prompt,
     encode,
     load_model,
     machine_options,
 )
+from .generating import GREEDY
 from .option_types import Noted, at_least_one, is_given, names_list, non_empty_text, refuse_given
 
 SCHEMA = "hetsched-verify/1"
@@ -59,6 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--max-new-tokens", type=at_least_one, action=Noted, default=64, metavar="N", help=text)
     add_machine_options(parser, hardware=DEFAULT_HARDWARE, gpu_memory="10%,25%,50%", cpu_kernel="eager", time_scale=1.0)
     add_precision_option(parser)
+    add_trust_option(parser)
     parser.add_argument(
         "--perplexity",
         type=at_least_one,
@@ -73,8 +77,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Greedy tokens and logits against transformers' eager experts; 0 only when all tokens are identical."""
-    from hetsched import attach
-
     require_useful(args)
     if args.perplexity is not None:
         from . import verify_perplexity
@@ -84,16 +86,21 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--gpu-precision {args.gpu_precision} is lossy, so tokens may differ; add --perplexity, or drop it"
         )
-    model, tokenizer = load_model(args.model)
-    prompts = [encode(tokenizer, prompt) for prompt in args.prompt or PROMPTS]
+    asked = args.prompt or PROMPTS
+    for prompt in asked:
+        check_prompt(prompt)
+    options = options_of(args)
+    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=options)
+    from hetsched import attach
+
+    prompts = [encode(tokenizer, prompt) for prompt in asked]
     model.set_experts_implementation("eager")
     references = [_generate(model, ids, args.max_new_tokens) for ids in prompts]
     comparison = Comparison()
-    budgets = [None] if str(args.hardware).lower() == "cpu" else str(args.gpu_memory).split(",")
-    for budget in budgets:
-        with attach(model, **{**machine_options(args), "gpu_memory": budget}):
+    for given in options:
+        with attach(model, **given):
             for number, (ids, reference) in enumerate(zip(prompts, references, strict=True), 1):
-                print(f"gpu memory {budget or 'none'}: prompt {number} of {len(prompts)}", file=sys.stderr)
+                print(f"gpu memory {given['gpu_memory'] or 'none'}: prompt {number} of {len(prompts)}", file=sys.stderr)
                 comparison.add(reference, _generate(model, ids, args.max_new_tokens))
     bit_identical = comparison.identical and comparison.max_abs_logit_diff == 0.0
     if args.json:
@@ -112,13 +119,19 @@ def require_useful(args: argparse.Namespace) -> None:
     machine_options(args)
     if args.perplexity is not None:
         refuse_given(args, ("max_new_tokens",), "belongs to the comparison of tokens, and --perplexity generates none")
-    elif args.hardware == "cpu":
+    elif str(args.hardware).lower() == "cpu":
         refuse_given(args, ("gpu_memory",), "is memory of a GPU, and --hardware cpu has none")
     if is_given(args, "gpu_memory"):
         try:
             names_list(args.gpu_memory)
         except argparse.ArgumentTypeError as error:
             raise InputError(f"--gpu-memory: {error}") from None
+
+
+def options_of(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """attach()'s arguments for each of --gpu-memory's amounts; without a GPU there is none."""
+    budgets = [None] if str(args.hardware).lower() == "cpu" else str(args.gpu_memory).split(",")
+    return [{**machine_options(args), "gpu_memory": budget} for budget in budgets]
 
 
 def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:
@@ -129,7 +142,8 @@ def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        **GREEDY,
+        num_return_sequences=1,
         output_logits=True,
         return_dict_in_generate=True,
         pad_token_id=0,

@@ -14,7 +14,8 @@ from typing import Any
 
 from hetsched.errors import InputError
 
-from .attaching import load_model, lossy_label, machine_options
+from . import verify
+from .attaching import load_model, lossy_label
 
 SCHEMA = "hetsched-perplexity/1"
 ROW_TOKENS = 256  # of one text, read from an empty cache
@@ -23,19 +24,21 @@ STEP_CHARACTERS = 8 * ROW_TOKENS  # English takes well under 8 characters a toke
 
 def run(args: argparse.Namespace) -> int:
     """Perplexity with exact experts, then with lossy ones on the GPU at each budget; 0 when measured."""
-    from hetsched import attach
-
     if args.gpu_precision is None:
         raise InputError(
             "--perplexity compares lossy copies with exact weights; add --gpu-precision int8, int4 or auto"
         )
-    model, tokenizer = load_model(args.model)
+    options = verify.options_of(args)
+    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=options)
+    from hetsched import attach
+
     rows = text_rows(tokenizer, args.prompt, args.perplexity)
     model.set_experts_implementation("eager")
     exact = [loss for row in rows for loss in decode_losses(model, row)]
     results = []
-    for budget in str(args.gpu_memory).split(","):
-        with attach(model, **{**machine_options(args), "gpu_memory": budget}) as handle:
+    for given in options:
+        budget = given["gpu_memory"]
+        with attach(model, **given) as handle:
             if handle.stats()["lossless"]:
                 raise InputError(f"auto chose exact weights at {budget}, nothing is lossy; name int8 or int4")
             lossy = []

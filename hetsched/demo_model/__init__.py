@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hetsched.cache import cache_folder
+from hetsched.demo_model.generation import mend
 from hetsched.demo_model.store import RECIPE_VERSION, cached_folder
 from hetsched.errors import InputError
 
@@ -20,6 +21,8 @@ __all__ = ["DEFAULT_HEAL_STEPS", "RECIPE_VERSION", "build_demo_model", "demo_mod
 def demo_model_path(*, progress: bool = True) -> Path:
     """Folder of the cached demo checkpoint, which is built first if absent (minutes, once per recipe version).
 
+    The settings of one that was built before they were what they are now are mended in place.
+
     `progress` shows one bar on stderr while building. Raises `MissingDependencyError` where the source weights are
     not installed, `InputError` where the cache folder cannot be written.
     """
@@ -27,6 +30,7 @@ def demo_model_path(*, progress: bool = True) -> Path:
     if not (folder / "config.json").is_file():
         cache_folder("models")  # said before the minutes of work, not after
         build_demo_model(folder, progress=progress)
+    mend(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hetsched.demo_model.dense import GGUF_NAME, INSTALL
+from hetsched.demo_model.generation import REPETITION_PENALTY
 from hetsched.demo_model.split_ffn import SplitShape
 
 CARD = """---
@@ -33,8 +34,9 @@ from, and clearly worse in perplexity (below); what it offers is real, data-driv
 5. Healing: {heal_steps} steps of distillation (Kullback-Leibler divergence) from the dense model, routers frozen.
 
 Routing weights are all close to 1/{experts} by design, whatever `num_experts_per_tok` is. The weights were refitted
-and healed for {top_k} active experts; quality at any other number was not measured. Greedy decoding tends to repeat
-itself, more than the dense model does; facts are often wrong.
+and healed for {top_k} active experts; quality at any other number was not measured. Plain greedy text repeats itself,
+more than the dense model's does, so `generation_config.json` sets a repetition penalty of {penalty}, at which it hardly
+does (`hetsched model text` measures both). Facts are often wrong.
 
 ## Perplexity on held-out text
 
@@ -60,4 +62,5 @@ def card(report: dict[str, float], shape: SplitShape, *, layers: int, ffn: int, 
         shared=shared,
         active=(shared + shape.top_k * shape.width) / ffn,
         heal_steps=heal_steps,
+        penalty=REPETITION_PENALTY,
     )

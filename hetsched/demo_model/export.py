@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hetsched.demo_model.generation import REPETITION_PENALTY
 from hetsched.demo_model.split_ffn import SplitFfn, SplitShape
 
 # Logits this small make every routing weight 1/E to within a fraction of a percent, whatever the top-k; the routed
@@ -18,7 +19,7 @@ ROUTER_SCALE = 2e-3
 
 def to_qwen2_moe(sparse: Any, shape: SplitShape) -> Any:
     """`Qwen2MoeForCausalLM` in float32 that computes what `sparse`, a Llama with `SplitFfn` blocks, computes."""
-    from transformers import Qwen2MoeForCausalLM
+    from transformers import GenerationConfig, Qwen2MoeForCausalLM
 
     target = Qwen2MoeForCausalLM(moe_config(sparse.config, shape))
     weights = {name: weight for name, weight in sparse.state_dict().items() if ".mlp." not in name}
@@ -27,8 +28,12 @@ def to_qwen2_moe(sparse: Any, shape: SplitShape) -> Any:
         weights.update({f"model.layers.{index}.mlp.{name}": weight for name, weight in block.items()})
     target.load_state_dict(weights)
     target.tie_weights()
-    target.generation_config.eos_token_id = sparse.config.eos_token_id
-    target.generation_config.pad_token_id = sparse.config.pad_token_id
+    target.generation_config = GenerationConfig(
+        bos_token_id=sparse.config.bos_token_id,
+        eos_token_id=sparse.config.eos_token_id,
+        pad_token_id=sparse.config.pad_token_id,
+        repetition_penalty=REPETITION_PENALTY,
+    )
     return target.eval()
 
 

@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import gallery
-from ..accelerators.emulated import DEFAULT_SCALE
 from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.engine import Engine
-from ..errors import InputError
 from ..geometry import MoEGeometry
-from ..hardware import is_this_machine, resolve_hardware
 from ..plugins import load
 from ..profile import HardwareProfile
 from ..scheduler import Scheduler
 from ..tiers import Tier
-from ..types import FloatArray
-from .budget import accelerator_for, gpu_budget_bytes
-from .cpu_lane import CpuKernel, cpu_kernel_for, cpu_only_kernel_for, nothing_to_decide
+from .budget import accelerator_for
+from .choices import Options as Options
+from .choices import Sized, named, sized
+from .cpu_lane import CpuKernel, NoAccelerator, cpu_kernel_for, cpu_only_kernel_for
 from .existing_experts import ExistingExperts
-from .gpu_precision import store_for, tier_for
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to attach; every field has an automatic choice. See attach()."""
-
-    hardware: str | Path | HardwareProfile | None = None
-    gpu_memory: str | int | None = None
-    solver: Any = "exact"
-    policy: Any = "hetsched"
-    accelerator: Any = None
-    time_scale: float = DEFAULT_SCALE
-    frequency_LE: FloatArray | None = None
-    stand_in_for: str | MoEGeometry | None = None
-    cpu_kernel: str | None = None
-    gpu_precision: str | None = None
+from .gpu_precision import store_for
 
 
 class Assembly(NamedTuple):
@@ -52,15 +31,13 @@ class Assembly(NamedTuple):
 
 def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -> Assembly:
     """Everything made; what fails leaves nothing behind. Raises InputError as attach() says."""
-    hardware, here = resolve_hardware(options.hardware, geometry), is_this_machine(options.hardware)
-    budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, hardware)
-    timed_as = _stand_in(options.stand_in_for, hardware, here)
-    tier = tier_for(options.gpu_precision, modules, geometry, hardware, timed_as, budget_bytes, options.frequency_LE)
-    cpu_only = options.accelerator is None and hardware.gpu is None
-    scheduler = _scheduler(options, geometry, tier, budget_bytes, cpu_only)
-    accelerator = accelerator_for(options.accelerator, hardware, options.time_scale, here)
+    names = named(options, geometry)
+    sizes = sized(names, options, geometry, modules)
+    hardware, tier = names.hardware, sizes.tier
+    scheduler = _scheduler(options, geometry, sizes, names.cpu_only)
+    accelerator = accelerator_for(options.accelerator, hardware, options.time_scale, names.here)
     try:
-        if cpu_only:
+        if names.cpu_only:
             kernel = cpu_only_kernel_for(options.cpu_kernel, geometry, hardware, modules)
             return Assembly(hardware, tier, kernel, CpuOnlyEngine(scheduler, accelerator, kernel.choice))
         kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated)
@@ -70,21 +47,15 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
         raise
 
 
-def _stand_in(spec: str | MoEGeometry | None, hardware: HardwareProfile, here: bool) -> MoEGeometry | None:
-    """The model whose seconds the layers take. Raises InputError where time is real."""
-    if spec is not None and (here or hardware.gpu is None):
-        raise InputError(f"stand_in_for {spec} needs an emulated machine, and {hardware.name} is this one")
-    return gallery.model(spec) if isinstance(spec, str) else spec
-
-
-def _scheduler(options: Options, geometry: MoEGeometry, tier: Tier, budget_bytes: int, cpu_only: bool) -> Scheduler:
+def _scheduler(options: Options, geometry: MoEGeometry, sizes: Sized, cpu_only: bool) -> Scheduler:
     policy, solver = _policy_for(options.policy, geometry), options.solver
-    if cpu_only:
-        policy, solver = nothing_to_decide(policy, solver)
+    if cpu_only:  # there is nothing to decide, whatever was asked for
+        policy, solver = NoAccelerator(), "all-cpu"
+    tier = sizes.tier
     return Scheduler(
         tier.slots,
         tier.hardware,
-        budget_bytes,
+        sizes.budget_bytes,
         policy=policy,
         solver=solver,
         frequency_LE=options.frequency_LE,

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..engine.cpu_kernels import Choice, ChosenKernel, choice_in, parse_choice
+from ..engine.cpu_kernels import Choice, ChosenKernel, check_choice, choice_in, parse_choice
 from ..engine.expert_ffn import Linear, parameter_names
 from ..errors import InputError, known_as
 from ..geometry import MoEGeometry
-from ..plugins import load
 from ..policies.static import CpuOnly
 from ..policy import Decision, View
 from ..profile import HardwareProfile
@@ -34,6 +33,18 @@ class CpuKernel(NamedTuple):
 
 
 EAGER = CpuKernel("eager", "as transformers computes it, bit for bit", F.linear)
+
+
+def check_cpu_kernel(spec: str | None, dtype: str | None) -> None:
+    """Raise InputError where `spec` names no kernel that runs here for weights of `dtype` (None: of any dtype).
+
+    UnknownNameError lists the kernels.
+    """
+    if spec is not None and spec.lower() not in ("eager", "auto"):
+        if dtype is None:
+            check_choice(spec, list(_DTYPES.values()))
+        else:
+            parse_choice(spec, dtype)
 
 
 def cpu_kernel_for(spec: str | None, geometry: MoEGeometry, hardware: HardwareProfile, emulated: bool) -> CpuKernel:
@@ -84,13 +95,6 @@ class NoAccelerator(CpuOnly):
             named = zip(demand.active, demand.tokens, strict=True)
             runs = [Run(ExpertId(layer, e), count, cpu, "no accelerator") for e, count in named]
         return Decision(tuple(runs), predicted_s=sum(self._machine.cost.each_cpu_s(demand.tokens)))
-
-
-def nothing_to_decide(policy: Any, solver: Any) -> tuple[Any, Any]:
-    """Policy and solver where there is no GPU, whatever was asked for. Raises UnknownNameError for unknown names."""
-    load("hetsched.policies", policy)
-    load("hetsched.solvers", solver)
-    return NoAccelerator(), "all-cpu"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

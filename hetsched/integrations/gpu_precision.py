@@ -20,6 +20,17 @@ from ..types import FloatArray
 AUTO = "auto"
 
 
+def check_gpu_precision(spec: str | None, hardware: HardwareProfile) -> None:
+    """Raise UnknownNameError for a name that is no precision, InputError where there is no GPU to hold copies."""
+    if spec is None:
+        return
+    spec = known_as(spec, [AUTO, *PRECISIONS])
+    if spec not in (AUTO, *PRECISIONS):
+        raise UnknownNameError("GPU precision", spec, [AUTO, *PRECISIONS])
+    if hardware.gpu is None:
+        raise InputError(f"gpu_precision {spec} was given, and {hardware.name} has no GPU; drop one of the two")
+
+
 def tier_for(
     spec: str | None,
     modules: Sequence[Any],
@@ -37,12 +48,8 @@ def tier_for(
     exact = Tier(None, geometry, hardware, timed_as)
     if spec is None:
         return exact
+    check_gpu_precision(spec, hardware)
     spec = known_as(spec, [AUTO, *PRECISIONS])
-    if spec != AUTO and spec not in PRECISIONS:
-        raise UnknownNameError("GPU precision", spec, [AUTO, *PRECISIONS])
-    if hardware.gpu is None:
-        raise InputError(f"gpu_precision {spec} was given, and {hardware.name} has no GPU; drop one of the two")
-
     plain = not any(module.is_transposed for module in modules)
 
     def made(precision: Precision) -> Tier:

@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 
-from .. import plugins
-from ..errors import InputError, UnknownNameError
-from ..hardware import resolve_hardware
-from ..integrations.assembly import Options
+from ..errors import InputError
 from ..integrations.attachment import Attachment
-from ..integrations.budget import gpu_budget_bytes
-from ..integrations.model_shape import geometry_of
+from ..integrations.choices import check_options, check_options_for
+from ..integrations.expert_modules import expert_modules
+from ..integrations.model_shape import geometry_of, layers_of
 from ..integrations.transformers import attach
 from .checkpoint import Checkpoint, Reader, holds_weights
 from .experts import ExpertPlan, fill_experts, plan_experts
+from .missing import missing_weights, refuse_missing, refuse_other_shapes
 from .model_on_meta import on_meta, read_config, resolved_dtype
-from .progress import LoadProgress
+from .progress import LoadProgress, stage
 from .quantised import plain_config, quantizer_for
+from .remote_code import refused_code
 from .report import LoadReport, remember
 from .room import check_room
 from .sources import mapping_of
 
-PLUGINS = {"policy": "hetsched.policies", "solver": "hetsched.solvers", "accelerator": "hetsched.accelerators"}
-
 
 def load(
-    path: str | Path, *, dtype: str | torch.dtype | None = None, progress: bool = True, **attach_options: Any
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    progress: bool = True,
+    trust_remote_code: bool = False,
+    **attach_options: Any,
 ) -> tuple[Any, Attachment]:
     """Load a Mixture-of-Experts checkpoint and run its experts under hetsched: the model and attach()'s handle.
 
     The same bits as `from_pretrained` and attach(), with the experts read straight into the host store: at no time are
     they in memory twice. `dtype`: as in from_pretrained; None: what the config says. `progress`: bytes and time left on
-    a terminal, elsewhere one line at the end. Everything else goes to attach().
+    a terminal, elsewhere one line at the end. `trust_remote_code`: run Python code that the folder brings along, which
+    is refused otherwise. Everything else goes to attach().
 
     Raises InputError, before anything is allocated, for a folder without a usable checkpoint, a missing or truncated
-    shard, a model that does not fit into memory, or options that attach() would refuse.
+    shard, missing weights, a model that does not fit into memory, or options that attach() would refuse.
     """
-    model = load_model(path, dtype=dtype, progress=progress, options=attach_options)
+    model = load_model(
+        path, dtype=dtype, progress=progress, trust_remote_code=trust_remote_code, options=[attach_options]
+    )
     return model, attach(model, **attach_options)
 
 
@@ -52,40 +57,91 @@ def load_model(
     *,
     dtype: str | torch.dtype | None = None,
     progress: bool = True,
-    options: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    options: Sequence[Mapping[str, Any]] = (),
 ) -> Any:
     """The model alone, in evaluation mode; attach() takes its experts over where they lie. See load().
 
-    `options`: what attach() will be given, to be checked before anything is read.
+    `options`: what attach() will be given, once or several times, to be checked before anything is read.
     """
+    for given in options:
+        check_options(given)
     folder = Path(path).expanduser()
-    config = read_config(folder)
-    if reason := _not_read_here(folder, config):
-        return _by_transformers(folder, dtype, reason)
-    checkpoint = Checkpoint(folder)
-    quantizer, config = quantizer_for(config), plain_config(config)
-    dtype = resolved_dtype(dtype, config, checkpoint)
-    twin = on_meta(config, dtype)
-    mapping = mapping_of(twin, checkpoint.tensors, quantizer)
-    plan = plan_experts(twin, mapping.sources, checkpoint)
-    _check_options(plan, options or {})
+    with stage("reading config and headers", shown=progress):
+        config = read_config(folder, trust_remote_code=trust_remote_code)
+        reason = _not_read_here(folder, config)
+        found = None if reason else _found(folder, config, dtype, trust_remote_code)
+        if found:
+            _check_options(options, found.plan.model)
+        elif dtype not in (None, "auto") or config.dtype is not None:  # else only the weights know it
+            _check_options(options, on_meta(config, resolved_dtype(dtype, config), trust_remote_code))
+    if found is None:
+        return _by_transformers(folder, dtype, reason, trust_remote_code)
+    plan, checkpoint, twin = found.plan, found.checkpoint, found.plan.model
     rest_bytes = _bytes_of(twin) - plan.parameter_bytes
     check_room(str(folder), plan.num_bytes, rest_bytes)
     with LoadProgress(folder.name, plan.num_bytes, shown=progress) as bar:
         experts = fill_experts(plan, Reader(checkpoint), bar.advance)
-        model = _assembled(twin, dtype, {**checkpoint.slices(plan.rest), **experts})
+        model = _assembled(twin, folder, {**checkpoint.slices(plan.rest), **experts})
     _check_in_place(model, plan, experts)
     model.name_or_path = model.config.name_or_path = str(folder)
-    model._weight_conversions = mapping.conversions  # so that save_pretrained writes the names it was loaded from
+    model._weight_conversions = found.conversions  # so that save_pretrained writes the names it was loaded from
     _read_generation_config(model, folder)
     remember(model, LoadReport(plan.num_bytes, rest_bytes, len(plan.sources), len(plan.whole), len(checkpoint.files)))
     return model.eval()
 
 
-def _assembled(twin: Any, dtype: torch.dtype, weights: dict[str, Any]) -> Any:
+class _Found(NamedTuple):
+    """A complete checkpoint by its headers; of its weights, nothing is read yet."""
+
+    checkpoint: Checkpoint
+    plan: ExpertPlan
+    conversions: list[Any]
+
+
+def _found(folder: Path, config: Any, dtype: str | torch.dtype | None, trust_remote_code: bool) -> _Found:
+    """What the headers hold, and what becomes of it. Raises InputError for a checkpoint that is not the config's."""
+    checkpoint = Checkpoint(folder)
+    quantizer, config = quantizer_for(config), plain_config(config)
+    twin = on_meta(config, resolved_dtype(dtype, config, checkpoint.float_dtype), trust_remote_code)
+    mapping = mapping_of(twin, checkpoint.tensors, quantizer)
+    refuse_missing(folder, missing_weights(twin, {name for found in mapping.sources for name in found.targets}))
+    plan = plan_experts(twin, mapping.sources, checkpoint)
+    refuse_other_shapes(twin, [found for found in mapping.sources if found not in plan.sources], checkpoint.tensors)
+    return _Found(checkpoint, plan, mapping.conversions)
+
+
+def _check_options(options: Sequence[Mapping[str, Any]], twin: Any) -> None:
+    """Raise InputError for what attach() would refuse of this model after minutes of reading."""
+    if options:
+        modules = [tied[0] for tied in layers_of(expert_modules(twin))]
+        geometry = geometry_of(modules, twin.config)
+        for given in options:
+            check_options_for(given, geometry, modules)
+
+
+def _assembled(twin: Any, folder: Path, weights: dict[str, Any]) -> Any:
     """transformers' own loading of everything, the experts among it: parameters that need no conversion any more."""
-    with _no_bars():
-        return type(twin).from_pretrained(None, config=twin.config, state_dict=weights, dtype=dtype)
+    given = {"config": twin.config, "state_dict": weights, "dtype": twin.dtype}
+    return _complete(folder, lambda **more: type(twin).from_pretrained(None, **given, **more))
+
+
+def _complete(folder: Path, read: Callable[..., tuple[Any, dict[str, Any]]]) -> Any:
+    """The model that from_pretrained has read without a bar. Raises InputError where it would make weights up."""
+    try:
+        with _no_bars():
+            model, found = read(output_loading_info=True, ignore_mismatched_sizes=True)
+    except RuntimeError as error:
+        if "conversion of the weights" not in str(error):
+            raise
+        raise InputError(f"{folder}'s weights are not of the shapes that config.json names; see above which") from error
+    refuse_missing(folder, found["missing_keys"])
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise InputError(
+            f"{name} is {list(stored)} in {folder} where the model has {list(wanted)}; "
+            "config.json belongs to another checkpoint"
+        )
+    return model
 
 
 def _check_in_place(model: Any, plan: ExpertPlan, experts: dict[str, torch.Tensor]) -> None:
@@ -104,28 +160,16 @@ def _not_read_here(folder: Path, config: Any) -> str:
     return "" if holds_weights(folder) else "its weights are not in model.safetensors or its shards"
 
 
-def _by_transformers(folder: Path, dtype: Any, reason: str) -> Any:
+def _by_transformers(folder: Path, dtype: Any, reason: str, trust_remote_code: bool) -> Any:
     """from_pretrained, for what this package does not read; attach() then moves the experts a layer at a time."""
+    auto, given = transformers.AutoModelForCausalLM, {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto").eval()
+        with refused_code(folder):
+            model = _complete(folder, lambda **more: auto.from_pretrained(folder, **given, **more)).eval()
     except OSError as error:
         raise InputError(f"{folder} holds no weights that transformers reads: {error}") from error
     remember(model, LoadReport(0, _bytes_of(model), 0, 0, 0, reason))
     return model
-
-
-def _check_options(plan: ExpertPlan, options: dict[str, Any]) -> None:
-    """Raise InputError for what attach() would refuse after minutes of reading."""
-    known = {option.name for option in fields(Options)}
-    for name in options:
-        if name not in known:
-            raise UnknownNameError("option", name, known)
-    for name, group in PLUGINS.items():
-        if isinstance(options.get(name), str):
-            plugins.load(group, options[name])
-    geometry = geometry_of(plan.modules, plan.model.config)
-    hardware = resolve_hardware(options.get("hardware"), geometry)
-    gpu_budget_bytes(options.get("gpu_memory"), geometry, hardware)
 
 
 def _read_generation_config(model: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,41 @@ import transformers
 
 from ..errors import InputError
 from ..model_yaml import read_config_file
-from .checkpoint import Checkpoint
+from .remote_code import refused_code
 
 
-def read_config(folder: Path) -> Any:
-    """The config of a checkpoint folder. Raises InputError."""
+def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The config of a checkpoint folder; its own code is run only where that is trusted. Raises InputError."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json; give a checkpoint folder")
     read_config_file(folder / "config.json")  # a library would believe any number in it
     try:
-        return transformers.AutoConfig.from_pretrained(folder)
+        with refused_code(folder):
+            return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}/config.json is no model's that transformers knows: {error}") from error
 
 
-def on_meta(config: Any, dtype: torch.dtype) -> Any:
-    """The model of this config, its weights without memory. Raises InputError where transformers has none."""
+def on_meta(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """The model of this config, its weights without memory. Raises InputError where there is none to be had."""
     auto: Any = transformers.AutoModelForCausalLM
     named: Any = getattr(transformers, (config.architectures or [""])[0], None)
-    if type(config) in auto._model_mapping:
-        make = auto.from_config
+    if type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {}):
+        make = functools.partial(auto.from_config, trust_remote_code=trust_remote_code)
     elif named is not None:
         make = named._from_config
     else:
         raise InputError(f"transformers has no model for {config.model_type} ({config.architectures})")
-    with torch.device("meta"):
+    with refused_code(Path(config._name_or_path)), torch.device("meta"):
         return make(copy.deepcopy(config), dtype=dtype)
 
 
-def resolved_dtype(dtype: str | torch.dtype | None, config: Any, checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype that from_pretrained would load in. Raises InputError for what is none."""
+def resolved_dtype(dtype: str | torch.dtype | None, config: Any, stored: torch.dtype | None = None) -> torch.dtype:
+    """The dtype that from_pretrained would load in; `stored`: the checkpoint's. Raises InputError for what is none."""
     if dtype in (None, "auto"):
-        dtype = config.dtype or checkpoint.float_dtype or torch.get_default_dtype()
+        dtype = config.dtype or stored or torch.get_default_dtype()
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise InputError(f"dtype {dtype!r} is none of torch's; give for example 'bfloat16' or 'float32'")

@@ -1,8 +1,13 @@
-"""Progress of a load on standard error: bytes and time left on a terminal, one line at the end anywhere else."""
+"""Progress on standard error: what a start waits for, and of a load its bytes and time left.
+
+Elsewhere than on a terminal a load leaves one line at the end, and a start says nothing.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -10,6 +15,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ..report.tables import console as stderr_console
 from ..sizes import show_bytes
+
+
+@contextmanager
+def stage(text: str, *, shown: bool = True) -> Iterator[None]:
+    """A spinner with `text` on a terminal while the block runs, gone after it; one at a time."""
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield
+        return
+    with console.status(text):
+        yield
 
 
 class LoadProgress:

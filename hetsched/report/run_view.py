@@ -28,3 +28,18 @@ def stats_line(stats: dict[str, Any]) -> str:
         f"hit rate {stats['hit_rate']:.0%}, {show_bytes(stats['bytes_per_token'])} moved per token, "
         f"{1e6 * stats['decision_s'] / max(stats['layers'], 1):.0f} µs to decide a layer"
     )
+
+
+def wall_line(tokens: int, wall: dict[str, Any]) -> str:
+    """What a run took on the clock on the wall, and how it relates to emulated seconds. `wall`: of Generated."""
+    scale = wall["time_scale"]
+    emulated = f"; an emulated second takes {scale:g}" if scale != 1 else ""
+    return (
+        f"{tokens} tokens in {wall['wall_s']:.1f} wall seconds, prompt included: "
+        f"{wall['wall_tokens_per_s']:.2f} tokens/s{emulated}"
+    )
+
+
+def stop_line(stopped_by: str, max_new_tokens: int) -> str:
+    """Said of a text that was cut, "" of any other."""
+    return f"stopped at --max-new-tokens {max_new_tokens}" if stopped_by == "length" else ""

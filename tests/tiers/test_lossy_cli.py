@@ -28,7 +28,7 @@ def test_run_is_labelled(capsys: pytest.CaptureFixture[str], checkpoint: Path) -
     argv = (*argv, "--gpu-memory", "30%")
     _, _, err = call(capsys, *argv, "--gpu-precision", "int4")
     lines = [line for line in err.splitlines() if "rtx-4060" in line or "tokens/s" in line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all(line.startswith("LOSSY, int4 experts on the GPU: ") for line in lines)
     assert "LOSSY" not in call(capsys, *argv)[2]
     document = json.loads(call(capsys, *argv, "--gpu-precision", "int4", "--json")[1])

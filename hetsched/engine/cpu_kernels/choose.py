@@ -145,15 +145,25 @@ def parse_choice(spec: str, dtype: str) -> Choice:
 
     Raises UnknownNameError, which lists the kernels, or MissingDependencyError.
     """
+    named = check_choice(spec, [dtype])
+    kernels = tuple(_MAKERS[name][1]() for name, _ in named)
+    return Choice(kernels, tuple(from_tokens for _, from_tokens in named), f"given as {spec}")
+
+
+def check_choice(spec: str, dtypes: Sequence[str]) -> list[tuple[str, int]]:
+    """The kernels that a spec names, each with the count it serves from; no kernel is made.
+
+    `dtypes`: of the weights, all that they may be of. Raises UnknownNameError, which lists the kernels.
+    """
+    known = list(dict.fromkeys(name for dtype in dtypes for name in kernel_names(dtype)))
     parts = [part.partition("@") for part in spec.split("+")]
-    names, counts = [known_as(name, kernel_names(dtype)) for name, _, _ in parts], [count for _, _, count in parts]
-    for name in names:
-        if name not in kernel_names(dtype):
-            raise UnknownNameError(f"CPU kernel for {dtype} weights", name, kernel_names(dtype))
-    if any(count and not count.isdigit() for count in counts):
-        raise InputError(f"{spec!r} is no choice of kernels; write NAME or NAME@TOKENS+NAME@TOKENS")
-    from_tokens = tuple(int(count or 1) for count in counts)
-    return Choice(tuple(_MAKERS[name][1]() for name in names), from_tokens, f"given as {spec}")
+    pairs = [(known_as(name, known), count) for name, _, count in parts]
+    for name, count in pairs:
+        if name not in known:
+            raise UnknownNameError(f"CPU kernel for {' or '.join(dtypes)} weights", name, known)
+        if count and not count.isdigit():
+            raise InputError(f"{spec!r} is no choice of kernels; write NAME or NAME@TOKENS+NAME@TOKENS")
+    return [(name, int(count or 1)) for name, count in pairs]
 
 
 def choice_in(profile: HardwareProfile, dtype: str) -> Choice | None:

@@ -1,0 +1,115 @@
+"""What the options of attach() name, looked up and checked before anything is allocated.
+
+attach() makes what it runs from these choices, and loading asks for them before it reads: what one refuses, both do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import gallery
+from ..accelerators.emulated import DEFAULT_SCALE
+from ..errors import InputError, UnknownNameError
+from ..geometry import MoEGeometry
+from ..hardware import is_this_machine, resolve_hardware
+from ..plugins import load
+from ..profile import HardwareProfile
+from ..sizes import parse_bytes
+from ..tiers import Tier
+from ..types import FloatArray
+from .budget import accelerator_for, gpu_budget_bytes
+from .cpu_lane import check_cpu_kernel
+from .gpu_precision import check_gpu_precision, tier_for
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to attach; every field has an automatic choice. See attach()."""
+
+    hardware: str | Path | HardwareProfile | None = None
+    gpu_memory: str | int | None = None
+    solver: Any = "exact"
+    policy: Any = "hetsched"
+    accelerator: Any = None
+    time_scale: float = DEFAULT_SCALE
+    frequency_LE: FloatArray | None = None
+    stand_in_for: str | MoEGeometry | None = None
+    cpu_kernel: str | None = None
+    gpu_precision: str | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """From attach()'s keyword arguments. Raises UnknownNameError for one that it does not have."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise UnknownNameError("option", name, known)
+        return cls(**given)
+
+
+class Named(NamedTuple):
+    """What the names among the options stand for; `here`: the machine is this one. `cpu_only`: it has no GPU to use."""
+
+    hardware: HardwareProfile
+    here: bool
+    cpu_only: bool
+    timed_as: MoEGeometry | None
+
+
+class Sized(NamedTuple):
+    """Bytes of GPU memory for a model's experts, and what they hold."""
+
+    budget_bytes: int
+    tier: Tier
+
+
+def named(options: Options, geometry: MoEGeometry | None = None) -> Named:
+    """Everything that the options name. Raises InputError for what attach() would refuse of any model.
+
+    `geometry`: of the model, where it is known: this machine's profile is the one measured for it, and kernels are
+    those for its weights.
+    """
+    load("hetsched.policies", options.policy)
+    load("hetsched.solvers", options.solver)
+    hardware, here = resolve_hardware(options.hardware, geometry), is_this_machine(options.hardware)
+    if isinstance(options.gpu_memory, str):
+        parse_bytes(options.gpu_memory, whole_bytes=0)
+    check_gpu_precision(options.gpu_precision, hardware)
+    check_cpu_kernel(options.cpu_kernel, geometry.dtype if geometry else None)
+    cpu_only = options.accelerator is None and hardware.gpu is None
+    return Named(hardware, here, cpu_only, _stand_in(options.stand_in_for, hardware, here))
+
+
+def sized(names: Named, options: Options, geometry: MoEGeometry, modules: Sequence[Any]) -> Sized:
+    """What of a model goes where. `modules`: one expert module a layer. Raises InputError for what cannot fit."""
+    budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, names.hardware)
+    wanted, frequency_LE = options.gpu_precision, options.frequency_LE
+    return Sized(
+        budget_bytes,
+        tier_for(wanted, modules, geometry, names.hardware, names.timed_as, budget_bytes, frequency_LE),
+    )
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Raise InputError for what attach() would refuse of any model; an accelerator is made, and closed again."""
+    options = Options.of(given)
+    names = named(options)
+    made = accelerator_for(options.accelerator, names.hardware, options.time_scale, names.here)
+    if made is not options.accelerator:
+        made.close()
+
+
+def check_options_for(given: Mapping[str, Any], geometry: MoEGeometry, modules: Sequence[Any]) -> None:
+    """Raise InputError for what attach() would refuse of this model, whose modules may be on meta."""
+    options = Options.of(given)
+    sized(named(options, geometry), options, geometry, modules)
+
+
+def _stand_in(spec: str | MoEGeometry | None, hardware: HardwareProfile, here: bool) -> MoEGeometry | None:
+    """The model whose seconds the layers take. Raises InputError where time is real."""
+    if spec is not None and (here or hardware.gpu is None):
+        raise InputError(f"stand_in_for {spec} needs an emulated machine, and {hardware.name} is this one")
+    return gallery.model(spec) if isinstance(spec, str) else spec
