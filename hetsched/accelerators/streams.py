@@ -6,19 +6,27 @@ Nothing here synchronises the device: the host waits for events of its own work,
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from ..types import Lane
+from ..types import Lane as LaneName
 from .base import Event, GroupedExperts
 from .stream_copies import CopyEngine, DeviceCopy
-from .stream_lanes import DeviceLane, DeviceWork, HostLane, HostWork
+from .stream_lanes import DeviceLane, DeviceWork, HostLane, HostWork, Lane
 from .stream_memory import Brought, DeviceMemory, HostPins
 from .stream_queues import Queues
 
 CHUNK_BYTES = 4 << 20
+
+
+def _abandon(copies: CopyEngine, lanes: Sequence[Lane], pins: HostPins) -> None:
+    """End the threads of an accelerator that nobody has any more. Waits for none: the collector may run in any."""
+    for lane in lanes:
+        lane.abandon()
+    copies.abandon(at_end=pins.close)
 
 
 class StreamAccelerator:
@@ -26,7 +34,7 @@ class StreamAccelerator:
 
     `chunk_bytes`: an urgent copy waits for at most two chunks. `pinnable_bytes`: host memory that pin() may take; None
     is half of the host's. `grouped_experts`: kernels of the device's own for several experts at once. `notes`: what is
-    not as fast as it could be, and why.
+    not as fast as it could be, and why. Its threads end with it, closed or not.
     """
 
     emulated = False
@@ -50,6 +58,7 @@ class StreamAccelerator:
         self._cpu = HostLane("cpu")
         self._out = queues.stream()
         self._mark_s = time.perf_counter()
+        weakref.finalize(self, _abandon, self._copies, (self._gpu, self._cpu), self._pins).atexit = False
 
     @property
     def notes(self) -> list[str]:
@@ -111,10 +120,10 @@ class StreamAccelerator:
         return self._copies.pending()
 
     def launch(
-        self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()
+        self, lane: LaneName, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()
     ) -> DeviceWork | HostWork:
         """Compute on the GPU, on the stream that the caller is on, or on the CPU in a thread."""
-        return self._gpu.launch(kernel, after) if lane is Lane.GPU else self._cpu.launch(kernel, after)
+        return self._gpu.launch(kernel, after) if lane is LaneName.GPU else self._cpu.launch(kernel, after)
 
     def begin_step(self) -> None:
         """Time before a forward pass is not the model's."""
