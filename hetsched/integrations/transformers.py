@@ -109,9 +109,7 @@ def _attached(model: torch.nn.Module, modules: list[Any], options: Options, runs
 
 
 @plain_torch()
-def _attach(
-    made: list[Attachment], model: torch.nn.Module, modules: list[Any], options: Options, runs_on: str
-) -> None:
+def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], options: Options, runs_on: str) -> None:
     layers = layers_of(modules)
     geometry = geometry_of([tied[0] for tied in layers], getattr(model, "config", modules[0].config))
     attachment = Attachment(geometry, options, [tied[0] for tied in layers])

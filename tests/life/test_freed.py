@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -46,13 +45,6 @@ def ended(threads: list[threading.Thread]) -> bool:
     for thread in threads:
         thread.join(60)
     return not any(thread.is_alive() for thread in threads)
-
-
-@pytest.fixture(autouse=True)
-def _no_collector() -> Iterator[None]:
-    """What is garbage is collected where the test says so."""
-    gc.collect()
-    yield
 
 
 @pytest.mark.parametrize("way", WAYS)

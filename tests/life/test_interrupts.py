@@ -229,13 +229,17 @@ def test_detach_interrupted_is_finished_by_the_next() -> None:
 def test_a_second_interrupt_waits_until_the_first_is_dealt_with() -> None:
     """SIGINT inside the block is delivered at its end, to whoever handled it before; in another thread nothing is."""
     seen: list[str] = []
-    with pytest.raises(KeyboardInterrupt):
+
+    def twice() -> None:
         with uninterrupted():
             with uninterrupted():
                 signal.raise_signal(signal.SIGINT)
                 seen.append("inner")
             seen.append("outer")
         seen.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
     assert seen == ["inner", "outer"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
