@@ -98,11 +98,13 @@ def _attached(model: torch.nn.Module, modules: list[Any], options: Options, runs
     `runs_on`: kind of device that the model is running on at this moment, where it may not be moved.
     """
     made: list[Attachment] = []
+    learning = torch.is_grad_enabled()
     try:
         _attach(made, model, modules, options, runs_on)
         return made[0]
     except BaseException:
         with uninterrupted():
+            torch.set_grad_enabled(learning)  # an interrupt on the way out of a `with` block skips its end
             for attachment in made:
                 attachment.detach()
         raise
