@@ -144,12 +144,15 @@ class Attachment:
             place = Place(self, layer, module is modules[0])
             put(module, place)
             if not any(getattr(module, name).is_meta for name in parameter_names(module)):
-                self.take(module, place)
+                self._take(module, place)
         return layer
 
     @plain_torch()
     def take(self, module: Any, place: Place) -> Arithmetic:
-        """Move a module's weights into the host store; where it rounds."""
+        """Move a module's weights into the host store, which were not there at attach; where it rounds."""
+        return self._take(module, place)
+
+    def _take(self, module: Any, place: Place) -> Arithmetic:
         for name in parameter_names(module):
             refuse_unreadable(module, name)
             refuse_inference_tensor(module, name)

@@ -14,6 +14,8 @@ import torch
 import hetsched
 from hetsched.accelerators.streams import StreamAccelerator
 from hetsched.errors import InputError
+from hetsched.integrations import dense_part
+from hetsched.integrations.dense_part import DensePart
 from tests.architectures.test_shapes import diffusion_gemma
 from tests.clocked_queues import ClockedQueues
 from tests.conftest import tiny_moe
@@ -190,3 +192,23 @@ def test_copies_and_pickles_are_refused(way: str, tmp_path: Path) -> None:
     for do in doing.values():
         do(model)
     assert same(generated(torch.load(tmp_path / "whole.pt", weights_only=False)), expected)
+
+
+def test_the_dense_parts_new_weights_come_back_from_the_device(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was loaded, assigned or converted there is the model's when it is restored; what was not is untouched."""
+    monkeypatch.setattr(dense_part, "_on", lambda tensor, _: torch.nn.Parameter(tensor.detach().clone()))
+    part, new = DensePart(), tiny_moe(seed=9).state_dict()
+    before = dict(model.named_parameters())
+    untouched = before["model.layers.0.input_layernorm.weight"].data_ptr()
+    part.move(model, torch.device("meta"))
+    assert model.lm_head.weight is not before["lm_head.weight"]
+    model.lm_head.load_state_dict({"weight": new["lm_head.weight"]})
+    model.model.norm.half()
+    model.model.embed_tokens.load_state_dict({"weight": new["model.embed_tokens.weight"]}, assign=True)
+    part.restore()
+    part.restore()
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+    assert torch.equal(model.lm_head.weight, new["lm_head.weight"])
+    assert torch.equal(model.model.embed_tokens.weight, new["model.embed_tokens.weight"])
+    assert model.model.norm.weight.dtype == torch.float16
+    assert model.model.layers[0].input_layernorm.weight.data_ptr() == untouched
