@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from .errors import InputError
 from .fingerprint import fingerprint, gpu_memory_bytes, gpu_name_and_driver
 from .gallery import machine, machines
 from .geometry import MoEGeometry
@@ -32,6 +33,8 @@ def resolve_hardware(
         found = _this_machine(geometry, alone=str(hardware).lower() == "cpu")
         return replace(found, notes=(*found.notes, *stored().warnings))
     assert hardware is not None
+    if isinstance(hardware, str) and not hardware.strip():
+        raise InputError(f"hardware {hardware!r} names no machine; give a name, a path, or None for this machine")
     return machine(hardware)
 
 

@@ -64,6 +64,7 @@ class ClockedQueues(Queues):
         self.pinnable = pinnable
         self.failing = False
         self.sent: list[int] = []  # bytes of each chunk, in order
+        self.pinned_at: set[int] = set()  # addresses of memory that was pinned in place
         self._streams = threading.local()
         self._moves: list[tuple[float, torch.Tensor, torch.Tensor]] = []
         self._moving = threading.Lock()
@@ -133,4 +134,9 @@ class ClockedQueues(Queues):
         pass
 
     def pin(self, memory: torch.Tensor) -> bool:
+        if self.pinnable:
+            self.pinned_at.add(memory.data_ptr())
         return self.pinnable
+
+    def unpin(self, memory: torch.Tensor) -> None:
+        self.pinned_at.discard(memory.data_ptr())

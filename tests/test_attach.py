@@ -172,6 +172,24 @@ def test_from_pretrained_reads_the_environment(checkpoint: Any, monkeypatch: pyt
     handle.detach()
 
 
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_empty_environment_variable_counts_as_unset(model: Any, monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    """As shells leave it; blanks around a name do no harm."""
+    monkeypatch.setenv("HETSCHED_HARDWARE", blank)
+    monkeypatch.setenv("HETSCHED_GPU_MEMORY", blank)
+    hetsched.integrations.transformers.register()
+    model.set_experts_implementation("hetsched")
+    for machine in (None, "rtx-3060-12gb"):
+        if machine:
+            monkeypatch.setenv("HETSCHED_HARDWARE", f" {machine}{blank}")
+        with hetsched.defaults(time_scale=1.0):
+            generated(model, max_new_tokens=2)
+        handle = hetsched.attachment_of(model)
+        assert handle is not None
+        assert handle.hardware.name == (machine or "cpu")
+        handle.detach()
+
+
 def test_a_forgotten_model_is_freed() -> None:
     """Dropping an attached model without detach() frees it and ends its threads."""
     model = tiny_moe()
@@ -189,6 +207,8 @@ def test_a_forgotten_model_is_freed() -> None:
         ({"gpu_memory": "9GiB"}, "more than rtx-4060-laptop-8gb has"),
         ({"gpu_memory": "a lot"}, "not an amount of memory"),
         ({"hardware": "rtx-4060-labtop"}, "did you mean 'rtx-4060-laptop-8gb'"),
+        ({"gpu_memory": ""}, "'' is not an amount of memory"),
+        ({"hardware": ""}, "hardware '' names no machine"),
         ({"policy": "hetshed"}, "did you mean 'hetsched'"),
         ({"policy": "belady"}, "needs to know the future"),
         ({"solver": "exakt"}, "did you mean 'exact'"),

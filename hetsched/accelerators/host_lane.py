@@ -89,11 +89,15 @@ class WorkQueue:
         with self._changed:
             self._changed.wait_for(lambda: self._current is None and not self._queue)
 
-    def close(self) -> None:
-        """Cancel, and end the thread. May be called twice."""
+    def abandon(self) -> None:
+        """Let the thread end, without waiting for it."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Cancel, and end the thread. May be called twice."""
+        self.abandon()
         self.cancel()
         self._thread.join()
 

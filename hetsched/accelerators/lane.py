@@ -8,6 +8,7 @@ that order and has no say in its times, so that a thread which wakes late change
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -108,7 +109,8 @@ class Work:
 class EmulatedLane:
     """A queue ordered by urgency then submission, on a clock, and the thread that does what has begun.
 
-    All methods belong to one thread at a time.
+    All methods belong to one thread at a time. The thread knows the list of what to do and nothing else, and ends with
+    the lane, closed or not.
     """
 
     def __init__(self, name: str, clock: EmulatedClock) -> None:
@@ -121,7 +123,8 @@ class EmulatedLane:
         self._closed = False
         self._begun: list[ToDo] = []  # not yet handed to the thread
         self._to_do: SimpleQueue[list[ToDo] | None] = SimpleQueue()
-        self._thread = Thread(target=self._do_all, name=f"hetsched-{name}", daemon=True)
+        weakref.finalize(self, self._to_do.put, None).atexit = False
+        self._thread = Thread(target=_do_all, args=(self._to_do,), name=f"hetsched-{name}", daemon=True)
         self._thread.start()
 
     def submit(
@@ -223,10 +226,13 @@ class EmulatedLane:
             self._ending.append(event)
         self._begun.append(lambda: _do(event, function, after, is_last))
 
-    def _do_all(self) -> None:
-        for begun in iter(self._to_do.get, None):
-            for do in begun:
-                do()
+
+def _do_all(to_do: SimpleQueue[list[ToDo] | None]) -> None:
+    """The thread: what has been done is let go of, for it holds on to a model and its weights."""
+    while (begun := to_do.get()) is not None:
+        begun.reverse()
+        while begun:
+            begun.pop()()
 
 
 def _order(work: Work) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import itertools
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +131,7 @@ class CopyEngine:
         self._moved_s = 0.0  # when the head of the stream last changed, on the host's clock
         self._free_staging: list[torch.Tensor] = []
         self._stopped = False
+        self._at_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="hetsched-copy", daemon=True)
         self._thread.start()
 
@@ -180,12 +182,15 @@ class CopyEngine:
     def cancel(self) -> None:
         """Give up what waits, and wait for the chunks on the stream."""
         with self._changed:
-            dropped, self._waiting = self._waiting, []
-            for copy in dropped:
-                copy.error = Cancelled("cancelled while waiting")
-            self._changed.notify_all()
+            self._drop_waiting()
             self._changed.wait_for(lambda: not self._flying)
             self._unfinished.clear()
+
+    def abandon(self, at_end: Callable[[], None]) -> None:
+        """Let the thread end and call `at_end`, when what is on the stream has arrived; waits for neither."""
+        with self._changed:
+            self._at_end, self._stopped = at_end, True
+            self._drop_waiting()
 
     def close(self) -> None:
         """Cancel, and end the thread. May be called twice."""
@@ -196,6 +201,12 @@ class CopyEngine:
             self._changed.notify_all()
         self._thread.join()
         self._free_staging.clear()
+
+    def _drop_waiting(self) -> None:
+        dropped, self._waiting = self._waiting, []
+        for copy in dropped:
+            copy.error = Cancelled("cancelled while waiting")
+        self._changed.notify_all()
 
     def _feed(self) -> None:
         """Put chunks of pinned memory on the stream while there is room; staged ones are the thread's work."""
@@ -239,6 +250,7 @@ class CopyEngine:
                 self._stage(staged)
             elif oldest is not None:
                 self._retire(oldest)
+        self._at_end()
 
     def _next(self) -> tuple[DeviceCopy | None, Flying | None] | None:
         """What the thread does next: fill staging memory where there is room, else see the oldest chunk out."""

@@ -64,10 +64,11 @@ class HostPins:
         if self._pinned_bytes + num_bytes > self._limit_bytes:
             self._note(f"{num_bytes} bytes of experts stay pageable: {self._limit_bytes} bytes may be pinned")
             return False
+        self._pinned.append(memory)  # first: an interrupt must not leave pinned memory that nobody knows of
         if not self._queues.pin(memory):
+            self._pinned.pop()
             self._note(f"{num_bytes} bytes of experts stay pageable: the driver refused to pin them")
             return False
-        self._pinned.append(memory)
         self._pinned_bytes += num_bytes
         return True
 

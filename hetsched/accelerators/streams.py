@@ -5,6 +5,7 @@ Nothing here synchronises the device: the host waits for events of its own work,
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from ..types import Lane
 from .base import Event, GroupedExperts
-from .host_lane import HostLane, HostWork
+from .host_lane import HostLane, HostWork, WorkQueue
 from .stream_copies import CopyEngine, DeviceCopy
 from .stream_lanes import DeviceLane, DeviceWork
 from .stream_memory import Brought, DeviceMemory, HostPins
@@ -22,12 +23,19 @@ from .wall_time import WallTime
 CHUNK_BYTES = 4 << 20
 
 
+def _abandon(copies: CopyEngine, lanes: Sequence[WorkQueue], pins: HostPins) -> None:
+    """End the threads of an accelerator that nobody has any more. Waits for none: the collector may run in any."""
+    for lane in lanes:
+        lane.abandon()
+    copies.abandon(at_end=pins.close)
+
+
 class StreamAccelerator(WallTime):
     """A device that torch.accelerator knows, by its streams and events. `capacity_bytes`: None takes what is free now.
 
     `chunk_bytes`: an urgent copy waits for at most two chunks. `pinnable_bytes`: host memory that pin() may take; None
     is half of the host's. `grouped_experts`: kernels of the device's own for several experts at once. `notes`: what is
-    not as fast as it could be, and why.
+    not as fast as it could be, and why. Its threads end with it, closed or not.
     """
 
     emulated = False
@@ -51,6 +59,7 @@ class StreamAccelerator(WallTime):
         self._cpu = HostLane("cpu")
         self._out = queues.stream()
         self.begin_step()
+        weakref.finalize(self, _abandon, self._copies, (self._gpu, self._cpu), self._pins).atexit = False
 
     @property
     def notes(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection
 
 from ..accelerators.base import Event
@@ -14,7 +15,8 @@ class CopyWatch:
     """One thread that sleeps while no copy is waited for; arming it costs the waiting thread two stores.
 
     `look_s`: between two looks. It relies on cancel() ending what waits. A driver that never returns from a wait is
-    beyond it: Ctrl-C, or the driver's own watchdog, which fails the copy.
+    beyond it: Ctrl-C, or the driver's own watchdog, which fails the copy. The thread holds nothing while it sleeps and
+    ends with the watch, closed or not.
     """
 
     def __init__(self, cancel: Callable[[], None]) -> None:
@@ -28,6 +30,7 @@ class CopyWatch:
         self._deciding = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        weakref.finalize(self, self._wake.set).atexit = False
 
     def arm(self, copies: Collection[Event], limit_s: float) -> None:
         """From now on these copies have `limit_s` on the wall clock."""
@@ -53,22 +56,39 @@ class CopyWatch:
 
     def _rouse(self) -> None:
         if self._thread is None and not self._stopped:
-            self._thread = threading.Thread(target=self._run, name="hetsched-watch", daemon=True)
+            work = weakref.ref(self), self._wake
+            self._thread = threading.Thread(target=_run, args=work, name="hetsched-watch", daemon=True)
             self._thread.start()
         self._wake.set()
 
-    def _run(self) -> None:
-        while not self._stopped:
-            self._idle = self._due_s == math.inf
-            idle = self._idle and self._due_s == math.inf  # again: arm() stores before it looks at _idle
-            self._wake.wait(None if idle else self.look_s)
-            self._idle = False
-            self._wake.clear()
-            self._look()
+    def sleep_s(self) -> float | None:
+        """For how long the thread may sleep; None: until it is roused."""
+        self._idle = self._due_s == math.inf
+        idle = self._idle and self._due_s == math.inf  # again: arm() stores before it looks at _idle
+        return None if idle else self.look_s
 
-    def _look(self) -> None:
+    def look(self) -> bool:
+        """What the thread does when it wakes; whether it goes on."""
+        self._idle = False
+        self._wake.clear()
+        if self._stopped:
+            return False
+        self._cancel_overdue()
+        return True
+
+    def _cancel_overdue(self) -> None:
         with self._deciding:
             overdue = time.monotonic() >= self._due_s
             if overdue and not all(copy.done for copy in self._copies):
                 self._firing = True
                 self._cancel()
+
+
+def _run(watch_of: Callable[[], CopyWatch | None], wake: threading.Event) -> None:
+    while (watch := watch_of()) is not None:
+        seconds = watch.sleep_s()
+        del watch
+        wake.wait(seconds)
+        if (watch := watch_of()) is None or not watch.look():
+            return
+        del watch

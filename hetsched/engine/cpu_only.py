@@ -6,6 +6,7 @@ Shapes: T tokens, H hidden, E experts.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from .cpu_kernels import Choice
 from .cpu_layer import ExactExperts, Scratch, sort_by_expert
 from .cpu_measured import MeasuredExperts
 from .engine import CLOSED
-from .fork import tell_of_forks
 from .host_store import HostStore
 from .layer_work import LayerInput, demand_of
+from .living import lives
 
 
 class CpuOnlyEngine:
@@ -42,7 +43,7 @@ class CpuOnlyEngine:
         self._turn = threading.RLock()
         self._last_phase = Phase.PREFILL
         self._closed = False
-        tell_of_forks(self)
+        lives(self)
 
     @property
     def gpu_expert_bytes(self) -> int:
@@ -56,10 +57,13 @@ class CpuOnlyEngine:
         exact = ExactExperts(module, weights_E, self._scratch)
         self._layers[layer] = exact if self._choice is None else MeasuredExperts(module, weights_E, self._choice, exact)
 
-    def give_back(self, layer: int, module: Any) -> None:
-        """Return one layer's experts to their module."""
+    def give_back(self, layer: int, *modules: Any) -> None:
+        """Return one layer's experts to their module, or modules that share them. May be called twice."""
         self._layers.pop(layer, None)
-        self.store.give_back(layer, module)
+        self.store.give_back(layer, *modules)
+
+    def reload(self, layers: Iterable[int]) -> None:
+        """Nothing was copied from the weights; they are read where they are."""
 
     def forward(self, work: LayerInput) -> torch.Tensor:
         """One layer's experts: the sum of their contributions [T, H]. An error leaves nothing to put right."""

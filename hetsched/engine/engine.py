@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from ..scheduler import Scheduler
 from ..types import Phase
 from .executor import AsyncExecutor
 from .expert_ffn import Linear
-from .fork import tell_of_forks
 from .host_store import HostStore
 from .layer_work import LayerInput, demand_of
+from .living import lives
 from .recovery import Patience
 from .slots import SlotPool
 
@@ -55,7 +56,7 @@ class Engine:
         self._adopted: set[int] = set()
         for expert in scheduler.initial:
             self._slots.place(expert)
-        tell_of_forks(self)
+        lives(self)
 
     @property
     def gpu_expert_bytes(self) -> int:
@@ -73,13 +74,20 @@ class Engine:
             )
         self._adopted.add(layer)
         self._pin(layer)
-        for expert in self.scheduler.residency.residents():
-            if expert.layer == layer:
-                self._executor.load(expert)
+        self._load(layer)
 
-    def give_back(self, layer: int, module: Any) -> None:
-        """Return one layer's experts to their module."""
-        self.store.give_back(layer, module)
+    def give_back(self, layer: int, *modules: Any) -> None:
+        """Return one layer's experts to their module, or modules that share them. May be called twice."""
+        self.store.give_back(layer, *modules)
+
+    def reload(self, layers: Iterable[int]) -> None:
+        """The weights of these layers have been written to: bring up to date what was copied from them."""
+        with self._turn:
+            self._unsettled = True
+            self._settle()  # copies under way may hold some of both
+            for layer in layers:
+                self.store.refresh(layer)
+                self._load(layer)
 
     def forward(self, work: LayerInput) -> torch.Tensor:
         """One layer's experts, scheduled: the sum of their contributions [T, H].
@@ -161,6 +169,11 @@ class Engine:
         self.scheduler.drop_copies()
         self._slots.reconcile(self.scheduler.residency.residents())
         self._unsettled = False
+
+    def _load(self, layer: int) -> None:
+        for expert in self.scheduler.residency.residents():
+            if expert.layer == layer:
+                self._executor.load(expert)
 
     def _pin(self, layer: int) -> None:
         try:

@@ -128,13 +128,15 @@ class HostStore:
         rows = layout.rows_of(module)
         if rows is None:
             rows = layout.allocate(module.num_experts)
-            for name, stacked in layout.stacked(rows).items():
-                parameter = getattr(module, name)
-                stacked.copy_(parameter.data)
-                parameter.data = stacked
-        self._rows[layer], self._layouts[layer] = rows, layout
+        self._layouts[layer] = layout
         for e in range(module.num_experts):
             self._views[ExpertId(layer, e)] = layout.views(rows[e])
+        self._rows[layer] = rows  # before anything moves: give_back knows of it, whatever comes in between
+        for name, stacked in layout.stacked(rows).items():
+            parameter = getattr(module, name)
+            if parameter.data_ptr() != stacked.data_ptr():
+                stacked.copy_(parameter.data)
+                parameter.data = stacked
         return layout
 
     def share(self, layer: int, module: Any) -> None:
@@ -158,12 +160,25 @@ class HostStore:
         """Whether a layer's experts are stored."""
         return layer in self._rows
 
-    def give_back(self, layer: int, module: Any) -> None:
-        """Restore a module's parameters as tensors of their own, bit for bit."""
-        for piece in self._layouts.pop(layer).pieces:
-            parameter = getattr(module, piece.name)
-            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-        rows = self._rows.pop(layer)
+    def refresh(self, layer: int) -> None:
+        """The weights of a layer have been written to: bring up to date what was made of them."""
+
+    def give_back(self, layer: int, *modules: Any) -> None:
+        """Restore parameters as tensors of their own, bit for bit; modules that shared them share them again.
+
+        What looks elsewhere by now is left alone, and a layer that is not stored, too.
+        """
+        if not self.holds(layer):
+            return
+        rows = self._rows[layer]
+        for name, stacked in self._layouts[layer].stacked(rows).items():
+            parameters = [getattr(module, name) for module in modules]
+            looking = [parameter for parameter in parameters if parameter.data_ptr() == stacked.data_ptr()]
+            if looking:
+                own = stacked.clone(memory_format=torch.contiguous_format)
+                for parameter in looking:
+                    parameter.data = own
+        del self._rows[layer], self._layouts[layer]
         for e in range(len(rows)):
             del self._views[ExpertId(layer, e)]
 

@@ -33,19 +33,24 @@ class QuantisedStore(HostStore):
         """Move a module's expert parameters in, and make their copies."""
         super().adopt(layer, module)
         layout = QuantisedLayout.quantising(module, self.precision)
-        rows = torch.zeros((module.num_experts, layout.row_bytes), dtype=torch.uint8)
+        self._copied_rows[layer] = torch.zeros((module.num_experts, layout.row_bytes), dtype=torch.uint8)
+        self._copied_layouts[layer] = layout
+        self.refresh(layer)
+        return layout
+
+    def refresh(self, layer: int) -> None:
+        """Make the copies of a layer's experts anew."""
+        rows, layout = self._copied_rows[layer], self._copied_layouts[layer]
 
         def fill(expert: int) -> None:
             layout.fill(rows[expert], super(QuantisedStore, self).weights(ExpertId(layer, expert)))
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             list(threads.map(fill, range(len(rows))))
-        self._copied_rows[layer], self._copied_layouts[layer] = rows, layout
-        return layout
 
-    def give_back(self, layer: int, module: Any) -> None:
-        """Restore a module's parameters, which never changed, and drop the copies."""
-        super().give_back(layer, module)
+    def give_back(self, layer: int, *modules: Any) -> None:
+        """Restore the parameters, and drop the copies."""
+        super().give_back(layer, *modules)
         self._copied_rows.pop(layer, None)
         self._copied_layouts.pop(layer, None)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 import torch
 
@@ -19,43 +18,41 @@ from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
 from .dense_part import DensePart
-from .expert_modules import Selection, selected_name
+from .expert_modules import Selection
 from .gpu_precision import precision_stats
+from .interrupts import uninterrupted
 from .phases import phase_of_call as phase_of_call
+from .places import Place, SavedCopies, forget, place_of, put, take_off
 from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
+from .weight_watch import WeightWatch
 
-
-@dataclass
-class Place:
-    """Where an expert module belongs. `arithmetic`: None until its weights are there; `served`: in this very call."""
-
-    attachment: Attachment
-    layer: int
-    arithmetic: Arithmetic | None = None
-    served: bool = False
-    calls: int = 0
-
-
-PLACES: weakref.WeakKeyDictionary[Any, Place] = weakref.WeakKeyDictionary()
+_LIVING: weakref.WeakSet[Attachment] = weakref.WeakSet()
 
 
 class Attachment:
-    """A model whose experts hetsched runs; detach() or leaving the `with` block restores the model exactly."""
+    """A model whose experts hetsched runs; detach() or leaving the `with` block restores the model exactly.
+
+    Weights that are written to meanwhile are noticed at the next forward pass, and what was copied from them is copied
+    again; see reload() for writes that nothing can notice. Neither it nor its model can be copied or pickled. A model
+    that is dropped instead is freed with all that belongs to it, threads included.
+    """
 
     def __init__(self, geometry: MoEGeometry, options: Options, modules: Sequence[Any] = ()) -> None:
         self.hardware, self.tier, self.cpu_kernel, self.engine = assembled(geometry, options, modules)
         self.geometry = geometry
         self.eager_calls = 0
         self.loaded: dict[str, Any] | None = None  # how hetsched.load read the model
-        self._layers: list[list[weakref.ref[Any]]] = []  # weak: the registry of modules holds this object
+        self.saved = SavedCopies()
+        self._layers: list[list[weakref.ref[Any]]] = []  # weak: modules come and go as their model likes
         self._bytes_L: list[int] = []
         self._arithmetic: dict[Any, Arithmetic] = {}
         self._selection = Selection()
         self._dense = DensePart()
-        self._hooks: list[Any] = []
+        self._weights = WeightWatch()
+        self._in_step = False  # weights have been looked at in this forward pass
         self._attached = True
         self.model: Callable[[], torch.nn.Module | None] = lambda: None
-        weakref.finalize(self, self.engine.close)
+        _LIVING.add(self)
 
     @property
     def scheduler(self) -> Scheduler:
@@ -70,7 +67,8 @@ class Attachment:
         `pageable_reason`; `loaded`: what hetsched.load says of its work. `modules_served` of `modules` have run here at
         least once; `eager_calls`: calls of expert modules made after attach, which transformers computes.
         """
-        held_bytes, places = sum(self._bytes_L), [PLACES[module] for _, module in self._living()]
+        held_bytes = sum(self._bytes_L)
+        places = [place for _, module in self._living() if (place := place_of(module)) is not None]
         return {
             "hardware": self.hardware.name,
             "accelerator": self.engine.accelerator.name,
@@ -94,24 +92,45 @@ class Attachment:
 
     @plain_torch()
     def detach(self) -> None:
-        """End the engine and restore the model exactly. May be called twice."""
+        """End the engine and restore the model exactly. May be called twice, also after an interrupt in between."""
         if not self._attached:
             return
-        self._attached = False
-        self._selection.restore()
-        self._dense.restore()
-        for hook in self._hooks:
-            hook.remove()
-        self.engine.close()
-        for layer, references in enumerate(self._layers):
-            modules = [module for module in (reference() for reference in references) if module is not None]
-            held = [module for module in modules if PLACES[module].arithmetic is not None]
-            if held:
-                self.engine.give_back(layer, held[0])
-                _tie(held[0], held[1:])
-            for module in modules:
-                PLACES.pop(module, None)
-        self._layers.clear()
+        with uninterrupted():
+            self._selection.restore()
+            self._dense.restore()
+            if (model := self.model()) is not None:
+                take_off(model, self)
+            for _, module in self._living():
+                take_off(module)
+        self.engine.close()  # waits for the layer under way, and so must not hold Ctrl-C back
+        with uninterrupted():
+            for layer, references in enumerate(self._layers):
+                modules = [module for module in (reference() for reference in references) if module is not None]
+                self.engine.give_back(layer, *modules)
+                for module in modules:
+                    forget(module)
+            self._layers.clear()
+            self._attached = False
+
+    def reload(self) -> None:
+        """Copy all that is on the GPU anew from the model's weights.
+
+        Only needed after writes that leave no trace: in place through `.data`, or through NumPy. What torch counts as
+        a write (load_state_dict, an optimiser's step, `parameter.copy_`) is noticed by itself.
+        """
+        stored = [layer for layer in range(len(self._layers)) if self.engine.store.holds(layer)]
+        self._reload(stored, self._weights.look())
+
+    def look_at_weights(self) -> None:
+        """Reload what was written to since the last look. Raises InputError where weights were replaced."""
+        versions = self._weights.look()
+        if changed := self._weights.changed(versions):
+            self._reload(changed, versions)
+
+    @plain_torch()
+    def _reload(self, layers: list[int], versions: list[int]) -> None:
+        self.engine.reload(layers)
+        self._weights.seen(versions)
 
     def adopt(self, modules: list[Any]) -> int:
         """Take over one layer: an expert module, or several that share their parameters. Returns the layer's index.
@@ -122,15 +141,18 @@ class Attachment:
         self._layers.append([weakref.ref(module) for module in modules])
         self._bytes_L.append(Layout.of(modules[0]).row_bytes * modules[0].num_experts)
         for module in modules:
-            place = PLACES[module] = Place(self, layer)
-            self._hooks.append(module.register_forward_hook(_refuse_unserved))
+            place = Place(self, layer, module is modules[0])
+            put(module, place)
             if not any(getattr(module, name).is_meta for name in parameter_names(module)):
-                self.take(module, place)
+                self._take(module, place)
         return layer
 
     @plain_torch()
     def take(self, module: Any, place: Place) -> Arithmetic:
-        """Move a module's weights into the host store; where it rounds."""
+        """Move a module's weights into the host store, which were not there at attach; where it rounds."""
+        return self._take(module, place)
+
+    def _take(self, module: Any, place: Place) -> Arithmetic:
         for name in parameter_names(module):
             refuse_unreadable(module, name)
             refuse_inference_tensor(module, name)
@@ -140,7 +162,13 @@ class Attachment:
         if self.engine.store.holds(place.layer):
             self.engine.store.share(place.layer, module)
         else:
-            self.engine.adopt(place.layer, module)
+            try:
+                self.engine.adopt(place.layer, module)
+            except BaseException:
+                with uninterrupted():
+                    self.engine.give_back(place.layer, module)
+                raise
+        self._weights.watch(place.layer, module)
         place.arithmetic = self._arithmetic[key]
         return place.arithmetic
 
@@ -156,8 +184,8 @@ class Attachment:
         for config in [module.config for _, module in self._living()] + [getattr(model, "config", None)]:
             if config is not None:
                 self._selection.select(config)
-        self._hooks.append(model.register_forward_pre_hook(self._begin_step, with_kwargs=True))
-        self._hooks.append(model.register_forward_hook(self._end_step))
+        model.register_forward_pre_hook(self._begin_step, with_kwargs=True)
+        model.register_forward_hook(self._end_step)
 
     def owns_class_of(self, module: Any) -> bool:
         """Whether a module of this attachment is of the same class."""
@@ -168,12 +196,20 @@ class Attachment:
         found = ((layer, reference()) for layer, references in enumerate(self._layers) for reference in references)
         return [(layer, module) for layer, module in found if module is not None]
 
+    def before_layer(self) -> None:
+        """A layer is about to run; outside of the model's own forward pass nobody has looked at the weights yet."""
+        if not self._in_step:
+            self.look_at_weights()
+
     @not_compiled
     def _begin_step(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self.engine.begin_step(phase_of_call(args, kwargs))
+        self.look_at_weights()
+        self._in_step = True
 
     @not_compiled
     def _end_step(self, *_: Any) -> None:
+        self._in_step = False
         self.engine.end_step()
         self.engine.phase = None  # an inner module may be called next, and says nothing
 
@@ -185,22 +221,13 @@ class Attachment:
     ) -> None:
         self.detach()
 
-
-def _refuse_unserved(module: Any, args: Any, output: Any) -> None:
-    """A forward hook: an adopted module that was not computed here is an error, since statistics would be wrong."""
-    place = PLACES.get(module)
-    if place is None:
-        return
-    if not place.served:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise InputError(
-            f"the experts of layer {place.layer} ({type(module).__name__}) ran outside hetsched, with implementation "
-            f"{selected_name(module.config)!r}; call detach() before changing it"
+            "an attached model cannot be copied or pickled, for its experts run in threads of this process; call "
+            "detach() first, or save it with save_pretrained or state_dict()"
         )
-    place.served = False
 
 
-def _tie(module: Any, others: list[Any]) -> None:
-    """Let other modules look at a module's parameters again."""
-    for other in others:
-        for name in parameter_names(module):
-            getattr(other, name).data = getattr(module, name).data
+def attachments() -> list[Attachment]:
+    """Every attachment of a model that lives."""
+    return [attachment for attachment in list(_LIVING) if any(attachment._living())]

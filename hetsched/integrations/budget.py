@@ -23,7 +23,9 @@ def gpu_budget_bytes(gpu_memory: str | int | None, geometry: MoEGeometry, hardwa
     total_bytes = geometry.total_expert_bytes
     if hardware.gpu is None:
         if gpu_memory is not None:
-            raise InputError(f"gpu_memory {gpu_memory} was given, and {hardware.name} has no GPU; drop one of the two")
+            raise InputError(
+                f"gpu_memory {gpu_memory!r} was given, and {hardware.name} has no GPU; drop one of the two"
+            )
         return 0
     device_bytes = hardware.gpu.capacity_bytes
     if gpu_memory is None:

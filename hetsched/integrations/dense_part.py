@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from .expert_modules import is_expert_module
+
+
+class Moved(NamedTuple):
+    """A tensor that was `before` in a module's `held`, and what took its place on the device."""
+
+    held: dict[str, Any]
+    name: str
+    before: torch.Tensor
+    there: torch.Tensor
+    address: int
+    version: int
 
 
 class DensePart:
@@ -16,7 +27,7 @@ class DensePart:
     """
 
     def __init__(self) -> None:
-        self._before: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+        self._moved: list[Moved] = []
 
     def move(self, model: torch.nn.Module, device: torch.device) -> None:
         """Move every parameter and buffer outside expert modules; what is tied stays tied, what is there stays."""
@@ -29,14 +40,21 @@ class DensePart:
                         continue
                     if id(tensor) not in moved:
                         moved[id(tensor)] = _on(tensor, device)
-                    self._before.append((held, name, tensor))
-                    held[name] = moved[id(tensor)]  # type: ignore[assignment]
+                    there = moved[id(tensor)]
+                    self._moved.append(Moved(held, name, tensor, there, there.data_ptr(), there._version))
+                    held[name] = there  # type: ignore[assignment]
 
     def restore(self) -> None:
-        """Put everything back. May be called twice."""
-        while self._before:
-            held, name, tensor = self._before.pop()
-            held[name] = tensor
+        """Put everything back, with what was written to it meanwhile. May be called twice."""
+        for moved in self._moved:
+            now = moved.held.get(moved.name)
+            if now is None or now is moved.before:
+                continue
+            written = now is not moved.there or now.data_ptr() != moved.address or now._version != moved.version
+            if written:
+                moved.before.data = now.detach().to(moved.before.device)
+            moved.held[moved.name] = moved.before
+        self._moved.clear()
 
 
 def _on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

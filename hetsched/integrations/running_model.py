@@ -18,7 +18,7 @@ def running_model(module: torch.nn.Module) -> torch.nn.Module:
     model: torch.nn.Module | None = None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        owner = frame.f_locals.get("self")
+        owner = frame.f_locals.get("self") if _is_a_modules(frame) else None
         frame = frame.f_back
         if owner is outermost or not isinstance(owner, torch.nn.Module):
             continue
@@ -26,3 +26,15 @@ def running_model(module: torch.nn.Module) -> torch.nn.Module:
             outermost = owner
             model = owner if isinstance(owner, PreTrainedModel) else model
     return outermost if model is None else model
+
+
+def _is_a_modules(frame: FrameType) -> bool:
+    """Whether a frame may be a module's: a method of torch or transformers, or a forward.
+
+    No other is looked into, for until Python 3.13 a look leaves a copy of all that frame's variables in it: a caller
+    who deletes the model would keep it all the same.
+    """
+    code = frame.f_code
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    ours = package.startswith(("torch", "transformers")) or code.co_name == "forward"
+    return ours and code.co_varnames[:1] == ("self",)

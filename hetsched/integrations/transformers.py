@@ -23,9 +23,11 @@ from ..loading.report import report_of
 from ..profile import HardwareProfile
 from ..types import FloatArray
 from .assembly import Options
-from .attachment import PLACES, Attachment, Place
+from .attachment import Attachment, attachments
 from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
+from .interrupts import uninterrupted
 from .model_shape import geometry_of, layers_of
+from .places import Place, place_of
 from .running_model import running_model
 from .torch_modes import not_compiled, plain_torch, without_gradient
 
@@ -68,11 +70,12 @@ def attach(
     computed by transformers and counted in `stats()["eager_calls"]`.
 
     Raises InputError for a model without routed experts or with experts of a kind that cannot be scheduled exactly, an
-    impossible budget, an unknown name, or a model that is attached already; the model is then as it was.
+    impossible budget, an unknown name, or a model that is attached already; the model is then as it was, and so it is
+    after Ctrl-C.
     """
     register()
     modules = expert_modules(model)
-    if any(module in PLACES for module in modules):
+    if any(place_of(module) for module in modules):
         raise InputError("this model is attached already; call detach() on its handle first")
     options = Options(
         hardware,
@@ -89,35 +92,48 @@ def attach(
     return _attached(model, modules, options)
 
 
-@plain_torch()
 def _attached(model: torch.nn.Module, modules: list[Any], options: Options, runs_on: str = "") -> Attachment:
-    """The model attached. `runs_on`: kind of device that it is running on at this moment, where it may not be moved."""
+    """The model attached, or as it was: whatever comes in between, nothing is touched before it is known here.
+
+    `runs_on`: kind of device that the model is running on at this moment, where it may not be moved.
+    """
+    made: list[Attachment] = []
+    learning = torch.is_grad_enabled()
+    try:
+        _attach(made, model, modules, options, runs_on)
+        return made[0]
+    except BaseException:
+        with uninterrupted():
+            torch.set_grad_enabled(learning)  # an interrupt on the way out of a `with` block skips its end
+            for attachment in made:
+                attachment.detach()
+        raise
+
+
+@plain_torch()
+def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], options: Options, runs_on: str) -> None:
     layers = layers_of(modules)
     geometry = geometry_of([tied[0] for tied in layers], getattr(model, "config", modules[0].config))
     attachment = Attachment(geometry, options, [tied[0] for tied in layers])
-    try:
-        if not runs_on:
-            attachment.bring(model)
-        elif (wanted := attachment.engine.accelerator.device.type) not in ("cpu", runs_on):
-            raise InputError(
-                f"the model runs on {runs_on} and cannot move to {wanted} in the middle of its first forward pass; "
-                "call hetsched.attach(model) before it"
-            )
-        for tied in layers:
-            attachment.adopt(tied)
-        attachment.select(model)
-    except BaseException:
-        attachment.detach()
-        raise
+    made.append(attachment)
+    if not runs_on:
+        attachment.bring(model)
+    elif (wanted := attachment.engine.accelerator.device.type) not in ("cpu", runs_on):
+        raise InputError(
+            f"the model runs on {runs_on} and cannot move to {wanted} in the middle of its first forward pass; "
+            "call hetsched.attach(model) before it"
+        )
+    for tied in layers:
+        attachment.adopt(tied)
+    attachment.select(model)
     attachment.loaded = report_of(model)
-    return attachment
 
 
 def attachment_of(model: torch.nn.Module) -> Attachment | None:
     """The handle of an attached model, also of one that attached itself (experts_implementation="hetsched")."""
     for module in model.modules():
-        if module in PLACES:
-            return PLACES[module].attachment
+        if (place := place_of(module)) is not None:
+            return place.attachment
     return None
 
 
@@ -155,11 +171,12 @@ def _experts_forward(
     """
     if module.training and torch.is_grad_enabled():
         raise InputError("hetsched runs inference only; call model.eval() or detach() before training")
-    place = PLACES.get(module)
+    place = place_of(module)
     if place is None and module not in LATE and not is_late(module.config):
         place = _attach_itself(module, hidden_TH.device.type)
     if place is None:
         return _eager(module, hidden_TH, ids_TK, weights_TK)
+    place.attachment.before_layer()
     arithmetic = place.arithmetic or place.attachment.take(module, place)
     if weights_TK.shape[1] == module.num_experts != ids_TK.shape[1]:
         weights_TK = weights_TK.gather(1, ids_TK.clamp(max=module.num_experts - 1))
@@ -175,7 +192,7 @@ def _experts_forward(
 
 def _eager(module: Any, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
     """A module that nobody attached and whose config says hetsched all the same: made later, or of a sibling model."""
-    for attachment in _attachments():
+    for attachment in attachments():
         if attachment.owns_class_of(module):
             attachment.eager_calls += 1
     forwarded: torch.Tensor = own_forward(module)(module, hidden_TH, ids_TK, weights_TK)
@@ -189,29 +206,29 @@ def _attach_itself(module: Any, runs_on: str) -> Place | None:
     attached one: heads for multi-token prediction.
     """
     with _LOCK:
-        if module in PLACES:  # another thread was here first
-            return PLACES[module]
+        if (place := place_of(module)) is not None:  # another thread was here first
+            return place
         model = running_model(module)
         modules = expert_modules(model)
-        if any(known in PLACES for known in modules) or _shares_weights(model):
+        if any(place_of(known) for known in modules) or _shares_weights(model):
             LATE.add(module)
         else:
             options = replace(
                 _DEFAULTS,
-                hardware=_DEFAULTS.hardware or os.environ.get("HETSCHED_HARDWARE"),
-                gpu_memory=_DEFAULTS.gpu_memory or os.environ.get("HETSCHED_GPU_MEMORY"),
+                hardware=_set(_DEFAULTS.hardware, "HETSCHED_HARDWARE"),
+                gpu_memory=_set(_DEFAULTS.gpu_memory, "HETSCHED_GPU_MEMORY"),
             )
             _attached(model, modules, options, runs_on)
-        return PLACES.get(module)
+        return place_of(module)
 
 
-def _attachments() -> list[Attachment]:
-    """Every attachment that still has modules."""
-    return list({id(place.attachment): place.attachment for place in list(PLACES.values())}.values())
+def _set(option: Any, variable: str) -> Any:
+    """An option, or where it is not given, what the environment says; nothing but blanks counts as unset."""
+    return (os.environ.get(variable, "").strip() or None) if option is None else option
 
 
 def _shares_weights(model: torch.nn.Module) -> bool:
     """Whether an attached model has some of the same parameters."""
     own = {id(parameter) for parameter in model.parameters()}
-    others = [other for attachment in _attachments() if (other := attachment.model()) is not None]
+    others = [other for attachment in attachments() if (other := attachment.model()) is not None]
     return any(id(parameter) in own for other in others for parameter in other.parameters())
