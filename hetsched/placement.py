@@ -63,7 +63,6 @@ def validate(problem: PlacementProblem) -> None:
         "roundtrip_s_M": (samples,),
         "copy_s_RLE": (tiers, layers, experts),
         "current_LE": (layers, experts),
-        "pinned_LE": (layers, experts),
     }
     for name, shape in shapes.items():
         values = getattr(problem, name)
@@ -79,20 +78,10 @@ def validate(problem: PlacementProblem) -> None:
     for name, least in (("window_steps", 1), ("num_samples", 1)):
         if getattr(problem, name) < least:
             raise InputError(f"{name} is {getattr(problem, name)}; it must be at least {least}")
-    held = pinned_bytes(problem)
-    if held > problem.capacity_bytes_G.sum():
-        total = problem.capacity_bytes_G.sum()
-        raise InputError(f"capacity_bytes_G is {total} bytes in all, but pinned experts take {held}; unpin some")
-
-
-def pinned_bytes(problem: PlacementProblem) -> int:
-    """Bytes of the pinned residents."""
-    layer, expert = np.nonzero(problem.pinned_LE & (problem.current_LE >= 0))
-    return int(problem.bytes_RLE[problem.current_LE[layer, expert], layer, expert].sum())
 
 
 def is_feasible(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> bool:
-    """Whether tiers and GPUs exist, capacities hold, and pinned experts stay as they are."""
+    """Whether tiers and GPUs exist and capacities hold."""
     placed = tier_LE >= 0
     if tier_LE.shape != problem.current_LE.shape or (tier_LE >= problem.bytes_RLE.shape[0]).any():
         return False
@@ -101,8 +90,7 @@ def is_feasible(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> b
     layer, expert = np.nonzero(placed)
     held = problem.bytes_RLE[tier_LE[layer, expert], layer, expert]
     used_G = np.bincount(gpu_LE[layer, expert], weights=held, minlength=len(problem.capacity_bytes_G))
-    unmoved = (tier_LE == problem.current_LE)[problem.pinned_LE].all()
-    return bool((used_G <= problem.capacity_bytes_G).all() and unmoved)
+    return bool((used_G <= problem.capacity_bytes_G).all())
 
 
 def objective_s(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> float:
@@ -190,7 +178,6 @@ def placement_problem(
         bytes_RLE=frozen(np.broadcast_to(np.array(tier_bytes)[:, None, None], (len(tier_bytes), layers, experts)), int),
         copy_s_RLE=frozen(np.broadcast_to(np.array(tier_copy_s)[:, None, None], (len(tier_bytes), layers, experts))),
         current_LE=frozen(np.full((layers, experts), -1), np.int8),
-        pinned_LE=frozen(np.zeros((layers, experts)), np.bool_),
         capacity_bytes_G=frozen(capacity_bytes_G, np.int64),
         window_steps=window_steps,
         num_samples=steps,

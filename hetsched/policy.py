@@ -72,7 +72,7 @@ class Policy(Protocol):
     critical path; the others cost time only where they outlast the layer.
 
     Contract: every active expert has exactly one Run; a GPU Run's expert is resident, in flight, or fetched in the
-    same decision; no victim is pinned, in flight, or active in this layer.
+    same decision; no victim is in flight or active in this layer.
     """
 
     name: str

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .types import BoolArray, FloatArray, IntArray
+from .types import FloatArray, IntArray
 
 _COLUMNS = ("gpu_s_N", "cpu_s_N", "utility_N", "copy_s_N", "ready_s_N")  # the finite ones first
 T = TypeVar("T")
@@ -283,7 +283,7 @@ class PlacementProblem:
     `cpu_s_ME` seconds for those tokens (0 where there are none); `dense_s_M` the rest of the layer on the GPU;
     `roundtrip_s_M` once when anything runs on the CPU. Tier r of an expert takes `bytes_RLE`, `copy_s_RLE` to fetch.
     `current_LE`: tier resident now, -1 for none. `capacity_bytes_G`: bytes for experts on each of G GPUs.
-    `pinned_LE`: must stay as it is now. `window_steps`: steps over which a fetch is paid off.
+    `window_steps`: steps over which a fetch is paid off.
     """
 
     tokens_ME: IntArray
@@ -295,7 +295,6 @@ class PlacementProblem:
     bytes_RLE: IntArray
     copy_s_RLE: FloatArray
     current_LE: npt.NDArray[np.int8]
-    pinned_LE: BoolArray
     capacity_bytes_G: IntArray
     window_steps: int
     num_samples: int

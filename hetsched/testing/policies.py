@@ -15,7 +15,7 @@ from ..geometry import MoEGeometry
 from ..hardware import nominal_cpu
 from ..policy import Decision, Machine, Policy, View
 from ..profile import HardwareProfile
-from ..residency import ABSENT, PINNED, RESIDENT, Pin
+from ..residency import ABSENT, RESIDENT
 from ..scheduler import Scheduler
 from ..trace import RoutingTrace
 from ..types import Demand, ExpertId, Fetch, IntArray, Lane, LinkState, Outcome, Phase, Plan
@@ -45,13 +45,11 @@ def replay(
 ) -> Iterator[Told]:
     """A policy on a skewed random demand: a prefill, decode and verify steps.
 
-    Prefetches arrive one to three layers later. Where there is room for ten experts, the first resident one is pinned.
+    Prefetches arrive one to three layers later.
     """
     trace, random = demanded(steps, seed), np.random.default_rng(seed)
     profile = hardware or machine(HARDWARE)
     scheduler = Scheduler(SHAPE, profile, slots * SHAPE.expert_bytes, policy=make(), future=trace)
-    if slots >= 10 and scheduler.initial:
-        scheduler.residency.apply(Pin(scheduler.initial[0]))
     waiting: list[tuple[ExpertId, int]] = []
     step_T = np.array(trace.step_T)
     edges = np.searchsorted(step_T, np.arange(steps + 1)).tolist()
@@ -122,7 +120,7 @@ def demanded_copies_are_no_prefetches(make: Make) -> None:
 
 
 def prefetches_displace_only_idle_residents(make: Make) -> None:
-    """A prefetched expert was absent; its victim was resident: not pinned, not on its way, not active in the layer."""
+    """A prefetched expert was absent; its victim was resident: not on its way, not active in the layer."""
     for slots in (1, 6, 12, 24):
         for told in replay(make, slots, steps=8):
             demand = told.plan.demand
@@ -179,7 +177,7 @@ def memory_is_used_within_bounds(make: Make) -> None:
     for told in replay(make, 5, steps=12):
         residency = told.scheduler.residency
         assert int(np.count_nonzero(residency.state_LE)) <= residency.num_slots == 5
-        assert residency.state_LE.max() <= PINNED
+        assert residency.state_LE.max() <= RESIDENT
 
 
 class _Watched:
