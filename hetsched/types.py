@@ -133,9 +133,6 @@ class Evict(NamedTuple):
     cause: str
 
 
-Op: TypeAlias = Run | Fetch | Evict
-
-
 class LinkState(NamedTuple):
     """What the executor says of the copy engine at the moment of decision.
 
@@ -149,7 +146,7 @@ class LinkState(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is to be done for one layer of one step, each op with its cause; order is the order of execution.
+    """What is to be done for one layer of one step, each part with its cause; order is the order of execution.
 
     `fetches` are the demanded ones; prefetches are decided while the lanes work (Scheduler.prefetch). `predicted_s` is
     the makespan that the decider expects after the decision, `decision_s` what deciding took.
@@ -162,11 +159,6 @@ class Plan(NamedTuple):
     predicted_s: float = 0.0
     decision_s: float = 0.0
     solver_status: str = ""
-
-    @property
-    def ops(self) -> tuple[Op, ...]:
-        """Everything, in an order in which it could be done one after another."""
-        return (*self.evicts, *self.fetches, *self.runs)
 
 
 class Copies(NamedTuple):

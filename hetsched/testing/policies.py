@@ -112,11 +112,13 @@ def predictions_are_seconds(make: Make) -> None:
 
 
 def demanded_copies_are_no_prefetches(make: Make) -> None:
-    """plan() gives demanded copies, prefetch() the others, and each is marked so; every op has a cause."""
+    """plan() gives demanded copies, prefetch() the others, and each is marked so; everything has a cause."""
     for told in replay(make, 9, steps=10):
         assert not any(fetch.prefetch for fetch in told.plan.fetches)
         assert all(fetch.prefetch for fetch in told.copies)
-        assert all(op.cause for op in (*told.plan.ops, *told.copies))
+        assert all(run.cause for run in told.plan.runs)
+        assert all(evict.cause for evict in told.plan.evicts)
+        assert all(fetch.cause for fetch in (*told.plan.fetches, *told.copies))
 
 
 def prefetches_displace_only_idle_residents(make: Make) -> None:
@@ -162,13 +164,16 @@ def what_it_is_given_stays_as_it_is(make: Make) -> None:
 
 
 def same_demand_same_plans(make: Make) -> None:
-    """A policy is deterministic: the same demands give the same ops and prefetches, also after a second start."""
+    """A policy is deterministic: the same demands give the same plans and prefetches, also after a second start."""
     policy = make()
+    makes: tuple[Make, ...] = (make, make, lambda: policy, lambda: policy)
     runs = [
-        [(told.plan.ops, told.copies) for told in replay(new, 10, steps=12, seed=3)]
-        for new in (make, make, lambda: policy)
+        [
+            (told.plan.evicts, told.plan.fetches, told.plan.runs, told.copies)
+            for told in replay(new, 10, steps=12, seed=3)
+        ]
+        for new in makes
     ]
-    runs.append([(told.plan.ops, told.copies) for told in replay(lambda: policy, 10, steps=12, seed=3)])
     assert all(run == runs[0] for run in runs)
 
 
