@@ -68,10 +68,6 @@ class Solution:
         fields["bound_s"], fields["solve_s"], fields["note"] = bound_s, solve_s, note
         fields["makespan_s"], fields["fallback"] = makespan_s, fallback
 
-    def gap(self, makespan_s: float) -> float:
-        """(objective - bound) / makespan: prices can make an objective negative, a makespan never is."""
-        return (self.objective_s - self.bound_s) / makespan_s if makespan_s > 0 else 0.0
-
 
 @runtime_checkable
 class Solver(Protocol):
