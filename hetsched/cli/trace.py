@@ -54,7 +54,7 @@ def _add_info(verbs: Any) -> None:
     info = _verb(verbs, "info", _info, "what a trace holds: entropy, repeats, reuse distances, LRU and LFU hit rates")
     info.add_argument("file", action=InputFile, metavar="FILE")
     info.add_argument("--plot", action=PlotFile, metavar="FILE", help="draw the figures into FILE (.png, .svg or .pdf)")
-    text = "tokens that stand for a longer trace (default: 100000; without numba 2000)"
+    text = "tokens that stand for a longer trace (default: 100000)"
     info.add_argument("--sample-tokens", type=at_least_one, metavar="N", help=text)
 
 

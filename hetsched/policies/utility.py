@@ -19,6 +19,7 @@ from ..dispatch import OneToken, pose, to_decision
 from ..jit import announced
 from ..plugins import load
 from ..policy import Decision, Machine, View
+from ..problem import judging
 from ..residency import Residency
 from ..solver import solve_guarded
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Phase
@@ -123,6 +124,7 @@ class Utility:
 
     def _warm_up(self) -> None:
         one, nobody = np.zeros((1, 1)), np.zeros(0, np.int64)  # compiled here (or read from disk), not in a step
+        judging()
         choose_swaps(one, one, Residency(1, 1, 0).state_LE, nobody, np.ones(12), one, np.zeros((3, 1)))
 
     def _follow(self, demand: Demand, decision: Decision) -> None:
