@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from .cost import CostModel
 from .geometry import MoEGeometry
 from .residency import Residency
-from .solver import Solver
+from .solver_guard import SolverGuard
 from .trace import RoutingTrace
 from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Run
 
@@ -22,7 +22,8 @@ from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, 
 class Machine:
     """What a policy is built for.
 
-    `num_slots`: experts that fit on the GPU. `frequency_LE`: tokens per expert in a calibration trace, or None.
+    `num_slots`: experts that fit on the GPU. `solver`: under guard, so that any answer of it may be used.
+    `frequency_LE`: tokens per expert in a calibration trace, or None.
     `history`: the calibration trace itself, for what is learned from order. `future`: what will be demanded, which only
     a replay knows, for clairvoyant baselines.
     """
@@ -30,7 +31,7 @@ class Machine:
     geometry: MoEGeometry
     cost: CostModel
     num_slots: int
-    solver: Solver
+    solver: SolverGuard
     frequency_LE: FloatArray | None = None
     history: RoutingTrace | None = None
     future: RoutingTrace | None = None

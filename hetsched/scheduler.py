@@ -22,7 +22,7 @@ from .policy import Decision, Machine, Policy, View
 from .profile import HardwareProfile
 from .residency import ABSENT, Arrive, Drop, Residency
 from .solver import Solver
-from .solver_budget import Budgeted
+from .solver_guard import SOLVER_BUDGET_S, SolverGuard
 from .stats import RunStats
 from .trace import RoutingTrace
 from .types import Copies, Demand, Evict, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
@@ -75,8 +75,8 @@ class Scheduler:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
         self.stats = RunStats(geometry.expert_bytes)
         self._degrade = degrade
-        asked = Budgeted(self.solver, self.fault) if degrade else self.solver
-        self._machine = Machine(geometry, self.cost, slots, asked, frequency_LE, history, future)
+        self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
+        self._machine = Machine(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(self._machine)))
         self._tokens_LE = [[0] * geometry.num_experts for _ in range(geometry.num_layers)]
         self._clock = clock

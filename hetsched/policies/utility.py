@@ -21,7 +21,6 @@ from ..plugins import load
 from ..policy import Decision, Machine, View
 from ..problem import judging
 from ..residency import Residency
-from ..solver import solve_guarded
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Phase
 from .misses import misses_on_cpu
 from .static import most_frequent
@@ -147,7 +146,7 @@ class Utility:
         utility_LE[demand.layer, demand.active] = active_s_N
         self._lowest_s = min(self._lowest_s, float(active_s_N.min(initial=np.inf)))
         posed = pose(demand, view, self._machine, utility_LE, self._link_price_s + self._contention_s())
-        found = solve_guarded(self._machine.solver, posed.problem)
+        found = self._machine.solver.solve(posed.problem)
         runs, fetches = to_decision(demand, posed, found.choice_N, self._machine.geometry.num_experts)
         status = found.fallback.value if found.fallback else found.status.name
         return Decision(runs, fetches, predicted_s=found.makespan_s, solver_status=status)

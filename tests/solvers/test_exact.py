@@ -9,7 +9,8 @@ import pytest
 
 from hetsched.instances import KINDS, random_problem
 from hetsched.problem import Device, DispatchProblem, frozen
-from hetsched.solver import Status, solve_guarded
+from hetsched.solver import Status
+from hetsched.solver_guard import solve_guarded
 from hetsched_solvers.brute import Brute
 from hetsched_solvers.cpsat import CpSat
 from hetsched_solvers.exact import Exact, told_apart

@@ -12,7 +12,8 @@ import pytest
 
 from hetsched.errors import InputError
 from hetsched.instances import KINDS, random_problem, trace_problems
-from hetsched.solver import Status, solve_guarded
+from hetsched.solver import Status
+from hetsched.solver_guard import solve_guarded
 from hetsched.trace import load_trace
 from hetsched.types import FloatArray, Phase
 from hetsched_solvers.exact import Exact
