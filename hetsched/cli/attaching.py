@@ -11,8 +11,13 @@ from hetsched.errors import InputError
 DEMO = "demo"
 
 
-def add_machine_options(parser: argparse.ArgumentParser, gpu_memory: str | None = None) -> None:
-    """--hardware, --gpu-memory, --policy, --solver, --stand-in-for, --time-scale."""
+def add_machine_options(
+    parser: argparse.ArgumentParser, gpu_memory: str | None = None, time_scale: float = 20.0
+) -> None:
+    """--hardware, --gpu-memory, --policy, --solver, --stand-in-for, --cpu-kernel, --time-scale.
+
+    `time_scale`: the usual one, on emulated machines.
+    """
     parser.add_argument("--hardware", metavar="NAME", help="machine to emulate, or 'cpu': see 'hetsched profiles list'")
     parser.add_argument(
         "--gpu-memory", default=gpu_memory, metavar="SIZE", help="GPU memory for experts: 8GiB, 512MB, or 25%% of them"
@@ -25,9 +30,9 @@ def add_machine_options(parser: argparse.ArgumentParser, gpu_memory: str | None 
     parser.add_argument(
         "--cpu-kernel", metavar="NAME", help="CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel"
     )
-    parser.add_argument(
-        "--time-scale", type=float, default=None, metavar="X", help="wall seconds per emulated second (default: 20)"
-    )
+    text = f"wall seconds per emulated second (default: {time_scale:g})"
+    parser.add_argument("--time-scale", type=float, metavar="X", help=text)
+    parser.set_defaults(usual_time_scale=time_scale)
 
 
 def add_precision_option(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +51,10 @@ def lossy_label(stats: dict[str, Any]) -> str:
 
 def machine_options(args: argparse.Namespace) -> dict[str, Any]:
     """attach()'s arguments from the parsed options."""
-    options = {
+    from hetsched.hardware import is_this_machine
+
+    usual = None if is_this_machine(args.hardware) else args.usual_time_scale
+    return {
         "hardware": args.hardware,
         "gpu_memory": args.gpu_memory,
         "policy": args.policy,
@@ -54,8 +62,8 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "stand_in_for": args.stand_in_for,
         "cpu_kernel": args.cpu_kernel,
         "gpu_precision": getattr(args, "gpu_precision", None),
+        "time_scale": usual if args.time_scale is None else args.time_scale,
     }
-    return options if args.time_scale is None else {**options, "time_scale": args.time_scale}
 
 
 def load_model(name: str, *, progress: bool = True, options: dict[str, Any] | None = None) -> tuple[Any, Any]:

@@ -26,9 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--compare-tokens", type=at_least_one, default=40, metavar="N", help="per strategy (default: %(default)s)"
     )
-    add_machine_options(parser, gpu_memory="25%")
+    add_machine_options(parser, gpu_memory="25%", time_scale=4.0)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.set_defaults(run=run, hardware="rtx-4060-laptop-8gb", stand_in_for="gpt-oss-20b", time_scale=4.0)
+    parser.set_defaults(run=run, hardware="rtx-4060-laptop-8gb", stand_in_for="gpt-oss-20b")
 
 
 def run(args: argparse.Namespace) -> int:

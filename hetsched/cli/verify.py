@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--model", required=True, metavar="PATH", help="checkpoint folder, or 'demo'")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: three of its own)")
     parser.add_argument("--max-new-tokens", type=at_least_one, default=64, metavar="N", help="(default: %(default)s)")
-    add_machine_options(parser, gpu_memory="10%,25%,50%")
+    add_machine_options(parser, gpu_memory="10%,25%,50%", time_scale=1.0)
     add_precision_option(parser)
     parser.add_argument(
         "--perplexity",
@@ -65,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="with --gpu-precision: perplexity on so many tokens, exact and lossy (default: %(const)s)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.set_defaults(run=run, hardware=DEFAULT_HARDWARE, time_scale=1.0, cpu_kernel="eager")
+    parser.set_defaults(run=run, hardware=DEFAULT_HARDWARE, cpu_kernel="eager")
 
 
 def run(args: argparse.Namespace) -> int:

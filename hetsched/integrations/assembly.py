@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import gallery
-from ..accelerators.emulated import DEFAULT_SCALE
 from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.engine import Engine
 from ..errors import InputError
@@ -19,7 +18,7 @@ from ..profile import HardwareProfile
 from ..scheduler import Scheduler
 from ..tiers import Tier
 from ..types import FloatArray
-from .budget import accelerator_for, gpu_budget_bytes
+from .budget import accelerator_for, gpu_budget_bytes, refuse_idle_scale
 from .cpu_lane import CpuKernel, cpu_kernel_for, cpu_only_kernel_for, nothing_to_decide
 from .existing_experts import ExistingExperts
 from .gpu_precision import store_for, tier_for
@@ -34,7 +33,7 @@ class Options:
     solver: Any = "exact"
     policy: Any = "hetsched"
     accelerator: Any = None
-    time_scale: float = DEFAULT_SCALE
+    time_scale: float | None = None
     frequency_LE: FloatArray | None = None
     stand_in_for: str | MoEGeometry | None = None
     cpu_kernel: str | None = None
@@ -54,9 +53,10 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
     """Everything made; what fails leaves nothing behind. Raises InputError as attach() says."""
     hardware, here = resolve_hardware(options.hardware, geometry), is_this_machine(options.hardware)
     budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, hardware)
+    refuse_idle(options, hardware)
     timed_as = _stand_in(options.stand_in_for, hardware, here)
     tier = tier_for(options.gpu_precision, modules, geometry, hardware, timed_as, budget_bytes, options.frequency_LE)
-    cpu_only = options.accelerator is None and hardware.gpu is None
+    cpu_only = _is_cpu_only(options, hardware)
     scheduler = _scheduler(options, geometry, tier, budget_bytes, cpu_only)
     accelerator = accelerator_for(options.accelerator, hardware, options.time_scale, here)
     try:
@@ -70,6 +70,17 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
         raise
 
 
+def refuse_idle(options: Options, hardware: HardwareProfile) -> None:
+    """Raise InputError for an option that would change nothing on this machine."""
+    refuse_idle_scale(options.time_scale, options.accelerator, hardware, is_this_machine(options.hardware))
+    if _is_cpu_only(options, hardware):
+        nothing_to_decide(options.policy, options.solver, hardware)
+
+
+def _is_cpu_only(options: Options, hardware: HardwareProfile) -> bool:
+    return options.accelerator is None and hardware.gpu is None
+
+
 def _stand_in(spec: str | MoEGeometry | None, hardware: HardwareProfile, here: bool) -> MoEGeometry | None:
     """The model whose seconds the layers take. Raises InputError where time is real."""
     if spec is not None and (here or hardware.gpu is None):
@@ -80,7 +91,7 @@ def _stand_in(spec: str | MoEGeometry | None, hardware: HardwareProfile, here: b
 def _scheduler(options: Options, geometry: MoEGeometry, tier: Tier, budget_bytes: int, cpu_only: bool) -> Scheduler:
     policy, solver = _policy_for(options.policy, geometry), options.solver
     if cpu_only:
-        policy, solver = nothing_to_decide(policy, solver)
+        policy, solver = nothing_to_decide(policy, solver, tier.hardware)
     return Scheduler(
         tier.slots,
         tier.hardware,

@@ -80,10 +80,19 @@ class NoAccelerator(CpuOnly):
         return Decision(tuple(runs), predicted_s=sum(self._machine.cost.each_cpu_s(demand.tokens)))
 
 
-def nothing_to_decide(policy: Any, solver: Any) -> tuple[Any, Any]:
-    """Policy and solver where there is no GPU, whatever was asked for. Raises UnknownNameError for unknown names."""
-    load("hetsched.policies", policy)
-    load("hetsched.solvers", solver)
+def nothing_to_decide(policy: Any, solver: Any, hardware: HardwareProfile) -> tuple[Any, Any]:
+    """Policy and solver where there is no GPU.
+
+    Raises UnknownNameError for unknown names, and InputError where another strategy than that was asked for.
+    """
+    for option, spec, idle in (("policy", policy, ("hetsched", "cpu-only")), ("solver", solver, ("exact", "all-cpu"))):
+        load("hetsched.policies" if option == "policy" else "hetsched.solvers", spec)
+        if not (isinstance(spec, str) and spec in idle):
+            name = spec if isinstance(spec, str) else getattr(spec, "name", spec)
+            raise InputError(
+                f"{option} {name} was given, and {hardware.name} has no GPU, so there is nothing to decide; drop one "
+                "of the two"
+            )
     return NoAccelerator(), "all-cpu"
 
 

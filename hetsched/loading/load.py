@@ -14,7 +14,7 @@ import transformers
 from .. import plugins
 from ..errors import InputError, UnknownNameError
 from ..hardware import resolve_hardware
-from ..integrations.assembly import Options
+from ..integrations.assembly import Options, refuse_idle
 from ..integrations.attachment import Attachment
 from ..integrations.budget import gpu_budget_bytes
 from ..integrations.model_shape import geometry_of
@@ -126,6 +126,7 @@ def _check_options(plan: ExpertPlan, options: dict[str, Any]) -> None:
     geometry = geometry_of(plan.modules, plan.model.config)
     hardware = resolve_hardware(options.get("hardware"), geometry)
     gpu_budget_bytes(options.get("gpu_memory"), geometry, hardware)
+    refuse_idle(Options(**options), hardware)
 
 
 def _read_generation_config(model: Any, folder: Path) -> None:

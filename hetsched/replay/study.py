@@ -65,6 +65,8 @@ class Study:
         """A study with the usual settings; models and machines by gallery name, path, or as objects."""
         if not hardware:
             raise InputError("no hardware was named; give at least one machine")
+        if dtype is not None and not isinstance(model, str):
+            raise InputError(f"dtype {dtype} was given beside a model object; use its with_dtype({dtype!r}) instead")
         geometry = gallery.model(model, dtype) if isinstance(model, str) else model
         machines = tuple(gallery.machine(name) if isinstance(name, str) else name for name in hardware)
         names = [machine.name for machine in machines]

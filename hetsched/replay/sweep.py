@@ -72,6 +72,8 @@ def compare(
 
     if jobs < 1:
         raise InputError(f"jobs is {jobs}; it must be at least 1")
+    if jobs > 1 and ray is not None:
+        raise InputError(f"jobs {jobs} was given, and a Ray cluster has workers of its own; drop jobs, or ray")
     if ray is not None:
         outcomes = run_on_ray(study, tasks, ray, done)
     elif jobs > 1:
