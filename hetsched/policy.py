@@ -74,6 +74,9 @@ class Policy(Protocol):
 
     Contract: every active expert has exactly one Run; a GPU Run's expert is resident, in flight, or fetched in the
     same decision; no victim is in flight or active in this layer.
+
+    A class may declare `uses_weights: bool` (False where it does not): its demands then carry `weights_E`, the router
+    weights, in engines and in replays of traces that hold them. Others are spared what adding them up costs.
     """
 
     name: str

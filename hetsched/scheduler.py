@@ -70,6 +70,7 @@ class Scheduler:
         slots = geometry.slots(gpu_bytes) if self.cost.has_gpu else 0
         self.residency = Residency(geometry.num_layers, geometry.num_experts, slots)
         self.policy: Policy = _instance("hetsched.policies", policy)
+        self.uses_weights = bool(getattr(self.policy, "uses_weights", False))
         self.solver: Solver = _instance("hetsched.solvers", solver)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
@@ -96,10 +97,12 @@ class Scheduler:
         """A Demand with its step counted here: a layer that does not follow the last one begins a new step."""
         return Demand(self._step_of(layer), layer, phase, tokens_E, num_tokens, weights_E)
 
-    def one_token_demand(self, layer: int, active: list[int], phase: Phase) -> Demand:
+    def one_token_demand(
+        self, layer: int, active: list[int], phase: Phase, weights_E: FloatArray | None = None
+    ) -> Demand:
         """The same for one token and its experts, ascending."""
         ones, experts = [1] * len(active), self.geometry.num_experts
-        return Demand.listed(self._step_of(layer), layer, phase, active, ones, 1, experts)
+        return Demand.listed(self._step_of(layer), layer, phase, active, ones, 1, experts, weights_E)
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""

@@ -79,12 +79,13 @@ class Demand:
         tokens: list[int],
         num_tokens: int,
         num_experts: int,
+        weights_E: FloatArray | None = None,
     ) -> Demand:
         """A demand from its active experts, ascending, and their token counts; cheaper where these are at hand."""
         made = cls.__new__(cls)
         made.step, made.layer, made.phase, made.num_experts = step, layer, phase, num_experts
         made.active, made.tokens, made.num_tokens = active, tokens, num_tokens
-        made.weights_E = made._tokens_E = None
+        made.weights_E, made._tokens_E = weights_E, None
         return made
 
     @property

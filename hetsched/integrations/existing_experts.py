@@ -16,6 +16,7 @@ class ExistingExperts:
 
     def __init__(self, policy: Policy) -> None:
         self.name = policy.name
+        self.uses_weights = bool(getattr(policy, "uses_weights", False))
         self._policy = policy
         self._experts_L: tuple[int, ...] = ()
 

@@ -29,6 +29,7 @@ class BrokenPolicy:
         self._dice = dice
         self._turn = 0
         self.name = f"broken {self._inner.name}"
+        self.uses_weights = bool(getattr(self._inner, "uses_weights", False))
 
     def start(self, machine: Machine) -> Sequence[ExpertId]:
         """As it should be."""
