@@ -21,7 +21,6 @@ class MoEGeometry:
     `num_layers` counts MoE layers only. `matrices`: weight matrices per expert (3 gated, 2 ungated). `bias`: whether
     each has one. `dense_params`: weights of the rest of one MoE layer that every token uses (attention, norms, router,
     shared experts). `other_params`: weights outside the MoE layers (embeddings, head, layers without experts).
-    `kv_values_per_token`: numbers that the key-value cache of all layers holds for one token, 0 where unknown.
     `expert_bytes_override`: exact bytes, where the weights were seen; else from the shape and dtype. `experts_L`: how
     many experts each layer really has, where layers differ; num_experts is then the largest of these.
     """
@@ -37,7 +36,6 @@ class MoEGeometry:
     bias: bool = False
     dense_params: int = 0
     other_params: int = 0
-    kv_values_per_token: int = 0
     expert_bytes_override: int | None = None
     experts_L: tuple[int, ...] = ()
 
@@ -83,16 +81,6 @@ class MoEGeometry:
         """Bytes of all routed experts of all layers, each as large as the largest."""
         return self.expert_bytes * self.total_experts
 
-    @property
-    def total_params(self) -> int:
-        """Weights of the whole model."""
-        return self.expert_params * self.total_experts + self.dense_params * self.num_layers + self.other_params
-
-    @property
-    def resident_bytes(self) -> int:
-        """Bytes of everything but the routed experts, in 16 bits: what must be in GPU memory before any slot."""
-        return 2 * (self.dense_params * self.num_layers + self.other_params)
-
     def slots(self, capacity_bytes: int) -> int:
         """Experts that fit into `capacity_bytes`, at most all of them."""
         return min(int(capacity_bytes) // self.expert_bytes, self.total_experts)
@@ -130,7 +118,6 @@ def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeo
         bias=kind == "gpt_oss",
         dense_params=attention + _shared_params(text, hidden, ffn) + hidden * num_experts,
         other_params=_embedding_params(text, hidden) + (all_layers - num_layers) * plain_layer,
-        kv_values_per_token=all_layers * _kv_values(text, hidden),
     )
 
 
@@ -196,13 +183,6 @@ def _attention_params(text: dict[str, Any], hidden: int) -> int:
     query = heads * (nope + rope)
     queries = query_rank * (hidden + query) if query_rank else hidden * query
     return queries + hidden * (rank + rope) + rank * heads * (nope + value) + heads * value * hidden
-
-
-def _kv_values(text: dict[str, Any], hidden: int) -> int:
-    if text.get("kv_lora_rank"):
-        return int(text["kv_lora_rank"]) + int(text["qk_rope_head_dim"])
-    _, kv_heads, head_dim = _heads(text, hidden)
-    return 2 * kv_heads * head_dim
 
 
 def _shared_params(text: dict[str, Any], hidden: int, ffn: int) -> int:
