@@ -75,8 +75,9 @@ class Policy(Protocol):
     Contract: every active expert has exactly one Run; a GPU Run's expert is resident, in flight, or fetched in the
     same decision; no victim is in flight or active in this layer.
 
-    A class may declare `uses_weights: bool` (False where it does not): its demands then carry `weights_E`, the router
-    weights, in engines and in replays of traces that hold them. Others are spared what adding them up costs.
+    A class may declare two traits, False where it does not. `uses_weights: bool`: its demands carry `weights_E`, the
+    router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
+    `uses_solver: bool`: it asks `machine.solver`; naming a solver for one that does not is an error.
     """
 
     name: str
@@ -96,3 +97,8 @@ class Policy(Protocol):
     def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
         """Copies for an idle link, of experts that `demand`'s layer or any other will want; none is a good answer."""
         ...
+
+
+def asks_solver(policy: object) -> bool:
+    """Whether a policy, or a class of them, says that it asks its machine's solver."""
+    return bool(getattr(policy, "uses_solver", False))

@@ -18,7 +18,7 @@ from .faults import Fault, story
 from .geometry import MoEGeometry
 from .plugins import load
 from .policies.misses import misses_on_cpu
-from .policy import Decision, Machine, Policy, View
+from .policy import Decision, Machine, Policy, View, asks_solver
 from .profile import HardwareProfile
 from .residency import ABSENT, Arrive, Drop, Residency
 from .solver import Solver
@@ -28,6 +28,7 @@ from .trace import RoutingTrace
 from .types import Copies, Demand, Evict, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
 
 IDLE = LinkState()
+DEFAULT_SOLVER = "exact"
 GPU = Lane.GPU
 WARN_AFTER = 8  # layers in a row that a policy could not decide
 
@@ -57,7 +58,7 @@ class Scheduler:
         gpu_bytes: int,
         *,
         policy: str | Policy = "hetsched",
-        solver: str | Solver = "exact",
+        solver: str | Solver = DEFAULT_SOLVER,
         frequency_LE: FloatArray | None = None,
         history: RoutingTrace | None = None,
         future: RoutingTrace | None = None,
@@ -72,6 +73,7 @@ class Scheduler:
         self.policy: Policy = _instance("hetsched.policies", policy)
         self.uses_weights = bool(getattr(self.policy, "uses_weights", False))
         self.solver: Solver = _instance("hetsched.solvers", solver)
+        refuse_idle_solver(self.policy, solver)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
         self.stats = RunStats(geometry.expert_bytes)
@@ -245,6 +247,16 @@ class Scheduler:
         ran.sort()
         if ran != active:
             raise PlanError(f"{self.policy.name} runs experts {ran}, demanded: {active}")
+
+
+def refuse_idle_solver(policy: Any, solver: Any) -> None:
+    """Raise InputError where a solver other than the default is named for a policy (or class of one) that asks none."""
+    if solver != DEFAULT_SOLVER and not asks_solver(policy):
+        names = [named if isinstance(named, str) else getattr(named, "name", named) for named in (policy, solver)]
+        raise InputError(
+            f"policy {names[0]} asks no solver, so {names[1]} would change nothing; drop the solver, or declare "
+            "uses_solver in the policy if it does ask"
+        )
 
 
 def _is_active(expert: ExpertId | None, demand: Demand) -> bool:

@@ -195,6 +195,7 @@ def test_a_forgotten_model_is_freed() -> None:
         ({"policy": "hetshed"}, "did you mean 'hetsched'"),
         ({"policy": "belady"}, "needs to know the future"),
         ({"solver": "exakt"}, "did you mean 'exact'"),
+        ({"solver": "sort", "policy": "on-demand-lru"}, "policy on-demand-lru asks no solver, so sort would change"),
         ({"time_scale": 0.5}, "time scale"),
         ({"hardware": None, "gpu_memory": "25%"}, "has no GPU"),
         (

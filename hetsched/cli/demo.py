@@ -34,7 +34,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Show the machine, stream the text, compare the strategies."""
     from hetsched import attach
+    from hetsched.plugins import load
+    from hetsched.policy import asks_solver
     from hetsched.report.demo_view import hardware_view, notes, strategy_table
+    from hetsched.scheduler import DEFAULT_SOLVER
 
     console = Console(quiet=args.json)
     model, tokenizer = load_model(DEMO)
@@ -50,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     shown = STRATEGIES if args.json else track(STRATEGIES, "Comparing strategies", console=console, transient=True)
     for policy in shown:
-        with attach(model, **{**options, "policy": policy}, frequency_LE=frequency_LE) as handle:
+        solver = options["solver"] if asks_solver(load("hetsched.policies", policy)) else DEFAULT_SOLVER
+        own = {**options, "policy": policy, "solver": solver}
+        with attach(model, **own, frequency_LE=frequency_LE) as handle:
             generate(model, tokenizer, ids, args.compare_tokens, stream=False)
             rows.append(handle.stats())
     if args.json:
@@ -63,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
 def _calibrate(model: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
     """Tokens per expert [L, E] on another text than the one compared."""
     from hetsched import attach
+    from hetsched.scheduler import DEFAULT_SOLVER
 
-    with attach(model, **{**options, "policy": "cpu-only", "time_scale": 1.0}) as handle:
+    with attach(model, **{**options, "policy": "cpu-only", "solver": DEFAULT_SOLVER, "time_scale": 1.0}) as handle:
         generate(model, tokenizer, encode(tokenizer, CALIBRATION), 32, stream=False)
         return handle.scheduler.tokens_LE.astype(float)

@@ -15,7 +15,7 @@ from ..geometry import MoEGeometry
 from ..hardware import is_this_machine, resolve_hardware
 from ..plugins import load
 from ..profile import HardwareProfile
-from ..scheduler import Scheduler
+from ..scheduler import DEFAULT_SOLVER, Scheduler, refuse_idle_solver
 from ..tiers import Tier
 from ..types import FloatArray
 from .budget import accelerator_for, gpu_budget_bytes, refuse_idle_scale
@@ -30,7 +30,7 @@ class Options:
 
     hardware: str | Path | HardwareProfile | None = None
     gpu_memory: str | int | None = None
-    solver: Any = "exact"
+    solver: Any = DEFAULT_SOLVER
     policy: Any = "hetsched"
     accelerator: Any = None
     time_scale: float | None = None
@@ -75,6 +75,8 @@ def refuse_idle(options: Options, hardware: HardwareProfile) -> None:
     refuse_idle_scale(options.time_scale, options.accelerator, hardware, is_this_machine(options.hardware))
     if _is_cpu_only(options, hardware):
         nothing_to_decide(options.policy, options.solver, hardware)
+    else:
+        refuse_idle_solver(load("hetsched.policies", options.policy), options.solver)
 
 
 def _is_cpu_only(options: Options, hardware: HardwareProfile) -> bool:

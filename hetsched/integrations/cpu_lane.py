@@ -68,6 +68,8 @@ def cpu_only_kernel_for(
 class NoAccelerator(CpuOnly):
     """The policy of a machine without an accelerator: every expert on the CPU, which needs no look at residency."""
 
+    uses_solver = True  # it needs none, and "all-cpu" is the one that compiles nothing
+
     def plan(self, demand: Demand, view: View) -> Decision:
         """All on the CPU."""
         layer, cpu = demand.layer, Lane.CPU

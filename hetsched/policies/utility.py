@@ -40,6 +40,7 @@ class Utility:
 
     name = "hetsched"
     family = "integer program"
+    uses_solver = True
 
     def __init__(
         self,

@@ -16,9 +16,9 @@ import numpy as np
 from .. import gallery
 from ..errors import InputError
 from ..geometry import MoEGeometry
-from ..policy import Policy
+from ..policy import Policy, asks_solver
 from ..profile import HardwareProfile
-from ..scheduler import Scheduler
+from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..simulator import ConstantClock, check_shape
 from ..trace import RoutingTrace, load_trace
 from ..trace_steps import Steps, steps_of
@@ -51,7 +51,7 @@ class Study:
     verify: int = 0
     replay: str = "auto"
     decision_s: float | None = MEASURED
-    solver: str = "exact"
+    solver: str = DEFAULT_SOLVER
     bound_windows: int = 12
 
     @classmethod
@@ -150,7 +150,7 @@ class Bench:
             machine,
             self.study.gpu_bytes(gpu_fraction),
             policy=policy,
-            solver=self.study.solver,
+            solver=self.study.solver if asks_solver(policy) else DEFAULT_SOLVER,
             frequency_LE=self.frequency_LE,
             history=self.history,
             future=self.future if traits(policy).clairvoyant else None,
