@@ -21,7 +21,6 @@ EMULATED: dict[str, Any] = {
     "time_scale": 1.0,
     "gpu_memory": "50%",
     "policy": "hybrimoe",
-    "solver": "list-hybrimoe",
 }
 HIDDEN, FFN, EXPERTS = 32, 24, 8
 CONFIG: dict[str, Any] = {
