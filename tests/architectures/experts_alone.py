@@ -15,7 +15,7 @@ from hetsched.engine.expert_ffn import parameter_names
 
 from .tiny import randomised
 
-# Both lanes work, copies move, and nothing needs compiling.
+# Both lanes work, and copies move.
 EMULATED: dict[str, Any] = {
     "hardware": gallery.machine("rtx-4060-laptop-8gb"),  # reading its file takes longer than a test
     "time_scale": 1.0,
