@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 
-from .bound_belady import belady_bypass
 from .bound_envelope import Envelope, envelope
 from .bound_lp import SOLVERS, lower_bound
 from .bound_program import UNIT_S, Uses, uses_of, window_program
@@ -19,7 +18,7 @@ from .errors import InputError
 from .trace import RoutingTrace
 from .types import FloatArray, IntArray
 
-__all__ = ["SOLVERS", "Bound", "all_resident_bound", "all_resident_s", "belady_bypass", "clairvoyant_bound"]
+__all__ = ["SOLVERS", "Bound", "all_resident_bound", "clairvoyant_bound"]
 
 
 class StepRanges(Protocol):
@@ -119,11 +118,6 @@ def all_resident_bound(
     read = _Reader(trace, steps, cost, tail_s)
     window_s = [read.window(begin, end).floor_s for begin, end in windows.tolist()]
     return Bound("all-resident", windows, np.array(window_s), "unlimited GPU memory")
-
-
-def all_resident_s(trace: RoutingTrace, steps: StepRanges, cost: CostModel, *, tail_s: float = 0.0) -> float:
-    """Mean seconds per step with every expert on the GPU, over all steps."""
-    return all_resident_bound(trace, steps, cost, tail_s=tail_s).step_s
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import numpy.typing as npt
 
 from .cost_correction import OPS, Corrections
 from .cost_latency import Interpolation, dense_table, expert_table, roofline_s
-from .cost_makespan import Lanes, lanes
 from .errors import InputError
 from .geometry import MoEGeometry
 from .profile import ExpertShape, HardwareProfile, Link, Processor, Source
@@ -104,43 +102,6 @@ class CostModel:
             both_s = down.seconds(num_bytes) + up.seconds(num_bytes)
             memo[num_tokens] = both_s * self._corrections.factor("copy")
         return memo[num_tokens]
-
-    def lanes(
-        self,
-        resident_n: npt.ArrayLike,
-        fetched_n: npt.ArrayLike,
-        cpu_n: npt.ArrayLike,
-        link_free_s: float = 0.0,
-        contention: bool = False,
-    ) -> Lanes:
-        """Ends of the three lanes for experts with these token counts: on the GPU, fetched then GPU, on the CPU.
-
-        Fetches in Johnson's order, the round trip for all tokens that visit the CPU. Without contention it is the
-        closed form of MODEL.md section 2; with it CPU and copies slow each other by the profile's factors.
-        """
-        fetched, on_cpu = np.atleast_1d(fetched_n), np.atleast_1d(cpu_n)
-        resident_s = float(np.sum(self.gpu_s(resident_n))) if np.size(resident_n) else 0.0
-        return lanes(
-            resident_s,
-            self.gpu_s(fetched) if fetched.size else np.zeros(0),
-            np.full(fetched.size, self.copy_s() if fetched.size else 0.0),
-            float(np.sum(self.cpu_s(on_cpu))) if on_cpu.size else 0.0,
-            self.roundtrip_s(int(on_cpu.sum())) if self.has_gpu and on_cpu.size else 0.0,
-            link_free_s,
-            self.profile.cpu_slowdown if contention else 1.0,
-            self.profile.h2d_slowdown if contention else 1.0,
-        )
-
-    def makespan_s(
-        self,
-        resident_n: npt.ArrayLike,
-        fetched_n: npt.ArrayLike,
-        cpu_n: npt.ArrayLike,
-        link_free_s: float = 0.0,
-        contention: bool = False,
-    ) -> float:
-        """Seconds from the decision to the end of the last lane; arguments as in `lanes`."""
-        return self.lanes(resident_n, fetched_n, cpu_n, link_free_s, contention).makespan_s
 
     def recalibrate(self, op: str, predicted_s: float, measured_s: float) -> None:
         """Correct later predictions of a class (gpu, cpu, copy, dense) by one observation; bounded and decaying."""

@@ -38,7 +38,6 @@ class MoEGeometry:
     `num_layers` counts MoE layers only. `matrices`: weight matrices per expert (3 gated, 2 ungated). `bias`: whether
     each has one. `dense_params`: weights of the rest of one MoE layer that every token uses (attention, norms, router,
     shared experts). `other_params`: weights outside the MoE layers (embeddings, head, layers without experts).
-    `kv_values_per_token`: numbers that the key-value cache of all layers holds for one token, 0 where unknown.
     `expert_bytes_override`: exact bytes, where the weights were seen; else from the shape and dtype. `experts_L`: how
     many experts each layer really has, where layers differ; num_experts is then the largest of these.
     """
@@ -54,7 +53,6 @@ class MoEGeometry:
     bias: bool = False
     dense_params: int = 0
     other_params: int = 0
-    kv_values_per_token: int = 0
     expert_bytes_override: int | None = None
     experts_L: tuple[int, ...] = ()
 
@@ -100,16 +98,6 @@ class MoEGeometry:
     def total_expert_bytes(self) -> int:
         """Bytes of all routed experts of all layers, each as large as the largest."""
         return self.expert_bytes * self.total_experts
-
-    @property
-    def total_params(self) -> int:
-        """Weights of the whole model."""
-        return self.expert_params * self.total_experts + self.dense_params * self.num_layers + self.other_params
-
-    @property
-    def resident_bytes(self) -> int:
-        """Bytes of everything but the routed experts, in 16 bits: what must be in GPU memory before any slot."""
-        return 2 * (self.dense_params * self.num_layers + self.other_params)
 
     def slots(self, capacity_bytes: int) -> int:
         """Experts that fit into `capacity_bytes`, at most all of them."""
@@ -162,7 +150,6 @@ def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeo
         bias=kind == "gpt_oss",
         dense_params=attention + _shared_params(text, hidden, ffn) + hidden * num_experts,
         other_params=_embedding_params(text, hidden) + max(all_layers - num_layers, 0) * plain_layer,
-        kv_values_per_token=all_layers * _kv_values(text, hidden),
     )
 
 
@@ -264,13 +251,6 @@ def _attention_params(text: dict[str, Any], hidden: int) -> int:
     query = heads * (nope + rope)
     queries = query_rank * (hidden + query) if query_rank else hidden * query
     return queries + hidden * (rank + rope) + rank * heads * (nope + value) + heads * value * hidden
-
-
-def _kv_values(text: dict[str, Any], hidden: int) -> int:
-    if text.get("kv_lora_rank"):
-        return _whole(text, MAX_WIDTH, "kv_lora_rank") + _whole(text, MAX_WIDTH, "qk_rope_head_dim")
-    _, kv_heads, head_dim = _heads(text, hidden)
-    return 2 * kv_heads * head_dim
 
 
 def _shared_params(text: dict[str, Any], hidden: int, ffn: int) -> int:

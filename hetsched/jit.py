@@ -1,4 +1,4 @@
-"""Compilation of kernels where numba is installed; the same functions run as plain Python, slower, where it is not."""
+"""Compilation of kernels by numba."""
 
 from __future__ import annotations
 
@@ -11,19 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from numba import njit
+
 F = TypeVar("F", bound=Callable[..., Any])
-
-try:
-    from numba import njit
-except ImportError:
-    njit = None
-
-COMPILED = njit is not None
 
 
 def compiled(function: F) -> F:
-    """`function`, compiled where a kernel first calls it; itself without numba."""
-    return function if njit is None else cast(F, njit(nogil=True, error_model="numpy")(function))
+    """`function`, compiled where a kernel first calls it."""
+    return cast(F, njit(nogil=True, error_model="numpy")(function))
 
 
 def compiled_and_kept(function: F) -> F:
@@ -32,8 +27,6 @@ def compiled_and_kept(function: F) -> F:
     numba takes a kept kernel for stale by the file of its outermost function and that function's closure, so a change
     in another file goes unnoticed unless the closure holds `source_stamp()`.
     """
-    if njit is None:
-        return function
     try:
         return cast(F, njit(nogil=True, error_model="numpy", cache=True)(function))
     except RuntimeError:  # no folder to keep it in

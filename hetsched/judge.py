@@ -1,8 +1,7 @@
 """The guard's own arithmetic as compiled kernels: is a problem well formed, what does a choice come to.
 
-DispatchProblem's methods say the same in plain Python, addition by addition, so both give the same bits; they serve
-where numba is not installed. Nothing here comes from a solver, and no solver uses it. Import it only through
-`hetsched.problem.use_kernels`, as it imports numba.
+DispatchProblem's methods ask here. Nothing here comes from a solver; tests hold a plain twin against it, bit by bit. It
+imports numba, so get it from `hetsched.problem.judging`, at the first use.
 
 Shapes: N experts under decision, V victims. `packed` is DispatchProblem.packed.
 """
@@ -12,10 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .jit import COMPILED, compiled, compiled_and_kept
+from .jit import compiled, compiled_and_kept
 from .types import FloatArray, IntArray
-
-__all__ = ["COMPILED", "judge", "well_formed"]
 
 
 @compiled_and_kept
@@ -66,7 +63,7 @@ def gpu_order(packed: FloatArray, size: int, choice_N: npt.NDArray[np.int8]) -> 
 
 @compiled
 def obeys(packed: FloatArray, size: int, choice_N: npt.NDArray[np.int8]) -> bool:
-    """DispatchProblem.is_feasible."""
+    """Whether a choice obeys arrival, copying and slots."""
     fetches = 0
     for i in range(size):
         copy_s, ready_s = packed[3 * size + i], packed[4 * size + i]
@@ -86,7 +83,7 @@ def obeys(packed: FloatArray, size: int, choice_N: npt.NDArray[np.int8]) -> bool
 def seconds(
     packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float, choice_N: npt.NDArray[np.int8]
 ) -> tuple[float, float]:
-    """DispatchProblem.makespan_s and prices_s of a feasible choice."""
+    """Makespan and prices of a feasible choice."""
     gpu_end_s, arrival_s = 0.0, link_free_s
     for i in gpu_order(packed, size, choice_N):
         if choice_N[i] == 1:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import InputError
 from .problem import PlacementProblem, frozen
-from .solver import REL_TOL, Fallback, Status
+from .solver import REL_TOL, Status
 from .types import FloatArray, IntArray
 
 Placed = npt.NDArray[np.int8]
@@ -22,10 +22,7 @@ Placed = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class PlacementSolution:
-    """What should be resident: `tier_LE` (-1: nothing) and `gpu_LE` (which GPU; -1), with objective and lower bound.
-
-    `fallback`: why the guard kept what is resident instead of the solver's answer, if it did.
-    """
+    """What should be resident: `tier_LE` (-1: nothing) and `gpu_LE` (which GPU; -1), with objective and lower bound."""
 
     status: Status
     tier_LE: Placed
@@ -34,7 +31,6 @@ class PlacementSolution:
     bound_s: float
     solve_s: float = 0.0
     note: str = ""
-    fallback: Fallback | None = None
 
     @property
     def gap(self) -> float:
@@ -67,7 +63,6 @@ def validate(problem: PlacementProblem) -> None:
         "roundtrip_s_M": (samples,),
         "copy_s_RLE": (tiers, layers, experts),
         "current_LE": (layers, experts),
-        "pinned_LE": (layers, experts),
     }
     for name, shape in shapes.items():
         values = getattr(problem, name)
@@ -83,20 +78,10 @@ def validate(problem: PlacementProblem) -> None:
     for name, least in (("window_steps", 1), ("num_samples", 1)):
         if getattr(problem, name) < least:
             raise InputError(f"{name} is {getattr(problem, name)}; it must be at least {least}")
-    held = pinned_bytes(problem)
-    if held > problem.capacity_bytes_G.sum():
-        total = problem.capacity_bytes_G.sum()
-        raise InputError(f"capacity_bytes_G is {total} bytes in all, but pinned experts take {held}; unpin some")
-
-
-def pinned_bytes(problem: PlacementProblem) -> int:
-    """Bytes of the pinned residents."""
-    layer, expert = np.nonzero(problem.pinned_LE & (problem.current_LE >= 0))
-    return int(problem.bytes_RLE[problem.current_LE[layer, expert], layer, expert].sum())
 
 
 def is_feasible(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> bool:
-    """Whether tiers and GPUs exist, capacities hold, and pinned experts stay as they are."""
+    """Whether tiers and GPUs exist and capacities hold."""
     placed = tier_LE >= 0
     if tier_LE.shape != problem.current_LE.shape or (tier_LE >= problem.bytes_RLE.shape[0]).any():
         return False
@@ -105,8 +90,7 @@ def is_feasible(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> b
     layer, expert = np.nonzero(placed)
     held = problem.bytes_RLE[tier_LE[layer, expert], layer, expert]
     used_G = np.bincount(gpu_LE[layer, expert], weights=held, minlength=len(problem.capacity_bytes_G))
-    unmoved = (tier_LE == problem.current_LE)[problem.pinned_LE].all()
-    return bool((used_G <= problem.capacity_bytes_G).all() and unmoved)
+    return bool((used_G <= problem.capacity_bytes_G).all())
 
 
 def objective_s(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> float:
@@ -129,12 +113,12 @@ def layer_step_s(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> 
     return problem.dense_s_M + longest_M
 
 
-def staying(problem: PlacementProblem, note: str = "", fallback: Fallback | None = None) -> PlacementSolution:
+def staying(problem: PlacementProblem, note: str = "") -> PlacementSolution:
     """What is resident now, on the first GPU; its objective is infinite where that does not fit."""
     tier_LE = problem.current_LE
     gpu_LE = np.where(tier_LE >= 0, 0, -1).astype(np.int8)
     cost_s = objective_s(problem, tier_LE, gpu_LE) if is_feasible(problem, tier_LE, gpu_LE) else np.inf
-    return PlacementSolution(Status.INCUMBENT, tier_LE, gpu_LE, cost_s, -np.inf, note=note, fallback=fallback)
+    return PlacementSolution(Status.INCUMBENT, tier_LE, gpu_LE, cost_s, -np.inf, note=note)
 
 
 def solve_guarded(
@@ -150,15 +134,14 @@ def solve_guarded(
     try:
         found = solver.solve(problem, time_limit_s=time_limit_s)
     except Exception as error:  # the scheduler goes on with what it has, and the note says why
-        return staying(problem, f"{solver.name} raised {type(error).__name__}: {error}", Fallback.RAISED)
+        return staying(problem, f"{solver.name} raised {type(error).__name__}: {error}")
     took_s = time.perf_counter() - start
     if not is_feasible(problem, found.tier_LE, found.gpu_LE):
-        stay = staying(problem, f"{solver.name} gave an infeasible placement", Fallback.INFEASIBLE)
+        stay = staying(problem, f"{solver.name} gave an infeasible placement")
         return replace(stay, solve_s=took_s)
     cost_s, stay = objective_s(problem, found.tier_LE, found.gpu_LE), staying(problem)
     if not cost_s <= stay.objective_s:
-        note = f"{solver.name} was worse than staying"
-        return replace(stay, solve_s=took_s, note=note, fallback=Fallback.WORSE)
+        return replace(stay, solve_s=took_s, note=f"{solver.name} was worse than staying")
     status, bound_s, note = found.status, found.bound_s, found.note
     if not bound_s <= cost_s * (1 + REL_TOL):
         status, bound_s, note = Status.FEASIBLE, -np.inf, f"{solver.name} claimed a bound above its objective"
@@ -177,17 +160,14 @@ def placement_problem(
     capacity_bytes_G: list[int],
     dense_s: float = 0.0,
     roundtrip_s: float = 0.0,
-    current_LE: Placed | None = None,
     window_steps: int = 1000,
 ) -> PlacementProblem:
-    """The problem of a window: `demand_SLE` tokens per step, layer and expert.
+    """The problem of a window, nothing resident yet: `demand_SLE` tokens per step, layer and expert.
 
     `gpu_s_of[r][n]`, `cpu_s_of[n]`: seconds of one expert's FFN on n tokens, tabulated up to the largest demand.
     """
     steps, layers, experts = demand_SLE.shape
     tokens_ME = demand_SLE.reshape(steps * layers, experts).astype(np.int64)
-    if current_LE is None:
-        current_LE = np.full((layers, experts), -1, np.int8)
     return PlacementProblem(
         tokens_ME=frozen(tokens_ME, np.int64),
         layer_M=frozen(np.tile(np.arange(layers), steps), np.int64),
@@ -197,8 +177,7 @@ def placement_problem(
         roundtrip_s_M=frozen(np.full(steps * layers, roundtrip_s)),
         bytes_RLE=frozen(np.broadcast_to(np.array(tier_bytes)[:, None, None], (len(tier_bytes), layers, experts)), int),
         copy_s_RLE=frozen(np.broadcast_to(np.array(tier_copy_s)[:, None, None], (len(tier_bytes), layers, experts))),
-        current_LE=frozen(current_LE, np.int8),
-        pinned_LE=frozen(np.zeros((layers, experts)), np.bool_),
+        current_LE=frozen(np.full((layers, experts), -1), np.int8),
         capacity_bytes_G=frozen(capacity_bytes_G, np.int64),
         window_steps=window_steps,
         num_samples=steps,

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from .cost import CostModel
 from .geometry import MoEGeometry
 from .residency import Residency
-from .solver import Solver
+from .solver_guard import SolverGuard
 from .trace import RoutingTrace
 from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Run
 
@@ -22,7 +22,8 @@ from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, 
 class Machine:
     """What a policy is built for.
 
-    `num_slots`: experts that fit on the GPU. `frequency_LE`: tokens per expert in a calibration trace, or None.
+    `num_slots`: experts that fit on the GPU. `solver`: under guard, so that any answer of it may be used.
+    `frequency_LE`: tokens per expert in a calibration trace, or None.
     `history`: the calibration trace itself, for what is learned from order. `future`: what will be demanded, which only
     a replay knows, for clairvoyant baselines.
     """
@@ -30,7 +31,7 @@ class Machine:
     geometry: MoEGeometry
     cost: CostModel
     num_slots: int
-    solver: Solver
+    solver: SolverGuard
     frequency_LE: FloatArray | None = None
     history: RoutingTrace | None = None
     future: RoutingTrace | None = None
@@ -72,7 +73,11 @@ class Policy(Protocol):
     critical path; the others cost time only where they outlast the layer.
 
     Contract: every active expert has exactly one Run; a GPU Run's expert is resident, in flight, or fetched in the
-    same decision; no victim is pinned, in flight, or active in this layer.
+    same decision; no victim is in flight or active in this layer.
+
+    A class may declare two traits, False where it does not. `uses_weights: bool`: its demands carry `weights_E`, the
+    router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
+    `uses_solver: bool`: it asks `machine.solver`; naming a solver for one that does not is an error.
     """
 
     name: str
@@ -92,3 +97,8 @@ class Policy(Protocol):
     def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
         """Copies for an idle link, of experts that `demand`'s layer or any other will want; none is a good answer."""
         ...
+
+
+def asks_solver(policy: object) -> bool:
+    """Whether a policy, or a class of them, says that it asks its machine's solver."""
+    return bool(getattr(policy, "uses_solver", False))

@@ -8,43 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import reduce
+from functools import cache
 from math import inf
-from operator import add
+from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .types import BoolArray, FloatArray, IntArray
+from .types import FloatArray, IntArray
 
 _COLUMNS = ("gpu_s_N", "cpu_s_N", "utility_N", "copy_s_N", "ready_s_N")  # the finite ones first
 T = TypeVar("T")
 
 
-class Kernels(NamedTuple):
-    """Compiled twins of this file's arithmetic, see judge.py."""
-
-    well_formed: Callable[..., bool]
-    judge: Callable[..., tuple[bool, float, float, float]]
-
-
-_kernels: Kernels | None = None
-
-
-def use_kernels() -> None:
-    """From now on judge with compiled code, where numba is installed: the same bits, several times faster.
-
-    Imports numba and compiles (or reads from disk) at once, which takes from half a second to some seconds.
-    """
-    global _kernels
+@cache
+def judging() -> ModuleType:
+    """judge.py with its kernels ready. numba takes long to import: whoever judges in a hurry asks before it hurries."""
     from . import judge
 
-    if judge.COMPILED and _kernels is None:
-        judge.well_formed(np.zeros(0), 0, 0.0, 0.0)
-        judge.judge(np.zeros(0), 0, 0.0, 0.0, np.zeros(0, np.int8))
-        _kernels = Kernels(judge.well_formed, judge.judge)
+    judge.well_formed(np.zeros(0), 0, 0.0, 0.0)
+    judge.judge(np.zeros(0), 0, 0.0, 0.0, np.zeros(0, np.int8))
+    return judge
 
 
 class _Kept(Generic[T]):
@@ -132,24 +118,10 @@ class DispatchProblem:
         if not ((size,) == gpu.shape == cpu.shape == utility.shape == copy.shape == ready.shape and price.ndim == 1):
             self._refuse_shapes()
         packed: FloatArray = np.concatenate(columns, dtype=np.float64)
-        if _kernels is not None:
-            well_formed = _kernels.well_formed(packed, size, float(self.link_free_s), float(self.roundtrip_s))
-        else:
-            well_formed = self._well_formed(packed, size)
+        well_formed = judging().well_formed(packed, size, float(self.link_free_s), float(self.roundtrip_s))
         if not well_formed:
             self._refuse()
         return packed
-
-    def _well_formed(self, packed: FloatArray, size: int) -> bool:
-        price_s = self.victim_price_V.tolist()
-        return bool(
-            (len(packed) == 0 or packed.min() >= 0)  # false for NaN too
-            and (size == 0 or packed[: 3 * size].max() < inf)
-            and price_s == sorted(price_s)
-            and (not price_s or price_s[-1] < inf)
-            and 0 <= self.link_free_s < inf
-            and 0 <= self.roundtrip_s < inf
-        )
 
     def _refuse_shapes(self) -> None:
         size = len(self.gpu_s_N)
@@ -185,64 +157,38 @@ class DispatchProblem:
             if not 0 <= getattr(self, name) < inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a finite number of seconds >= 0")
 
-    @_Kept
-    def _lists(self) -> tuple[list[float], ...]:
-        # one expert at a time, lists are several times faster than arrays: this is the guard's share of every step
-        return tuple(getattr(self, name).tolist() for name in (*_COLUMNS, "victim_price_V"))
+    def verdict(self, choice_N: npt.NDArray[np.int8]) -> Verdict:
+        """All that is to know of a choice (values of Device) at once, by the arithmetic of judge.py."""
+        device_N, numbers = self._devices(choice_N), (float(self.link_free_s), float(self.roundtrip_s))
+        if device_N is None:
+            return Verdict(False, inf, inf, self.incumbent_s)
+        return Verdict._make(judging().judge(self.packed, self.size, *numbers, device_N))
+
+    def _devices(self, choice_N: Any) -> npt.NDArray[np.int8] | None:
+        """A copy of a choice that may be anything; None for what names no devices."""
+        if not isinstance(choice_N, np.ndarray) or choice_N.shape != (self.size,):
+            return None
+        if choice_N.dtype.char == "b":
+            return choice_N.copy()
+        is_device = choice_N.dtype.kind in "iufb" and np.isin(choice_N, (0, 1, 2)).all()
+        return choice_N.astype(np.int8) if is_device else None
 
     def is_feasible(self, choice_N: npt.NDArray[np.int8]) -> bool:
-        """Whether `choice_N` (values of Device) obeys arrival, copying and slots."""
-        if getattr(choice_N, "shape", None) != (self.size,):
-            return False
-        _, _, _, copy_s, ready_s, price_s = self._lists
-        fetches = 0
-        for device, copy, ready in zip(choice_N.tolist(), copy_s, ready_s, strict=True):
-            if device == 1:
-                if ready == inf:
-                    return False
-            elif device == 2:
-                if ready < inf or copy == inf:
-                    return False
-                fetches += 1
-            elif device != 0:
-                return False
-        return fetches <= len(price_s)
+        """Whether a choice obeys arrival, copying and slots."""
+        return self.verdict(choice_N).feasible
 
     def makespan_s(self, choice_N: npt.NDArray[np.int8]) -> float:
-        """Seconds from the decision until the last lane ends, without contention."""
-        gpu_s, cpu_s, _, copy_s, ready_s, _ = self._lists
-        choice = choice_N.tolist()
-        gpu_end_s = 0.0
-        here = [i for i, device in enumerate(choice) if device == 1]
-        for i in sorted(here, key=ready_s.__getitem__):
-            gpu_end_s = max(gpu_end_s, ready_s[i]) + gpu_s[i]
-        arrival_s = self.link_free_s
-        for i in _johnson([i for i, device in enumerate(choice) if device == 2], copy_s, gpu_s):
-            arrival_s += copy_s[i]
-            gpu_end_s = max(gpu_end_s, arrival_s) + gpu_s[i]
-        on_cpu_s = [cpu for cpu, device in zip(cpu_s, choice, strict=True) if device == 0]
-        return max(gpu_end_s, self.roundtrip_s + _total(on_cpu_s)) if on_cpu_s else gpu_end_s
+        """Seconds from the decision until the last lane ends, without contention; infinite where not feasible."""
+        return self.verdict(choice_N).makespan_s
 
     def prices_s(self, choice_N: npt.NDArray[np.int8]) -> float:
-        """Prices of the victims less the utilities of the fetched; may be negative."""
-        utility_s, price_s = self._lists[2], self._lists[5]
-        fetched_s = [u for u, device in zip(utility_s, choice_N.tolist(), strict=True) if device == 2]
-        return _total(price_s[: len(fetched_s)]) - _total(fetched_s)
+        """Prices of the victims less the utilities of the fetched; may be negative; infinite where not feasible."""
+        return self.verdict(choice_N).prices_s
 
     def objective_s(self, choice_N: npt.NDArray[np.int8]) -> float:
-        """Makespan plus prices; lower is better, and it may be negative."""
-        return self.makespan_s(choice_N) + self.prices_s(choice_N)
-
-    def verdict(self, choice_N: npt.NDArray[np.int8]) -> Verdict:
-        """All that is to know of a choice at once, from a copy of it; the quick way after `use_kernels`."""
-        size = self.size
-        is_int8 = type(choice_N) is np.ndarray and choice_N.dtype.char == "b" and choice_N.shape == (size,)
-        if _kernels is not None and is_int8:
-            numbers = (size, float(self.link_free_s), float(self.roundtrip_s))
-            return Verdict._make(_kernels.judge(self.packed, *numbers, choice_N.copy()))
-        if not self.is_feasible(choice_N):
-            return Verdict(False, inf, inf, self.incumbent_s)
-        return Verdict(True, self.makespan_s(choice_N), self.prices_s(choice_N), self.incumbent_s)
+        """Makespan plus prices; lower is better, and it may be negative; infinite where not feasible."""
+        verdict = self.verdict(choice_N)
+        return verdict.makespan_s + verdict.prices_s
 
     def incumbent(self) -> npt.NDArray[np.int8]:
         """What is always possible: residents on the GPU, every miss and everything in flight on the CPU."""
@@ -252,18 +198,7 @@ class DispatchProblem:
     @_Kept
     def incumbent_s(self) -> float:
         """Objective of the incumbent."""
-        return self.objective_s(self.incumbent())
-
-
-def _total(values: list[float]) -> float:
-    return reduce(add, values, 0.0)  # sum() adds in another way from Python 3.12 on, and judge.py must give the same
-
-
-def _johnson(fetched: list[int], copy_s: list[float], gpu_s: list[float]) -> list[int]:
-    def key(i: int) -> tuple[bool, float]:
-        return (False, copy_s[i]) if copy_s[i] < gpu_s[i] else (True, -gpu_s[i])
-
-    return sorted(fetched, key=key)
+        return self.verdict(self.incumbent()).incumbent_s
 
 
 def johnson_order(problem: DispatchProblem, fetched: IntArray) -> IntArray:
@@ -271,8 +206,12 @@ def johnson_order(problem: DispatchProblem, fetched: IntArray) -> IntArray:
 
     First those whose copy is shorter than their compute, by ascending copy; then the rest, by descending compute.
     """
-    order = _johnson(np.asarray(fetched).tolist(), problem.copy_s_N.tolist(), problem.gpu_s_N.tolist())
-    return np.array(order, dtype=np.int64)
+    copy_s, gpu_s = problem.copy_s_N.tolist(), problem.gpu_s_N.tolist()
+
+    def key(i: int) -> tuple[bool, float]:
+        return (False, copy_s[i]) if copy_s[i] < gpu_s[i] else (True, -gpu_s[i])
+
+    return np.array(sorted(np.asarray(fetched).tolist(), key=key), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -283,7 +222,7 @@ class PlacementProblem:
     `cpu_s_ME` seconds for those tokens (0 where there are none); `dense_s_M` the rest of the layer on the GPU;
     `roundtrip_s_M` once when anything runs on the CPU. Tier r of an expert takes `bytes_RLE`, `copy_s_RLE` to fetch.
     `current_LE`: tier resident now, -1 for none. `capacity_bytes_G`: bytes for experts on each of G GPUs.
-    `pinned_LE`: must stay as it is now. `window_steps`: steps over which a fetch is paid off.
+    `window_steps`: steps over which a fetch is paid off.
     """
 
     tokens_ME: IntArray
@@ -295,7 +234,6 @@ class PlacementProblem:
     bytes_RLE: IntArray
     copy_s_RLE: FloatArray
     current_LE: npt.NDArray[np.int8]
-    pinned_LE: BoolArray
     capacity_bytes_G: IntArray
     window_steps: int
     num_samples: int

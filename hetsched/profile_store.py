@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 from .cache import cache_folder, cache_place
 from .errors import InputError
-from .fingerprint import GEOMETRY_KEYS, MACHINE_KEYS, digest, fingerprint
-from .gallery import machine, machines
-from .geometry import MoEGeometry
-from .profile import HardwareProfile, Source
+from .fingerprint import GEOMETRY_KEYS, MACHINE_KEYS, digest
+from .profile import HardwareProfile
 from .profile_yaml import load_profile, save_profile
 
 STALE_DAYS = 90  # drivers, kernels and neighbours change; an older profile is used, and said to be old
@@ -87,31 +85,10 @@ def find_profile(wanted: Mapping[str, str | int], today: date | None = None) -> 
     if not found:
         return None
     path, profile = min(found, key=lambda pair: _distance(pair[1].fingerprint, wanted))
-    return FoundProfile(profile, path, profile_warnings(profile, wanted, today))
+    return FoundProfile(profile, path, _warnings(profile, wanted, today))
 
 
-def profile_for(geometry: MoEGeometry, choice: str | Path | None = None, today: date | None = None) -> FoundProfile:
-    """The profile to use for a model: the chosen one (gallery name or path), else the nearest one measured here.
-
-    Raises InputError when nothing was chosen and nothing measured.
-    """
-    if choice is not None and str(choice) != "auto":
-        profile, wanted = machine(choice), fingerprint(geometry)
-        path = machines().get(str(choice).lower(), Path(choice))
-        is_measured = profile.source is Source.MEASURED
-        return FoundProfile(profile, path, profile_warnings(profile, wanted, today) if is_measured else ())
-    found = find_profile(fingerprint(geometry), today)
-    if found is None:
-        skipped = "".join(f" ({warning})" for warning in stored().warnings)
-        raise InputError(
-            f"no profile of this machine yet; run 'hetsched profile' or choose a machine of the gallery{skipped}"
-        )
-    return found
-
-
-def profile_warnings(
-    profile: HardwareProfile, wanted: Mapping[str, str | int], today: date | None = None
-) -> tuple[str, ...]:
+def _warnings(profile: HardwareProfile, wanted: Mapping[str, str | int], today: date | None = None) -> tuple[str, ...]:
     """What differs between the profile's fingerprint and the wanted one, and whether it is old; empty when it fits."""
     warnings = []
     for kind, keys in (("machine", MACHINE_KEYS), ("geometry", GEOMETRY_KEYS)):

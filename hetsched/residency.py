@@ -20,11 +20,10 @@ class State(IntEnum):
     ABSENT = 0
     COPYING = 1
     RESIDENT = 2
-    PINNED = 3
 
 
 # Plain numbers for hot paths: on Python 3.11 reaching a member of an enum costs as much as comparing an array.
-ABSENT, COPYING, RESIDENT, PINNED = (int(state) for state in State)
+ABSENT, COPYING, RESIDENT = (int(state) for state in State)
 
 
 class Arrive(NamedTuple):
@@ -39,19 +38,7 @@ class Drop(NamedTuple):
     expert: ExpertId
 
 
-class Pin(NamedTuple):
-    """Protect a resident expert from eviction."""
-
-    expert: ExpertId
-
-
-class Unpin(NamedTuple):
-    """End a protection."""
-
-    expert: ExpertId
-
-
-Change: TypeAlias = Fetch | Evict | Arrive | Drop | Pin | Unpin
+Change: TypeAlias = Fetch | Evict | Arrive | Drop
 
 
 class ResidencyError(RuntimeError):
@@ -62,7 +49,7 @@ class Residency:
     """State of every expert, and the slots they take.
 
     All slots are of one size, that of the largest expert. `state_LE` may be read by anyone and written by none.
-    The conserved quantity: copying + resident + pinned + free == num_slots.
+    The conserved quantity: copying + resident + free == num_slots.
     """
 
     def __init__(self, num_layers: int, num_experts: int, num_slots: int) -> None:
@@ -129,12 +116,6 @@ class Residency:
                 state[expert] = ABSENT
                 self.num_copying -= 1
                 self.free_slots += 1
-            case Pin():
-                self._require(expert, RESIDENT, "pinned")
-                state[expert] = PINNED
-            case Unpin():
-                self._require(expert, PINNED, "unpinned")
-                state[expert] = RESIDENT
 
     def fill(self, experts: Iterable[ExpertId]) -> list[ExpertId]:
         """Make experts resident before the first step, as far as slots go; what was taken, in order."""
@@ -160,7 +141,7 @@ class Residency:
             raise ResidencyError(f"{used} slots used + {self.free_slots} free != {self.num_slots} slots")
         if np.count_nonzero(self._state_LE == COPYING) != self.num_copying:
             raise ResidencyError(f"{self.num_copying} copies are said to be under way, and there are others")
-        if self._state_LE.max(initial=0) > PINNED:
+        if self._state_LE.max(initial=0) > RESIDENT:
             raise ResidencyError("an expert is in no known state")
 
     def _require(self, expert: ExpertId, state: int, what: str) -> None:

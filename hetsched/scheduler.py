@@ -18,16 +18,17 @@ from .faults import Fault, story
 from .geometry import MoEGeometry
 from .plugins import load
 from .policies.misses import misses_on_cpu
-from .policy import Decision, Machine, Policy, View
+from .policy import Decision, Machine, Policy, View, asks_solver
 from .profile import HardwareProfile
 from .residency import ABSENT, Arrive, Drop, Residency
 from .solver import Solver
-from .solver_budget import Budgeted
+from .solver_guard import SOLVER_BUDGET_S, SolverGuard
 from .stats import RunStats
 from .trace import RoutingTrace
 from .types import Copies, Demand, Evict, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
 
 IDLE = LinkState()
+DEFAULT_SOLVER = "exact"
 GPU = Lane.GPU
 WARN_AFTER = 8  # layers in a row that a policy could not decide
 
@@ -57,7 +58,7 @@ class Scheduler:
         gpu_bytes: int,
         *,
         policy: str | Policy = "hetsched",
-        solver: str | Solver = "exact",
+        solver: str | Solver = DEFAULT_SOLVER,
         frequency_LE: FloatArray | None = None,
         history: RoutingTrace | None = None,
         future: RoutingTrace | None = None,
@@ -70,13 +71,15 @@ class Scheduler:
         slots = geometry.slots(gpu_bytes) if self.cost.has_gpu else 0
         self.residency = Residency(geometry.num_layers, geometry.num_experts, slots)
         self.policy: Policy = _instance("hetsched.policies", policy)
+        self.uses_weights = bool(getattr(self.policy, "uses_weights", False))
         self.solver: Solver = _instance("hetsched.solvers", solver)
+        refuse_idle_solver(self.policy, solver)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
         self.stats = RunStats(geometry.expert_bytes)
         self._degrade = degrade
-        asked = Budgeted(self.solver, self.fault) if degrade else self.solver
-        self._machine = Machine(geometry, self.cost, slots, asked, frequency_LE, history, future)
+        self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
+        self._machine = Machine(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(self._machine)))
         self._tokens_LE = [[0] * geometry.num_experts for _ in range(geometry.num_layers)]
         self._clock = clock
@@ -96,10 +99,12 @@ class Scheduler:
         """A Demand with its step counted here: a layer that does not follow the last one begins a new step."""
         return Demand(self._step_of(layer), layer, phase, tokens_E, num_tokens, weights_E)
 
-    def one_token_demand(self, layer: int, active: list[int], phase: Phase) -> Demand:
+    def one_token_demand(
+        self, layer: int, active: list[int], phase: Phase, weights_E: FloatArray | None = None
+    ) -> Demand:
         """The same for one token and its experts, ascending."""
         ones, experts = [1] * len(active), self.geometry.num_experts
-        return Demand.listed(self._step_of(layer), layer, phase, active, ones, 1, experts)
+        return Demand.listed(self._step_of(layer), layer, phase, active, ones, 1, experts, weights_E)
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
@@ -242,6 +247,16 @@ class Scheduler:
         ran.sort()
         if ran != active:
             raise PlanError(f"{self.policy.name} runs experts {ran}, demanded: {active}")
+
+
+def refuse_idle_solver(policy: Any, solver: Any) -> None:
+    """Raise InputError where a solver other than the default is named for a policy (or class of one) that asks none."""
+    if solver != DEFAULT_SOLVER and not asks_solver(policy):
+        names = [named if isinstance(named, str) else getattr(named, "name", named) for named in (policy, solver)]
+        raise InputError(
+            f"policy {names[0]} asks no solver, so {names[1]} would change nothing; drop the solver, or declare "
+            "uses_solver in the policy if it does ask"
+        )
 
 
 def _is_active(expert: ExpertId | None, demand: Demand) -> bool:

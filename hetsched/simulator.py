@@ -59,8 +59,7 @@ def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: 
     timeline, cost = Timeline(scheduler.cost), scheduler.cost
     step_s_S = np.zeros(steps.count)
     since_check = 0
-    weighted = bool(getattr(scheduler.policy, "uses_weights", False))
-    for s, layers in enumerate(demands(trace, steps, weighted)):
+    for s, layers in enumerate(demands(trace, steps, scheduler.uses_weights)):
         begin_s = timeline.now_s
         for demand in layers:
             dense_s = cost.dense_s(demand.num_tokens)

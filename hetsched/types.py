@@ -79,12 +79,13 @@ class Demand:
         tokens: list[int],
         num_tokens: int,
         num_experts: int,
+        weights_E: FloatArray | None = None,
     ) -> Demand:
         """A demand from its active experts, ascending, and their token counts; cheaper where these are at hand."""
         made = cls.__new__(cls)
         made.step, made.layer, made.phase, made.num_experts = step, layer, phase, num_experts
         made.active, made.tokens, made.num_tokens = active, tokens, num_tokens
-        made.weights_E = made._tokens_E = None
+        made.weights_E, made._tokens_E = weights_E, None
         return made
 
     @property
@@ -133,9 +134,6 @@ class Evict(NamedTuple):
     cause: str
 
 
-Op: TypeAlias = Run | Fetch | Evict
-
-
 class LinkState(NamedTuple):
     """What the executor says of the copy engine at the moment of decision.
 
@@ -149,7 +147,7 @@ class LinkState(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is to be done for one layer of one step, each op with its cause; order is the order of execution.
+    """What is to be done for one layer of one step, each part with its cause; order is the order of execution.
 
     `fetches` are the demanded ones; prefetches are decided while the lanes work (Scheduler.prefetch). `predicted_s` is
     the makespan that the decider expects after the decision, `decision_s` what deciding took.
@@ -162,11 +160,6 @@ class Plan(NamedTuple):
     predicted_s: float = 0.0
     decision_s: float = 0.0
     solver_status: str = ""
-
-    @property
-    def ops(self) -> tuple[Op, ...]:
-        """Everything, in an order in which it could be done one after another."""
-        return (*self.evicts, *self.fetches, *self.runs)
 
 
 class Copies(NamedTuple):

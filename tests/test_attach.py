@@ -12,10 +12,13 @@ import torch
 
 import hetsched
 from hetsched.accelerators.base import LaneError
+from hetsched.accelerators.emulated import EmulatedAccelerator
 from hetsched.errors import InputError, UnknownNameError
+from hetsched.gallery import machine
 from hetsched.plugins import installed
 from tests.conftest import tiny_moe
 
+HERE = {"hardware": "cpu", "gpu_memory": None, "time_scale": None}
 FAST = {"hardware": "rtx-4060-laptop-8gb", "time_scale": 1.0}
 CLAIRVOYANT = {"belady"}  # in a running model nobody knows the future
 POLICIES = sorted({*installed("hetsched.policies")} - CLAIRVOYANT)
@@ -179,14 +182,14 @@ def test_an_empty_environment_variable_counts_as_unset(model: Any, monkeypatch: 
     monkeypatch.setenv("HETSCHED_GPU_MEMORY", blank)
     hetsched.integrations.transformers.register()
     model.set_experts_implementation("hetsched")
-    for machine in (None, "rtx-3060-12gb"):
-        if machine:
-            monkeypatch.setenv("HETSCHED_HARDWARE", f" {machine}{blank}")
-        with hetsched.defaults(time_scale=1.0):
+    for name in (None, "rtx-3060-12gb"):
+        if name:
+            monkeypatch.setenv("HETSCHED_HARDWARE", f" {name}{blank}")
+        with hetsched.defaults(time_scale=1.0 if name else None):
             generated(model, max_new_tokens=2)
         handle = hetsched.attachment_of(model)
         assert handle is not None
-        assert handle.hardware.name == (machine or "cpu")
+        assert handle.hardware.name == (name or "cpu")
         handle.detach()
 
 
@@ -212,8 +215,16 @@ def test_a_forgotten_model_is_freed() -> None:
         ({"policy": "hetshed"}, "did you mean 'hetsched'"),
         ({"policy": "belady"}, "needs to know the future"),
         ({"solver": "exakt"}, "did you mean 'exact'"),
+        ({"solver": "sort", "policy": "on-demand-lru"}, "policy on-demand-lru asks no solver, so sort would change"),
         ({"time_scale": 0.5}, "time scale"),
         ({"hardware": None, "gpu_memory": "25%"}, "has no GPU"),
+        (
+            {"hardware": "cpu", "gpu_memory": None},
+            "time_scale 1 needs an emulated machine, and cpu is this one; drop it",
+        ),
+        ({**HERE, "policy": "on-demand-lru"}, "policy on-demand-lru was given, and cpu has no GPU.*drop one"),
+        ({**HERE, "solver": "sort"}, "solver sort was given, and cpu has no GPU"),
+        ({**HERE, "solver": "exakt"}, "did you mean 'exact'"),
     ],
 )
 def test_bad_input_leaves_the_model_as_it_was(model: Any, options: dict[str, Any], message: str) -> None:
@@ -224,6 +235,18 @@ def test_bad_input_leaves_the_model_as_it_was(model: Any, options: dict[str, Any
     assert model.config._experts_implementation == "eager"
     assert hetsched.attachment_of(model) is None
     assert torch.equal(model.state_dict()["model.layers.0.mlp.experts.down_proj"], before)
+
+
+def test_an_accelerator_object_keeps_its_own_time_scale(model: Any) -> None:
+    accelerator = EmulatedAccelerator(machine("rtx-4060-laptop-8gb"), time_scale=2.0)
+    with pytest.raises(InputError, match="time_scale 1 was given beside an accelerator object; give it to that one"):
+        hetsched.attach(model, **FAST, gpu_memory="25%", accelerator=accelerator)
+    accelerator.close()
+
+
+def test_without_a_gpu_the_strategies_that_say_so_are_no_error(model: Any) -> None:
+    with hetsched.attach(model, hardware="cpu", policy="cpu-only", solver="all-cpu") as handle:
+        assert handle.stats()["policy"] == "cpu-only"
 
 
 def test_unknown_names_list_what_is_installed(model: Any) -> None:

@@ -14,7 +14,18 @@ PACKAGE = ROOT / "hetsched"
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "solvers").rglob("*.py")])
 # Left may be imported by right, never the other way round.
 ORDER = ("types", "profile", "cost", "problem", "solver", "policies", "scheduler", "engine", "integrations", "cli")
-DECIDING = ("types", "problem", "solver", "residency", "policy", "dispatch", "scheduler", "stats", "cost")
+DECIDING = (
+    "types",
+    "problem",
+    "solver",
+    "solver_guard",
+    "residency",
+    "policy",
+    "dispatch",
+    "scheduler",
+    "stats",
+    "cost",
+)
 HEAVY = ("torch", "ortools", "pulp", "cupy", "transformers", "numba", "matplotlib")
 
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from hetsched.residency import Arrive, Change, Drop, Pin, Residency, ResidencyError, State, Unpin
+from hetsched.residency import Arrive, Change, Drop, Residency, ResidencyError, State
 from hetsched.types import Evict, ExpertId, Fetch
 
 LAYERS, EXPERTS, SLOTS = 2, 4, 3
@@ -55,16 +55,6 @@ class AgainstAPlainModel(RuleBasedStateMachine):
     def evict(self, expert: ExpertId) -> None:
         if self.attempt(Evict(expert, "test"), self.model.get(expert) is State.RESIDENT):
             del self.model[expert]
-
-    @rule(expert=ids)
-    def pin(self, expert: ExpertId) -> None:
-        if self.attempt(Pin(expert), self.model.get(expert) is State.RESIDENT):
-            self.model[expert] = State.PINNED
-
-    @rule(expert=ids)
-    def unpin(self, expert: ExpertId) -> None:
-        if self.attempt(Unpin(expert), self.model.get(expert) is State.PINNED):
-            self.model[expert] = State.RESIDENT
 
     @invariant()
     def agrees(self) -> None:

@@ -76,15 +76,15 @@ class Ground:
         gpu_memory: str = GPU_MEMORY,
     ) -> Iterator[Attachment]:
         """The model attached to an accelerator, a policy and a solver that fail by the dice."""
-        machine = gallery.machine(HARDWARE)
+        machine, broken = gallery.machine(HARDWARE), BrokenPolicy(policy, dice)
         accelerator = faulty(inner or EmulatedAccelerator(machine, time_scale=1.0), dice, before_call)
         with attach(
             self.model,
             hardware=machine,
             gpu_memory=gpu_memory,
             accelerator=accelerator,
-            policy=BrokenPolicy(policy, dice),
-            solver=BrokenSolver("exact", dice),
+            policy=broken,
+            solver=BrokenSolver("exact", dice) if broken.uses_solver else "exact",
             stand_in_for=STAND_IN,
         ) as handle:
             assert isinstance(handle.engine, Engine)

@@ -9,6 +9,9 @@ from typing import Any
 from rich.progress import track
 from rich.text import Text
 
+from hetsched.errors import InputError
+from hetsched.hardware import is_this_machine
+
 from .attaching import DEMO, add_machine_options, attached, check_prompt, encode, load_model, machine_options
 from .generating import generate
 from .option_types import at_least_one
@@ -42,11 +45,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show the machine, stream the text, compare the strategies."""
+    from hetsched.plugins import load
+    from hetsched.policy import asks_solver
     from hetsched.report.demo_view import hardware_view, notes, strategy_table
     from hetsched.report.run_view import stop_line, wall_line
     from hetsched.report.tables import console as make_console
+    from hetsched.scheduler import DEFAULT_SOLVER
 
     check_prompt(args.prompt)
+    if is_this_machine(args.hardware):
+        raise InputError(f"--hardware {args.hardware} is this machine, and strategies are compared on an emulated one")
     console = make_console(quiet=args.json)
     options = machine_options(args)
     model, tokenizer = load_model(DEMO, options=[options])
@@ -68,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     drawn = console.is_terminal and not args.json
     shown = track(STRATEGIES, "Comparing strategies", console=console, transient=True, disable=not drawn)
     for policy in shown:
-        with attach(model, **{**options, "policy": policy}, frequency_LE=frequency_LE) as handle:
+        solver = options["solver"] if asks_solver(load("hetsched.policies", policy)) else DEFAULT_SOLVER
+        own = {**options, "policy": policy, "solver": solver}
+        with attach(model, **own, frequency_LE=frequency_LE) as handle:
             generate(model, tokenizer, ids, args.compare_tokens, stream=False)
             rows.append(handle.stats())
     if args.json:
@@ -82,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
 def _calibrate(model: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
     """Tokens per expert [L, E] on another text than the one compared."""
     from hetsched import attach
+    from hetsched.scheduler import DEFAULT_SOLVER
 
-    with attach(model, **{**options, "policy": "cpu-only", "time_scale": 1.0}) as handle:
+    with attach(model, **{**options, "policy": "cpu-only", "solver": DEFAULT_SOLVER, "time_scale": 1.0}) as handle:
         generate(model, tokenizer, encode(tokenizer, CALIBRATION), 32, stream=False)
         return handle.scheduler.tokens_LE.astype(float)

@@ -28,12 +28,12 @@ class Generated:
 
     def wall_figures(self, stats: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Wall seconds, all tokens over them, and how many an emulated second took: 1 where time is real."""
-        from hetsched.integrations.choices import Options
+        from hetsched.accelerators.emulated import DEFAULT_SCALE
 
         return {
             "wall_s": self.wall_s,
             "wall_tokens_per_s": self.tokens / self.wall_s,
-            "time_scale": options.get("time_scale", Options.time_scale) if stats["emulated"] else 1.0,
+            "time_scale": (options.get("time_scale") or DEFAULT_SCALE) if stats["emulated"] else 1.0,
             "stopped_by": self.stopped_by,
         }
 

@@ -15,7 +15,7 @@ import torch
 
 from ..accelerators.base import Event
 from ..scheduler import Scheduler
-from ..types import Demand, ExpertId, Lane, Phase, Plan, Run
+from ..types import Demand, ExpertId, FloatArray, Lane, Phase, Plan, Run
 from .expert_ffn import PLAIN, Arithmetic
 
 
@@ -68,20 +68,32 @@ class Begun:
 
 
 def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None) -> Demand:
-    """What the router asks of each expert; ids of no expert here are left out.
+    """What the router asks of each expert, with weights where the policy uses them; ids of no expert here are left out.
 
     A `phase` that nobody knows is decode for one token, prefill for more.
     """
     if phase is None:
         phase = Phase.DECODE if work.hidden_TH.shape[0] == 1 else Phase.PREFILL
     ids_TK, here, experts = work.ids_TK, work.module.num_experts, scheduler.geometry.num_experts
+    weights_E = _weights_E(work, here, experts) if scheduler.uses_weights else None
     if ids_TK.shape[0] == 1:
         active = sorted(e for e in ids_TK.tolist()[0] if e < here)
         if len(set(active)) == len(active):
-            return scheduler.one_token_demand(work.layer, active, phase)
+            return scheduler.one_token_demand(work.layer, active, phase, weights_E)
     tokens_E = np.bincount(ids_TK.numpy().ravel(), minlength=experts)[:experts]
     tokens_E[here:] = 0  # layers may have fewer experts than others
-    return scheduler.demand(work.layer, tokens_E, work.hidden_TH.shape[0], phase)
+    return scheduler.demand(work.layer, tokens_E, work.hidden_TH.shape[0], phase, weights_E)
+
+
+def _weights_E(work: LayerInput, here: int, experts: int) -> FloatArray:
+    """Router weight of each expert, summed over tokens: float64 [E].
+
+    Rounded to 16 bits first, as traces hold them, so that a replay of what was recorded decides alike.
+    """
+    weights_TK = work.weights_TK.detach().to("cpu", torch.float16).double().numpy()
+    sum_E = np.bincount(work.ids_TK.numpy().ravel(), weights_TK.ravel(), experts)[:experts].astype(np.float64)
+    sum_E[here:] = 0.0
+    return sum_E
 
 
 def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, Routed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..accelerators.base import Accelerator
+from ..accelerators.emulated import DEFAULT_SCALE
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..plugins import load
@@ -45,16 +46,34 @@ def gpu_budget_bytes(gpu_memory: str | int | None, geometry: MoEGeometry, hardwa
     return budget
 
 
-def accelerator_for(spec: Any, hardware: HardwareProfile, time_scale: float, here: bool) -> Accelerator:
+def accelerator_for(spec: Any, hardware: HardwareProfile, time_scale: float | None, here: bool) -> Accelerator:
     """The accelerator to run on: the object given, the plug-in named, else what fits `hardware`.
 
     That is "cpu" without a GPU, "cuda" where the profile is of this machine (`here`), "emulated" for any other. A
-    plug-in's class is called with the profile, an emulated one with `time_scale` as well.
+    plug-in's class is called with the profile, an emulated one with `time_scale` as well (None: the usual one).
     """
     if spec is not None and not isinstance(spec, str):
         chosen: Accelerator = spec
         return chosen
-    name = spec or ("cpu" if hardware.gpu is None else "cuda" if here else "emulated")
-    kind: Any = load("hetsched.accelerators", name)
-    made: Accelerator = kind(hardware, time_scale=time_scale) if kind.emulated else kind(hardware)
+    kind = _kind(spec, hardware, here)
+    scale = DEFAULT_SCALE if time_scale is None else time_scale
+    made: Accelerator = kind(hardware, time_scale=scale) if kind.emulated else kind(hardware)
     return made
+
+
+def refuse_idle_scale(time_scale: float | None, spec: Any, hardware: HardwareProfile, here: bool) -> None:
+    """Raise InputError for a `time_scale` that nothing would follow; the rest as for accelerator_for."""
+    if time_scale is None:
+        return
+    if spec is not None and not isinstance(spec, str):
+        raise InputError(
+            f"time_scale {time_scale:g} was given beside an accelerator object; give it to that one instead"
+        )
+    if not _kind(spec, hardware, here).emulated:
+        raise InputError(
+            f"time_scale {time_scale:g} needs an emulated machine, and {hardware.name} is this one; drop it"
+        )
+
+
+def _kind(name: str | None, hardware: HardwareProfile, here: bool) -> Any:
+    return load("hetsched.accelerators", name or ("cpu" if hardware.gpu is None else "cuda" if here else "emulated"))

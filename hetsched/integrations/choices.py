@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import gallery
-from ..accelerators.emulated import DEFAULT_SCALE
 from ..errors import InputError, UnknownNameError
 from ..geometry import MoEGeometry
 from ..hardware import is_this_machine, resolve_hardware
 from ..plugins import load
 from ..profile import HardwareProfile
+from ..scheduler import DEFAULT_SOLVER, refuse_idle_solver
 from ..sizes import parse_bytes
 from ..tiers import Tier
 from ..types import FloatArray
-from .budget import accelerator_for, gpu_budget_bytes
-from .cpu_lane import check_cpu_kernel
+from .budget import accelerator_for, gpu_budget_bytes, refuse_idle_scale
+from .cpu_lane import check_cpu_kernel, refuse_decisions
 from .gpu_precision import check_gpu_precision, tier_for
 
 
@@ -31,10 +31,10 @@ class Options:
 
     hardware: str | Path | HardwareProfile | None = None
     gpu_memory: str | int | None = None
-    solver: Any = "exact"
+    solver: Any = DEFAULT_SOLVER
     policy: Any = "hetsched"
     accelerator: Any = None
-    time_scale: float = DEFAULT_SCALE
+    time_scale: float | None = None
     frequency_LE: FloatArray | None = None
     stand_in_for: str | MoEGeometry | None = None
     cpu_kernel: str | None = None
@@ -69,17 +69,24 @@ class Sized(NamedTuple):
 def named(options: Options, geometry: MoEGeometry | None = None) -> Named:
     """Everything that the options name. Raises InputError for what attach() would refuse of any model.
 
+    That includes options that would change nothing.
+
     `geometry`: of the model, where it is known: this machine's profile is the one measured for it, and kernels are
     those for its weights.
     """
-    load("hetsched.policies", options.policy)
+    policy = load("hetsched.policies", options.policy)
     load("hetsched.solvers", options.solver)
     hardware, here = resolve_hardware(options.hardware, geometry), is_this_machine(options.hardware)
+    cpu_only = options.accelerator is None and hardware.gpu is None
+    refuse_idle_scale(options.time_scale, options.accelerator, hardware, here)
+    if cpu_only:
+        refuse_decisions(options.policy, options.solver, hardware)
+    else:
+        refuse_idle_solver(policy, options.solver)
     if isinstance(options.gpu_memory, str):
         parse_bytes(options.gpu_memory, whole_bytes=0)
     check_gpu_precision(options.gpu_precision, hardware)
     check_cpu_kernel(options.cpu_kernel, geometry.dtype if geometry else None)
-    cpu_only = options.accelerator is None and hardware.gpu is None
     return Named(hardware, here, cpu_only, _stand_in(options.stand_in_for, hardware, here))
 
 

@@ -85,6 +85,8 @@ def cpu_only_kernel_for(
 class NoAccelerator(CpuOnly):
     """The policy of a machine without an accelerator: every expert on the CPU, which needs no look at residency."""
 
+    uses_solver = True  # it needs none, and "all-cpu" is the one that compiles nothing
+
     def plan(self, demand: Demand, view: View) -> Decision:
         """All on the CPU."""
         layer, cpu = demand.layer, Lane.CPU
@@ -95,6 +97,17 @@ class NoAccelerator(CpuOnly):
             named = zip(demand.active, demand.tokens, strict=True)
             runs = [Run(ExpertId(layer, e), count, cpu, "no accelerator") for e, count in named]
         return Decision(tuple(runs), predicted_s=sum(self._machine.cost.each_cpu_s(demand.tokens)))
+
+
+def refuse_decisions(policy: Any, solver: Any, hardware: HardwareProfile) -> None:
+    """Raise InputError where a policy or a solver was asked for and, without a GPU, there is nothing to decide."""
+    for option, spec, idle in (("policy", policy, ("hetsched", "cpu-only")), ("solver", solver, ("exact", "all-cpu"))):
+        if not (isinstance(spec, str) and spec.lower() in idle):
+            name = spec if isinstance(spec, str) else getattr(spec, "name", spec)
+            raise InputError(
+                f"{option} {name} was given, and {hardware.name} has no GPU, so there is nothing to decide; drop one "
+                "of the two"
+            )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..policy import Decision, Machine, Policy, View
+from ..policy import Decision, Machine, Policy, View, asks_solver
 from ..types import Demand, ExpertId, Fetch
 
 
@@ -16,6 +16,8 @@ class ExistingExperts:
 
     def __init__(self, policy: Policy) -> None:
         self.name = policy.name
+        self.uses_weights = bool(getattr(policy, "uses_weights", False))
+        self.uses_solver = asks_solver(policy)
         self._policy = policy
         self._experts_L: tuple[int, ...] = ()
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from ..accelerators.emulated import DEFAULT_SCALE
 from ..engine.autocast import cast_dtype
 from ..engine.layer_work import LayerInput
 from ..errors import InputError
@@ -44,7 +43,7 @@ def attach(
     solver: Any = "exact",
     policy: Any = "hetsched",
     accelerator: Any = None,
-    time_scale: float = DEFAULT_SCALE,
+    time_scale: float | None = None,
     frequency_LE: FloatArray | None = None,
     stand_in_for: str | MoEGeometry | None = None,
     cpu_kernel: str | None = None,
@@ -56,7 +55,8 @@ def attach(
     finds one, to which all of the model but its experts is then moved until detach(); "cpu": this machine without GPU.
     `gpu_memory`: bytes for experts, a size ("8GiB") or a share of all experts ("25%"); None: what the GPU has beside
     the rest of the model. `solver`, `policy`, `accelerator`: names of installed plug-ins, "module:Class", or objects.
-    `time_scale`: wall seconds per emulated second. `frequency_LE` [L, E]: tokens per expert in a calibration run.
+    `time_scale`: wall seconds per emulated second (None: 20). `frequency_LE` [L, E]: tokens per expert in a calibration
+    run.
     `stand_in_for`: gallery model whose layers' times the emulated machine takes instead of this model's.
 
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
@@ -70,8 +70,9 @@ def attach(
     computed by transformers and counted in `stats()["eager_calls"]`.
 
     Raises InputError for a model without routed experts or with experts of a kind that cannot be scheduled exactly, an
-    impossible budget, an unknown name, or a model that is attached already; the model is then as it was, and so it is
-    after Ctrl-C.
+    impossible budget, an unknown name, an option that would change nothing (`time_scale` where time is real or an
+    accelerator object has its own; `policy` or `solver` without a GPU), or a model that is attached already; the model
+    is then as it was, and so it is after Ctrl-C.
     """
     register()
     modules = expert_modules(model)

@@ -50,13 +50,12 @@ def time_kernels(
 def choose_kernels(
     shape: ExpertShape, budget_s: float = 2.0, tokens: Sequence[int] = CHOICE_TOKENS, pool: ExpertPool | None = None
 ) -> Choice:
-    """The fastest kernels for a shape by measurement, within about `budget_s`; the reason includes what is missing."""
-    kernels, missing = make_kernels(shape.dtype)
+    """The fastest kernels for a shape by measurement, within about `budget_s`."""
+    kernels = make_kernels(shape.dtype)
     if len(kernels) == 1:
         return Choice(tuple(kernels), (1,), f"the only kernel for {shape.dtype}", ())
     experts = pool or ExpertPool(shape, DTYPES[shape.dtype])
-    choice = choose(time_kernels(kernels, experts, shape, tokens, budget_s), kernels)
-    return choice._replace(reason="; ".join([choice.reason, *missing]))
+    return choose(time_kernels(kernels, experts, shape, tokens, budget_s), kernels)
 
 
 def attach_kernel(geometry: MoEGeometry, profile: HardwareProfile | None = None, budget_s: float = 1.0) -> ChosenKernel:
@@ -86,7 +85,7 @@ class KernelRow(NamedTuple):
 
 def kernel_table(shape: ExpertShape, tokens: Sequence[int], budget_s: float, lossy: bool = False) -> list[KernelRow]:
     """All kernels for a shape beside torch's fp32 product on the same experts, and the roof measured in between."""
-    kernels = [*make_kernels(shape.dtype)[0], *(lossy_kernels() if lossy else [])]
+    kernels = [*make_kernels(shape.dtype), *(lossy_kernels() if lossy else [])]
     pool, wide = ExpertPool(shape, DTYPES[shape.dtype]), replace(shape, dtype="fp32")
     baseline, wide_pool = TorchLinear(torch.float32), ExpertPool(wide, torch.float32)
     roof = read_bytes_per_s(budget_s * 0.1)

@@ -66,7 +66,7 @@ def _packages() -> list[Item]:
     return [
         _package("torch", "no model can run", "pip install torch", needed=True),
         _package("transformers", "no model can be loaded", "pip install 'transformers>=5.23,<6'", needed=True),
-        _package("numba", "bf16 experts on the CPU run on torch's kernels, slower for few tokens"),
+        _package("numba", "no solver and no policy can run", needed=True),
         _package("matplotlib", "no plots"),
     ]
 

@@ -26,7 +26,7 @@ def choose_layer_kernels(module: Any, dtype: str, budget_s: float = 1.0, tokens:
 
     Other experts on every call, so that weights are as fresh as in a model. `dtype` of the weights: fp32, bf16 or fp16.
     """
-    kernels, missing = make_kernels(dtype)
+    kernels = make_kernels(dtype)
     if len(kernels) == 1:
         return Choice(tuple(kernels), (1,), f"the only kernel for {dtype}")
     names = parameter_names(module)
@@ -39,8 +39,7 @@ def choose_layer_kernels(module: Any, dtype: str, budget_s: float = 1.0, tokens:
             timings += _timings(
                 kernels, [_call(module, layer, count) for layer in layers], count, budget_s / len(tokens)
             )
-    choice = choose(timings, kernels)
-    return choice._replace(reason="; ".join([choice.reason, *missing]))
+    return choose(timings, kernels)
 
 
 def _timings(

@@ -46,7 +46,7 @@ class HybriMoe:
 
     name = "hybrimoe"
     family = "hybrid execution"
-    uses_weights = True  # a replay then hands router weights over
+    uses_weights = True
     stand_in = "learned layer-to-layer transitions for the next routers on this layer's hidden state"
 
     def __init__(self, alpha: float = 0.03, ahead: int = 3, depth: int = 1) -> None:

@@ -134,7 +134,7 @@ def free_places(slots: Slots, region: int) -> int:
 
 @compiled
 def may_leave(slots: Slots, f: int) -> bool:
-    """Whether an expert may be a victim: wholly there, neither pinned nor active in this visit."""
+    """Whether an expert may be a victim: wholly there and not active in this visit."""
     return bool(slots.state_F[f] == RESIDENT and slots.busy_F[f] != slots.at[VISIT])
 
 

@@ -16,7 +16,7 @@ from ..cost import CostModel
 from ..dispatch import FREE, Posed, pose, to_decision
 from ..plugins import load
 from ..policy import Decision, Machine, View
-from ..problem import Device, DispatchProblem
+from ..problem import Device, DispatchProblem, judging
 from ..residency import COPYING, RESIDENT
 from ..types import Demand, ExpertId, FloatArray, Lane, Run
 from .misses import misses_on_cpu
@@ -36,6 +36,8 @@ class RuleDispatch:
         self._machine = machine
         self._known: dict[tuple[bool, ...], Quiet | None] = {}
         self._times_s: tuple[float, ...] = ()
+        if machine.num_slots:
+            judging()  # compiled here (or read from disk), not in a step
 
     def decide(
         self,

@@ -19,8 +19,8 @@ from ..dispatch import OneToken, pose, to_decision
 from ..jit import announced
 from ..plugins import load
 from ..policy import Decision, Machine, View
+from ..problem import judging
 from ..residency import Residency
-from ..solver import solve_guarded
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Phase
 from .misses import misses_on_cpu
 from .static import most_frequent
@@ -40,6 +40,7 @@ class Utility:
 
     name = "hetsched"
     family = "integer program"
+    uses_solver = True
 
     def __init__(
         self,
@@ -126,6 +127,7 @@ class Utility:
 
     def _warm_up(self) -> None:
         one, nobody = np.zeros((1, 1)), np.zeros(0, np.int64)  # compiled here (or read from disk), not in a step
+        judging()
         choose_swaps(*nothing_known(1, 1), one, one, Residency(1, 1, 0).state_LE, nobody, np.ones(12), np.zeros((3, 1)))
 
     def _follow(self, demand: Demand, decision: Decision) -> None:
@@ -148,7 +150,7 @@ class Utility:
         utility_LE[demand.layer, demand.active] = active_s_N
         self._lowest_s = min(self._lowest_s, float(active_s_N.min(initial=np.inf)))
         posed = pose(demand, view, self._machine, utility_LE, self._link_price_s + self._contention_s())
-        found = solve_guarded(self._machine.solver, posed.problem)
+        found = self._machine.solver.solve(posed.problem)
         runs, fetches = to_decision(demand, posed, found.choice_N, self._machine.geometry.num_experts)
         status = found.fallback.value if found.fallback else found.status.name
         return Decision(runs, fetches, predicted_s=found.makespan_s, solver_status=status)

@@ -17,7 +17,7 @@ from ..types import Outcome as LayerOutcome
 from .cell import Cell, Row
 from .limits import Limit
 from .result import BoundRow, gather
-from .strategies import strategies_of
+from .strategies import refuse_unasked, strategies_of
 from .study import Bench, Study, check_fraction
 from .workers import Outcome, Task, attempt
 
@@ -94,6 +94,7 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     """Replay one strategy on the study's only machine. Raises InputError for bad arguments."""
     (chosen,), (machine,) = strategies_of([strategy]), study.machines
     check_fraction(gpu_fraction)
+    refuse_unasked(study.solver, [chosen])
     bench = Bench(study)
     cell = Cell(machine, gpu_fraction, chosen)
     if study.decision_s is None:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import InputError
 from ..plugins import installed, installed_name, load
-from ..policy import Policy
+from ..policy import Policy, asks_solver
+from ..scheduler import DEFAULT_SOLVER
 
 GROUP = "hetsched.policies"
 ALL = "all"
@@ -76,6 +77,14 @@ def strategies_of(wanted: Strategies) -> list[Strategy]:
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise InputError(f"two strategies are called {twice[0]!r}; give a mapping of names of your own to them")
     return chosen
+
+
+def refuse_unasked(solver: str, chosen: Sequence[Strategy]) -> None:
+    """Raise InputError for an unknown solver, and where one was named and none of these strategies asks any."""
+    load("hetsched.solvers", solver)
+    if solver != DEFAULT_SOLVER and not any(asks_solver(load(GROUP, strategy.spec)) for strategy in chosen):
+        names = ", ".join(strategy.label for strategy in chosen)
+        raise InputError(f"of the strategies ({names}) none asks a solver, so {solver} would change nothing; drop it")
 
 
 def _label(spec: Any) -> str:

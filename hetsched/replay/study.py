@@ -16,9 +16,9 @@ import numpy as np
 from .. import gallery
 from ..errors import InputError
 from ..geometry import MoEGeometry
-from ..policy import Policy
+from ..policy import Policy, asks_solver
 from ..profile import HardwareProfile
-from ..scheduler import Scheduler
+from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..simulator import ConstantClock, check_shape
 from ..trace import RoutingTrace, load_trace
 from ..trace_steps import Steps, steps_of
@@ -51,7 +51,7 @@ class Study:
     verify: int = 0
     replay: str = "auto"
     decision_s: float | None = MEASURED
-    solver: str = "exact"
+    solver: str = DEFAULT_SOLVER
     bound_windows: int = 12
 
     @classmethod
@@ -65,6 +65,8 @@ class Study:
         """A study with the usual settings; models and machines by gallery name, path, or as objects."""
         if not hardware:
             raise InputError("no hardware was named; give at least one machine")
+        if dtype is not None and not isinstance(model, str):
+            raise InputError(f"dtype {dtype} was given beside a model object; use its with_dtype({dtype!r}) instead")
         geometry = gallery.model(model, dtype) if isinstance(model, str) else model
         machines = tuple(gallery.machine(name) if isinstance(name, str) else name for name in hardware)
         names = [machine.name for machine in machines]
@@ -148,7 +150,7 @@ class Bench:
             machine,
             self.study.gpu_bytes(gpu_fraction),
             policy=policy,
-            solver=self.study.solver,
+            solver=self.study.solver if asks_solver(policy) else DEFAULT_SOLVER,
             frequency_LE=self.frequency_LE,
             history=self.history,
             future=self.future if traits(policy).clairvoyant else None,

@@ -15,7 +15,7 @@ from .cell import Cell
 from .limits import Limit
 from .ray_cluster import run_on_ray
 from .result import Comparison, gather
-from .strategies import ALL, Strategies, strategies_of
+from .strategies import ALL, Strategies, refuse_unasked, strategies_of
 from .study import MEASURED, Bench, Study, check_fraction
 from .workers import Task, run_here, run_in_processes
 
@@ -62,6 +62,8 @@ def compare(
     )
     load("hetsched.solvers", solver)
     chosen = strategies_of(strategies)
+    if strategies != ALL:  # some of those ask, and one that does not load is to fail alone
+        refuse_unasked(solver, chosen)
     bench = Bench(study)
     tasks: list[Task] = [Limit(m, f) for m in study.machines for f in _fractions(gpu_fractions) if bound_windows]
     tasks += [Cell(m, f, s) for m in study.machines for f in _fractions(gpu_fractions) for s in chosen]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..plugins import load
-from ..policy import Decision, Machine, Policy, View
+from ..policy import Decision, Machine, Policy, View, asks_solver
 from ..problem import DispatchProblem
 from ..solver import Solution, Solver
 from ..types import Demand, Evict, ExpertId, Fetch, Lane, Run
@@ -29,6 +29,8 @@ class BrokenPolicy:
         self._dice = dice
         self._turn = 0
         self.name = f"broken {self._inner.name}"
+        self.uses_weights = bool(getattr(self._inner, "uses_weights", False))
+        self.uses_solver = asks_solver(self._inner)
 
     def start(self, machine: Machine) -> Sequence[ExpertId]:
         """As it should be."""

@@ -15,7 +15,7 @@ from ..geometry import MoEGeometry
 from ..hardware import nominal_cpu
 from ..policy import Decision, Machine, Policy, View
 from ..profile import HardwareProfile
-from ..residency import ABSENT, PINNED, RESIDENT, Pin
+from ..residency import ABSENT, RESIDENT
 from ..scheduler import Scheduler
 from ..trace import RoutingTrace
 from ..types import Demand, ExpertId, Fetch, IntArray, Lane, LinkState, Outcome, Phase, Plan
@@ -45,13 +45,11 @@ def replay(
 ) -> Iterator[Told]:
     """A policy on a skewed random demand: a prefill, decode and verify steps.
 
-    Prefetches arrive one to three layers later. Where there is room for ten experts, the first resident one is pinned.
+    Prefetches arrive one to three layers later.
     """
     trace, random = demanded(steps, seed), np.random.default_rng(seed)
     profile = hardware or machine(HARDWARE)
     scheduler = Scheduler(SHAPE, profile, slots * SHAPE.expert_bytes, policy=make(), future=trace)
-    if slots >= 10 and scheduler.initial:
-        scheduler.residency.apply(Pin(scheduler.initial[0]))
     waiting: list[tuple[ExpertId, int]] = []
     step_T = np.array(trace.step_T)
     edges = np.searchsorted(step_T, np.arange(steps + 1)).tolist()
@@ -114,15 +112,17 @@ def predictions_are_seconds(make: Make) -> None:
 
 
 def demanded_copies_are_no_prefetches(make: Make) -> None:
-    """plan() gives demanded copies, prefetch() the others, and each is marked so; every op has a cause."""
+    """plan() gives demanded copies, prefetch() the others, and each is marked so; everything has a cause."""
     for told in replay(make, 9, steps=10):
         assert not any(fetch.prefetch for fetch in told.plan.fetches)
         assert all(fetch.prefetch for fetch in told.copies)
-        assert all(op.cause for op in (*told.plan.ops, *told.copies))
+        assert all(run.cause for run in told.plan.runs)
+        assert all(evict.cause for evict in told.plan.evicts)
+        assert all(fetch.cause for fetch in (*told.plan.fetches, *told.copies))
 
 
 def prefetches_displace_only_idle_residents(make: Make) -> None:
-    """A prefetched expert was absent; its victim was resident: not pinned, not on its way, not active in the layer."""
+    """A prefetched expert was absent; its victim was resident: not on its way, not active in the layer."""
     for slots in (1, 6, 12, 24):
         for told in replay(make, slots, steps=8):
             demand = told.plan.demand
@@ -164,13 +164,16 @@ def what_it_is_given_stays_as_it_is(make: Make) -> None:
 
 
 def same_demand_same_plans(make: Make) -> None:
-    """A policy is deterministic: the same demands give the same ops and prefetches, also after a second start."""
+    """A policy is deterministic: the same demands give the same plans and prefetches, also after a second start."""
     policy = make()
+    makes: tuple[Make, ...] = (make, make, lambda: policy, lambda: policy)
     runs = [
-        [(told.plan.ops, told.copies) for told in replay(new, 10, steps=12, seed=3)]
-        for new in (make, make, lambda: policy)
+        [
+            (told.plan.evicts, told.plan.fetches, told.plan.runs, told.copies)
+            for told in replay(new, 10, steps=12, seed=3)
+        ]
+        for new in makes
     ]
-    runs.append([(told.plan.ops, told.copies) for told in replay(lambda: policy, 10, steps=12, seed=3)])
     assert all(run == runs[0] for run in runs)
 
 
@@ -179,7 +182,7 @@ def memory_is_used_within_bounds(make: Make) -> None:
     for told in replay(make, 5, steps=12):
         residency = told.scheduler.residency
         assert int(np.count_nonzero(residency.state_LE)) <= residency.num_slots == 5
-        assert residency.state_LE.max() <= PINNED
+        assert residency.state_LE.max() <= RESIDENT
 
 
 class _Watched:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from hetsched.problem import Device, DispatchProblem, frozen
-from hetsched.solver import REL_TOL, Solution, Solver, Status, solve_guarded
+from hetsched.solver import REL_TOL, Solution, Solver, Status
+from hetsched.solver_guard import solve_guarded
 from hetsched.types import IntArray
 
 Law = Callable[[Solver, DispatchProblem], None]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..jit import COMPILED
 from ..trace import RoutingTrace
 from ..types import FloatArray, IntArray, Phase
 from .checks import chunks
@@ -19,7 +18,7 @@ from .fit_synth import repeated
 from .reuse import ReuseCounter, hit_curve
 from .split import sequence_starts
 
-SAMPLE_TOKENS = 100_000 if COMPILED else 2_000
+SAMPLE_TOKENS = 100_000
 SAMPLE_RUNS = 8
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)

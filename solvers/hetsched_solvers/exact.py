@@ -9,17 +9,17 @@ import time
 
 import numpy as np
 
-from hetsched.jit import COMPILED, announced
-from hetsched.problem import DispatchProblem, use_kernels
+from hetsched.jit import announced
+from hetsched.problem import DispatchProblem, judging
 from hetsched.solver import Solution, Status, incumbent_solution
 from hetsched.types import FloatArray
 
 from .arrivals import dispatch
 
 UNLIMITED = 1 << 40
-NODES = 200_000 if COMPILED else 2_000  # about as long: some milliseconds
+NODES = 200_000  # some milliseconds
 WIDE_GAP, AGAIN = 5e-3, 10  # a gap this wide, one problem in a thousand, is worth ten times the effort
-NODES_PER_S = 10_000_000 if COMPILED else 100_000  # what a time limit is worth; cautious, so that it is kept
+NODES_PER_S = 10_000_000  # what a time limit is worth; cautious, so that it is kept
 NOWHERE = np.zeros(0, np.int8)  # to start from
 APART, GOLDEN = 1e-2, (5**0.5 - 1) / 2
 
@@ -37,7 +37,7 @@ class Exact:
         self.max_nodes = max_nodes
         self.always_prove = always_prove
         with announced("hetsched: compiling the exact solver once, 15 to 40 s ..."):
-            use_kernels()
+            judging()
             dispatch(np.zeros(0), 0, 0.0, 0.0, NOWHERE, 1)  # compiled here (or read from disk), not in the first step
 
     def solve(self, problem: DispatchProblem, *, time_limit_s: float | None = None) -> Solution:

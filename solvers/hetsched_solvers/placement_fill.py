@@ -15,7 +15,7 @@ from hetsched.types import FloatArray
 def fill(problem: PlacementProblem, worth_RLE: FloatArray) -> tuple[Placed, Placed]:
     """Place what is worth most a byte first, each expert in one tier, on the GPU with the least work of its layer.
 
-    Returns tiers and GPUs, int8 [L, E]. Nothing of worth <= 0 is placed; pinned residents are placed before all.
+    Returns tiers and GPUs, int8 [L, E]. Nothing of worth <= 0 is placed.
     A tier that was placed gives way to a larger one when that still fits and is worth more.
     """
     layers, experts = problem.current_LE.shape
@@ -35,10 +35,7 @@ def fill(problem: PlacementProblem, worth_RLE: FloatArray) -> tuple[Placed, Plac
                 tier_LE[layer, expert], gpu_LE[layer, expert] = tier, gpu
                 return
 
-    for layer, expert in np.argwhere(problem.pinned_LE & (problem.current_LE >= 0)).tolist():
-        place(int(problem.current_LE[layer, expert]), layer, expert, 0.0)
     density_RLE = worth_RLE / np.maximum(problem.bytes_RLE, 1)
-    density_RLE = np.where(problem.pinned_LE[None], -1.0, density_RLE)
     order = np.argsort(-density_RLE, axis=None, kind="stable")
     for flat in order[: int((density_RLE > 0).sum())].tolist():
         tier, layer, expert = np.unravel_index(flat, density_RLE.shape)

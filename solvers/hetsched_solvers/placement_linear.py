@@ -74,7 +74,7 @@ def _binaries(program: SparseProgram, problem: PlacementProblem, unit_s: float) 
     asked_LE = np.zeros(problem.current_LE.shape, np.bool_)
     np.logical_or.at(asked_LE, problem.layer_M, problem.tokens_ME > 0)
     columns_of: dict[tuple[int, int], list[int]] = {}
-    for layer, expert in np.argwhere(asked_LE | problem.pinned_LE).tolist():
+    for layer, expert in np.argwhere(asked_LE).tolist():
         columns = columns_of.setdefault((layer, expert), [])
         current = int(problem.current_LE[layer, expert])
         for tier in range(len(problem.bytes_RLE)):
@@ -82,16 +82,7 @@ def _binaries(program: SparseProgram, problem: PlacementProblem, unit_s: float) 
             for gpu in range(len(problem.capacity_bytes_G)):
                 columns.append(program.add_column(copy_s / problem.window_steps / unit_s, 1.0))
                 program.where.append((tier, gpu, layer, expert))
-        stays = problem.pinned_LE[layer, expert] and current >= 0
-        program.add_row(
-            columns,
-            [1.0] * len(columns),
-            float(stays),
-            0.0 if problem.pinned_LE[layer, expert] and current < 0 else 1.0,
-        )
-        if stays:
-            here = [c for c in columns if program.where[c][0] == current]
-            program.add_row(here, [1.0] * len(here), 1.0, 1.0)
+        program.add_row(columns, [1.0] * len(columns), 0.0, 1.0)
     program.binaries = len(program.cost)
     return columns_of
 

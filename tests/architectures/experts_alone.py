@@ -15,13 +15,12 @@ from hetsched.engine.expert_ffn import parameter_names
 
 from .tiny import randomised
 
-# Both lanes work, copies move, and nothing needs compiling.
+# Both lanes work, and copies move.
 EMULATED: dict[str, Any] = {
     "hardware": gallery.machine("rtx-4060-laptop-8gb"),  # reading its file takes longer than a test
     "time_scale": 1.0,
     "gpu_memory": "50%",
     "policy": "hybrimoe",
-    "solver": "list-hybrimoe",
 }
 HIDDEN, FFN, EXPERTS = 32, 24, 8
 CONFIG: dict[str, Any] = {

@@ -19,8 +19,8 @@ from hetsched.gallery import machine
 from hetsched.geometry import MoEGeometry
 from hetsched.residency import RESIDENT, Residency
 from hetsched.scheduler import WARN_AFTER, Scheduler
-from hetsched.solver import Solution, Status
-from hetsched.solver_budget import LATE_IN_A_ROW, REST, Budgeted
+from hetsched.solver import Fallback, Solution, Status
+from hetsched.solver_guard import LATE_IN_A_ROW, REST, SOLVER_BUDGET_S, SolverGuard
 from hetsched.testing.broken_plugins import NONSENSE, PLAN_NONSENSE, PLAN_RAISES, BrokenPolicy
 from hetsched.testing.dispatch_problems import degenerate_problems
 from hetsched.testing.faults import Dice, Planted
@@ -145,10 +145,12 @@ class Slow:
 def test_a_solver_that_is_always_late_rests() -> None:
     """Its answers are dropped; after three it is not asked for 64 decisions, then again."""
     solver, told = Slow(), list[tuple[Fault, str]]()
-    late = Budgeted(solver, lambda fault, reason: told.append((fault, reason)), budget_s=-1.0)
+    late = SolverGuard(solver, lambda fault, reason: told.append((fault, reason)), budget_s=-1.0)
     problem = degenerate_problems()["all missing"]
-    for _ in range(LATE_IN_A_ROW + REST):
-        assert late.solve(problem).status is Status.INCUMBENT
+    found = [late.solve(problem) for _ in range(LATE_IN_A_ROW + REST)]
+    assert {one.status for one in found} == {Status.INCUMBENT}
+    reasons = [one.fallback for one in found]
+    assert reasons == [Fallback.LATE] * LATE_IN_A_ROW + [Fallback.RESTING] * REST
     assert len(solver.limits_s) == len(told) == LATE_IN_A_ROW
     assert {fault for fault, _ in told} == {Fault.SOLVER_LATE}
     late.solve(problem)
@@ -157,12 +159,31 @@ def test_a_solver_that_is_always_late_rests() -> None:
 
 def test_a_solver_is_told_its_budget_or_less() -> None:
     solver = Slow()
-    budgeted = Budgeted(solver, lambda fault, reason: None, budget_s=5.0)
+    budgeted = SolverGuard(solver, lambda fault, reason: None, budget_s=5.0)
     problem = degenerate_problems()["all missing"]
     assert budgeted.solve(problem).status is Status.OPTIMAL
     budgeted.solve(problem, time_limit_s=1.0)
     budgeted.solve(problem, time_limit_s=9.0)
     assert solver.limits_s == [5.0, 1.0, 5.0]
+
+
+def test_a_policy_gets_one_guard_around_the_solver() -> None:
+    """With a budget that tells faults in an engine; in a replay without, and it judges all the same."""
+
+    class Liar(Slow):
+        def solve(self, problem: Any, *, time_limit_s: float | None = None) -> Solution:
+            super().solve(problem, time_limit_s=time_limit_s)
+            raise Planted("no answer")
+
+    for degrade, limit_s in ((True, SOLVER_BUDGET_S), (False, None)):
+        liar = Liar()
+        hardware, size = machine("rtx-4060-laptop-8gb"), 9 * SHAPE.expert_bytes
+        made = Scheduler(SHAPE, hardware, size, policy="hetsched", solver=liar, degrade=degrade)
+        tokens_E = np.full(SHAPE.num_experts, 3)
+        plan = made.step(made.demand(0, tokens_E, 8, Phase.PREFILL))
+        assert plan.solver_status == Fallback.RAISED.value
+        assert liar.limits_s == [limit_s]
+        assert made.stats.faults == ({Fault.SOLVER_RAISED.value: 1} if degrade else {})
 
 
 def test_the_benchmark_prints_one_document(

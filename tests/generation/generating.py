@@ -12,13 +12,12 @@ from hetsched import gallery
 from hetsched.integrations.attachment import Attachment
 from hetsched.types import Demand, Phase
 
-# Both lanes work, copies move, and nothing needs compiling.
+# Both lanes work, and copies move.
 EMULATED: dict[str, Any] = {
     "hardware": gallery.machine("rtx-4060-laptop-8gb"),  # reading its file takes longer than a test
     "time_scale": 1.0,
     "gpu_memory": "40%",
     "policy": "hybrimoe",
-    "solver": "list-hybrimoe",
 }
 HERE: dict[str, Any] = {"hardware": "cpu", "cpu_kernel": "eager"}
 PADDED = torch.tensor([[0, 0, 0, 5, 6, 7, 8], [3, 4, 5, 6, 7, 8, 9], [0, 11, 12, 13, 14, 15, 16]])

@@ -23,7 +23,6 @@ MACHINE: dict[str, Any] = {
     "time_scale": 1.0,
     "gpu_memory": "50%",
     "stand_in_for": "qwen3-30b-a3b",
-    "solver": "list-hybrimoe",
 }
 
 

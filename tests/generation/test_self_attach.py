@@ -119,7 +119,7 @@ def test_a_model_cannot_move_to_a_device_in_the_middle_of_its_pass() -> None:
 
     model = asking(tiny_moe())
     with (
-        hetsched.defaults(**HERE, gpu_memory=None, accelerator=Elsewhere()),
+        hetsched.defaults(**HERE, gpu_memory=None, time_scale=None, accelerator=Elsewhere()),
         pytest.raises(InputError, match=r"runs on cpu and cannot move to cuda .* call hetsched.attach"),
     ):
         generated(model)

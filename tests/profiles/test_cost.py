@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hetsched import gallery
 from hetsched.cost import CostModel
 from hetsched.cost_correction import BOUND, Corrections
-from hetsched.cost_makespan import lanes
 from hetsched.errors import InputError
 from hetsched.geometry import MoEGeometry
 from hetsched.problem import Device, DispatchProblem
 from hetsched.profile import DenseTable, ExpertShape, HardwareProfile, LatencyTable, Processor, Source
 from hetsched.report.profile_plot import crossover_tokens
+from tests.oracles.makespan import lanes, makespan_of
 
 GEOMETRY = MoEGeometry("toy", 2, 8, 2, 1024, 512, "bf16", dense_params=4_000_000)
 TABLE = LatencyTable(
@@ -133,7 +133,7 @@ def test_makespan_equals_the_dispatch_problems(
         roundtrip_s=cost.roundtrip_s(sum(on_cpu)),
     )
     expected = problem.makespan_s(np.array(choice, np.int8))
-    assert cost.makespan_s(resident, fetched, on_cpu, free_s) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert makespan_of(cost, resident, fetched, on_cpu, free_s) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def stepped(
@@ -185,8 +185,8 @@ def test_contention_equals_stepping_through_time(
 def test_contention_never_helps() -> None:
     """With the profile's factors a partition that uses both lanes takes longer, one that uses one lane does not."""
     cost = CostModel(gallery.machine("rtx-3090"), gallery.model("mixtral-8x7b"))
-    assert cost.makespan_s([], [1, 1], [1, 1], contention=True) > cost.makespan_s([], [1, 1], [1, 1])
-    assert cost.makespan_s([1], [], [1, 1], contention=True) == cost.makespan_s([1], [], [1, 1])
+    assert makespan_of(cost, [], [1, 1], [1, 1], contention=True) > makespan_of(cost, [], [1, 1], [1, 1])
+    assert makespan_of(cost, [1], [], [1, 1], contention=True) == makespan_of(cost, [1], [], [1, 1])
 
 
 def test_recalibration_converges_to_the_true_speed() -> None:
@@ -233,7 +233,7 @@ def test_crossover_is_the_first_count_where_fetching_wins() -> None:
     assert n is not None
 
     def fetch_less_cpu(tokens: int) -> float:
-        return cost.makespan_s([], [tokens], []) - cost.makespan_s([], [], [tokens])
+        return makespan_of(cost, [], [tokens], []) - makespan_of(cost, [], [], [tokens])
 
     assert fetch_less_cpu(n) < 0 <= fetch_less_cpu(n - 1)
     assert crossover_tokens(CostModel(machine(), GEOMETRY)) is None

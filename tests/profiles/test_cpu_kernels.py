@@ -23,7 +23,7 @@ from hetsched.engine.cpu_kernels.torch_kernels import Upcast  # noqa: E402
 from hetsched.errors import InputError, UnknownNameError  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CASES = [(dtype, kernel) for dtype in DTYPES for kernel in make_kernels(dtype)[0]]
+CASES = [(dtype, kernel) for dtype in DTYPES for kernel in make_kernels(dtype)]
 IDS = [kernel.name + "-" + dtype for dtype, kernel in CASES]
 TOKENS = (1, 2, 3, 4, 5, 7, 8, 17)
 
@@ -58,9 +58,7 @@ def test_kernel_computes_the_formula(dtype: str, kernel: Any, hidden: int, ffn: 
 @pytest.mark.parametrize("name", ["upcast", "fused-bf16"])
 def test_fp32_activations_keep_fp32_precision(name: str) -> None:
     """16-bit weights lose nothing more on the way: with fp32 activations the error is that of fp32."""
-    kernel = next((k for k in make_kernels("bf16")[0] if k.name == name), None)
-    if kernel is None:
-        pytest.skip(f"{name} cannot run here: {make_kernels('bf16')[1]}")
+    kernel = next(k for k in make_kernels("bf16") if k.name == name)
     weights, hidden_TH = expert(128, 64, torch.bfloat16), torch.randn(6, 128)
     expected = reference(hidden_TH, weights)
     found = kernel.swiglu(hidden_TH, kernel.pack(weights))
@@ -88,7 +86,6 @@ def test_kernel_is_deterministic(dtype: str, kernel: Any) -> None:
 
 def test_fused_kernel_gives_the_same_bits_for_any_number_of_threads() -> None:
     """Rows are summed in one order however they are shared out."""
-    pytest.importorskip("numba")
     from hetsched.engine.cpu_kernels.numba_kernels import FusedBf16
 
     weights, hidden_TH = expert(96, 37, torch.bfloat16), torch.randn(7, 96)
@@ -99,7 +96,7 @@ def test_fused_kernel_gives_the_same_bits_for_any_number_of_threads() -> None:
 
 def test_lossless_kernels_hold_no_copy_of_the_weights() -> None:
     """Packing makes views: a change of the stored weights shows in the packed ones."""
-    for kernel in make_kernels("bf16")[0]:
+    for kernel in make_kernels("bf16"):
         weights = expert(64, 48, torch.bfloat16)
         packed, hidden_TH = kernel.pack(weights), torch.ones(1, 64)
         weights.down_HF.zero_()
@@ -165,17 +162,6 @@ def test_quantised_dtypes_have_no_lossless_kernel() -> None:
         make_kernels("int4")
 
 
-def test_missing_numba_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without numba the torch kernels remain, and the reason names the command that adds the rest."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, "hetsched.engine.cpu_kernels.numba_loops", None)
-    monkeypatch.delattr("hetsched.engine.cpu_kernels.numba_loops", raising=False)
-    kernels, missing = make_kernels("bf16")
-    assert [kernel.name for kernel in kernels] == ["torch-bf16", "upcast"]
-    assert "pip install numba" in missing[0]
-
-
 @pytest.mark.parametrize(("name", "low", "high"), [("int8", 1e-4, 0.02), ("int4", 0.02, 0.2)])
 def test_lossy_kernels_lose_what_their_bits_cost(name: str, low: float, high: float) -> None:
     """Quantised kernels are near the formula, not on it, and are marked so; fewer bits lose more."""
@@ -185,7 +171,7 @@ def test_lossy_kernels_lose_what_their_bits_cost(name: str, low: float, high: fl
     error = (kernel.swiglu(hidden_TH, kernel.pack(weights)).double() - expected).norm() / expected.norm()
     assert low < float(error) < high
     assert not kernel.lossless
-    assert name not in {kernel.name for kernel in make_kernels("bf16")[0]}
+    assert name not in {kernel.name for kernel in make_kernels("bf16")}
 
 
 def test_kernel_table_has_every_kernel_and_a_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +183,7 @@ def test_kernel_table_has_every_kernel_and_a_baseline(monkeypatch: pytest.Monkey
     monkeypatch.setattr(experts, "cache_bytes", lambda: 1 << 16)
     monkeypatch.setattr(cpu_kernels, "read_bytes_per_s", lambda _: 1e10)
     found = cpu_kernels.kernel_table(ExpertShape(64, 32, "bf16"), (1, 4), 0.02, lossy=True)
-    names = ["torch-fp32", *(kernel.name for kernel in make_kernels("bf16")[0]), "int8", "int4"]
+    names = ["torch-fp32", *(kernel.name for kernel in make_kernels("bf16")), "int8", "int4"]
     assert [(row.n, row.kernel) for row in found] == [(n, name) for n in (1, 4) for name in names]
     for row in found:
         weight_bytes = {"torch-fp32": 4, "int8": 1, "int4": 0.625}.get(row.kernel, 2)

@@ -9,7 +9,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from hetsched.bound import SOLVERS, all_resident_bound, all_resident_s, clairvoyant_bound
+from hetsched.bound import SOLVERS, all_resident_bound, clairvoyant_bound
 from hetsched.bound_lp import LinearProgram
 from hetsched.errors import InputError
 from tests.replay.flat_cost import FlatCost, random_trace, steps_of, trace_of
@@ -32,14 +32,14 @@ def test_with_memory_for_all_it_is_the_roof_whatever_the_link(copy):
     """k = 3: three on the GPU take 3; two and one take max(2, 4.5): all on the GPU is best."""
     trace = random_trace(np.random.default_rng(2), 6, 3, 5, 3)
     cost = FlatCost(copy=copy, roundtrip=0.5)
-    assert all_resident_s(trace, steps_of(trace), cost) == pytest.approx(3 * (1.0 + 3.0))
+    assert all_resident_bound(trace, steps_of(trace), cost).step_s == pytest.approx(3 * (1.0 + 3.0))
     assert bound_s(trace, cost, 15) == pytest.approx(6 * 3 * 4.0)
 
 
 def test_the_roof_uses_the_cpu_where_that_is_faster():
     """Eight experts at 1 on the GPU or 3 on the CPU: six and two end at 6, before the GPU alone at 8."""
     trace = trace_of([[list(range(8))]], 8)
-    assert all_resident_s(trace, steps_of(trace), FlatCost(cpu=3.0)) == pytest.approx(1.0 + 6.0)
+    assert all_resident_bound(trace, steps_of(trace), FlatCost(cpu=3.0)).step_s == pytest.approx(1.0 + 6.0)
 
 
 def test_one_expert_is_kept_from_the_start():

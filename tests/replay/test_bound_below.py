@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hetsched.bound import clairvoyant_bound
-from hetsched.cost_makespan import lanes
+from tests.oracles.makespan import lanes
 from tests.replay.flat_cost import FlatCost, random_trace, steps_of
 
 Copies = tuple[tuple[int, float], ...]  # expert (flat) and seconds of its copy that are left, in order of the link

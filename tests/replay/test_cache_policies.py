@@ -10,7 +10,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from hetsched.bound import belady_bypass
 from hetsched.errors import InputError
 from hetsched.gallery import machine
 from hetsched.geometry import MoEGeometry
@@ -31,6 +30,7 @@ from hetsched.testing.policies import LAWS, SHAPE
 from hetsched.trace import RoutingTrace
 from hetsched.trace_steps import steps_of
 from hetsched.types import ExpertId, Lane, Outcome, Phase, Plan
+from tests.oracles.belady import belady_bypass
 from tests.replay.flat_cost import random_trace, trace_of
 
 CACHES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,18 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+import hetsched
 from hetsched.accelerators.emulated import EmulatedAccelerator
 from hetsched.engine.engine import Engine
-from hetsched.engine.layer_work import LayerInput
+from hetsched.engine.layer_work import LayerInput, demand_of
 from hetsched.gallery import machine
 from hetsched.geometry import MoEGeometry, from_config
 from hetsched.integrations.expert_modules import expert_modules
+from hetsched.policies.hybrimoe import HybriMoe
 from hetsched.policy import Decision, Machine, View
+from hetsched.profile import HardwareProfile
 from hetsched.residency import ABSENT, RESIDENT
 from hetsched.scheduler import Scheduler
 from hetsched.simulator import ConstantClock, simulate
 from hetsched.trace import RoutingTrace
 from hetsched.trace_steps import steps_of
+from hetsched.traces.record import recording
 from hetsched.types import Demand, ExpertId, Fetch, Lane, Phase, Run
 from tests.conftest import tiny_moe
 from tests.replay.flat_cost import random_trace
@@ -65,12 +70,12 @@ class Restless:
         return fetches
 
 
-def scheduler(model: Any, policy: Any, trace: RoutingTrace) -> Scheduler:
+def scheduler(model: Any, policy: Any, trace: RoutingTrace, hardware: HardwareProfile = LAPTOP) -> Scheduler:
     """One for eight slots, each decision charged 0.1 ms."""
     geometry = from_config(model.config, dtype="fp32")
     return Scheduler(
         geometry,
-        LAPTOP,
+        hardware,
         8 * geometry.expert_bytes,
         policy=policy,
         timed_as=TIMES,
@@ -79,19 +84,25 @@ def scheduler(model: Any, policy: Any, trace: RoutingTrace) -> Scheduler:
     )
 
 
-def executed(model: Any, policy: Any, trace: RoutingTrace, time_scale: float = 12.0) -> Scheduler:
-    """The trace's demands, through an engine on the emulated machine; the same weights for every expert and token."""
-    made = scheduler(model, policy, trace)
-    engine = Engine(made, EmulatedAccelerator(LAPTOP, 1 << 24, time_scale))
+def executed(
+    model: Any, policy: Any, trace: RoutingTrace, weights: Any = None, hardware: HardwareProfile = LAPTOP
+) -> Scheduler:
+    """The trace's demands, through an engine on the emulated machine; `weights` [T, L, K] of the router, else all 1."""
+    made = scheduler(model, policy, trace, hardware)
+    engine = Engine(made, EmulatedAccelerator(hardware, 1 << 24, time_scale=12.0))
     modules = expert_modules(model)
     for layer, module in enumerate(modules):
         engine.adopt(layer, module)
+    ids_TLK, weights_TLK = torch.from_numpy(trace.experts_TLK.astype(np.int64)), torch.ones(trace.experts_TLK.shape)
+    if weights is not None:
+        weights_TLK = torch.from_numpy(weights)
     try:
-        for ids_LK in trace.experts_TLK.astype(np.int64):
-            engine.begin_step(Phase.DECODE)
+        steps = steps_of(trace)
+        for begin, end, phase in zip(steps.begin_S, steps.end_S, steps.phase_S, strict=True):
+            engine.begin_step(Phase(phase))
             for layer, module in enumerate(modules):
-                ids_TK = torch.from_numpy(ids_LK[layer][None])
-                engine.forward(LayerInput(layer, module, torch.ones(1, 32), ids_TK, torch.ones(1, ids_TK.shape[1])))
+                chosen = ids_TLK[begin:end, layer], weights_TLK[begin:end, layer]
+                engine.forward(LayerInput(layer, module, torch.ones(end - begin, 32), *chosen))
             engine.end_step()
     finally:
         engine.close()
@@ -113,3 +124,82 @@ def test_engine_and_replay_agree(policy: Any) -> None:
         assert ran[key] == pytest.approx(expected[key], abs=1e-9), key
     if policy is Restless:
         assert min(expected["late"], expected["demanded_fetches"], expected["prefetches"]) > 3
+
+
+class Noted(HybriMoe):
+    """hybrimoe, and what it decided, with the weights that it was told."""
+
+    def start(self, machine: Machine) -> Sequence[ExpertId]:
+        self.decided: list[Any] = []
+        self.told: list[Any] = []
+        return super().start(machine)
+
+    def plan(self, demand: Demand, view: View) -> Decision:
+        decision = super().plan(demand, view)
+        self.told.append(None if demand.weights_E is None else demand.weights_E.tolist())
+        self.decided.append((decision.runs, decision.fetches))
+        return decision
+
+    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
+        copies = super().prefetch(demand, view)
+        self.decided.append(list(copies))
+        return copies
+
+
+def test_what_a_model_tells_hybrimoe_its_recorded_trace_tells_it_too() -> None:
+    """The weights of a real router, in prefill and decode, go through the model, and as they are recorded."""
+    model, ran, replayed = tiny_moe(), Noted(), Noted()
+    ids = torch.arange(6)[None]
+    with hetsched.attach(model, hardware="rtx-4060-laptop-8gb", gpu_memory="25%", time_scale=1.0, policy=ran):
+        with recording(model) as recorder:
+            model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        told = ran.told
+    passes = recorder.take()
+    tokens_S = [len(one.experts_TLK) for one in passes]
+    trace = RoutingTrace(
+        np.concatenate([one.experts_TLK for one in passes]),
+        np.zeros(sum(tokens_S), np.int32),
+        np.repeat(np.array([one.phase for one in passes], np.uint8), tokens_S),
+        8,
+        np.concatenate([one.weights_TLK for one in passes]),
+        step_T=np.repeat(np.arange(len(passes), dtype=np.int32), tokens_S),
+    )
+    simulate(trace, steps_of(trace), scheduler(model, replayed, trace))
+    assert tokens_S == [6, 1, 1, 1]
+    assert told == replayed.told
+    assert all(sum(weights) > 0 for weights in told)
+
+
+def test_router_weights_are_added_by_expert() -> None:
+    """An id chosen twice counts twice, one of no expert here not at all; for policies that declare it, no others."""
+    model = tiny_moe()
+    module = expert_modules(model)[0]
+    ids_TK, weights_TK = torch.tensor([[1, 1], [3, 8]]), torch.tensor([[0.5, 0.25], [1.0, 2.0]], dtype=torch.bfloat16)
+    for rows, expected in ((2, [0, 0.75, 0, 1, 0, 0, 0, 0]), (1, [0, 0.75, 0, 0, 0, 0, 0, 0])):
+        work = LayerInput(0, module, torch.ones(rows, 32), ids_TK[:rows], weights_TK[:rows])
+        made = scheduler(model, "hybrimoe", random_trace(np.random.default_rng(4), 2, 3, 8, 2))
+        found = demand_of(work, made, None).weights_E
+        assert found is not None
+        assert found.tolist() == expected
+        assert demand_of(work, scheduler(model, "hetsched", made._machine.history), None).weights_E is None
+
+
+def test_hybrimoe_decides_in_a_model_as_in_a_replay_of_its_trace() -> None:
+    """Router weights reach it on both ways, of one token and of several, rounded as a trace holds them."""
+    model, random = tiny_moe(), np.random.default_rng(5)
+    routed = random_trace(random, 60, 3, 8, 2)
+    weights_TLK = (random.random(routed.experts_TLK.shape) ** 4).astype(np.float32)
+    step_T = np.concatenate([np.repeat(np.arange(4), 5), np.arange(4, 44)]).astype(np.int32)
+    phase_T = np.where(step_T < 4, Phase.VERIFY, Phase.DECODE).astype(np.uint8)
+    trace = replace(routed, weights_TLK=weights_TLK.astype(np.float16), step_T=step_T, phase_T=phase_T)
+    replayed, ran, without = (Noted(alpha=0.3) for _ in range(3))
+    assert LAPTOP.h2d is not None
+    quick = replace(LAPTOP, h2d=replace(LAPTOP.h2d, bytes_per_s=8 * LAPTOP.h2d.bytes_per_s))
+    simulate(trace, steps_of(trace), scheduler(model, replayed, trace, quick))
+    stats = executed(model, ran, trace, weights_TLK, quick).stats
+    assert ran.told == replayed.told
+    assert ran.decided == replayed.decided
+    simulate(replace(trace, weights_TLK=None), steps_of(trace), scheduler(model, without, trace, quick))
+    assert min(stats.demanded_fetches, stats.prefetches) > 5
+    assert set(without.told) == {None}
+    assert without.decided != replayed.decided  # the weights matter here

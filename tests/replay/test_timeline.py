@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetsched.cost_makespan import johnson_order, lanes
 from hetsched.problem import Device, DispatchProblem, frozen
 from hetsched.timeline import Timeline
 from hetsched.types import Demand, ExpertId, Fetch, Lane, Outcome, Phase, Plan, Run
+from tests.oracles.makespan import johnson_order, lanes
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ machines = st.builds(Machine, rates, rates, st.floats(0.1, 20.0), st.integers(1,
 @settings(max_examples=150)
 @given(machines, counts, counts, counts, slowdowns, slowdowns)
 def test_a_layer_is_the_closed_form(machine, here, fetched, away, cpu_slowdown, link_slowdown) -> None:
-    """All three lanes, with contention, against cost_makespan.lanes; without it against the dispatch problem too."""
+    """All three lanes, with contention, against the closed form; without it against the dispatch problem too."""
     for slow in (False, True):
         cpu_slow, link_slow = (cpu_slowdown, link_slowdown) if slow else (1.0, 1.0)
         cost = Machine(machine.gpu, machine.cpu, machine.copy, machine.chunks, machine.roundtrip, cpu_slow, link_slow)

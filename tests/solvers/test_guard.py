@@ -11,7 +11,8 @@ import pytest
 from hetsched.errors import InputError
 from hetsched.instances import random_problem
 from hetsched.problem import Device, DispatchProblem, frozen
-from hetsched.solver import Fallback, Solution, Solver, Status, solve_guarded
+from hetsched.solver import Fallback, Solution, Solver, Status
+from hetsched.solver_guard import solve_guarded
 from hetsched.testing.solvers import LAWS, Law, feasible, optimal_means_optimal
 from hetsched_solvers.exact import Exact
 

@@ -12,7 +12,8 @@ import pytest
 
 from hetsched.errors import InputError
 from hetsched.instances import KINDS, random_problem, trace_problems
-from hetsched.solver import Status, solve_guarded
+from hetsched.solver import Status
+from hetsched.solver_guard import solve_guarded
 from hetsched.trace import load_trace
 from hetsched.types import FloatArray, Phase
 from hetsched_solvers.exact import Exact
@@ -128,6 +129,6 @@ def test_recorded_instances_are_solved_with_a_small_gap(name: str, phase: Phase)
     for problem in trace_problems(load_trace(TRACES / name), Linear(), gpu_fraction=0.25, phase=phase, count=100):
         found = solve_guarded(Exact(), problem)
         assert found.status is not Status.INCUMBENT
-        gaps.append(found.gap(problem.makespan_s(found.choice_N)))
+        gaps.append((found.objective_s - found.bound_s) / found.makespan_s)
     assert np.mean(gaps) <= 5e-4
     assert max(gaps) <= 1e-2

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...errors import InputError, MissingDependencyError, UnknownNameError, known_as
+from ...errors import InputError, UnknownNameError, known_as
 from ...profile import HardwareProfile
 from .base import ExpertKernel, SwigluWeights
 from .lossy_kernels import Int4, Int8
@@ -60,23 +60,14 @@ def kernel_names(dtype: str) -> list[str]:
     return [name for name, (dtypes, _) in _MAKERS.items() if dtype in dtypes.split()]
 
 
-def make_kernels(dtype: str) -> tuple[list[ExpertKernel], list[str]]:
-    """The lossless kernels for a dtype that can run here, simplest first, and why others cannot.
+def make_kernels(dtype: str) -> list[ExpertKernel]:
+    """The lossless kernels for a dtype, simplest first.
 
     Raises InputError for a dtype without any.
     """
     if not kernel_names(dtype):
         raise InputError(f"no CPU kernel computes {dtype} weights; choose fp32, bf16 or fp16")
-    kernels = [_make(name) for name in kernel_names(dtype)]
-    return [k for k in kernels if not isinstance(k, str)], [k for k in kernels if isinstance(k, str)]
-
-
-def _make(name: str) -> ExpertKernel | str:
-    """The kernel, or why it cannot run here."""
-    try:
-        return _MAKERS[name][1]()
-    except MissingDependencyError as error:
-        return str(error)
+    return [_MAKERS[name][1]() for name in kernel_names(dtype)]
 
 
 def lossy_kernels() -> list[ExpertKernel]:
@@ -143,7 +134,7 @@ class ChosenKernel:
 def parse_choice(spec: str, dtype: str) -> Choice:
     """The choice that a spec names: fused-bf16@1+upcast@16 as in a profile, or one kernel's name for every count.
 
-    Raises UnknownNameError, which lists the kernels, or MissingDependencyError.
+    Raises UnknownNameError, which lists the kernels.
     """
     named = check_choice(spec, [dtype])
     kernels = tuple(_MAKERS[name][1]() for name, _ in named)
@@ -172,7 +163,7 @@ def choice_in(profile: HardwareProfile, dtype: str) -> Choice | None:
         if table.shape.dtype == dtype and table.kernel:
             try:
                 choice = parse_choice(table.kernel, dtype)
-            except InputError:  # a kernel that is not installed here: measured anew
+            except InputError:  # a kernel that this version does not know: measured anew
                 continue
             return choice._replace(reason=f"as measured in the profile {profile.name} of {profile.date}")
     return None

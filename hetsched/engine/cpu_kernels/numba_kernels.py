@@ -1,8 +1,7 @@
 """Fused SwiGLU on bf16 weights in Numba: each weight is read from memory once and widened in a register.
 
-Numba is optional: without it the torch kernels serve, at about half the speed for few tokens. It is worth the
-dependency because torch widens bf16 through memory; here the widening is a shift of the loaded lanes. Nothing is
-compiled at install; the first call compiles for this CPU, and the result is cached on disk.
+For few tokens it is about twice as fast as the torch kernels, because torch widens bf16 through memory; here the
+widening is a shift of the loaded lanes. The first call compiles for this CPU, and the result is cached on disk.
 
 Accumulation is fp32, one thread a row in a fixed order: deterministic whatever the number of threads.
 Shapes: T tokens, S tokens sorted by expert, E experts, N active experts or output columns, K input columns, H hidden,
@@ -20,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...errors import MissingDependencyError
 from .base import SwigluWeights
 
 LOCK = threading.Lock()  # Numba's fallback threading layer aborts the process when two threads enter at once
@@ -42,10 +40,8 @@ class FusedBf16:
     weight_bytes = 2.0
 
     def __init__(self, threads: int | None = None) -> None:
-        try:
-            from . import numba_loops
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("numba", "the fused bf16 CPU kernel", "pip install numba") from error
+        from . import numba_loops  # compiles, so only where it is wanted
+
         self._loops: Any = numba_loops
         self.threads = threads or torch.get_num_threads()
         _launch_pool()

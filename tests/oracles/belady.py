@@ -1,4 +1,4 @@
-"""Most hits that any cache of equal slots can have, knowing all requests: Belady's rule with bypass.
+"""Oracle: most hits that any cache of equal slots can have, knowing all requests: Belady's rule with bypass.
 
 Belady 1966 (MIN); with bypass the newcomer competes too: of the cached experts and the requested one, the one whose
 next request is farthest is left out. That is optimal for equal sizes and costs when a miss need not be cached.
@@ -10,8 +10,7 @@ import heapq
 
 import numpy as np
 
-from .errors import InputError
-from .types import IntArray
+from hetsched.types import IntArray
 
 
 def next_requests(requests_R: IntArray) -> IntArray:
@@ -29,8 +28,6 @@ def belady_bypass(requests_R: IntArray, num_slots: int) -> int:
 
     A hit is a request of an expert that is cached; only a requested expert can be brought in (no prefetch).
     """
-    if num_slots < 0:
-        raise InputError(f"num_slots is {num_slots}; it must be at least 0")
     count = len(requests_R)
     next_of = next_requests(np.asarray(requests_R)).tolist()
     cached_until: dict[int, int] = {}  # expert -> its next request

@@ -1,4 +1,4 @@
-"""Makespan of one MoE layer for a chosen partition: MODEL.md section 2 in closed form, and with contention.
+"""Oracle: makespan of one MoE layer for a chosen partition, in closed form, and with contention.
 
 Shapes: F fetched experts, in the order of their copies.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from .types import FloatArray
+from hetsched.cost import CostModel
+from hetsched.types import FloatArray
 
 
 class Lanes(NamedTuple):
@@ -89,3 +91,30 @@ def finish_s(
     if in_both_s <= both_s:
         return both_start_s + in_both_s
     return both_start_s + both_s + (work_s - done_alone_s - both_s / slowdown)
+
+
+def makespan_of(
+    cost: CostModel,
+    resident_n: npt.ArrayLike,
+    fetched_n: npt.ArrayLike,
+    cpu_n: npt.ArrayLike,
+    link_free_s: float = 0.0,
+    contention: bool = False,
+) -> float:
+    """Seconds until the last lane ends, for experts with these token counts: on the GPU, fetched then GPU, on the CPU.
+
+    The round trip is that of all tokens that visit the CPU. `contention`: CPU and copies slow each other by the
+    profile's factors.
+    """
+    fetched, on_cpu = np.atleast_1d(fetched_n), np.atleast_1d(cpu_n)
+    resident_s = float(np.sum(cost.gpu_s(resident_n))) if np.size(resident_n) else 0.0
+    return lanes(
+        resident_s,
+        cost.gpu_s(fetched) if fetched.size else np.zeros(0),
+        np.full(fetched.size, cost.copy_s() if fetched.size else 0.0),
+        float(np.sum(cost.cpu_s(on_cpu))) if on_cpu.size else 0.0,
+        cost.roundtrip_s(int(on_cpu.sum())) if cost.has_gpu and on_cpu.size else 0.0,
+        link_free_s,
+        cost.profile.cpu_slowdown if contention else 1.0,
+        cost.profile.h2d_slowdown if contention else 1.0,
+    ).makespan_s
