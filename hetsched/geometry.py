@@ -21,7 +21,7 @@ _MOST = {
     "ffn": MAX_WIDTH,
     "matrices": 8,
 }
-_MOST_OR_NONE = {"dense_params": MAX_PARAMS, "other_params": MAX_PARAMS, "kv_values_per_token": MAX_PARAMS}
+_MOST_OR_NONE = {"dense_params": MAX_PARAMS, "other_params": MAX_PARAMS}
 
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CONFIG_MOST = {

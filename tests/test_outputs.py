@@ -127,8 +127,9 @@ def test_outputs_are_checked_before_any_work(
         raise AssertionError("the verb began")
 
     monkeypatch.chdir(trace.parent)
-    for verb in (bench, compare, model, profile, profiles, solve, trace_verb):
+    for verb in (bench, compare, profile, profiles, solve, trace_verb):
         monkeypatch.setattr(verb, "run", entered)
+    monkeypatch.setattr(model, "_build", entered)
     refused(capsys, *(str(trace) if part == "T" else part for part in argv))
 
 
