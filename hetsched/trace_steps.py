@@ -52,10 +52,6 @@ def steps_of(
         )
     if verify < 0 or prefill_chunk < 1 or (max_tokens is not None and max_tokens < 1):
         raise InputError("verify must be at least 0, prefill_chunk and max_tokens at least 1")
-    if verify and mode != "auto":
-        raise InputError(
-            f"verify {verify} replays windows of its own, and replay {mode!r} names others; drop one of the two"
-        )
     tokens = trace.num_tokens if max_tokens is None else min(trace.num_tokens, max_tokens)
     sequence_T, phase_T = np.asarray(trace.sequence_T[:tokens]), np.asarray(trace.phase_T[:tokens])
     if verify:

@@ -217,7 +217,7 @@ def test_a_forgotten_model_is_freed() -> None:
         ({"solver": "exakt"}, "did you mean 'exact'"),
         ({"solver": "sort", "policy": "on-demand-lru"}, "policy on-demand-lru asks no solver, so sort would change"),
         ({"time_scale": 0.5}, "time scale"),
-        ({"hardware": None, "gpu_memory": "25%"}, "has no GPU"),
+        ({"hardware": None, "gpu_memory": "25%", "time_scale": None}, "has no GPU"),
         (
             {"hardware": "cpu", "gpu_memory": None},
             "time_scale 1 needs an emulated machine, and cpu is this one; drop it",

@@ -86,7 +86,7 @@ def test_a_model_that_failed_is_freed() -> None:
 def test_streams_end_with_their_accelerator() -> None:
     """Copy engine and both lanes of a real device's accelerator, with pinned rows and copies under way."""
     model, queues = tiny_moe(), ClockedQueues()
-    hetsched.attach(model, **EMULATED, accelerator=StreamAccelerator(queues, 1 << 20, 1 << 10))
+    hetsched.attach(model, **{**EMULATED, "time_scale": None}, accelerator=StreamAccelerator(queues, 1 << 20, 1 << 10))
     generated(model, ALONE)
     threads, left = own_threads(), left_of(model)
     assert len(queues.pinned_at) == 3

@@ -159,7 +159,7 @@ def test_attach_with_tied_experts_and_a_device() -> None:
 
     def attach() -> Any:
         device = StreamAccelerator(ClockedQueues(), 1 << 20, 1 << 10)
-        return hetsched.attach(model, **EMULATED, accelerator=device)
+        return hetsched.attach(model, **{**EMULATED, "time_scale": None}, accelerator=device)
 
     lines = lines_of(attach)
     assert try_every(range(1, lines, max(1, lines // POINTS)), before, attach) >= min(POINTS, lines - 9)

@@ -117,7 +117,7 @@ def test_an_empty_trace_has_no_steps(options) -> None:
     [
         ({"mode": "prefill"}, "auto, recorded, decode"),
         ({"verify": -1}, "verify must be at least 0"),
-        ({"verify": 2, "mode": "decode"}, "verify 2 replays windows of its own, and replay 'decode' names others"),
+        ({"verify": 2, "mode": "decode"}, "verify 2 makes steps of its own, so replay mode 'decode' would go unused"),
         ({"prefill_chunk": 0}, "at least 1"),
         ({"max_tokens": 0}, "at least 1"),
     ],
