@@ -9,12 +9,12 @@ import sys
 
 import numpy as np
 
-from hetsched.contest import contest
-from hetsched.cost import CostModel
-from hetsched.gallery import machine, model
-from hetsched.instances import random_problem, trace_problems
-from hetsched.problem import DispatchProblem
-from hetsched.trace import load_trace
+from hetsched.cost.model import CostModel
+from hetsched.dispatch.contest import contest
+from hetsched.dispatch.instances import random_problem, trace_problems
+from hetsched.dispatch.problem import DispatchProblem
+from hetsched.machine.gallery import machine, model
+from hetsched.traces.trace import load_trace
 from hetsched.types import Phase
 
 STRATEGIES = ["exact", "cp-sat", "mathopt-highs", "greedy-dali", "list-hybrimoe", "rule-fiddler", "sort", "all-cpu"]

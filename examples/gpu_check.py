@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 import hetsched
-from hetsched import gallery
-from hetsched.accelerators import device_check
-from hetsched.accelerators.cuda import CudaAccelerator, require_gpu
+from hetsched.accelerators.cuda.device import CudaAccelerator, require_gpu
+from hetsched.bench import device_check
 from hetsched.errors import InputError
+from hetsched.machine import gallery
 from hetsched.measure.profile_run import measure_profile
 from hetsched.measure.request import Request
 

@@ -5,10 +5,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hetsched.contest import contest
-from hetsched.instances import random_problem
-from hetsched.problem import Device, DispatchProblem
-from hetsched.solver import Solution, Status, incumbent_solution
+from hetsched.dispatch.contest import contest
+from hetsched.dispatch.instances import random_problem
+from hetsched.dispatch.problem import Device, DispatchProblem
+from hetsched.dispatch.solver import Solution, Status, incumbent_solution
 from hetsched.testing.solvers import LAWS
 
 Choice: TypeAlias = npt.NDArray[np.int8]

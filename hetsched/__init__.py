@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cost import CostModel as CostModel
+    from .cost.model import CostModel as CostModel
     from .errors import InputError as InputError
     from .geometry import MoEGeometry as MoEGeometry
-    from .hardware import resolve_hardware as resolve_hardware
     from .integrations.transformers import attach as attach
     from .integrations.transformers import attachment_of as attachment_of
     from .integrations.transformers import defaults as defaults
     from .loading.load import load as load
+    from .machine.hardware import resolve_hardware as resolve_hardware
     from .scheduler import Scheduler as Scheduler
     from .types import Demand as Demand
     from .types import LinkState as LinkState

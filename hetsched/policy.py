@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from .cost import CostModel
+from .cost.model import CostModel
+from .dispatch.guard import SolverGuard
 from .geometry import MoEGeometry
 from .residency import Residency
-from .solver_guard import SolverGuard
-from .trace import RoutingTrace
+from .traces.trace import RoutingTrace
 from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Run
 
 

@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from .cost import CostModel
+from .cost.model import CostModel
+from .dispatch.guard import SOLVER_BUDGET_S, SolverGuard
+from .dispatch.solver import Solver
 from .errors import InputError
 from .faults import Fault, story
 from .geometry import MoEGeometry
+from .machine.profile import HardwareProfile
 from .plugins import load
 from .policies.misses import misses_on_cpu
 from .policy import Decision, Machine, Policy, View, asks_solver
-from .profile import HardwareProfile
 from .residency import ABSENT, Arrive, Drop, Residency
-from .solver import Solver
-from .solver_guard import SOLVER_BUDGET_S, SolverGuard
 from .stats import RunStats
-from .trace import RoutingTrace
+from .traces.trace import RoutingTrace
 from .types import Copies, Demand, Evict, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
 
 IDLE = LinkState()

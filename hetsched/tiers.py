@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .cost import CostModel
-from .cost_latency import Interpolation, expert_table, roofline_s
+from .cost.latency import Interpolation, expert_table, roofline_s
+from .cost.model import CostModel
+from .dispatch.placement import placement_problem, solve_guarded
 from .errors import InputError
 from .geometry import WEIGHT_BITS, MoEGeometry
-from .placement import placement_problem, solve_guarded
+from .machine.profile import ExpertShape, HardwareProfile, LatencyTable, Processor
 from .plugins import load
-from .profile import ExpertShape, HardwareProfile, LatencyTable, Processor
 from .types import FloatArray, IntArray
 
 BLOCK = 32  # weights of one scale
@@ -150,9 +150,9 @@ def preferred(tiers: Sequence[Tier], budget_bytes: int, frequency_LE: FloatArray
     """The tier whose best placement under the budget takes the least time a decode step, with its reason.
 
     `tiers`: exact first, then ever lossier; a lossier one must save WORTH of the step, by what it lets stay on the GPU:
-    its GPU experts are not taken to be faster than exact ones. The placement problem is that of hetsched.placement with
-    one tier for all experts, posed on steps drawn from `frequency_LE` (tokens of each expert; None: all alike) and
-    solved as "lagrange" does; experts that are not placed run on the CPU, exact.
+    its GPU experts are not taken to be faster than exact ones. The placement problem is that of
+    hetsched.dispatch.placement with one tier for all experts, posed on steps drawn from `frequency_LE` (tokens of each
+    expert; None: all alike) and solved as "lagrange" does; experts that are not placed run on the CPU, exact.
     """
     demand_SLE = sampled_demand(tiers[0].slots, frequency_LE)
     n = np.arange(int(demand_SLE.max()) + 1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hetsched.accelerators.stream_queues import Queues
+from hetsched.accelerators.streams.queues import Queues
 
 
 class Stream:

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from hetsched.accelerators import cuda_source
+from hetsched.accelerators.cuda import source as cuda_source
 
 PRELUDE = r"""
 #include <cmath>

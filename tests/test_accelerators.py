@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from hetsched.accelerators import lane
 from hetsched.accelerators.base import Accelerator, Cancelled, OutOfDeviceMemory
-from hetsched.accelerators.clock import EmulatedClock
 from hetsched.accelerators.cpu import CpuAccelerator
-from hetsched.accelerators.emulated import EmulatedAccelerator
-from hetsched.accelerators.lane import LaneEvent
-from hetsched.gallery import machine
+from hetsched.accelerators.emulated import lane
+from hetsched.accelerators.emulated.clock import EmulatedClock
+from hetsched.accelerators.emulated.device import EmulatedAccelerator
+from hetsched.accelerators.emulated.lane import LaneEvent
+from hetsched.machine.gallery import machine
 from hetsched.testing.accelerators import LAWS, Make
 from hetsched.types import Lane
 

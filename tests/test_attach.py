@@ -12,9 +12,9 @@ import torch
 
 import hetsched
 from hetsched.accelerators.base import LaneError
-from hetsched.accelerators.emulated import EmulatedAccelerator
+from hetsched.accelerators.emulated.device import EmulatedAccelerator
 from hetsched.errors import InputError, UnknownNameError
-from hetsched.gallery import machine
+from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
 from tests.conftest import tiny_moe
 
@@ -73,10 +73,10 @@ def test_this_machines_measured_profile_is_found_again(model: Any) -> None:
     """What `hetsched profile` stored for this machine is used, and its path is said; without one, that is said."""
     from dataclasses import replace
 
-    from hetsched.fingerprint import fingerprint
-    from hetsched.hardware import nominal_cpu
-    from hetsched.profile import Source
-    from hetsched.profile_store import store_profile
+    from hetsched.machine.fingerprint import fingerprint
+    from hetsched.machine.hardware import nominal_cpu
+    from hetsched.machine.profile import Source
+    from hetsched.machine.store import store_profile
 
     with hetsched.attach(model) as handle:
         geometry = handle.geometry
@@ -330,7 +330,7 @@ def test_stand_in_takes_another_models_seconds(model: Any) -> None:
     tokens, _ = generated(model, max_new_tokens=3)
     with hetsched.attach(model, **FAST, gpu_memory="25%", policy="cpu-only", stand_in_for="gpt-oss-20b") as handle:
         assert generated(model, max_new_tokens=3)[0] == tokens
-        cost = hetsched.CostModel(handle.hardware, hetsched.gallery.model("gpt-oss-20b"))
+        cost = hetsched.CostModel(handle.hardware, hetsched.machine.gallery.model("gpt-oss-20b"))
         decode_makespan_s = 4 * float(cost.cpu_s(1)) + cost.roundtrip_s(1)
         last = handle.scheduler.stats
         assert last.makespan_s == pytest.approx(last.predicted_s)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 import hetsched
-from hetsched import gallery
 from hetsched.cache import cache_folder, cache_place
 from hetsched.demo_model import demo_model_path
 from hetsched.errors import InputError
-from hetsched.fingerprint import fingerprint
-from hetsched.profile import Source
-from hetsched.profile_store import store_profile, stored, stored_profiles
+from hetsched.machine import gallery
+from hetsched.machine.fingerprint import fingerprint
+from hetsched.machine.profile import Source
+from hetsched.machine.store import store_profile, stored, stored_profiles
 from tests.test_cli import call
 
 SHAPE = gallery.model("qwen3-30b-a3b")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from hetsched.accelerators import cuda_source
-from hetsched.accelerators.cuda_kernels import (
+from hetsched.accelerators.cuda import source as cuda_source
+from hetsched.accelerators.cuda.kernels import (
     DTYPE_NAMES,
     LAYER,
     Activation,

@@ -12,7 +12,7 @@ from hetsched.forecast.ewma import Ewma
 from hetsched.forecast.transition import Transition
 from hetsched.plugins import installed
 from hetsched.testing.forecasters import LAWS, SHAPE, Make, started, teach
-from hetsched.trace import RoutingTrace
+from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, Phase
 
 FORECASTERS = sorted(installed("hetsched.forecasters"))

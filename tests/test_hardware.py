@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import hetsched
-from hetsched import gallery, hardware
 from hetsched.accelerators.cpu import CpuAccelerator
-from hetsched.accelerators.emulated import EmulatedAccelerator
-from hetsched.fingerprint import fingerprint
+from hetsched.accelerators.emulated.device import EmulatedAccelerator
 from hetsched.integrations.budget import accelerator_for
-from hetsched.profile import Source
-from hetsched.profile_store import store_profile
+from hetsched.machine import gallery, hardware
+from hetsched.machine.fingerprint import fingerprint
+from hetsched.machine.profile import Source
+from hetsched.machine.store import store_profile
 
 SHAPE = gallery.model("qwen3-30b-a3b")
 GPU_BYTES = 24 << 30
@@ -26,7 +26,7 @@ def gpu_here(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes torch seem to find a GPU of that name."""
 
     def named(name: str) -> None:
-        for module in ("hetsched.hardware", "hetsched.fingerprint"):
+        for module in ("hetsched.machine.hardware", "hetsched.machine.fingerprint"):
             monkeypatch.setattr(importlib.import_module(module), "gpu_name_and_driver", lambda: (name, "570.1"))
         monkeypatch.setattr(hardware, "gpu_memory_bytes", lambda: GPU_BYTES)
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from hetsched import cli
+from hetsched.dispatch.instances import random_problem
 from hetsched.errors import Terminated
-from hetsched.instances import random_problem
 from hetsched.interruptible import interruptible, solve_mathopt
 from hetsched.plugins import load
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from hetsched import gallery
-from hetsched.accelerators.emulated import EmulatedAccelerator
+from hetsched.accelerators.emulated.device import EmulatedAccelerator
 from hetsched.cli import option_types as types
 from hetsched.demo_model import build_demo_model
+from hetsched.dispatch.instances import trace_problems
 from hetsched.errors import InputError
-from hetsched.instances import trace_problems
+from hetsched.machine import gallery
+from hetsched.machine.sizes import parse_bytes
 from hetsched.measure.experts import pool_size
 from hetsched.replay import compare
-from hetsched.sizes import parse_bytes
-from hetsched.trace_steps import steps_of
+from hetsched.replay.steps import steps_of
 from hetsched.traces.meta import MAX_TEXT, meta_problems, trace_meta
 from hetsched.traces.split import merged_meta
 from tests.test_cli import call

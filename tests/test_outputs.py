@@ -12,8 +12,8 @@ import pytest
 from hetsched.cli import main
 from hetsched.errors import InputError
 from hetsched.files import check_file, check_folder, replacing
-from hetsched.trace import load_trace
 from hetsched.traces.synth import SynthParams, synthesise
+from hetsched.traces.trace import load_trace
 
 LOG = "layer,token,experts\n0,0,1;2\n0,1,2;3\n"
 
@@ -162,7 +162,7 @@ def test_what_is_interrupted_leaves_the_old_file(tmp_path: Path, error: BaseExce
 
 def test_a_trace_can_be_replaced_while_it_is_mapped(trace: Path) -> None:
     """From Python, where the caller says so: the arrays stay those of the old file."""
-    from hetsched.trace import save_trace
+    from hetsched.traces.trace import save_trace
 
     old = load_trace(trace)
     kept = old.experts_TLK.copy()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hetsched.dispatch import OneToken, pose
-from hetsched.gallery import machine
+from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
+from hetsched.policies.pose import OneToken, pose
 from hetsched.policy import Decision, View
 from hetsched.residency import ResidencyError
 from hetsched.scheduler import PlanError, Scheduler

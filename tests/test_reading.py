@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from hetsched import gallery
 from hetsched.errors import InputError
 from hetsched.geometry import MAX_LAYERS, MoEGeometry, from_config
-from hetsched.model_yaml import load_geometry, load_model_card
-from hetsched.profile_yaml import load_profile
+from hetsched.machine import gallery
+from hetsched.machine.model_yaml import load_geometry, load_model_card
+from hetsched.machine.profile_yaml import load_profile
+from hetsched.machine.yaml_lines import FILE_BYTES, FileError
 from hetsched.reading import JSON_DEPTH, open_regular, parse_json, read_bytes, read_text_file
-from hetsched.trace import load_trace
 from hetsched.traces.prompts import read_prompts
 from hetsched.traces.rows import row_file
-from hetsched.yaml_lines import FILE_BYTES, FileError
+from hetsched.traces.trace import load_trace
 from tests.test_cli import call
 
 CONFIG = {

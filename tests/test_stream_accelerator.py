@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import hetsched
-from hetsched.accelerators import device_check
 from hetsched.accelerators.base import Accelerator, Cancelled, LaneError
-from hetsched.accelerators.cuda import CudaAccelerator
-from hetsched.accelerators.cuda_decode import CudaDecode
-from hetsched.accelerators.cuda_kernels import reference
-from hetsched.accelerators.streams import StreamAccelerator
+from hetsched.accelerators.cuda.decode import CudaDecode
+from hetsched.accelerators.cuda.device import CudaAccelerator
+from hetsched.accelerators.cuda.kernels import reference
+from hetsched.accelerators.streams.device import StreamAccelerator
+from hetsched.bench import device_check
 from hetsched.errors import InputError
 from hetsched.testing.accelerators import LAWS, Make, lanes_overlap
 from hetsched.types import Lane

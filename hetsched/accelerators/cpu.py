@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..profile import HardwareProfile
+from ..machine.profile import HardwareProfile
 from ..types import Lane
 from .base import Event, LaneError, OutOfDeviceMemory
 from .host_memory import HostMemory

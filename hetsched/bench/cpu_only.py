@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import hetsched
-from hetsched.fingerprint import cpu_name
+from hetsched.machine.fingerprint import cpu_name
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 
 from .cpu_models import Subject, subjects

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ..accelerators.base import LaneError
-from ..accelerators.emulated import EmulatedAccelerator
+from ..accelerators.emulated.device import EmulatedAccelerator
 from ..errors import InputError
-from ..gallery import machine
 from ..integrations.transformers import attach
+from ..machine.gallery import machine
 from ..testing import broken_plugins as plugins
 from ..testing import faults
 from ..testing.faults import Dice, InterruptAt

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import torch
 
-from .. import gallery
 from ..accelerators.base import Accelerator
-from ..accelerators.emulated import EmulatedAccelerator
+from ..accelerators.emulated.device import EmulatedAccelerator
 from ..engine.engine import Engine
 from ..engine.recovery import Patience
 from ..integrations.attachment import Attachment
 from ..integrations.transformers import attach
+from ..machine import gallery
 from ..testing.broken_plugins import BrokenPolicy, BrokenSolver
 from ..testing.faults import COPY_HANGS, Dice, InterruptAt, faulty
 from ..testing.models import tiny_moe

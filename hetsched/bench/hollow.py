@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from hetsched import gallery
 from hetsched.engine import executor
 from hetsched.engine.host_store import Layout
 from hetsched.errors import InputError
+from hetsched.machine import gallery
 
 VOCABULARY = 1024
 

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from hetsched import gallery
-from hetsched.accelerators.emulated import EmulatedAccelerator
-from hetsched.profile import HardwareProfile
-from hetsched.simulator import ConstantClock
+from hetsched.accelerators.emulated.device import EmulatedAccelerator
+from hetsched.machine import gallery
+from hetsched.machine.profile import HardwareProfile
+from hetsched.replay.simulator import ConstantClock
 from hetsched.types import Phase
 
 from .decode_watch import Calls, DecodeWatch

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hetsched.accelerators.clock import MAX_SCALE
+from hetsched.accelerators.emulated.clock import MAX_SCALE
 from hetsched.errors import InputError
-from hetsched.hardware import is_this_machine
 from hetsched.loading.progress import stage
+from hetsched.machine.hardware import is_this_machine
 
 from .option_types import Noted, finite_float, non_empty_text, refuse_given
 

@@ -10,7 +10,7 @@ from rich.progress import track
 from rich.text import Text
 
 from hetsched.errors import InputError
-from hetsched.hardware import is_this_machine
+from hetsched.machine.hardware import is_this_machine
 
 from .attaching import DEMO, add_machine_options, attached, check_prompt, encode, load_model, machine_options
 from .generating import generate

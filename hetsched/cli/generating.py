@@ -28,7 +28,7 @@ class Generated:
 
     def wall_figures(self, stats: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Wall seconds, all tokens over them, and how many an emulated second took: 1 where time is real."""
-        from hetsched.accelerators.emulated import DEFAULT_SCALE
+        from hetsched.accelerators.emulated.device import DEFAULT_SCALE
 
         return {
             "wall_s": self.wall_s,

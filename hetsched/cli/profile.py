@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, TimeElapsedColumn
 
-from hetsched import gallery
 from hetsched.cache import cache_folder
 from hetsched.errors import InputError, UnknownNameError
 from hetsched.geometry import MoEGeometry
-from hetsched.profile import HardwareProfile
-from hetsched.profile_store import find_profile, store_profile
-from hetsched.profile_yaml import profile_document, save_profile
+from hetsched.machine import gallery
+from hetsched.machine.profile import HardwareProfile
+from hetsched.machine.profile_yaml import profile_document, save_profile
+from hetsched.machine.store import find_profile, store_profile
+from hetsched.machine.units import human
 from hetsched.report.profile_view import profile_view
 from hetsched.report.tables import Column, Page, Sheet, console, figures
-from hetsched.units import human
 
 from .option_types import Noted, non_empty_text, refuse_given
 from .paths import NameOrPath, OutputFile
@@ -185,7 +185,7 @@ def _kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
 
 def _profile_to_check(args: argparse.Namespace, geometry: MoEGeometry) -> HardwareProfile:
     """The cached profile that would be used, when it is this machine's and this geometry's; else a fresh one."""
-    from hetsched.fingerprint import fingerprint
+    from hetsched.machine.fingerprint import fingerprint
 
     found = find_profile(fingerprint(geometry, device=args.device))
     profile, path = _measure(args, geometry) if found is None or found.warnings else (found.profile, found.path)

@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hetsched import gallery
-from hetsched.datasheet import derive
 from hetsched.errors import InputError, UnknownNameError
-from hetsched.model_yaml import SCHEMA as MODEL_SCHEMA
-from hetsched.model_yaml import load_model_card
-from hetsched.profile_diff import Difference, differences
-from hetsched.profile_store import stored
-from hetsched.profile_yaml import load_profile, profile_document, save_profile
+from hetsched.machine import gallery
+from hetsched.machine.datasheet import derive
+from hetsched.machine.diff import Difference, differences
+from hetsched.machine.model_yaml import SCHEMA as MODEL_SCHEMA
+from hetsched.machine.model_yaml import load_model_card
+from hetsched.machine.profile_yaml import load_profile, profile_document, save_profile
+from hetsched.machine.store import stored
+from hetsched.machine.yaml_lines import FILE_BYTES, FileError, Problem, dump_yaml
 from hetsched.reading import read_text_file
 from hetsched.report.profile_view import machine_table, model_table, profile_view
 from hetsched.report.tables import Column, Page, Sheet, console
-from hetsched.yaml_lines import FILE_BYTES, FileError, Problem, dump_yaml
 
 from .option_types import non_empty_text
 from .paths import InputFile, NameOrPath, OutputText, PlotFile

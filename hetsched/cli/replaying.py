@@ -12,8 +12,8 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hetsched.errors import InputError
+from hetsched.replay.steps import MODES
 from hetsched.report.tables import console
-from hetsched.trace_steps import MODES
 
 from .option_types import at_least_one, finite_float, non_empty_text, whole
 from .paths import InputFile, NameOrPath

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hetsched import gallery
-from hetsched.contest import Row, contest
-from hetsched.cost import CostModel
+from hetsched.cost.model import CostModel
+from hetsched.dispatch.contest import Row, contest
+from hetsched.dispatch.instances import random_problem, trace_problems
+from hetsched.dispatch.problem import DispatchProblem
 from hetsched.errors import InputError
-from hetsched.instances import random_problem, trace_problems
+from hetsched.machine import gallery
 from hetsched.plugins import installed_name, load
-from hetsched.problem import DispatchProblem
+from hetsched.replay.simulator import check_shape
 from hetsched.report.tables import Column, Page, Sheet, console, figures
-from hetsched.simulator import check_shape
-from hetsched.trace import RoutingTrace, load_trace
+from hetsched.traces.trace import RoutingTrace, load_trace
 from hetsched.types import Phase
 
 from .option_types import (

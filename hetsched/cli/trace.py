@@ -14,7 +14,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from hetsched.errors import InputError
 from hetsched.report.tables import console
-from hetsched.trace import RoutingTrace, load_trace, report, save_trace
+from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import add_trust_option
 from .option_types import at_least_one, non_empty_text, seed
@@ -179,7 +179,7 @@ def _record(args: argparse.Namespace) -> None:
 
 
 def _record_prompts(args: argparse.Namespace, prompts: list[str], arguments: dict[str, Any]) -> None:
-    from hetsched.traces.record import record
+    from hetsched.integrations.recording import record
 
     from .attaching import encode, load_model
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..geometry import MoEGeometry, from_config
-from ..model_yaml import load_geometry
+from ..machine.model_yaml import load_geometry
 from .store import cached_folder
 
 DEMO = "demo"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from ..accelerators.base import Accelerator, Event
-from ..cost import CostModel
+from ..cost.model import CostModel
 from ..faults import Fault, story
 from ..types import ExpertId, Fetch, LinkState
 from .copy_watch import CopyWatch

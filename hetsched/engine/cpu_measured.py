@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from .cpu_kernels import Choice, ExpertKernel, SwigluWeights
-from .cpu_kernels.numba_kernels import FusedBf16
-from .cpu_kernels.torch_kernels import TorchLinear
+from ..cpu_kernels import Choice, ExpertKernel, SwigluWeights
+from ..cpu_kernels.numba_kernels import FusedBf16
+from ..cpu_kernels.torch_kernels import TorchLinear
 from .cpu_layer import ExactExperts, Sorted
 from .expert_ffn import Arithmetic, expert_ffn
 

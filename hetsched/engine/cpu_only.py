@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from ..accelerators.base import Accelerator
+from ..cpu_kernels import Choice
 from ..errors import InputError
 from ..scheduler import Scheduler
 from ..types import ExpertId, Outcome, Phase
-from .cpu_kernels import Choice
 from .cpu_layer import ExactExperts, Scratch, sort_by_expert
 from .cpu_measured import MeasuredExperts
 from .engine import CLOSED

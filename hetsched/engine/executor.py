@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
-from ..cost import CostModel
+from ..cost.model import CostModel
 from ..errors import InputError
 from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan, Run
 from .autocast import casting

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..accelerators import cuda_quantised
+from ..accelerators.cuda import quantised as cuda_quantised
 from ..tiers import BLOCK
 
 

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from ..geometry import MoEGeometry
-from ..trace import RoutingTrace
+from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..geometry import MoEGeometry
-from ..trace import RoutingTrace
+from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
 from . import shares_LE
 

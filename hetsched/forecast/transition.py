@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..geometry import MoEGeometry
-from ..trace import RoutingTrace
+from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
 from . import shares_LE
 from .transition_kernels import FAST, LEAST, MEAN, NEXT, OWN, SLOW, empty, fit, observe

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.engine import Engine
 from ..geometry import MoEGeometry
+from ..machine.profile import HardwareProfile
 from ..plugins import load
-from ..profile import HardwareProfile
 from ..scheduler import Scheduler
 from ..tiers import Tier
 from .budget import accelerator_for

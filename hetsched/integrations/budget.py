@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..accelerators.base import Accelerator
-from ..accelerators.emulated import DEFAULT_SCALE
+from ..accelerators.emulated.device import DEFAULT_SCALE
 from ..errors import InputError
 from ..geometry import MoEGeometry
+from ..machine.profile import HardwareProfile
+from ..machine.sizes import parse_bytes, show_bytes
 from ..plugins import load
-from ..profile import HardwareProfile
-from ..sizes import parse_bytes, show_bytes
 
 RESERVED_SHARE = 0.15  # of GPU memory, for the KV cache, activations and the driver, where the user names no budget
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import gallery
 from ..errors import InputError, UnknownNameError
 from ..geometry import MoEGeometry
-from ..hardware import is_this_machine, resolve_hardware
+from ..machine import gallery
+from ..machine.hardware import is_this_machine, resolve_hardware
+from ..machine.profile import HardwareProfile
+from ..machine.sizes import parse_bytes
 from ..plugins import load
-from ..profile import HardwareProfile
 from ..scheduler import DEFAULT_SOLVER, refuse_idle_solver
-from ..sizes import parse_bytes
 from ..tiers import Tier
 from ..types import FloatArray
 from .budget import accelerator_for, gpu_budget_bytes, refuse_idle_scale

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..engine.cpu_kernels import Choice, ChosenKernel, check_choice, choice_in, parse_choice
+from ..cpu_kernels import Choice, ChosenKernel, check_choice, choice_in, parse_choice
 from ..engine.expert_ffn import Linear, parameter_names
 from ..errors import InputError, known_as
 from ..geometry import MoEGeometry
+from ..machine.profile import HardwareProfile
 from ..policies.static import CpuOnly
 from ..policy import Decision, View
-from ..profile import HardwareProfile
 from ..types import Demand, ExpertId, Lane, Run
 
 _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}

@@ -11,9 +11,9 @@ from ..engine.quantised_layout import QuantisedLayout
 from ..engine.quantised_store import QuantisedStore
 from ..errors import InputError, UnknownNameError, known_as
 from ..geometry import MoEGeometry
-from ..loading.room import room_bytes
-from ..profile import HardwareProfile
-from ..sizes import show_bytes
+from ..machine.profile import HardwareProfile
+from ..machine.room import room_bytes
+from ..machine.sizes import show_bytes
 from ..tiers import PRECISIONS, Precision, Tier, lossy_tier, preferred
 from ..types import FloatArray
 

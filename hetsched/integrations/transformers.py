@@ -18,13 +18,13 @@ from ..engine.autocast import cast_dtype
 from ..engine.layer_work import LayerInput
 from ..errors import InputError
 from ..geometry import MoEGeometry
-from ..loading.report import report_of
-from ..profile import HardwareProfile
+from ..machine.profile import HardwareProfile
 from ..types import FloatArray
 from .assembly import Options
 from .attachment import Attachment, attachments
 from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
 from .interrupts import uninterrupted
+from .load_report import report_of
 from .model_shape import geometry_of, layers_of
 from .places import Place, place_of
 from .running_model import running_model

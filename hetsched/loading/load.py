@@ -14,8 +14,10 @@ from ..errors import InputError
 from ..integrations.attachment import Attachment
 from ..integrations.choices import check_options, check_options_for
 from ..integrations.expert_modules import expert_modules
+from ..integrations.load_report import LoadReport, remember
 from ..integrations.model_shape import geometry_of, layers_of
 from ..integrations.transformers import attach
+from ..machine.room import check_room
 from .checkpoint import Checkpoint, Reader, holds_weights
 from .experts import ExpertPlan, fill_experts, plan_experts
 from .missing import missing_weights, refuse_missing, refuse_other_shapes
@@ -23,8 +25,6 @@ from .model_on_meta import on_meta, read_config, resolved_dtype
 from .progress import LoadProgress, stage
 from .quantised import plain_config, quantizer_for
 from .remote_code import refused_code
-from .report import LoadReport, remember
-from .room import check_room
 from .sources import mapping_of
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from ..errors import InputError
-from ..model_yaml import read_config_file
+from ..machine.model_yaml import read_config_file
 from .remote_code import refused_code
 
 

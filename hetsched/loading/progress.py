@@ -13,8 +13,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from ..machine.sizes import show_bytes
 from ..report.tables import console as stderr_console
-from ..sizes import show_bytes
 
 
 @contextmanager

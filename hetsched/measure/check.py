@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from ..cost import CostModel
-from ..engine.cpu_kernels import ChosenKernel, choice_in
+from ..cost.model import CostModel
+from ..cpu_kernels import ChosenKernel, choice_in
 from ..geometry import MoEGeometry
-from ..profile import ExpertShape, HardwareProfile
+from ..machine.profile import ExpertShape, HardwareProfile
 from .cpu import runnable_shape, time_cpu
 from .cpu_kernels import choose_kernels
 from .experts import DTYPES, ExpertPool
@@ -82,7 +82,7 @@ def _cpu_rows(
 
 
 def _gpu_rows(cost: CostModel, shape: ExpertShape, budget_s: float) -> list[CheckRow]:
-    from ..engine.cpu_kernels.torch_kernels import TorchLinear
+    from ..cpu_kernels.torch_kernels import TorchLinear
     from .gpu import time_events
 
     dtype = DTYPES[shape.dtype]

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import torch
 
-from ..engine.cpu_kernels import Choice, ChosenKernel, ExpertKernel, SwigluWeights, kernel_names
-from ..fingerprint import cpu_name
+from ..cpu_kernels import Choice, ChosenKernel, ExpertKernel, SwigluWeights, kernel_names
 from ..geometry import WEIGHT_BITS
-from ..profile import ExpertShape, LatencyTable, Processor
+from ..machine.fingerprint import cpu_name
+from ..machine.memory import total_bytes
+from ..machine.profile import ExpertShape, LatencyTable, Processor
 from .cpu_kernels import choose_kernels, time_kernel
 from .dense import measure_dense
 from .experts import DTYPES, ExpertPool
-from .memory import total_bytes
 from .request import Request
 from .roof import read_bytes_per_s
 from .table import measure_table, round_s, table_notes

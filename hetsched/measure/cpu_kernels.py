@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..engine.cpu_kernels import (
+from ..cpu_kernels import (
     Choice,
     ChosenKernel,
     ExpertKernel,
@@ -19,9 +19,9 @@ from ..engine.cpu_kernels import (
     lossy_kernels,
     make_kernels,
 )
-from ..engine.cpu_kernels.torch_kernels import TorchLinear
+from ..cpu_kernels.torch_kernels import TorchLinear
 from ..geometry import MoEGeometry
-from ..profile import ExpertShape, HardwareProfile
+from ..machine.profile import ExpertShape, HardwareProfile
 from .experts import DTYPES, ExpertPool
 from .roof import read_bytes_per_s
 from .timing import Timing, time_calls, time_together

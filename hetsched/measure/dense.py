@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 
-from ..profile import DenseTable, Source
-from .memory import cache_bytes
+from ..machine.memory import cache_bytes
+from ..machine.profile import DenseTable, Source
 from .request import Request
 from .table import round_s
 from .timing import Timing

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ..engine.cpu_kernels.base import ExpertKernel, SwigluWeights
+from ..cpu_kernels.base import ExpertKernel, SwigluWeights
 from ..errors import InputError
-from ..profile import ExpertShape
-from ..sizes import show_bytes
-from .memory import cache_bytes, free_bytes
+from ..machine.memory import cache_bytes, free_bytes
+from ..machine.profile import ExpertShape
+from ..machine.sizes import show_bytes
 
 CACHE_MULTIPLE = 4  # bytes to rotate through, over the last-level cache
 MIN_POOL_BYTES = 256 << 20

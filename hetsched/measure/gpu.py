@@ -11,9 +11,9 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
-from ..engine.cpu_kernels import SwigluWeights
-from ..engine.cpu_kernels.torch_kernels import TorchLinear
-from ..profile import DenseTable, LatencyTable, Processor
+from ..cpu_kernels import SwigluWeights
+from ..cpu_kernels.torch_kernels import TorchLinear
+from ..machine.profile import DenseTable, LatencyTable, Processor
 from .cpu import runnable_shape
 from .dense import measure_dense
 from .experts import DTYPES, ExpertPool

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from ..cache import cache_folder, cache_place
 from ..errors import InputError
-from ..fingerprint import core_count, cpu_name, gpu_name_and_driver
+from ..machine.fingerprint import core_count, cpu_name, gpu_name_and_driver
+from ..machine.memory import free_bytes, total_bytes
+from ..machine.store import stored
+from ..machine.units import human
 from ..plugins import installed
-from ..profile_store import stored
-from ..units import human
-from .memory import free_bytes, total_bytes
 
 INSTRUCTIONS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..engine.cpu_kernels import Choice, ExpertKernel, KernelTiming, choose, make_kernels
+from ..cpu_kernels import Choice, ExpertKernel, KernelTiming, choose, make_kernels
 from ..engine.cpu_layer import ExactExperts, Sorted
 from ..engine.cpu_measured import MeasuredExperts
 from ..engine.expert_ffn import PLAIN, parameter_names

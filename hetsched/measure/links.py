@@ -8,10 +8,10 @@ from threading import Event, Thread
 
 import torch
 
-from ..profile import Link
+from ..machine.memory import free_bytes
+from ..machine.profile import Link
 from .fit import LinkFit, fit_link
 from .gpu import copies_running
-from .memory import free_bytes
 from .request import Request
 from .table import round_s
 from .timing import time_calls

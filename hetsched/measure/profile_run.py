@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from ..engine.cpu_kernels import ChosenKernel
+from ..cpu_kernels import ChosenKernel
 from ..errors import InputError, UnknownNameError
-from ..fingerprint import fingerprint
-from ..gallery import machine, machines
-from ..profile import HardwareProfile, Source
+from ..machine.fingerprint import fingerprint
+from ..machine.gallery import machine, machines
+from ..machine.profile import HardwareProfile, Source
 from .cpu import measure_cpu, runnable_shape
 from .experts import DTYPES
 from .request import Request

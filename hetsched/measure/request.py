@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..geometry import MoEGeometry
-from ..profile import ExpertShape
+from ..machine.profile import ExpertShape
 
 TABLE_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 QUICK_S, FULL_S = 9.0, 90.0  # of pure measuring for each processor; start-up, warm-up and noise come on top

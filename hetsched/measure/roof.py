@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .memory import cache_bytes, free_bytes
+from ..machine.memory import cache_bytes, free_bytes
 from .timing import time_calls
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..profile import ExpertShape, LatencyTable, Source
-from ..profile_facts import DIP
+from ..machine.facts import DIP
+from ..machine.profile import ExpertShape, LatencyTable, Source
 from .timing import Timing
 
 NOISY = 0.5  # a spread above this is said in the profile

@@ -14,7 +14,7 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from ..trace import RoutingTrace
+from ..traces.trace import RoutingTrace
 from ..types import FloatArray, IntArray
 
 _FIRST = 64  # places made at first

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..jit import compiled, compiled_and_kept, source_stamp
 from ..policy import Machine
-from ..trace import RoutingTrace
+from ..traces.trace import RoutingTrace
 from ..types import IntArray
 from .on_demand import OnDemand
 from .on_demand_kernels import (

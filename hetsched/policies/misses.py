@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..cost import CostModel
+from ..cost.model import CostModel
 from ..policy import Decision, Machine, View
 from ..residency import RESIDENT
 from ..types import Demand, ExpertId, Fetch, IntArray, Lane, Run

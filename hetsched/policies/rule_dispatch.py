@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..cost import CostModel
-from ..dispatch import FREE, Posed, pose, to_decision
+from ..cost.model import CostModel
+from ..dispatch.problem import Device, DispatchProblem, judging
 from ..plugins import load
 from ..policy import Decision, Machine, View
-from ..problem import Device, DispatchProblem, judging
 from ..residency import COPYING, RESIDENT
 from ..types import Demand, ExpertId, FloatArray, Lane, Run
 from .misses import misses_on_cpu
+from .pose import FREE, Posed, pose, to_decision
 
 _ONE = (1,)
 

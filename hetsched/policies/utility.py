@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ..dispatch import OneToken, pose, to_decision
+from ..dispatch.problem import judging
 from ..jit import announced
 from ..plugins import load
 from ..policy import Decision, Machine, View
-from ..problem import judging
 from ..residency import Residency
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Phase
 from .misses import misses_on_cpu
+from .pose import OneToken, pose, to_decision
 from .static import most_frequent
 from .utility_kernels import COPY, DENSE, LATER, SAVING, WORTH, choose_swaps, nothing_known
 

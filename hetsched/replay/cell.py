@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..fast_replay import fast_replay
-from ..profile import HardwareProfile
+from ..machine.profile import HardwareProfile
 from ..scheduler import IDLE, Scheduler
-from ..simulator import Progress, Replay, simulate
-from ..trace_steps import Steps
 from ..types import Demand, FloatArray, LinkState, Plan
+from .fast import fast_replay
+from .simulator import Progress, Replay, simulate
+from .steps import Steps
 from .strategies import Strategy, traits
 from .study import Bench
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..bound import Bound, all_resident_bound, clairvoyant_bound
-from ..cost import CostModel
-from ..profile import HardwareProfile
-from ..simulator import Progress
+from ..bound.clairvoyant import Bound, all_resident_bound, clairvoyant_bound
+from ..cost.model import CostModel
+from ..machine.profile import HardwareProfile
+from .simulator import Progress
 from .study import Bench
 
 WINDOW_STEPS = 16

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..scheduler import IDLE, Scheduler
-from ..simulator import Progress, simulate
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from ..types import Outcome as LayerOutcome
 from .cell import Cell, Row
 from .limits import Limit
 from .result import BoundRow, gather
+from .simulator import Progress, simulate
 from .strategies import refuse_unasked, strategies_of
 from .study import Bench, Study, check_fraction
 from .workers import Outcome, Task, attempt

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import gallery
 from ..errors import InputError
 from ..geometry import MoEGeometry
+from ..machine import gallery
+from ..machine.profile import HardwareProfile
 from ..policy import Policy, asks_solver
-from ..profile import HardwareProfile
 from ..scheduler import DEFAULT_SOLVER, Scheduler
-from ..simulator import ConstantClock, check_shape
-from ..trace import RoutingTrace, load_trace
-from ..trace_steps import Steps, steps_of
 from ..traces.split import sequence_starts, split
+from ..traces.trace import RoutingTrace, load_trace
 from ..types import FloatArray, Phase
+from .simulator import ConstantClock, check_shape
+from .steps import Steps, steps_of
 from .strategies import traits
 
 MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..geometry import MoEGeometry
+from ..machine.profile import HardwareProfile
 from ..plugins import load
-from ..profile import HardwareProfile
-from ..trace import RoutingTrace
+from ..traces.trace import RoutingTrace
 from .cell import Cell
 from .limits import Limit
 from .ray_cluster import run_on_ray

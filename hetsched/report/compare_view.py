@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console, RenderableType
 
+from hetsched.machine.sizes import show_bytes
 from hetsched.replay.cell import Row
 from hetsched.replay.result import BoundRow, Comparison
 from hetsched.report.tables import Column, Page, Sheet, console, notes
-from hetsched.sizes import show_bytes
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 BAR_CELLS = 6

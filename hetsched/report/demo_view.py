@@ -8,8 +8,8 @@ from rich.console import RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
+from hetsched.machine.sizes import show_bytes
 from hetsched.report.tables import Column, Page, Sheet, figures
-from hetsched.sizes import show_bytes
 
 
 def hardware_view(handle: Any) -> RenderableType:

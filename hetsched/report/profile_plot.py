@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hetsched.cost import CostModel
+from hetsched.cost.model import CostModel
 from hetsched.geometry import MoEGeometry
-from hetsched.profile import ExpertShape, HardwareProfile, LatencyTable
+from hetsched.machine.profile import ExpertShape, HardwareProfile, LatencyTable
 from hetsched.report.figures import check_format, save_figure
 from hetsched.types import IntArray
 

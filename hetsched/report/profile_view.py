@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import RenderableType
 
-from hetsched.model_yaml import ModelCard
-from hetsched.profile import HardwareProfile, LatencyTable, Link, Processor
+from hetsched.machine.model_yaml import ModelCard
+from hetsched.machine.profile import HardwareProfile, LatencyTable, Link, Processor
+from hetsched.machine.units import human
 from hetsched.report.tables import Column, Page, Sheet
-from hetsched.units import human
 
 
 def machine_table(profiles: Sequence[HardwareProfile]) -> Sheet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetsched.sizes import show_bytes
+from hetsched.machine.sizes import show_bytes
 
 
 def memory_line(handle: Any) -> str:

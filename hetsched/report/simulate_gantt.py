@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from hetsched.cost import CostModel
+from hetsched.cost.model import CostModel
 from hetsched.replay.single import Moment, Report
 from hetsched.types import ExpertId, Lane, LinkState
 

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from hetsched.machine.sizes import show_bytes
 from hetsched.replay.single import Report
 from hetsched.report.compare_view import bar, headline
 from hetsched.report.simulate_gantt import layers_drawn
 from hetsched.report.tables import Column, Page, Sheet, notes
-from hetsched.sizes import show_bytes
 
 LEVELS = "▁▂▃▄▅▆▇█"
 

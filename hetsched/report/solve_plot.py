@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hetsched.contest import Row
+from hetsched.dispatch.contest import Row
 from hetsched.report.figures import save_figure
 
 MARKS = "osD^vP*X"

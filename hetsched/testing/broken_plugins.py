@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..dispatch.problem import DispatchProblem
+from ..dispatch.solver import Solution, Solver
 from ..plugins import load
 from ..policy import Decision, Machine, Policy, View, asks_solver
-from ..problem import DispatchProblem
-from ..solver import Solution, Solver
 from ..types import Demand, Evict, ExpertId, Fetch, Lane, Run
 from .faults import Dice, Planted
 

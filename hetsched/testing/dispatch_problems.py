@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from hetsched.instances import KINDS, random_problem
-from hetsched.problem import DispatchProblem, frozen
+from hetsched.dispatch.instances import KINDS, random_problem
+from hetsched.dispatch.problem import DispatchProblem, frozen
 
 _MS = st.one_of(st.just(0.0), st.integers(1, 4).map(float), st.floats(1e-3, 4.0))
 _READY_MS = st.one_of(st.just(0.0), st.just(np.inf), st.just(np.inf), st.floats(1e-3, 4.0))
@@ -34,7 +34,7 @@ def dispatch_problems(draw: st.DrawFn, max_size: int = 7) -> DispatchProblem:
 
 @st.composite
 def realistic_problems(draw: st.DrawFn, max_size: int = 12) -> DispatchProblem:
-    """A problem as hetsched.instances draws them, of any kind."""
+    """A problem as hetsched.dispatch.instances draws them, of any kind."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return random_problem(rng, draw(st.integers(1, max_size)), draw(st.sampled_from(KINDS)))
 

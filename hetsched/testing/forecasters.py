@@ -11,7 +11,7 @@ import numpy as np
 
 from ..forecast import Forecaster
 from ..geometry import MoEGeometry
-from ..trace import RoutingTrace
+from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray, IntArray, Phase
 
 Make = Callable[[], Forecaster]

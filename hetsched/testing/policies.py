@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..gallery import machine
 from ..geometry import MoEGeometry
-from ..hardware import nominal_cpu
+from ..machine.gallery import machine
+from ..machine.hardware import nominal_cpu
+from ..machine.profile import HardwareProfile
 from ..policy import Decision, Machine, Policy, View
-from ..profile import HardwareProfile
 from ..residency import ABSENT, RESIDENT
 from ..scheduler import Scheduler
-from ..trace import RoutingTrace
+from ..traces.trace import RoutingTrace
 from ..types import Demand, ExpertId, Fetch, IntArray, Lane, LinkState, Outcome, Phase, Plan
 
 Make = Callable[[], Policy]

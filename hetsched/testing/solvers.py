@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from hetsched.problem import Device, DispatchProblem, frozen
-from hetsched.solver import REL_TOL, Solution, Solver, Status
-from hetsched.solver_guard import solve_guarded
+from hetsched.dispatch.guard import solve_guarded
+from hetsched.dispatch.problem import Device, DispatchProblem, frozen
+from hetsched.dispatch.solver import REL_TOL, Solution, Solver, Status
 from hetsched.types import IntArray
 
 Law = Callable[[Solver, DispatchProblem], None]

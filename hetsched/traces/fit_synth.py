@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..trace import RoutingTrace
 from ..types import FloatArray, IntArray
 from .checks import chunks
 from .split import sequence_starts
 from .synth import SynthParams, generate
+from .trace import RoutingTrace
 
 _SKEWS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2, 3.0])
 _LOCALITIES = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.95])

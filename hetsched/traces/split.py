@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..trace import RoutingTrace
 from ..types import IntArray
 from .checks import chunks
 from .meta import FORMAT, MAX_TEXT
+from .trace import RoutingTrace
 from .writer import TraceWriter
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..trace import RoutingTrace
 from ..types import FloatArray, IntArray, Phase
 from .checks import chunks
 from .fit_synth import repeated
 from .reuse import ReuseCounter, hit_curve
 from .split import sequence_starts
+from .trace import RoutingTrace
 
 SAMPLE_TOKENS = 100_000
 SAMPLE_RUNS = 8

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from hetsched.dispatch.problem import Device, DispatchProblem
+from hetsched.dispatch.solver import Solution, Status, incumbent_solution
 from hetsched.errors import InputError
-from hetsched.problem import Device, DispatchProblem
-from hetsched.solver import Solution, Status, incumbent_solution
 
 MAX_SIZE = 16
 

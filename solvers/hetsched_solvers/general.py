@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hetsched.problem import DispatchProblem
-from hetsched.solver import Solution, Status, incumbent_solution
+from hetsched.dispatch.problem import DispatchProblem
+from hetsched.dispatch.solver import Solution, Status, incumbent_solution
 from hetsched.types import FloatArray
 
 from .linear import LinearProgram, linear_program

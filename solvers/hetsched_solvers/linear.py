@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from hetsched.problem import Device, DispatchProblem, johnson_order
+from hetsched.dispatch.problem import Device, DispatchProblem, johnson_order
 from hetsched.types import FloatArray, IntArray
 
 from .all_fetch import AllFetch

@@ -12,8 +12,8 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from hetsched.problem import Device, DispatchProblem
-from hetsched.solver import Solution, Status, incumbent_solution
+from hetsched.dispatch.problem import Device, DispatchProblem
+from hetsched.dispatch.solver import Solution, Status, incumbent_solution
 
 
 class Rule(ABC):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hetsched.problem import Device, DispatchProblem
+from hetsched.dispatch.problem import Device, DispatchProblem
 from hetsched.types import IntArray
 
 from .rule import Rule, fetchable, keep_here

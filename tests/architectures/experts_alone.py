@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from hetsched import gallery
 from hetsched.engine.expert_ffn import parameter_names
+from hetsched.machine import gallery
 
 from .tiny import randomised
 

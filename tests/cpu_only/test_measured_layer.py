@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hetsched.engine.cpu_kernels import Choice, make_kernels, parse_choice
+from hetsched.cpu_kernels import Choice, make_kernels, parse_choice
 from hetsched.engine.cpu_layer import ExactExperts
 from hetsched.engine.cpu_measured import MeasuredExperts, swiglu_weights
 from hetsched.engine.expert_ffn import PLAIN

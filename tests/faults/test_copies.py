@@ -13,7 +13,7 @@ import torch
 
 import hetsched
 from hetsched.accelerators.base import LaneError
-from hetsched.accelerators.streams import StreamAccelerator
+from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.bench.fault_ground import Ground
 from hetsched.engine import recovery
 from hetsched.engine.copy_watch import CopyWatch

@@ -13,14 +13,14 @@ from hetsched.bench import faults as bench
 from hetsched.bench.fault_cases import second_attach
 from hetsched.bench.fault_ground import Ground
 from hetsched.cli import main
+from hetsched.dispatch.guard import LATE_IN_A_ROW, REST, SOLVER_BUDGET_S, SolverGuard
+from hetsched.dispatch.solver import Fallback, Solution, Status
 from hetsched.errors import InputError
 from hetsched.faults import Fault
-from hetsched.gallery import machine
 from hetsched.geometry import MoEGeometry
+from hetsched.machine.gallery import machine
 from hetsched.residency import RESIDENT, Residency
 from hetsched.scheduler import WARN_AFTER, Scheduler
-from hetsched.solver import Fallback, Solution, Status
-from hetsched.solver_guard import LATE_IN_A_ROW, REST, SOLVER_BUDGET_S, SolverGuard
 from hetsched.testing.broken_plugins import NONSENSE, PLAN_NONSENSE, PLAN_RAISES, BrokenPolicy
 from hetsched.testing.dispatch_problems import degenerate_problems
 from hetsched.testing.faults import Dice, Planted

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from hetsched import gallery
 from hetsched.integrations.attachment import Attachment
+from hetsched.machine import gallery
 from hetsched.types import Demand, Phase
 
 # Both lanes work, and copies move.

@@ -12,8 +12,8 @@ from typing import Any
 
 import hetsched
 from hetsched import replay
-from hetsched.trace import RoutingTrace, load_trace
 from hetsched.traces.synth import SynthParams, synthesise
+from hetsched.traces.trace import RoutingTrace, load_trace
 
 FILE = Path(__file__).with_name("replays.json")
 MACHINES = ("rtx-4060-laptop-8gb", "h100-pcie")

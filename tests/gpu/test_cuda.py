@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hetsched
-from hetsched.accelerators import device_check
-from hetsched.accelerators.cuda import CudaAccelerator
+from hetsched.accelerators.cuda.device import CudaAccelerator
+from hetsched.bench import device_check
 from hetsched.testing.accelerators import LAWS, lanes_overlap
 from tests.conftest import tiny_moe
 

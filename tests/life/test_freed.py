@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hetsched
-from hetsched.accelerators.streams import StreamAccelerator
+from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.integrations.expert_modules import expert_modules
 from tests.architectures.test_models import asking
 from tests.clocked_queues import ClockedQueues

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import hetsched
-from hetsched.accelerators.streams import StreamAccelerator
+from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.integrations.interrupts import uninterrupted
 from hetsched.loading.load import load_model
 from tests.architectures.test_models import asking

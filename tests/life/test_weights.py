@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hetsched
-from hetsched.accelerators.streams import StreamAccelerator
+from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.errors import InputError
 from hetsched.integrations import dense_part
 from hetsched.integrations.dense_part import DensePart

@@ -18,12 +18,12 @@ from hetsched.accelerators.cpu import CpuAccelerator
 from hetsched.engine.host_store import HostStore
 from hetsched.engine.pinning import pinning_stats
 from hetsched.errors import InputError
+from hetsched.integrations.load_report import report_of
 from hetsched.loading.checkpoint import Checkpoint, Reader
 from hetsched.loading.load import load_model
 from hetsched.loading.progress import LoadProgress
-from hetsched.loading.report import report_of
-from hetsched.loading.room import check_room, room_bytes
-from hetsched.sizes import show_bytes
+from hetsched.machine.room import check_room, room_bytes
+from hetsched.machine.sizes import show_bytes
 from tests.conftest import tiny_moe
 
 from .made import made

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 import hetsched
 from hetsched.engine.host_store import Layout
 from hetsched.errors import InputError
-from hetsched.loading import load, room
+from hetsched.loading import load
 from hetsched.loading.checkpoint import Checkpoint, Reader
 from hetsched.loading.load import load_model
-from hetsched.sizes import show_bytes
+from hetsched.machine import room
+from hetsched.machine.sizes import show_bytes
 from hetsched.testing.models import tiny_moe
 
 from .made import made

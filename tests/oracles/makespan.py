@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hetsched.cost import CostModel
+from hetsched.cost.model import CostModel
 from hetsched.types import FloatArray
 
 

@@ -10,7 +10,7 @@ from math import inf
 from operator import add
 from typing import Any
 
-from hetsched.problem import DispatchProblem, Verdict
+from hetsched.dispatch.problem import DispatchProblem, Verdict
 
 
 def verdict(problem: DispatchProblem, choice_N: Any) -> Verdict:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetsched import gallery
-from hetsched.cost import CostModel
-from hetsched.cost_correction import BOUND, Corrections
+from hetsched.cost.correction import BOUND, Corrections
+from hetsched.cost.model import CostModel
+from hetsched.dispatch.problem import Device, DispatchProblem
 from hetsched.errors import InputError
 from hetsched.geometry import MoEGeometry
-from hetsched.problem import Device, DispatchProblem
-from hetsched.profile import DenseTable, ExpertShape, HardwareProfile, LatencyTable, Processor, Source
+from hetsched.machine import gallery
+from hetsched.machine.profile import DenseTable, ExpertShape, HardwareProfile, LatencyTable, Processor, Source
 from hetsched.report.profile_plot import crossover_tokens
 from tests.oracles.makespan import lanes, makespan_of
 

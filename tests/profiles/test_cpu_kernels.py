@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hetsched.engine.cpu_kernels import (  # noqa: E402
+from hetsched.cpu_kernels import (  # noqa: E402
     ChosenKernel,
     KernelTiming,
     SwigluWeights,
@@ -19,7 +19,7 @@ from hetsched.engine.cpu_kernels import (  # noqa: E402
     make_kernels,
     parse_choice,
 )
-from hetsched.engine.cpu_kernels.torch_kernels import Upcast  # noqa: E402
+from hetsched.cpu_kernels.torch_kernels import Upcast  # noqa: E402
 from hetsched.errors import InputError, UnknownNameError  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,7 +86,7 @@ def test_kernel_is_deterministic(dtype: str, kernel: Any) -> None:
 
 def test_fused_kernel_gives_the_same_bits_for_any_number_of_threads() -> None:
     """Rows are summed in one order however they are shared out."""
-    from hetsched.engine.cpu_kernels.numba_kernels import FusedBf16
+    from hetsched.cpu_kernels.numba_kernels import FusedBf16
 
     weights, hidden_TH = expert(96, 37, torch.bfloat16), torch.randn(7, 96)
     kernels = [FusedBf16(threads) for threads in (1, min(2, torch.get_num_threads()))]
@@ -176,8 +176,8 @@ def test_lossy_kernels_lose_what_their_bits_cost(name: str, low: float, high: fl
 
 def test_kernel_table_has_every_kernel_and_a_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     """One row a kernel and count; rates, shares and errors follow from the seconds."""
+    from hetsched.machine.profile import ExpertShape
     from hetsched.measure import cpu_kernels, experts
-    from hetsched.profile import ExpertShape
 
     monkeypatch.setattr(experts, "MIN_POOL_BYTES", 1 << 16)
     monkeypatch.setattr(experts, "cache_bytes", lambda: 1 << 16)

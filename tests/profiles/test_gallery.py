@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from hetsched import gallery
-from hetsched.cost import CostModel
-from hetsched.datasheet import derive
+from hetsched.cost.model import CostModel
 from hetsched.errors import UnknownNameError
 from hetsched.geometry import WEIGHT_BITS, MoEGeometry, from_config
-from hetsched.profile import Source
+from hetsched.machine import gallery
+from hetsched.machine.datasheet import derive
+from hetsched.machine.profile import Source
 
 MACHINES = [
     "rtx-3060-12gb",

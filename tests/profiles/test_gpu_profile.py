@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hetsched import gallery
+from hetsched.machine import gallery
+from hetsched.machine.profile_yaml import load_profile, save_profile
 from hetsched.measure.profile_run import measure_profile
 from hetsched.measure.request import Request
-from hetsched.profile_yaml import load_profile, save_profile
 
 torch = pytest.importorskip("torch")
 pytestmark = [

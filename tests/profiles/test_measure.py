@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from hetsched.errors import InputError, UnknownNameError
 from hetsched.geometry import MoEGeometry
+from hetsched.machine.profile import ExpertShape, Source
+from hetsched.machine.profile_yaml import load_profile, save_profile
 from hetsched.measure import check, profile_run
 from hetsched.measure.experts import CACHE_MULTIPLE, MAX_POOL, MIN_POOL_BYTES, ExpertPool, pool_size
 from hetsched.measure.fit import fit_link
@@ -19,8 +21,6 @@ from hetsched.measure.links import SIZES_BYTES
 from hetsched.measure.request import Request
 from hetsched.measure.table import measure_table, table_notes
 from hetsched.measure.timing import MAX_CALLS, MIN_CALLS, Timing, summarise, time_calls, time_together
-from hetsched.profile import ExpertShape, Source
-from hetsched.profile_yaml import load_profile, save_profile
 
 SHAPE = ExpertShape(64, 32, "bf16")
 
@@ -113,7 +113,7 @@ def test_pool_exceeds_the_cache(expert_bytes: int, cache: int, free: int) -> Non
 
 def test_pool_gives_separate_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """No two experts of the pool share storage, and numbers wrap around."""
-    from hetsched.engine.cpu_kernels.torch_kernels import TorchLinear
+    from hetsched.cpu_kernels.torch_kernels import TorchLinear
 
     torch = pytest.importorskip("torch")
     monkeypatch.setattr("hetsched.measure.experts.MIN_POOL_BYTES", 1 << 20)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from hetsched import gallery
 from hetsched.cli import doctor, profile, profiles
 from hetsched.errors import InputError, UnknownNameError
+from hetsched.machine import gallery
+from hetsched.machine.profile_yaml import load_profile
 from hetsched.measure import inventory
-from hetsched.profile_yaml import load_profile
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hetsched import gallery
 from hetsched.errors import InputError
-from hetsched.profile import DenseTable, ExpertShape, HardwareProfile, LatencyTable, Source
-from hetsched.profile_yaml import load_profile, save_profile
-from hetsched.yaml_lines import FileError
+from hetsched.machine import gallery
+from hetsched.machine.profile import DenseTable, ExpertShape, HardwareProfile, LatencyTable, Source
+from hetsched.machine.profile_yaml import load_profile, save_profile
+from hetsched.machine.yaml_lines import FileError
 
 GOOD = """\
 schema: hetsched-profile/1
@@ -187,7 +187,7 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def broken(_: object) -> str:
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr("hetsched.yaml_lines.dump_yaml", broken)
+    monkeypatch.setattr("hetsched.machine.yaml_lines.dump_yaml", broken)
     with pytest.raises(RuntimeError):
         save_profile(gallery.machine("t4"), path)
     assert path.read_bytes() == before

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hetsched import gallery
-from hetsched.fingerprint import GEOMETRY_KEYS, MACHINE_KEYS, digest, fingerprint
-from hetsched.profile import HardwareProfile, Source
-from hetsched.profile_store import STALE_DAYS, find_profile, store_profile, stored_profiles
+from hetsched.machine import gallery
+from hetsched.machine.fingerprint import GEOMETRY_KEYS, MACHINE_KEYS, digest, fingerprint
+from hetsched.machine.profile import HardwareProfile, Source
+from hetsched.machine.store import STALE_DAYS, find_profile, store_profile, stored_profiles
 
 GEOMETRY = gallery.model("qwen3-30b-a3b")
 

@@ -15,9 +15,9 @@ import torch
 from torch.utils.cpp_extension import load
 
 import hetsched
-from hetsched.accelerators import device_check
-from hetsched.accelerators.stream_queues import Queues
-from hetsched.accelerators.streams import StreamAccelerator
+from hetsched.accelerators.streams.device import StreamAccelerator
+from hetsched.accelerators.streams.queues import Queues
+from hetsched.bench import device_check
 from hetsched.types import Lane
 from tests.conftest import tiny_moe
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hetsched.geometry import MoEGeometry, from_config
 from hetsched.policies.static import CpuOnly, StaticFrequency
-from hetsched.trace import RoutingTrace, save_trace
+from hetsched.traces.trace import RoutingTrace, save_trace
 from hetsched.types import Phase
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hetsched.trace import RoutingTrace
+from hetsched.traces.trace import RoutingTrace
 from hetsched.types import IntArray
 
 

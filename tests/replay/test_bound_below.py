@@ -9,7 +9,7 @@ from itertools import combinations, permutations, product
 import numpy as np
 import pytest
 
-from hetsched.bound import clairvoyant_bound
+from hetsched.bound.clairvoyant import clairvoyant_bound
 from tests.oracles.makespan import lanes
 from tests.replay.flat_cost import FlatCost, random_trace, steps_of
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hetsched import gallery
-from hetsched.bound import all_resident_bound, clairvoyant_bound
-from hetsched.cost import CostModel
-from hetsched.trace import load_trace
+from hetsched.bound.clairvoyant import all_resident_bound, clairvoyant_bound
+from hetsched.cost.model import CostModel
+from hetsched.machine import gallery
+from hetsched.traces.trace import load_trace
 from tests.replay.flat_cost import steps_of
 from tests.replay.test_bound_below import lru_s, static_s
 

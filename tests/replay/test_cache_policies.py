@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hetsched.errors import InputError
-from hetsched.gallery import machine
 from hetsched.geometry import MoEGeometry
+from hetsched.machine.gallery import machine
 from hetsched.plugins import load
 from hetsched.policies.belady import Belady
 from hetsched.policies.gdsf import GreedyDual
@@ -24,11 +24,11 @@ from hetsched.policies.lru import OnDemandLru, OnDemandLruPerLayer
 from hetsched.policies.s3_fifo import S3Fifo
 from hetsched.policies.sieve import SieveCache
 from hetsched.policy import Machine
+from hetsched.replay.simulator import ConstantClock, simulate
+from hetsched.replay.steps import steps_of
 from hetsched.scheduler import Scheduler
-from hetsched.simulator import ConstantClock, simulate
 from hetsched.testing.policies import LAWS, SHAPE
-from hetsched.trace import RoutingTrace
-from hetsched.trace_steps import steps_of
+from hetsched.traces.trace import RoutingTrace
 from hetsched.types import ExpertId, Lane, Outcome, Phase, Plan
 from tests.oracles.belady import belady_bypass
 from tests.replay.flat_cost import random_trace, trace_of

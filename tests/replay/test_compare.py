@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hetsched import gallery
-from hetsched.bound import clairvoyant_bound
-from hetsched.cost import CostModel
+from hetsched.bound.clairvoyant import clairvoyant_bound
+from hetsched.cost.model import CostModel
 from hetsched.errors import InputError
+from hetsched.machine import gallery
 from hetsched.replay import Comparison, compare, limits
+from hetsched.replay.simulator import ConstantClock, simulate
+from hetsched.replay.steps import steps_of
 from hetsched.scheduler import Scheduler
-from hetsched.simulator import ConstantClock, simulate
-from hetsched.trace_steps import steps_of
 from hetsched.traces.split import split
 from tests.replay.compare_made import (
     EXPERTS,

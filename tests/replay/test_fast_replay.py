@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hetsched import gallery
 from hetsched.errors import InputError
-from hetsched.fast_replay import fast_replay
 from hetsched.geometry import MoEGeometry
-from hetsched.hardware import nominal_cpu
+from hetsched.machine import gallery
+from hetsched.machine.hardware import nominal_cpu
+from hetsched.machine.profile import HardwareProfile
 from hetsched.policies.lru import OnDemandLru
 from hetsched.policies.static import StaticFrequency
-from hetsched.profile import HardwareProfile
+from hetsched.replay.fast import fast_replay
+from hetsched.replay.simulator import ConstantClock, Replay, simulate
+from hetsched.replay.steps import Steps, steps_of
 from hetsched.scheduler import Scheduler
-from hetsched.simulator import ConstantClock, Replay, simulate
-from hetsched.trace import RoutingTrace, load_trace
-from hetsched.trace_steps import Steps, steps_of
+from hetsched.traces.trace import RoutingTrace, load_trace
 from hetsched.types import Phase
 from tests.replay.flat_cost import random_trace
 from tests.replay.test_cache_policies import CACHES
@@ -76,7 +76,7 @@ def test_equal_on_made_traces(policy: str, slots: int) -> None:
 @pytest.mark.parametrize("policy", COUNTED)
 def test_equal_in_pieces(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is counted goes on where the last piece ended."""
-    monkeypatch.setattr("hetsched.fast_replay.TOKENS_AT_ONCE", 7)
+    monkeypatch.setattr("hetsched.replay.fast.TOKENS_AT_ONCE", 7)
     trace = random_trace(np.random.default_rng(5), 40, 4, 10, 3)
     both(policy, 9, trace, steps_of(trace, mode="decode"), gallery.machine(LAPTOP))
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hetsched.cost import CostModel
-from hetsched.gallery import machine
+from hetsched.cost.model import CostModel
 from hetsched.geometry import MoEGeometry
+from hetsched.machine.gallery import machine
 from hetsched.plugins import load
 from hetsched.policies.activation_matrices import ActivationMatrices
 from hetsched.policies.dali import Dali, evenly
@@ -24,11 +24,11 @@ from hetsched.policies.moe_infinity import MoeInfinity
 from hetsched.policies.moe_spac import MoeSpac, MoeSpacFixed
 from hetsched.policies.rule_dispatch import RuleDispatch
 from hetsched.policy import Machine, View
+from hetsched.replay.simulator import ConstantClock, Replay, simulate
+from hetsched.replay.steps import steps_of
 from hetsched.residency import Arrive, Residency, State
 from hetsched.scheduler import Scheduler
-from hetsched.simulator import ConstantClock, Replay, simulate
-from hetsched.trace import RoutingTrace
-from hetsched.trace_steps import steps_of
+from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, ExpertId, Fetch, FloatArray, Lane, LinkState, Phase
 from tests.replay.flat_cost import FlatCost, random_trace, trace_of
 

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hetsched.bound import all_resident_bound, clairvoyant_bound
-from hetsched.cost import CostModel
+from hetsched.bound.clairvoyant import all_resident_bound, clairvoyant_bound
+from hetsched.cost.model import CostModel
 from hetsched.errors import InputError
-from hetsched.gallery import machine
 from hetsched.geometry import MoEGeometry
+from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
 from hetsched.policies.static import StaticFrequency
 from hetsched.policy import View
+from hetsched.replay.simulator import ConstantClock, Replay, simulate
+from hetsched.replay.steps import Steps, steps_of
 from hetsched.residency import ResidencyError
 from hetsched.scheduler import PlanError, Scheduler
-from hetsched.simulator import ConstantClock, Replay, simulate
-from hetsched.trace import RoutingTrace
-from hetsched.trace_steps import Steps, steps_of
+from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, Fetch, Phase
 from tests.replay.flat_cost import random_trace, trace_of
 

@@ -11,21 +11,21 @@ import pytest
 import torch
 
 import hetsched
-from hetsched.accelerators.emulated import EmulatedAccelerator
+from hetsched.accelerators.emulated.device import EmulatedAccelerator
 from hetsched.engine.engine import Engine
 from hetsched.engine.layer_work import LayerInput, demand_of
-from hetsched.gallery import machine
 from hetsched.geometry import MoEGeometry, from_config
 from hetsched.integrations.expert_modules import expert_modules
+from hetsched.integrations.recording import recording
+from hetsched.machine.gallery import machine
+from hetsched.machine.profile import HardwareProfile
 from hetsched.policies.hybrimoe import HybriMoe
 from hetsched.policy import Decision, Machine, View
-from hetsched.profile import HardwareProfile
+from hetsched.replay.simulator import ConstantClock, simulate
+from hetsched.replay.steps import steps_of
 from hetsched.residency import ABSENT, RESIDENT
 from hetsched.scheduler import Scheduler
-from hetsched.simulator import ConstantClock, simulate
-from hetsched.trace import RoutingTrace
-from hetsched.trace_steps import steps_of
-from hetsched.traces.record import recording
+from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, ExpertId, Fetch, Lane, Phase, Run
 from tests.conftest import tiny_moe
 from tests.replay.flat_cost import random_trace

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hetsched.errors import InputError
-from hetsched.trace import RoutingTrace
-from hetsched.trace_steps import Steps, steps_of
+from hetsched.replay.steps import Steps, steps_of
+from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Phase
 
 P, D, V, U = (int(phase) for phase in (Phase.PREFILL, Phase.DECODE, Phase.VERIFY, Phase.UNKNOWN))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetsched.problem import Device, DispatchProblem, frozen
-from hetsched.timeline import Timeline
+from hetsched.dispatch.problem import Device, DispatchProblem, frozen
+from hetsched.replay.timeline import Timeline
 from hetsched.types import Demand, ExpertId, Fetch, Lane, Outcome, Phase, Plan, Run
 from tests.oracles.makespan import johnson_order, lanes
 

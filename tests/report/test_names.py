@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from hetsched import gallery
 from hetsched.cli import main
 from hetsched.demo_model import shape
 from hetsched.geometry import MoEGeometry, from_config
-from hetsched.hardware import is_this_machine, resolve_hardware
+from hetsched.machine import gallery
+from hetsched.machine.hardware import is_this_machine, resolve_hardware
 from hetsched.plugins import installed, installed_name, load
 from hetsched.replay.strategies import strategies_of
 from tests.report.screens import small_trace
@@ -50,7 +50,7 @@ def test_machines_models_and_dtypes() -> None:
 
 
 def test_precisions_and_kernels() -> None:
-    from hetsched.engine.cpu_kernels import kernel_names, parse_choice
+    from hetsched.cpu_kernels import kernel_names, parse_choice
     from hetsched.integrations.cpu_lane import EAGER, cpu_kernel_for
     from hetsched.integrations.gpu_precision import PRECISIONS, tier_for
 

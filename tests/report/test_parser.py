@@ -118,7 +118,7 @@ def test_help_gives_the_true_default(parser: argparse.ArgumentParser, action: ar
 
 
 def test_the_time_scale_is_attachs() -> None:
-    from hetsched.accelerators.emulated import DEFAULT_SCALE
+    from hetsched.accelerators.emulated.device import DEFAULT_SCALE
     from hetsched.cli.attaching import ATTACH_TIME_SCALE
 
     assert ATTACH_TIME_SCALE == DEFAULT_SCALE

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hetsched.contest import Row
+from hetsched.dispatch.contest import Row
 from hetsched.replay import compare
 from hetsched.replay.result import Comparison
 from hetsched.report.compare_plot import draw_hits, left_out, plot_comparison

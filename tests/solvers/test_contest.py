@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from hetsched.cli import solve
-from hetsched.contest import contest
+from hetsched.dispatch.contest import contest
+from hetsched.dispatch.problem import DispatchProblem, frozen
 from hetsched.errors import InputError
-from hetsched.problem import DispatchProblem, frozen
 from tests.test_cli import call
 from tests.traces.made import saved
 

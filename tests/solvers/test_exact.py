@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from hetsched.instances import KINDS, random_problem
-from hetsched.problem import Device, DispatchProblem, frozen
-from hetsched.solver import Status
-from hetsched.solver_guard import solve_guarded
+from hetsched.dispatch.guard import solve_guarded
+from hetsched.dispatch.instances import KINDS, random_problem
+from hetsched.dispatch.problem import Device, DispatchProblem, frozen
+from hetsched.dispatch.solver import Status
 from hetsched_solvers.brute import Brute
 from hetsched_solvers.cpsat import CpSat
-from hetsched_solvers.exact import Exact, told_apart
+from hetsched_solvers.exact.solver import Exact, told_apart
 from hetsched_solvers.mathopt import MathOptHighs
 
 EXACT = Exact()

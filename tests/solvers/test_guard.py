@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hetsched.dispatch.guard import solve_guarded
+from hetsched.dispatch.instances import random_problem
+from hetsched.dispatch.problem import Device, DispatchProblem, frozen
+from hetsched.dispatch.solver import Fallback, Solution, Solver, Status
 from hetsched.errors import InputError
-from hetsched.instances import random_problem
-from hetsched.problem import Device, DispatchProblem, frozen
-from hetsched.solver import Fallback, Solution, Solver, Status
-from hetsched.solver_guard import solve_guarded
 from hetsched.testing.solvers import LAWS, Law, feasible, optimal_means_optimal
-from hetsched_solvers.exact import Exact
+from hetsched_solvers.exact.solver import Exact
 
 PROBLEM = random_problem(np.random.default_rng(2), 6, "different")
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hetsched.dispatch.guard import solve_guarded
+from hetsched.dispatch.instances import KINDS, random_problem, trace_problems
+from hetsched.dispatch.solver import Status
 from hetsched.errors import InputError
-from hetsched.instances import KINDS, random_problem, trace_problems
-from hetsched.solver import Status
-from hetsched.solver_guard import solve_guarded
-from hetsched.trace import load_trace
+from hetsched.traces.trace import load_trace
 from hetsched.types import FloatArray, Phase
-from hetsched_solvers.exact import Exact
+from hetsched_solvers.exact.solver import Exact
 
 TRACES = Path(os.environ.get("HETSCHED_TRACES", Path(__file__).parents[2].parent / "shared" / "traces"))
 

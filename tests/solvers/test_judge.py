@@ -10,10 +10,10 @@ from itertools import product
 import numpy as np
 import pytest
 
+from hetsched.dispatch.instances import KINDS, random_problem
+from hetsched.dispatch.problem import DispatchProblem, Verdict, frozen
 from hetsched.errors import InputError
-from hetsched.instances import KINDS, random_problem
 from hetsched.jit import announced, source_stamp
-from hetsched.problem import DispatchProblem, Verdict, frozen
 from hetsched.testing.dispatch_problems import degenerate_problems
 from tests.oracles import plain_judge
 
@@ -138,7 +138,7 @@ def test_slow_work_is_announced_on_standard_error(capfd: pytest.CaptureFixture[s
 
 def test_the_stamp_knows_its_sources() -> None:
     """Another set of modules, another stamp; a module that is not there is an error."""
-    assert source_stamp("hetsched.judge") == source_stamp("hetsched.judge")
-    assert source_stamp("hetsched.judge") != source_stamp("hetsched.problem")
+    assert source_stamp("hetsched.dispatch.judge") == source_stamp("hetsched.dispatch.judge")
+    assert source_stamp("hetsched.dispatch.judge") != source_stamp("hetsched.dispatch.problem")
     with pytest.raises(ModuleNotFoundError, match="absent"):
         source_stamp("hetsched.absent")

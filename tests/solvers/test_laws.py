@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from hetsched.dispatch.problem import DispatchProblem
+from hetsched.dispatch.solver import Solver
 from hetsched.plugins import installed, load
-from hetsched.problem import DispatchProblem
-from hetsched.solver import Solver
 from hetsched.testing.dispatch_problems import degenerate_problems, dispatch_problems, realistic_problems
 from hetsched.testing.solvers import LAWS, Law
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hetsched.dispatch.placement import is_feasible, objective_s, placement_problem, solve_guarded, validate
+from hetsched.dispatch.problem import PlacementProblem, frozen
+from hetsched.dispatch.solver import Status
 from hetsched.errors import InputError
-from hetsched.placement import is_feasible, objective_s, placement_problem, solve_guarded, validate
 from hetsched.plugins import installed, load
-from hetsched.problem import PlacementProblem, frozen
-from hetsched.solver import Status
-from hetsched_solvers.placement_linear import sparse_program
-from hetsched_solvers.placement_start import hint, starting_point
+from hetsched_solvers.placement.linear import sparse_program
+from hetsched_solvers.placement.start import hint, starting_point
 
 SOLVERS = sorted(installed("hetsched.placement_solvers"))
 N = np.arange(5.0)

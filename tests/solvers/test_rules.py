@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from hetsched.dispatch.problem import DispatchProblem, frozen
 from hetsched.plugins import load
-from hetsched.problem import DispatchProblem, frozen
 from hetsched_solvers.spac import utility_levels
 
 INF = math.inf

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hetsched.cost import CostModel
+from hetsched.cost.model import CostModel
 from hetsched.errors import InputError
-from hetsched.gallery import machine, model
 from hetsched.geometry import MoEGeometry
-from hetsched.profile import HardwareProfile
+from hetsched.machine.gallery import machine, model
+from hetsched.machine.profile import HardwareProfile
 from hetsched.tiers import INT4, INT8, Tier, lossy_tier, preferred, sampled_demand, stored_bytes
 
 SHAPE = MoEGeometry("made", num_layers=3, num_experts=8, top_k=2, hidden=1024, ffn=512)

@@ -15,7 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hetsched.accelerators import cuda_kernels, cuda_quantised, cuda_source
+from hetsched.accelerators.cuda import kernels as cuda_kernels
+from hetsched.accelerators.cuda import quantised as cuda_quantised
+from hetsched.accelerators.cuda import source as cuda_source
 from hetsched.engine.quantised_layout import QuantisedLayout
 from hetsched.engine.quantised_weight import QuantisedWeight
 from hetsched.tiers import FUSED_TOKENS, INT4, INT8, Precision

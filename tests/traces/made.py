@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hetsched.trace import RoutingTrace, save_trace
+from hetsched.traces.trace import RoutingTrace, save_trace
 
 
 def made(tokens: int = 40, layers: int = 3, experts: int = 8, top_k: int = 2, sequences: int = 4, **more: Any) -> Any:

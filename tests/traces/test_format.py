@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hetsched.errors import InputError
-from hetsched.trace import FORMAT, load_trace, report, save_trace
 from hetsched.traces import archive
+from hetsched.traces.trace import FORMAT, load_trace, report, save_trace
 from tests.traces.made import made, same, saved
 
 TRACES = Path(os.environ.get("HETSCHED_TRACES", Path(__file__).parents[2].parent / "shared" / "traces"))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from hetsched.errors import InputError
-from hetsched.trace import RoutingTrace, load_trace
 from hetsched.traces.from_rows import import_rows
 from hetsched.traces.rows import row_file
+from hetsched.traces.trace import RoutingTrace, load_trace
 from tests.traces.made import made
 
 

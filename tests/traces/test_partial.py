@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from hetsched.errors import InputError
-from hetsched.trace import load_trace
+from hetsched.integrations.recording import record
 from hetsched.traces.content import BLOCK_BYTES, WHOLE_BYTES, model_digest
-from hetsched.traces.record import record
+from hetsched.traces.trace import load_trace
 from hetsched.traces.writer import require_resumable
 from tests.conftest import tiny_moe
 from tests.traces.made import made, same

@@ -11,9 +11,9 @@ import torch
 
 import hetsched
 from hetsched.errors import InputError
-from hetsched.trace import load_trace
+from hetsched.integrations.recording import layer_numbers, record, recording
 from hetsched.traces.prompts import digest, read_prompts
-from hetsched.traces.record import layer_numbers, record, recording
+from hetsched.traces.trace import load_trace
 from hetsched.types import Phase
 from tests.conftest import tiny_moe
 from tests.traces.made import same

@@ -15,9 +15,9 @@ import pytest
 
 from hetsched.cache import cache_folder
 from hetsched.errors import InputError
-from hetsched.trace import load_trace, save_trace
 from hetsched.traces import archive
 from hetsched.traces.split import sequence_starts, sequences
+from hetsched.traces.trace import load_trace, save_trace
 from hetsched.traces.writer import TraceWriter
 from tests.traces.made import made, same, saved
 

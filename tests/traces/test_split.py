@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from hetsched.errors import InputError
-from hetsched.trace import RoutingTrace, load_trace
 from hetsched.traces import split as split_module
 from hetsched.traces.checks import chunks
 from hetsched.traces.split import concat, merged_meta, sequence_starts, sequences, split
+from hetsched.traces.trace import RoutingTrace, load_trace
 from tests.traces.made import made, same
 
 META = {"model": "m", "licence": "MIT", "sequences": [{"task": str(i)} for i in range(4)]}

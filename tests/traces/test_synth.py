@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from hetsched.errors import InputError
-from hetsched.trace import load_trace, report
 from hetsched.traces.fit_synth import fit_synth, moments
 from hetsched.traces.split import sequence_starts
 from hetsched.traces.synth import SynthParams, generate, synthesise
+from hetsched.traces.trace import load_trace, report
 from tests.traces.test_format import TRACES
 
 SHAPE = {"layers": 4, "experts": 32, "top_k": 4, "tokens": 12_000, "sequences": 40}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hetsched.trace import FORMAT, load_trace, save_trace
+from hetsched.traces.trace import FORMAT, load_trace, save_trace
 from tests.test_cli import call
 from tests.traces.made import made, same, saved
 from tests.traces.test_import import jsonl, rows_of

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hetsched.errors import InputError
-from hetsched.trace import RoutingTrace, load_trace
+from hetsched.traces.trace import RoutingTrace, load_trace
 from hetsched.traces.writer import TraceWriter
 from tests.traces.made import made, same
 

@@ -1,0 +1,1 @@
+"""CUDA: streams of its own, pinned memory, raw kernels."""

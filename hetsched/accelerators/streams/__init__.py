@@ -1,0 +1,1 @@
+"""Any torch device with streams and events."""

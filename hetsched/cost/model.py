@@ -1,0 +1,124 @@
+"""CostModel: seconds to compute or copy, for one model on one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..geometry import MoEGeometry
+from ..machine.profile import ExpertShape, HardwareProfile, Link, Processor, Source
+from ..types import FloatArray
+from .correction import OPS, Corrections
+from .latency import Interpolation, dense_table, expert_table, roofline_s
+
+DENSE_KERNELS = 10  # launches of attention, norms, router and shared expert in one layer
+ACTIVATION_BYTES = 2  # activations cross the link in 16 bits
+
+
+class CostModel:
+    """Seconds for one model's experts on one machine.
+
+    A latency table of the model's own shape is interpolated; a table of another shape is scaled by the roofline
+    (Williams et al. 2009: the larger of bytes over bandwidth and FLOPs over throughput); without any table the roofline
+    itself serves. All arguments named n may be scalars or arrays. `recalibrate` corrects later answers.
+    """
+
+    def __init__(self, profile: HardwareProfile, geometry: MoEGeometry) -> None:
+        self.profile = profile
+        self.geometry = geometry
+        self._corrections = Corrections()
+        self._memo: dict[str, dict[int, float]] = {name: {} for name in ("gpu", "cpu", "copy", "roundtrip", "dense")}
+        self._sources: dict[str, Source] = {}
+        self._cpu = self._latency("cpu", profile.cpu)
+        self._gpu = None if profile.gpu is None else self._latency("gpu", profile.gpu)
+        table = dense_table(self._dense_device, geometry.name)
+        self._dense = Interpolation(table.tokens_P, table.median_s_P) if table else None
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether there is an accelerator to schedule for."""
+        return self._gpu is not None
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """How the latency of each device was obtained: `scaled` for another geometry's table."""
+        return dict(self._sources)
+
+    @property
+    def corrections(self) -> dict[str, float]:
+        """Factor now applied to each class of operation: gpu, cpu, copy, dense."""
+        return {op: self._corrections.factor(op) for op in OPS}
+
+    def gpu_s(self, n: npt.ArrayLike) -> FloatArray:
+        """Seconds of one expert's FFN on n tokens on the GPU; 0 for n = 0."""
+        if self._gpu is None:
+            raise InputError(f"{self.profile.name} has no GPU; choose a profile with one")
+        return self._gpu(n) * self._corrections.factor("gpu")
+
+    def cpu_s(self, n: npt.ArrayLike) -> FloatArray:
+        """Seconds of one expert's FFN on n tokens on the CPU, all compute threads; 0 for n = 0."""
+        return self._cpu(n) * self._corrections.factor("cpu")
+
+    def each_gpu_s(self, tokens: Iterable[int]) -> list[float]:
+        """gpu_s for each of a few experts, as plain floats; remembered, for the decision loop."""
+        memo = self._memo["gpu"]
+        return [memo[n] if n in memo else memo.setdefault(n, float(self.gpu_s(n))) for n in tokens]
+
+    def each_cpu_s(self, tokens: Iterable[int]) -> list[float]:
+        """cpu_s for each of a few experts, as plain floats; remembered, for the decision loop."""
+        memo = self._memo["cpu"]
+        return [memo[n] if n in memo else memo.setdefault(n, float(self.cpu_s(n))) for n in tokens]
+
+    def dense_s(self, num_tokens: int) -> float:
+        """Seconds for the rest of one layer on `num_tokens` tokens, on the GPU where there is one."""
+        memo = self._memo["dense"]
+        if num_tokens not in memo:
+            memo[num_tokens] = self._one_dense_s(num_tokens) * self._corrections.factor("dense")
+        return memo[num_tokens]
+
+    def _one_dense_s(self, num_tokens: int) -> float:
+        if self._dense is not None:
+            return float(self._dense(num_tokens))
+        device = self._dense_device
+        work = roofline_s(device, self.geometry.dense_params, 16.0, num_tokens)
+        return DENSE_KERNELS * device.call_s + work
+
+    def copy_s(self, num_bytes: int | None = None) -> float:
+        """Seconds to copy `num_bytes` (default: one expert) to the GPU from pinned memory."""
+        size = self.geometry.expert_bytes if num_bytes is None else num_bytes
+        memo = self._memo["copy"]
+        if size not in memo:
+            memo[size] = self._link(self.profile.h2d).seconds(size) * self._corrections.factor("copy")
+        return memo[size]
+
+    def roundtrip_s(self, num_tokens: int) -> float:
+        """Seconds to bring the activations of `num_tokens` tokens to the host and the results back."""
+        memo = self._memo["roundtrip"]
+        if num_tokens not in memo:
+            num_bytes = num_tokens * self.geometry.hidden * ACTIVATION_BYTES
+            down, up = self._link(self.profile.d2h), self._link(self.profile.h2d)
+            both_s = down.seconds(num_bytes) + up.seconds(num_bytes)
+            memo[num_tokens] = both_s * self._corrections.factor("copy")
+        return memo[num_tokens]
+
+    def recalibrate(self, op: str, predicted_s: float, measured_s: float) -> None:
+        """Correct later predictions of a class (gpu, cpu, copy, dense) by one observation; bounded and decaying."""
+        self._corrections.observe(op, predicted_s, measured_s)
+        for memo in self._memo.values():
+            memo.clear()
+
+    @property
+    def _dense_device(self) -> Processor:
+        return self.profile.gpu or self.profile.cpu
+
+    def _latency(self, key: str, device: Processor) -> Interpolation:
+        table = expert_table(device, ExpertShape.of(self.geometry))
+        self._sources[key] = table.source if device.tables else self.profile.source
+        return Interpolation(table.tokens_P, table.median_s_P)
+
+    def _link(self, link: Link | None) -> Link:
+        if link is None:
+            raise InputError(f"{self.profile.name} has no link to a GPU; choose a profile with one")
+        return link

@@ -1,0 +1,178 @@
+"""Recording what a transformers model's routers choose while it generates, attached to hetsched or not.
+
+Hooks before every expert module see the chosen ids and weights, whatever implementation then computes the experts.
+Shapes: T tokens of one forward pass, L layers, K top-k.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..errors import InputError
+from ..traces.checks import chunks, has_repeat
+from ..traces.partial import damaged
+from ..traces.writer import TraceWriter, partial_folder
+from ..types import Phase
+from .attachment import phase_of_call
+from .expert_modules import expert_modules, is_expert_module
+
+
+class Pass(NamedTuple):
+    """One forward pass: `experts_TLK` int16, `weights_TLK` float16, and its phase."""
+
+    experts_TLK: npt.NDArray[np.int16]
+    weights_TLK: npt.NDArray[np.float16]
+    phase: Phase
+
+
+class Recorder:
+    """Collects the passes of one model; `take()` hands over what came since the last call."""
+
+    def __init__(self, num_layers: int) -> None:
+        self._num_layers = num_layers
+        self._passes: list[Pass] = []
+        self._phase = Phase.UNKNOWN
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def take(self) -> list[Pass]:
+        """The passes since the last call."""
+        passes, self._passes = self._passes, []
+        return passes
+
+    def begin(self, _model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Before a forward pass of the model: a hook. Raises InputError for a batch."""
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if tokens is not None and len(tokens) != 1:
+            raise InputError(f"a batch of {len(tokens)} cannot be recorded; generate one sequence at a time, one beam")
+        phase = phase_of_call(args, kwargs)
+        self._phase = Phase.UNKNOWN if phase is None else phase
+        self._layers.clear()
+
+    def see(self, layer: int, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> None:
+        """What the router of one layer chose."""
+        self._layers[layer] = ids_TK.detach(), weights_TK.detach()
+
+    def end(self, *_ignored: Any) -> None:
+        """After a forward pass of the model: a hook. Raises InputError when layers chose in unlike shapes."""
+        seen = [self._layers[layer] for layer in sorted(self._layers)]
+        shapes = {tuple(tensor.shape) for pair in seen for tensor in pair}
+        if len(seen) != self._num_layers or len(shapes) != 1:
+            raise InputError(
+                f"{len(seen)} of {self._num_layers} layers chose experts, with shapes {sorted(shapes)}; "
+                "a trace needs every layer to choose equally many for every token"
+            )
+        ids_TLK = torch.stack([ids for ids, _ in seen], dim=1).to("cpu", torch.int16).numpy()
+        weights_TLK = torch.stack([weights for _, weights in seen], dim=1).to("cpu", torch.float16).numpy()
+        self._passes.append(Pass(ids_TLK, weights_TLK, self._phase))
+        self._layers.clear()
+
+
+@contextmanager
+def recording(model: torch.nn.Module) -> Iterator[Recorder]:
+    """Context in which the forward passes of a model are recorded; its outputs are what they were.
+
+    Raises InputError for a model without routed experts.
+    """
+    modules = expert_modules(model)
+    recorder = Recorder(len(modules))
+
+    def watch(layer: int) -> Callable[..., None]:
+        def see(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = dict(zip(("hidden_states", "top_k_index", "top_k_weights"), args, strict=False)) | kwargs
+            recorder.see(layer, given["top_k_index"], given["top_k_weights"])
+
+        return see
+
+    hooks = [m.register_forward_pre_hook(watch(i), with_kwargs=True) for i, m in enumerate(modules)]
+    hooks += [model.register_forward_pre_hook(recorder.begin, with_kwargs=True)]
+    hooks += [model.register_forward_hook(recorder.end)]
+    try:
+        yield recorder
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def record(
+    model: Any,
+    prompts: Sequence[torch.Tensor],
+    path: str | Path,
+    arguments: dict[str, Any],
+    *,
+    generate: dict[str, Any],
+    meta: dict[str, Any] | None = None,
+    progress: Callable[[int, int], None] = lambda done, tokens: None,
+) -> dict[str, Any]:
+    """Generate from every prompt (token ids [1, T]) and write the routing of all passes to a trace file; its meta.
+
+    `arguments` says what is recorded: unfinished work of the same arguments is continued, at the first sequence that
+    was not committed; `generate` goes to model.generate. `progress` is told sequences done and tokens recorded. Steps
+    of several tokens after the prompt are verify steps, rejected drafts included: it is what the model computed.
+    """
+    modules = expert_modules(model)
+    layers = layer_numbers(model)
+    shape = len(modules), _top_k(model, prompts[0])
+    num_experts = max(int(module.num_experts) for module in modules)
+    writer = TraceWriter(path, num_experts, shape, extras=("weights", "step"), arguments=arguments)
+    with writer, recording(model) as recorder:
+        _require_whole_sequences(writer, len(prompts))
+        steps = int(writer.array("step")[-1]) + 1 if writer.tokens else 0
+        progress(writer.progress, writer.tokens)
+        for i in range(writer.progress, len(prompts)):
+            model.generate(prompts[i], attention_mask=torch.ones_like(prompts[i]), **generate)
+            steps = _append(writer, recorder.take(), i, steps)
+            writer.commit(progress=i + 1)
+            progress(i + 1, writer.tokens)
+        repeats = {"repeats_allowed": True} if _has_repeats(writer.array("experts")) else {}
+        return writer.finish(**{"layers": layers, **(meta or {}), **repeats, "recorded": arguments})
+
+
+def _require_whole_sequences(writer: TraceWriter, prompts: int) -> None:
+    """Raise InputError where the journal and the arrays disagree on how many sequences are done."""
+    done = int(writer.array("sequence")[-1]) + 1 if writer.tokens else 0
+    if writer.progress != done or done > prompts:
+        text = (
+            f"its journal counts {writer.progress} sequences, its arrays hold {done}, and there are {prompts} prompts"
+        )
+        raise damaged(partial_folder(writer.path), text)
+
+
+def layer_numbers(model: torch.nn.Module) -> list[int]:
+    """The model's own number of every layer with routed experts, from module names; 0, 1, ... if those say nothing."""
+    names = [name for name, module in model.named_modules() if is_expert_module(module)]
+    found = [match for name in names if (match := re.search(r"\d+", name))]
+    numbers = [int(match[0]) for match in found]
+    return numbers if len(numbers) == len(names) and numbers == sorted(set(numbers)) else list(range(len(names)))
+
+
+def _append(writer: TraceWriter, passes: Sequence[Pass], sequence: int, steps: int) -> int:
+    """Add one sequence; the number of steps so far."""
+    lengths = [len(p.experts_TLK) for p in passes]
+    total = sum(lengths)
+    writer.append(
+        experts=np.concatenate([p.experts_TLK for p in passes]),
+        weights=np.concatenate([p.weights_TLK for p in passes]),
+        sequence=np.full(total, sequence),
+        phase=np.repeat([int(p.phase) for p in passes], lengths),
+        step=np.repeat(np.arange(steps, steps + len(passes)), lengths),
+    )
+    return steps + len(passes)
+
+
+def _top_k(model: Any, prompt: torch.Tensor) -> int:
+    """Experts per token, seen in a forward pass of one token: configs name it in many ways."""
+    with recording(model) as recorder, torch.inference_mode():
+        model(input_ids=prompt[:, :1], use_cache=False)
+    return int(recorder.take()[0].experts_TLK.shape[2])
+
+
+def _has_repeats(experts_TLK: npt.NDArray[Any]) -> bool:
+    return any(has_repeat(experts_TLK[part]).any() for part in chunks(len(experts_TLK), experts_TLK[0].size))

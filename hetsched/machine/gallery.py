@@ -1,0 +1,105 @@
+"""Gallery: the machines and models that come with hetsched, by name; a path works wherever a name does.
+
+The files lie in the top-level `profiles/` of a checkout and in `hetsched/_profiles` of an installed wheel.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from ..demo_model.shape import DEMO, demo_geometry
+from ..errors import UnknownNameError
+from ..geometry import MoEGeometry
+from .model_yaml import ModelCard, load_geometry, load_model_card
+from .profile import HardwareProfile
+from .profile_yaml import load_profile
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def gallery_folder() -> Path:
+    """Folder that holds `machines/` and `models/`."""
+    installed = _PACKAGE / "_profiles"
+    return installed if installed.is_dir() else _PACKAGE.parent / "profiles"
+
+
+@cache
+def machines() -> dict[str, Path]:
+    """Files of the gallery's machines by name."""
+    return _files("machines")
+
+
+@cache
+def models() -> dict[str, Path]:
+    """Files of the gallery's models by name."""
+    return _files("models")
+
+
+def machine(name: str | Path) -> HardwareProfile:
+    """A machine by gallery name or path of a profile file.
+
+    Raises UnknownNameError, which lists the names, or FileError with all problems of the file.
+    """
+    path = machines().get(str(name).lower()) or _as_path(name)
+    if path is None:
+        raise UnknownNameError("machine", str(name), machines(), "or give the path of a profile YAML")
+    modified_ns = path.stat().st_mtime_ns if path.exists() else 0  # load_profile says that it is not there
+    return _loaded(path, modified_ns)
+
+
+@cache
+def _loaded(path: Path, modified_ns: int) -> HardwareProfile:
+    """A profile is read once as long as its file stays as it is."""
+    return load_profile(path)
+
+
+def model(name: str | Path, dtype: str | None = None) -> MoEGeometry:
+    """A model's geometry by gallery name, Hugging Face repository id, or path; "demo" is the demo model's.
+
+    A path names a model file, a config.json or a folder with one. `dtype` None: as published. Raises UnknownNameError,
+    which lists the names.
+    """
+    if str(name).lower() == DEMO:
+        return demo_geometry(dtype)
+    path = models().get(_short(str(name))) or _as_path(name)
+    if path is None:
+        raise UnknownNameError("model", str(name), [*models(), DEMO], "or give the path of a config.json")
+    geometry = load_geometry(path)
+    return geometry if dtype is None else geometry.with_dtype(dtype)
+
+
+def has_model(name: str) -> bool:
+    """Whether the gallery has a model of that name or Hugging Face repository id."""
+    return _short(name) in models()
+
+
+def model_card(name: str) -> ModelCard:
+    """A gallery model with its variants and published figures."""
+    path = models().get(_short(name))
+    if path is None:
+        raise UnknownNameError("model", name, models())
+    return load_model_card(path)
+
+
+def _files(kind: str) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((gallery_folder() / kind).glob("*.yaml"))}
+
+
+@cache
+def _repositories() -> dict[str, str]:
+    return {load_model_card(path).repository.lower(): name for name, path in models().items()}
+
+
+def _short(name: str) -> str:
+    lowered = name.lower()
+    return _repositories().get(lowered, lowered) if lowered.count("/") == 1 else lowered
+
+
+def _as_path(name: str | Path) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        looks_like_one = path.suffix in (".yaml", ".yml", ".json") or path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, ~ of nobody, a NUL: no path
+        return None
+    return path if str(name).strip() and looks_like_one else None

@@ -1,0 +1,147 @@
+"""From a demand and a residency to a DispatchProblem, and from its solution to ops.
+
+Shapes: N active experts of the layer, V victims, L layers, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..dispatch.problem import Device, DispatchProblem, johnson_order
+from ..dispatch.solver import Status
+from ..policy import Decision, Machine, View
+from ..residency import COPYING, RESIDENT
+from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Run
+
+FREE = -1  # a place that nobody has to leave
+_CPU, _GPU, _FETCH = (int(device) for device in Device)
+_ONE = (1,)
+_OPTIMAL = Status.OPTIMAL.name
+
+
+class Posed(NamedTuple):
+    """A problem, and what its rows stand for: `victims` are flat indices (layer * E + expert), FREE for a free slot."""
+
+    problem: DispatchProblem
+    victims: npt.NDArray[np.int64]
+
+
+class OneToken:
+    """Layers of one token, where active experts are alike and what to do is a count.
+
+    `settle` answers without a solver where that provably loses nothing.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._gpu_LE, self._cpu_LE = machine.one_token_runs
+
+    def settle(self, demand: Demand, view: View, most_gain_s: float) -> Decision | None:
+        """The optimal decision where no fetch can be part of one and nothing is in flight; None where it is not known.
+
+        Without fetches the only choice is how many residents leave the GPU for the CPU. k fetches end no earlier than
+        link_free + k copies + one computation, and gain at most k * `most_gain_s` (no fetch's utility less its price
+        exceeds that). The difference is linear in k, so k = 1 decides unless each further fetch pays for its own copy.
+        """
+        cost, states = self._machine.cost, view.residency.states(demand.layer)
+        (gpu_s,), (cpu_s,) = cost.each_gpu_s(_ONE), cost.each_cpu_s(_ONE)
+        here, missing = [], []
+        for e in demand.active:
+            if states[e] >= RESIDENT:
+                here.append(e)
+            elif states[e] == COPYING:
+                return None
+            else:
+                missing.append(e)
+        roundtrip_s, misses, moved = cost.roundtrip_s(1), len(missing), 0
+        gpu_end_s = len(here) * gpu_s
+        makespan_s = max(gpu_end_s, roundtrip_s + misses * cpu_s) if missing else gpu_end_s
+        while moved < len(here):  # the GPU's end falls and the CPU's rises: the first that is no better ends it
+            gpu_end_s -= gpu_s
+            less_s = max(gpu_end_s, roundtrip_s + (misses + moved + 1) * cpu_s)
+            if less_s >= makespan_s:
+                break
+            makespan_s, moved = less_s, moved + 1
+        if missing and self._machine.num_slots:
+            copy_s = cost.copy_s()
+            if most_gain_s > copy_s or view.link.free_s + copy_s + gpu_s - most_gain_s < makespan_s:
+                return None
+        if moved:
+            missing += here[-moved:]
+            del here[-moved:]
+        gpu_E, cpu_E = self._gpu_LE[demand.layer], self._cpu_LE[demand.layer]
+        runs = [gpu_E[e] for e in here]
+        runs += [cpu_E[e] for e in missing]
+        return Decision(tuple(runs), predicted_s=makespan_s, solver_status=_OPTIMAL)
+
+
+def pose(demand: Demand, view: View, machine: Machine, utility_LE: FloatArray, link_price_s: float = 0.0) -> Posed:
+    """The dispatch problem of one layer; seconds from the cost model, prices from `utility_LE` (seconds saved).
+
+    Each fetch pays `link_price_s` besides its victim's utility: what the copy engine would else have gained.
+    """
+    cost, layer, states = machine.cost, demand.layer, view.residency.states(demand.layer)
+    ready = {e: 0.0 if states[e] >= RESIDENT else np.inf for e in demand.active}
+    link_free_s = view.link.free_s
+    for expert, remaining_s in view.link.in_flight:
+        if expert.layer == layer and expert.expert in ready:
+            ready[expert.expert] = remaining_s
+            link_free_s = max(link_free_s, remaining_s)
+    num_missing = sum(ready_s == np.inf for ready_s in ready.values())
+    victims, price_V = _victims(demand, view, utility_LE, num_missing)
+    problem = DispatchProblem(
+        gpu_s_N=np.array(cost.each_gpu_s(demand.tokens)),
+        cpu_s_N=np.array(cost.each_cpu_s(demand.tokens)),
+        copy_s_N=np.full(len(ready), cost.copy_s()),
+        ready_s_N=np.array(list(ready.values())),
+        utility_N=utility_LE[layer, demand.active_N],
+        victim_price_V=price_V + link_price_s,
+        link_free_s=link_free_s,
+        roundtrip_s=cost.roundtrip_s(demand.num_tokens),
+    )
+    return Posed(problem, victims)
+
+
+def _victims(
+    demand: Demand, view: View, utility_LE: FloatArray, wanted: int
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """The cheapest `wanted` places for new experts, free slots first, and their prices, ascending."""
+    free = min(view.residency.free_slots, wanted)
+    if wanted == free:
+        return np.full(free, FREE, np.int64), np.zeros(free)
+    flat = view.residency.evictable(demand.layer, demand.active_N)
+    utility = utility_LE.reshape(-1)[flat]
+    if len(flat) > wanted - free:
+        cheapest = utility.argpartition(wanted - free - 1)[: wanted - free]
+        flat, utility = flat[cheapest], utility[cheapest]
+    order = utility.argsort(kind="stable")
+    places, prices = flat[order], utility[order]
+    if free:
+        return np.concatenate([np.full(free, FREE, np.int64), places]), np.concatenate([np.zeros(free), prices])
+    return places, prices
+
+
+def to_decision(
+    demand: Demand, posed: Posed, choice_N: npt.NDArray[np.int8], num_experts: int
+) -> tuple[tuple[Run, ...], tuple[Fetch, ...]]:
+    """Runs and demanded fetches in the order in which the problem's makespan assumes them."""
+    problem, choice = posed.problem, choice_N.tolist()
+    ids = [ExpertId(demand.layer, e) for e in demand.active]
+    tokens, ready_s = demand.tokens, problem.ready_s_N.tolist()
+    here = sorted((i for i, device in enumerate(choice) if device == _GPU), key=ready_s.__getitem__)
+    fetched = [i for i, device in enumerate(choice) if device == _FETCH]
+    if len(fetched) > 1:
+        fetched = johnson_order(problem, np.array(fetched)).tolist()
+    fetches = []
+    for place, i in zip(posed.victims.tolist(), fetched, strict=False):
+        victim = None if place == FREE else ExpertId(*divmod(place, num_experts))
+        fetches.append(Fetch(ids[i], victim, prefetch=False, cause="demanded: fetching beats the CPU"))
+    runs = [Run(ids[i], tokens[i], Lane.GPU, "in flight" if ready_s[i] else "resident") for i in here]
+    runs += [Run(ids[i], tokens[i], Lane.GPU, "fetched") for i in fetched]
+    runs += [
+        Run(ids[i], tokens[i], Lane.CPU, "the CPU ends sooner") for i, device in enumerate(choice) if device == _CPU
+    ]
+    return tuple(runs), tuple(fetches)

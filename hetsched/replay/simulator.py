@@ -1,0 +1,109 @@
+"""Simulator: replays a routing trace through a Scheduler on a virtual machine, layer by layer. Deterministic.
+
+Shapes: S steps, L layers, T tokens of a step, K top-k, E experts, N active experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..scheduler import Scheduler
+from ..stats import RunStats
+from ..traces.trace import RoutingTrace
+from ..types import Demand, FloatArray, Phase
+from .steps import Steps
+from .timeline import Timeline
+
+CHECK_EVERY = 32  # layers between two checks of the residency's invariants
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay came to: sums over all layers, and the seconds of each step [S], decision time counted."""
+
+    stats: RunStats
+    step_s_S: FloatArray
+
+    @property
+    def step_s(self) -> float:
+        """Mean seconds of a step."""
+        return float(self.step_s_S.mean()) if len(self.step_s_S) else 0.0
+
+
+class ConstantClock:
+    """A clock for reproducible replays: every decision takes `charge_s`, whatever the host needed for it."""
+
+    def __init__(self, charge_s: float) -> None:
+        self._charge_s = charge_s
+        self._now_s = 0.0
+
+    def __call__(self) -> float:
+        """Each call is one charge after the last."""
+        self._now_s += self._charge_s
+        return self._now_s
+
+
+def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None = None) -> Replay:
+    """Replay `steps` of a trace: the same Scheduler, Policy, Forecaster and Solver that run in a model.
+
+    Raises InputError where trace and model differ in shape, and ResidencyError or PlanError where a policy breaks its
+    contract.
+    """
+    shape = scheduler.geometry
+    check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
+    timeline, cost = Timeline(scheduler.cost), scheduler.cost
+    step_s_S = np.zeros(steps.count)
+    since_check = 0
+    for s, layers in enumerate(demands(trace, steps, scheduler.uses_weights)):
+        begin_s = timeline.now_s
+        for demand in layers:
+            dense_s = cost.dense_s(demand.num_tokens)
+            timeline.pass_s(dense_s)
+            plan = scheduler.step(demand, timeline.link_state())
+            timeline.pass_s(plan.decision_s)
+            timeline.begin(plan)
+            copies = scheduler.prefetch(timeline.link_state())
+            timeline.prefetch(copies.fetches, copies.decision_s)
+            scheduler.observe(timeline.end(dense_s))
+            since_check += 1
+            if since_check == CHECK_EVERY:
+                since_check = 0
+                scheduler.residency.check()
+        step_s_S[s] = timeline.now_s - begin_s
+        if progress is not None and s % 64 == 63:
+            progress(s + 1, steps.count)
+    scheduler.drop_copies()  # what is under way goes with the timeline
+    scheduler.residency.check()
+    return Replay(scheduler.stats, step_s_S)
+
+
+def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: str) -> None:
+    """Raise InputError unless the trace is of a model of this shape."""
+    if (trace.num_layers, trace.num_experts) != (num_layers, num_experts):
+        raise InputError(
+            f"the trace has {trace.num_layers} MoE layers of {trace.num_experts} experts, {model} has {num_layers} of "
+            f"{num_experts}; name the model that the trace was recorded on"
+        )
+
+
+def demands(trace: RoutingTrace, steps: Steps, weighted: bool = False) -> Iterator[list[Demand]]:
+    """The demands of each step, layer by layer; `weighted`: with router weights, where the trace has them."""
+    experts, layers = trace.num_experts, trace.num_layers
+    spans = zip(steps.begin_S.tolist(), steps.end_S.tolist(), steps.phase_S.tolist(), strict=True)
+    for s, (begin, end, phase_number) in enumerate(spans):
+        phase = Phase(phase_number)
+        if weighted and trace.weights_TLK is not None:
+            tokens_LE, weights_LE = trace.demand_LE(slice(begin, end)), trace.weight_LE(slice(begin, end))
+            yield [Demand(s, l, phase, tokens_LE[l], end - begin, weights_LE[l]) for l in range(layers)]
+        elif end - begin == 1:
+            rows = np.sort(trace.experts_TLK[begin], axis=1).tolist()
+            ones = [1] * len(rows[0])
+            yield [Demand.listed(s, l, phase, rows[l], ones, 1, experts) for l in range(layers)]
+        else:
+            tokens_LE = trace.demand_LE(slice(begin, end))
+            yield [Demand(s, l, phase, tokens_LE[l], end - begin) for l in range(layers)]

@@ -1,0 +1,86 @@
+"""Steps of a routing trace: which tokens went through the model together.
+
+Shapes: S steps, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..traces.trace import RoutingTrace
+from ..types import IntArray, Phase
+
+MODES = ("auto", "recorded", "decode")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Step s holds tokens begin_S[s]..end_S[s] - 1 of the trace; `phase_S` as in types.Phase; `note` for people."""
+
+    begin_S: IntArray
+    end_S: IntArray
+    phase_S: npt.NDArray[np.uint8]
+    note: str = ""
+
+    @property
+    def count(self) -> int:
+        """Number of steps."""
+        return len(self.begin_S)
+
+
+def steps_of(
+    trace: RoutingTrace, *, mode: str = "auto", verify: int = 0, prefill_chunk: int = 512, max_tokens: int | None = None
+) -> Steps:
+    """Group the tokens of a trace into steps; no step crosses a sequence.
+
+    "recorded": forward passes as the trace marks them; where it does not, decode tokens one by one and neighbouring
+    prefill or verify tokens together. At most `prefill_chunk` tokens of a prefill go together. "decode": one token a
+    step, whatever was recorded. "auto": "decode" for a trace without any decode or verify step (teacher-forced), else
+    "recorded". `verify` K > 0: windows of K + 1 tokens as verify steps, as if every draft had been accepted.
+    `max_tokens`: only the first ones.
+    Raises InputError for numbers out of range.
+    """
+    if mode not in MODES:
+        raise InputError(f"replay mode {mode!r} is not one of {', '.join(MODES)}")
+    if verify and mode != "auto":
+        raise InputError(
+            f"verify {verify} makes steps of its own, so replay mode {mode!r} would go unused; drop one of them"
+        )
+    if verify < 0 or prefill_chunk < 1 or (max_tokens is not None and max_tokens < 1):
+        raise InputError("verify must be at least 0, prefill_chunk and max_tokens at least 1")
+    tokens = trace.num_tokens if max_tokens is None else min(trace.num_tokens, max_tokens)
+    sequence_T, phase_T = np.asarray(trace.sequence_T[:tokens]), np.asarray(trace.phase_T[:tokens])
+    if verify:
+        note = f"windows of {verify + 1} tokens replayed as verify steps, all drafts accepted"
+        return _cut(_runs(sequence_T), verify + 1, np.full(tokens, Phase.VERIFY, np.uint8), note)
+    teacher_forced = not np.isin(trace.phase_T, (Phase.DECODE, Phase.VERIFY)).any()
+    if mode == "decode" or (mode == "auto" and teacher_forced):
+        note = "no decode step was recorded: replayed token by token as decode" if mode == "auto" else ""
+        return _cut(_runs(sequence_T), 1, np.full(tokens, Phase.DECODE, np.uint8), note)
+    phase_T = np.where(phase_T == Phase.UNKNOWN, Phase.DECODE, phase_T).astype(np.uint8)
+    kind_T = sequence_T.astype(np.int64) * 4 + phase_T
+    pass_T = kind_T if trace.step_T is None else np.asarray(trace.step_T[:tokens])
+    runs = _runs(kind_T, pass_T)
+    one_by_one = trace.step_T is None
+    return _cut(runs, prefill_chunk, phase_T, "", one_by_one=one_by_one)
+
+
+def _runs(*keys_T: npt.NDArray[np.integer]) -> IntArray:
+    """Where runs of equal keys begin, and the end."""
+    changed_T = np.any([np.diff(key_T) != 0 for key_T in keys_T], axis=0)
+    return np.concatenate([[0], np.flatnonzero(changed_T) + 1, [len(keys_T[0])]]).astype(np.int64)
+
+
+def _cut(runs: IntArray, longest: int, phase_T: npt.NDArray[np.uint8], note: str, *, one_by_one: bool = False) -> Steps:
+    """Runs in pieces of at most `longest` tokens; decode tokens single if `one_by_one`."""
+    pieces = [np.zeros(0, np.int64)]
+    for begin, end in zip(runs[:-1].tolist(), runs[1:].tolist(), strict=True):
+        single = one_by_one and begin < end and phase_T[begin] == Phase.DECODE
+        pieces.append(np.arange(begin, end, 1 if single else longest))
+    begin_S = np.concatenate(pieces)
+    end_S = np.append(begin_S[1:], runs[-1]).astype(np.int64)[: len(begin_S)]
+    return Steps(begin_S, end_S, phase_T[begin_S], note)
