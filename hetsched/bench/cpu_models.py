@@ -25,7 +25,7 @@ class Subject(NamedTuple):
 
 def subjects() -> Iterator[Subject]:
     """Every model that can be measured here. The demo model is only taken where it has been built."""
-    from hetsched.demo_model.store import cached_folder
+    from hetsched.machine.demo_geometry import cached_folder
 
     folder = cached_folder()
     if (folder / "config.json").is_file():

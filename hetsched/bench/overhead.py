@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
+from .overhead_case import PASSES, STEPS_BEFORE, Case
+from .overhead_case import Settings as Settings
 from .spans import MEANING
 
 SCHEMA = "hetsched-bench/1"
@@ -21,29 +22,8 @@ TARGETS = {"layer_overhead_s": 150e-6, "error": 0.05, "error_p95": 0.15}
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is measured. `steps`: decoded tokens scored of each row, in each pass; `layers`: of models without numbers.
-
-    `demo_as`: gallery model whose seconds the demo model's layers take, "" for its own. `decision_s`: what
-    each decision is charged on the emulated clock, None for what it took here.
-    """
-
-    models: Sequence[str] = ("demo", "qwen3-30b-a3b")
-    hardware: Sequence[str] = ("rtx-4060-laptop-8gb",)
-    gpu_memory: str = "25%"
-    policy: str = "hetsched"
-    steps: int = 64
-    layers: int = 4
-    seed: int = 0
-    demo_as: str = "gpt-oss-20b"
-    decision_s: float | None = None
-
-
 def overhead_document(settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
     """Measure every model on every machine; the document of `hetsched bench --overhead --json`."""
-    from .overhead_case import PASSES, STEPS_BEFORE, Case
-
     cases = [Case.of(model, hardware, settings) for model in settings.models for hardware in settings.hardware]
     total, done = len(cases) * PASSES * (settings.steps + STEPS_BEFORE), 0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,7 +22,6 @@ from hetsched.types import Phase
 
 from .decode_watch import Calls, DecodeWatch
 from .hollow import hollow_model, timing_only, tiny_model
-from .overhead import Settings
 from .spans import DECISION, MEANING, WAIT, time_everything, time_others
 from .stopwatch import Stopwatch
 
@@ -33,6 +32,25 @@ STEPS_BEFORE = 8  # forward passes that are not counted, the prompt's among them
 Tick: TypeAlias = Callable[[], None]
 TimeWhat: TypeAlias = Callable[[Stopwatch, Any, type[Any]], None]
 Seen: TypeAlias = tuple[DecodeWatch, list[dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured. `steps`: decoded tokens scored of each row, in each pass; `layers`: of models without numbers.
+
+    `demo_as`: gallery model whose seconds the demo model's layers take, "" for its own. `decision_s`: what
+    each decision is charged on the emulated clock, None for what it took here.
+    """
+
+    models: Sequence[str] = ("demo", "qwen3-30b-a3b")
+    hardware: Sequence[str] = ("rtx-4060-laptop-8gb",)
+    gpu_memory: str = "25%"
+    policy: str = "hetsched"
+    steps: int = 64
+    layers: int = 4
+    seed: int = 0
+    demo_as: str = "gpt-oss-20b"
+    decision_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ class Case:
             model = gallery.model_card(model).geometry.name
             note = f"{settings.layers} layers, random routing, kernels take their time and compute nothing"
             return cls(model, machine, settings, False, None, note)
-        from hetsched.demo_model.store import cached_folder
+        from hetsched.machine.demo_geometry import cached_folder
 
         timed_as = settings.demo_as or None
         if timed_as:
@@ -99,7 +117,7 @@ class Case:
             return tiny_model(self.settings.layers, self.settings.seed)
         import transformers
 
-        from hetsched.demo_model.store import cached_folder
+        from hetsched.machine.demo_geometry import cached_folder
 
         transformers.utils.logging.disable_progress_bar()
         return transformers.AutoModelForCausalLM.from_pretrained(cached_folder(), dtype=torch.float32).eval()

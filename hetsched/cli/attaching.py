@@ -92,6 +92,12 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
     return {**options, "time_scale": args.time_scale}
 
 
+def options_of(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """attach()'s arguments for each of --gpu-memory's amounts; without a GPU there is none."""
+    budgets = [None] if str(args.hardware).lower() == "cpu" else str(args.gpu_memory).split(",")
+    return [{**machine_options(args), "gpu_memory": budget} for budget in budgets]
+
+
 def load_model(
     name: str,
     *,

@@ -18,6 +18,7 @@ from .attaching import (
     encode,
     load_model,
     machine_options,
+    options_of,
 )
 from .generating import GREEDY
 from .option_types import Noted, at_least_one, is_given, names_list, non_empty_text, refuse_given
@@ -126,12 +127,6 @@ def require_useful(args: argparse.Namespace) -> None:
             names_list(args.gpu_memory)
         except argparse.ArgumentTypeError as error:
             raise InputError(f"--gpu-memory: {error}") from None
-
-
-def options_of(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """attach()'s arguments for each of --gpu-memory's amounts; without a GPU there is none."""
-    budgets = [None] if str(args.hardware).lower() == "cpu" else str(args.gpu_memory).split(",")
-    return [{**machine_options(args), "gpu_memory": budget} for budget in budgets]
 
 
 def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:

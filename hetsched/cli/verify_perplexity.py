@@ -14,8 +14,7 @@ from typing import Any
 
 from hetsched.errors import InputError
 
-from . import verify
-from .attaching import load_model, lossy_label
+from .attaching import load_model, lossy_label, options_of
 
 SCHEMA = "hetsched-perplexity/1"
 ROW_TOKENS = 256  # of one text, read from an empty cache
@@ -28,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "--perplexity compares lossy copies with exact weights; add --gpu-precision int8, int4 or auto"
         )
-    options = verify.options_of(args)
+    options = options_of(args)
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=options)
     from hetsched import attach
 

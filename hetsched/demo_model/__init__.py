@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hetsched.cache import cache_folder
 from hetsched.demo_model.generation import mend
-from hetsched.demo_model.store import RECIPE_VERSION, cached_folder
 from hetsched.errors import InputError
+from hetsched.machine.demo_geometry import RECIPE_VERSION, cached_folder
 
 DEFAULT_HEAL_STEPS = 36
 

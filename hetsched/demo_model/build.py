@@ -19,7 +19,8 @@ from hetsched.demo_model.heal import heal
 from hetsched.demo_model.perplexity import model_perplexity, stream_perplexity
 from hetsched.demo_model.progress import Stages
 from hetsched.demo_model.split_ffn import SplitShape
-from hetsched.demo_model.store import RECIPE_VERSION, publish, require_free
+from hetsched.demo_model.store import publish, require_free
+from hetsched.machine.demo_geometry import RECIPE_VERSION
 
 SECONDS_PER_HEAL_STEP = 3.2  # on two cores, as are the shares below: they only space the progress bar
 SHARES = {"load": 15.0, "sample": 55.0, "convert": 100.0, "measure": 15.0, "save": 2.0}

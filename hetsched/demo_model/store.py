@@ -9,16 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hetsched.cache import cache_place
 from hetsched.errors import InputError
 
-RECIPE_VERSION = 2
 STALE_AFTER_S = 600.0  # a live build holds its temporary folder for the seconds of saving, no longer
-
-
-def cached_folder() -> Path:
-    """Folder of this recipe version in the user cache; it need not exist."""
-    return cache_place("models") / f"demo-v{RECIPE_VERSION}"
 
 
 def require_free(out: Path) -> None:

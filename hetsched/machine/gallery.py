@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ..demo_model.shape import DEMO, demo_geometry
 from ..errors import UnknownNameError
 from ..geometry import MoEGeometry
+from .demo_geometry import DEMO, demo_geometry
 from .model_yaml import ModelCard, load_geometry, load_model_card
 from .profile import HardwareProfile
 from .profile_yaml import load_profile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,6 +82,10 @@ class Comparison:
             "bounds": [bound._asdict() for bound in self.bounds],
             "failures": [{k: v for k, v in f._asdict().items() if k != "where"} for f in self.failures],
         }
+
+    def columns(self) -> list[str]:
+        """Names of a row's figures."""
+        return [field.name for field in fields(Row)]
 
     def table(self) -> RenderableType:
         """For a terminal, through rich."""

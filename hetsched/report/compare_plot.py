@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hetsched.errors import InputError
 from hetsched.files import make_folder
-from hetsched.replay.result import Comparison
 from hetsched.report.figures import FORMATS, save_figure
+
+if TYPE_CHECKING:
+    from hetsched.replay.result import Comparison
 
 GIB, MIB = 2**30, 2**20
 MARKS = "osD^vP*X"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from hetsched.replay.cell import Row
-from hetsched.replay.result import Comparison
 from hetsched.report.compare_view import headline
+
+if TYPE_CHECKING:
+    from hetsched.replay.cell import Row
+    from hetsched.replay.result import Comparison
 
 HEADINGS: tuple[str, ...] = (
     "strategy",
@@ -40,7 +43,7 @@ def markdown(comparison: Comparison) -> str:
 def csv_text(comparison: Comparison) -> str:
     """A line for each row, all its fields, with a heading; an absent figure is empty."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(out, comparison.columns(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in comparison.rows)
     return out.getvalue()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console, RenderableType
 
 from hetsched.machine.sizes import show_bytes
-from hetsched.replay.cell import Row
-from hetsched.replay.result import BoundRow, Comparison
 from hetsched.report.tables import Column, Page, Sheet, console, notes
+
+if TYPE_CHECKING:
+    from hetsched.replay.cell import Row
+    from hetsched.replay.result import BoundRow, Comparison
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 BAR_CELLS = 6

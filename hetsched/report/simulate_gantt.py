@@ -6,11 +6,13 @@ Copies are drawn as the link announced them, before the CPU lane slowed them dow
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hetsched.cost.model import CostModel
-from hetsched.replay.single import Moment, Report
 from hetsched.types import ExpertId, Lane, LinkState
+
+if TYPE_CHECKING:
+    from hetsched.replay.single import Moment, Report
 
 LAYERS = 3
 COLUMNS = 73

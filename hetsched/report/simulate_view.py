@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from hetsched.machine.sizes import show_bytes
-from hetsched.replay.single import Report
 from hetsched.report.compare_view import bar, headline
 from hetsched.report.simulate_gantt import layers_drawn
 from hetsched.report.tables import Column, Page, Sheet, notes
+
+if TYPE_CHECKING:
+    from hetsched.replay.single import Report
 
 LEVELS = "▁▂▃▄▅▆▇█"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from hetsched.cli import main
-from hetsched.demo_model import shape
 from hetsched.geometry import MoEGeometry, from_config
+from hetsched.machine import demo_geometry as shape
 from hetsched.machine import gallery
 from hetsched.machine.hardware import is_this_machine, resolve_hardware
 from hetsched.plugins import installed, installed_name, load

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from ..cache import cache_place
 from ..geometry import MoEGeometry, from_config
-from ..machine.model_yaml import load_geometry
-from .store import cached_folder
+from .model_yaml import load_geometry
 
 DEMO = "demo"
+RECIPE_VERSION = 2
 # What of its config.json decides the geometry: SmolLM2-135M's sizes, its feed-forward blocks split as in SplitShape.
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2_moe",
@@ -28,6 +30,11 @@ CONFIG: dict[str, Any] = {
     "decoder_sparse_step": 1,
     "dtype": "bfloat16",
 }
+
+
+def cached_folder() -> Path:
+    """Folder of this recipe version in the user cache; it need not exist."""
+    return cache_place("models") / f"demo-v{RECIPE_VERSION}"
 
 
 def demo_geometry(dtype: str | None = None) -> MoEGeometry:
