@@ -32,7 +32,7 @@ def installed_name(group: str, spec: str) -> str:
     return spec if ":" in spec else known_as(spec, installed(group))
 
 
-def load(group: str, spec: Any) -> Any:
+def plugin(group: str, spec: Any) -> Any:
     """The object that `spec` names: itself when it is no string.
 
     Raises UnknownNameError (lists what is installed and the nearest match) or MissingDependencyError (with the exact

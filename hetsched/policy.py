@@ -19,7 +19,7 @@ from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, 
 
 
 @dataclass(frozen=True)
-class Machine:
+class Setting:
     """What a policy is built for.
 
     `num_slots`: experts that fit on the GPU. `solver`: under guard, so that any answer of it may be used.
@@ -77,12 +77,12 @@ class Policy(Protocol):
 
     A class may declare two traits, False where it does not. `uses_weights: bool`: its demands carry `weights_E`, the
     router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
-    `uses_solver: bool`: it asks `machine.solver`; naming a solver for one that does not is an error.
+    `uses_solver: bool`: it asks `setting.solver`; naming a solver for one that does not is an error.
     """
 
     name: str
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Begin anew; returns what should be resident before the first step, most wanted first."""
         ...
 
@@ -100,5 +100,5 @@ class Policy(Protocol):
 
 
 def asks_solver(policy: object) -> bool:
-    """Whether a policy, or a class of them, says that it asks its machine's solver."""
+    """Whether a policy, or a class of them, says that it asks its solver."""
     return bool(getattr(policy, "uses_solver", False))

@@ -19,9 +19,9 @@ from .errors import InputError
 from .faults import Fault, story
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
-from .plugins import load
+from .plugins import plugin
 from .policies.misses import misses_on_cpu
-from .policy import Decision, Machine, Policy, View, asks_solver
+from .policy import Decision, Policy, Setting, View, asks_solver
 from .residency import ABSENT, Arrive, Drop, Residency
 from .stats import RunStats
 from .traces.trace import RoutingTrace
@@ -79,8 +79,8 @@ class Scheduler:
         self.stats = RunStats(geometry.expert_bytes)
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
-        self._machine = Machine(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
-        self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(self._machine)))
+        self._setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
+        self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(self._setting)))
         self._tokens_LE = [[0] * geometry.num_experts for _ in range(geometry.num_layers)]
         self._clock = clock
         self._step = -1
@@ -213,7 +213,7 @@ class Scheduler:
         if self._undecided == WARN_AFTER:
             said = f"policy {self.policy.name} failed {WARN_AFTER} layers in a row, residents stay as they are"
             warnings.warn(f"{said}: {story(error)}", RuntimeWarning, stacklevel=2)
-        return misses_on_cpu(demand, view, self._machine)._replace(evicts=tuple(evicts))
+        return misses_on_cpu(demand, view, self._setting)._replace(evicts=tuple(evicts))
 
     def _excuse(self, fault: Fault, error: Exception) -> None:
         """Count an error of a plug-in, or raise it where it is the user's or where that is what was asked for."""
@@ -265,5 +265,5 @@ def _is_active(expert: ExpertId | None, demand: Demand) -> bool:
 
 def _instance(group: str, spec: Any) -> Any:
     """An object of a plug-in: the spec itself, or its class called without arguments."""
-    found = load(group, spec)
+    found = plugin(group, spec)
     return found() if isinstance(found, type) else found

@@ -19,7 +19,7 @@ from .dispatch.placement import placement_problem, solve_guarded
 from .errors import InputError
 from .geometry import WEIGHT_BITS, MoEGeometry
 from .machine.profile import ExpertShape, HardwareProfile, LatencyTable, Processor
-from .plugins import load
+from .plugins import plugin
 from .types import FloatArray, IntArray
 
 BLOCK = 32  # weights of one scale
@@ -185,7 +185,7 @@ def step_s(tier: Tier, demand_SLE: IntArray, budget_bytes: int, gpu_s_of: FloatA
         roundtrip_s=cost.roundtrip_s(1),
         window_steps=10**9,
     )
-    solver = load("hetsched.placement_solvers", "lagrange")(steps=SUBGRADIENT_STEPS)
+    solver = plugin("hetsched.placement_solvers", "lagrange")(steps=SUBGRADIENT_STEPS)
     return solve_guarded(solver, problem).objective_s
 
 

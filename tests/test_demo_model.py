@@ -22,13 +22,12 @@ import hetsched.demo_model as demo_model
 from hetsched.demo_model import build as build_module
 from hetsched.demo_model.calibration import Calibration, read_rows
 from hetsched.demo_model.clusters import balanced_assignment, balanced_clusters, neuron_order
-from hetsched.demo_model.convert import convert
+from hetsched.demo_model.convert import convert, refit_down
 from hetsched.demo_model.dense import gguf_path
 from hetsched.demo_model.export import to_qwen2_moe
 from hetsched.demo_model.generation import REPETITION_PENALTY
 from hetsched.demo_model.heal import distance, heal
 from hetsched.demo_model.perplexity import model_perplexity, stream_perplexity
-from hetsched.demo_model.refit import refit_down
 from hetsched.demo_model.router import fit_router
 from hetsched.demo_model.sampling import sample_chats
 from hetsched.demo_model.split_ffn import SplitFfn, SplitShape

@@ -17,7 +17,7 @@ from hetsched import cli
 from hetsched.dispatch.instances import random_problem
 from hetsched.errors import Terminated
 from hetsched.interruptible import interruptible, solve_mathopt
-from hetsched.plugins import load
+from hetsched.plugins import plugin
 
 
 def test_a_call_is_left_at_once() -> None:
@@ -84,7 +84,7 @@ def test_highs_does_not_swallow_ctrl_c() -> None:
 @pytest.mark.parametrize("name", ["cp-sat", "mathopt-highs", "lp-rounding"])
 def test_solvers_pass_ctrl_c_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the library is at work, which is where it would be lost."""
-    solver = load("hetsched.solvers", name)()
+    solver = plugin("hetsched.solvers", name)()
     problem = random_problem(np.random.default_rng(1), 12)
     solver.solve(problem)
     start = threading.Thread.start

@@ -109,7 +109,7 @@ def test_what_is_settled_is_optimal() -> None:
     for _ in range(400):
         gpu_s, cpu_s, copy_s, roundtrip_s = random.choice([0.0, 0.3, 1.0, 2.5], 4).tolist()
         cost = FlatCost(gpu=gpu_s + 0.1, cpu=cpu_s + 0.1, copy=copy_s + 0.1, roundtrip=roundtrip_s)
-        context = replace(made.policy._machine, cost=cost)  # type: ignore[attr-defined]
+        context = replace(made.policy._setting, cost=cost)  # type: ignore[attr-defined]
         tokens_E = np.bincount(
             random.choice(SHAPE.num_experts, SHAPE.top_k, replace=False), minlength=SHAPE.num_experts
         )

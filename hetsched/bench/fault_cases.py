@@ -72,7 +72,7 @@ def twice_on_the_cpu(ground: Ground) -> FaultRow:
         try:
             ground.generate(0)
         except LaneError as error:
-            survived += isinstance(error.__cause__, faults.Planted)
+            survived += isinstance(error.__cause__, faults.InjectedFault)
         dice.stop()
         lost = ground.lost(0, ground.generate(0))
         handle.engine.check()

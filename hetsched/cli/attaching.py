@@ -13,7 +13,7 @@ from hetsched.errors import InputError
 from hetsched.loading.progress import stage
 from hetsched.machine.hardware import is_this_machine
 
-from .option_types import Noted, finite_float, non_empty_text, refuse_given
+from .option_types import NotedOption, finite_float, non_empty_text, refuse_given
 
 DEMO = "demo"
 ATTACH_TIME_SCALE = 20.0  # attach()'s own, which is not imported for a help text: it would load torch
@@ -34,7 +34,7 @@ def add_machine_options(
     usual = gpu_memory.replace("%", "%%") if gpu_memory else "what the GPU has beside the rest of the model"
     text = f"GPU memory for experts: 8GiB, 512MB, or 25%% of them (default: {usual})"
     parser.add_argument(
-        "--gpu-memory", type=non_empty_text, action=Noted, default=gpu_memory, metavar="SIZE", help=text
+        "--gpu-memory", type=non_empty_text, action=NotedOption, default=gpu_memory, metavar="SIZE", help=text
     )
     text = "strategy (default: %(default)s)"
     parser.add_argument("--policy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
@@ -47,7 +47,7 @@ def add_machine_options(
     parser.add_argument("--cpu-kernel", type=non_empty_text, default=cpu_kernel, metavar="NAME", help=text)
     text = "emulated machines: wall seconds per emulated second (default: %(default)g)"
     parser.add_argument(
-        "--time-scale", type=finite_float(1, MAX_SCALE), action=Noted, default=time_scale, metavar="X", help=text
+        "--time-scale", type=finite_float(1, MAX_SCALE), action=NotedOption, default=time_scale, metavar="X", help=text
     )
 
 

@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show the machine, stream the text, compare the strategies."""
-    from hetsched.plugins import load
+    from hetsched.plugins import plugin
     from hetsched.policy import asks_solver
     from hetsched.report.demo_view import hardware_view, notes, strategy_table
     from hetsched.report.run_view import stop_line, wall_line
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = console.is_terminal and not args.json
     shown = track(STRATEGIES, "Comparing strategies", console=console, transient=True, disable=not drawn)
     for policy in shown:
-        solver = options["solver"] if asks_solver(load("hetsched.policies", policy)) else DEFAULT_SOLVER
+        solver = options["solver"] if asks_solver(plugin("hetsched.policies", policy)) else DEFAULT_SOLVER
         own = {**options, "policy": policy, "solver": solver}
         with attach(model, **own, frequency_LE=frequency_LE) as handle:
             generate(model, tokenizer, ids, args.compare_tokens, stream=False)

@@ -79,7 +79,7 @@ def shares_list(text: str) -> list[float]:
     return shares
 
 
-class Noted(argparse.Action):
+class NotedOption(argparse.Action):
     """Stores a value, and in `args.given` that it was given and how, so that a mode can refuse what it would ignore."""
 
     def __call__(

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from ..files import check_distinct, check_file, check_folder
 from ..report.figures import FORMATS, check_format
-from .option_types import Noted
+from .option_types import NotedOption
 
 STDOUT = Path("-")
 
 
-class Named(NamedTuple):
+class PathArgument(NamedTuple):
     """One path as it was given: the option, the path, and the role."""
 
     option: str
@@ -26,7 +26,7 @@ class Named(NamedTuple):
     role: type[PathOption]
 
 
-class PathOption(Noted):
+class PathOption(NotedOption):
     """Stores a Path (a list of them with nargs) and remembers it for preflight()."""
 
     def __call__(
@@ -40,17 +40,17 @@ class PathOption(Noted):
         if not all(given):
             raise argparse.ArgumentError(self, "is empty; give a path")
         name = option or str(self.metavar or self.dest)
-        told = [Named(name, Path(text).expanduser(), type(self)) for text in given]
+        told = [PathArgument(name, Path(text).expanduser(), type(self)) for text in given]
         namespace.paths = [*getattr(namespace, "paths", ()), *told]
         super().__call__(parser, namespace, self.stored(values, told), option)
 
-    def stored(self, values: Any, told: list[Named]) -> Any:
+    def stored(self, values: Any, told: list[PathArgument]) -> Any:
         """What the verb finds in its arguments."""
         paths = [named.path for named in told]
         return paths[0] if isinstance(values, str) else paths
 
     @staticmethod
-    def check(named: Named) -> None:
+    def check(named: PathArgument) -> None:
         """Raise InputError where the path cannot have this role."""
 
 
@@ -61,7 +61,7 @@ class InputFile(PathOption):
 class NameOrPath(PathOption):
     """A name of the gallery or of an installed thing, or a path that is read; stored as the text it is."""
 
-    def stored(self, values: Any, told: list[Named]) -> Any:
+    def stored(self, values: Any, told: list[PathArgument]) -> Any:
         """The text as given."""
         return values
 
@@ -70,7 +70,7 @@ class OutputFile(PathOption):
     """A file that is written: a regular one, or a new one in a folder that can be written."""
 
     @staticmethod
-    def check(named: Named) -> None:
+    def check(named: PathArgument) -> None:
         """A place for a regular file; "-" is none."""
         if named.path == STDOUT:
             raise InputError(f"{named.option} - is standard output, which this cannot be written to; name a file")
@@ -80,12 +80,12 @@ class OutputFile(PathOption):
 class OutputText(OutputFile):
     """As OutputFile, for what can go to standard output: "-", stored as None."""
 
-    def stored(self, values: Any, told: list[Named]) -> Any:
+    def stored(self, values: Any, told: list[PathArgument]) -> Any:
         """The path, or None for standard output."""
         return None if told[0].path == STDOUT else told[0].path
 
     @staticmethod
-    def check(named: Named) -> None:
+    def check(named: PathArgument) -> None:
         """A place for a regular file, or standard output."""
         if named.path != STDOUT:
             check_file(named.path)
@@ -95,7 +95,7 @@ class PlotFile(OutputFile):
     """A picture: an output file in a format that is drawn."""
 
     @staticmethod
-    def check(named: Named) -> None:
+    def check(named: PathArgument) -> None:
         """The format first: it is the likelier mistake."""
         check_format(named.path)
         check_file(named.path)
@@ -105,7 +105,7 @@ class PlotTarget(OutputFile):
     """A folder for several pictures, or the beginning of their names where it ends like one."""
 
     @staticmethod
-    def check(named: Named) -> None:
+    def check(named: PathArgument) -> None:
         """The folder in which the pictures come to lie."""
         check_folder(named.path.parent if named.path.suffix.lower() in FORMATS else named.path)
 
@@ -114,14 +114,14 @@ class NewFolder(OutputFile):
     """A folder that is written: new, or empty."""
 
     @staticmethod
-    def check(named: Named) -> None:
+    def check(named: PathArgument) -> None:
         """New or empty, in a place that can be written."""
         check_folder(named.path, empty=True)
 
 
 def preflight(args: argparse.Namespace) -> None:
     """Raise InputError for paths that cannot have their roles: before anything is loaded, measured or written."""
-    told: Sequence[Named] = getattr(args, "paths", ())
+    told: Sequence[PathArgument] = getattr(args, "paths", ())
     for named in told:
         named.role.check(named)
     outputs = [named.path for named in told if issubclass(named.role, OutputFile) and named.path != STDOUT]

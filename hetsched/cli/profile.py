@@ -21,7 +21,7 @@ from hetsched.machine.units import human
 from hetsched.report.profile_view import profile_view
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 
-from .option_types import Noted, non_empty_text, refuse_given
+from .option_types import NotedOption, non_empty_text, refuse_given
 from .paths import NameOrPath, OutputFile
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument("--geometry", type=name, metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
     parser.add_argument("--dtype", type=name, help="dtype of the expert weights (default: the model's own)")
     text = "auto, cpu, cuda, or a gallery machine whose GPU to emulate (default: %(default)s)"
-    parser.add_argument("--device", type=str.lower, action=Noted, default="auto", help=text)
+    parser.add_argument("--device", type=str.lower, action=NotedOption, default="auto", help=text)
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
     parser.add_argument("--out", action=OutputFile, metavar="FILE", help="write here instead of the cache folder")
     parser.add_argument(

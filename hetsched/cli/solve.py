@@ -14,14 +14,14 @@ from hetsched.dispatch.instances import random_problem, trace_problems
 from hetsched.dispatch.problem import DispatchProblem
 from hetsched.errors import InputError
 from hetsched.machine import gallery
-from hetsched.plugins import installed_name, load
+from hetsched.plugins import installed_name, plugin
 from hetsched.replay.simulator import check_shape
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 from hetsched.traces.trace import RoutingTrace, load_trace
 from hetsched.types import Phase
 
 from .option_types import (
-    Noted,
+    NotedOption,
     at_least_one,
     finite_float,
     names_list,
@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--solvers", type=names_list, default=DEFAULT, metavar="A,B,...", help=text)
     _add_trace_options(parser)
     text = "with --random: experts of each problem (default: 1 to 32, drawn)"
-    parser.add_argument("--size", type=whole(0, MAX_SIZE), action=Noted, metavar="N", help=text)
+    parser.add_argument("--size", type=whole(0, MAX_SIZE), action=NotedOption, metavar="N", help=text)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
     text = "seconds a call; later answers are failures"
     parser.add_argument("--time-limit", type=finite_float(0, 1e6, low_excluded=True), metavar="S", help=text)
@@ -68,24 +68,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_trace_options(parser: argparse.ArgumentParser) -> None:
     """Those of TRACE_OPTIONS."""
     name, text = non_empty_text, "with --trace: machine (default: %(default)s)"
-    parser.add_argument("--hardware", type=name, action=Noted, default="rtx-4060-laptop-8gb", metavar="NAME", help=text)
+    parser.add_argument(
+        "--hardware", type=name, action=NotedOption, default="rtx-4060-laptop-8gb", metavar="NAME", help=text
+    )
     text = f"with --trace: geometry, or 'demo' (default: the model that the trace names, else {DEFAULT_MODEL})"
     parser.add_argument("--model", action=NameOrPath, metavar="NAME", help=text)
     text = "with --trace: share of the experts that is on the GPU (default: %(default)s)"
-    parser.add_argument("--gpu-fraction", type=share, action=Noted, default=0.25, metavar="SHARE", help=text)
+    parser.add_argument("--gpu-fraction", type=share, action=NotedOption, default=0.25, metavar="SHARE", help=text)
     text = "with --trace: kind of step that its tokens make (default: %(default)s)"
-    parser.add_argument("--phase", type=str.lower, choices=PHASES, action=Noted, default="decode", help=text)
+    parser.add_argument("--phase", type=str.lower, choices=PHASES, action=NotedOption, default="decode", help=text)
     text = "with --trace: tokens of a step (default: 1, 5 or 256, by phase)"
-    parser.add_argument("--tokens", type=at_least_one, action=Noted, metavar="T", help=text)
+    parser.add_argument("--tokens", type=at_least_one, action=NotedOption, metavar="T", help=text)
     text = "with --trace: layers drawn from it (default: %(default)s)"
-    parser.add_argument("--instances", type=at_least_one, action=Noted, default=200, metavar="N", help=text)
+    parser.add_argument("--instances", type=at_least_one, action=NotedOption, default=200, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Build the problems, run every strategy on each, report. Always 0: a bad strategy is a result."""
     names = [installed_name("hetsched.solvers", name) for name in args.solvers]
     for name in names:
-        load("hetsched.solvers", name)  # an unknown name is an error before anything runs
+        plugin("hetsched.solvers", name)  # an unknown name is an error before anything runs
     problems, facts = _random(args) if args.trace is None else _recorded(args)
     with libraries_silenced():
         held = contest(names, problems, args.time_limit)

@@ -21,7 +21,7 @@ from .attaching import (
     options_of,
 )
 from .generating import GREEDY
-from .option_types import Noted, at_least_one, is_given, names_list, non_empty_text, refuse_given
+from .option_types import NotedOption, at_least_one, is_given, names_list, non_empty_text, refuse_given
 
 SCHEMA = "hetsched-verify/1"
 PROMPTS = ("Write a short story about a lighthouse.", "How do I sort a list in Python?", "What is the moon made of?")
@@ -60,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: three of its own)")
     text = "at most (default: %(default)s)"
-    parser.add_argument("--max-new-tokens", type=at_least_one, action=Noted, default=64, metavar="N", help=text)
+    parser.add_argument("--max-new-tokens", type=at_least_one, action=NotedOption, default=64, metavar="N", help=text)
     add_machine_options(parser, hardware=DEFAULT_HARDWARE, gpu_memory="10%,25%,50%", cpu_kernel="eager", time_scale=1.0)
     add_precision_option(parser)
     add_trust_option(parser)

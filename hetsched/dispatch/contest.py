@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..plugins import load
+from ..plugins import plugin
 from .problem import DispatchProblem
 from .solver import REL_TOL, Solution, Solver, Status, incumbent_solution
 
@@ -87,7 +87,7 @@ def contest(
     if time_limit_s is not None and not 0 < time_limit_s < math.inf:
         raise InputError(f"time limit is {time_limit_s} s; it must be above 0 and finite")
     wanted = list(dict.fromkeys([*names, "exact"]))
-    solvers = [load("hetsched.solvers", name)() for name in wanted]
+    solvers = [plugin("hetsched.solvers", name)() for name in wanted]
     held = Contest(solvers, time_limit_s)
     held.run(problems)
     return held

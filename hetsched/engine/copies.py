@@ -11,7 +11,7 @@ from ..faults import Fault, story
 from ..types import ExpertId, Fetch, LinkState
 from .copy_watch import CopyWatch
 from .host_store import HostStore
-from .recovery import LinkAge, Listener, Patience, Refused, error_of
+from .recovery import LinkAge, Listener, Patience, RefusedWork, error_of
 from .slots import SlotPool
 
 LOOKS = 4  # at overdue copies in the time that they are given at least
@@ -44,7 +44,7 @@ class CopiesUnderWay:
         try:
             event = self._accelerator.copy_in(row, target, seconds=self._copy_s, urgent=not fetch.prefetch)
         except Exception as error:  # a driver's; whoever needs this copy goes to the CPU lane
-            event = Refused(error)
+            event = RefusedWork(error)
         self._event_of[fetch.expert] = event
 
     def of(self, expert: ExpertId) -> Event | None:

@@ -19,7 +19,7 @@ SERIAL = 1 << 14  # elements; up to here torch does every elementwise operation 
 CHUNK = 1 << 21  # elements of a gathered matrix
 
 
-class Sorted(NamedTuple):
+class TokenOrder(NamedTuple):
     """A layer's tokens by expert, rows of an expert in eager's order: by choice, then token.
 
     Expert active[i] has the next counts[i] of `rows_S` (token numbers) and of the router's `weights_S1`.
@@ -31,11 +31,11 @@ class Sorted(NamedTuple):
     weights_S1: torch.Tensor
 
 
-def sort_by_expert(ids_TK: torch.Tensor, weights_TK: torch.Tensor, active: list[int], counts: list[int]) -> Sorted:
+def sort_by_expert(ids_TK: torch.Tensor, weights_TK: torch.Tensor, active: list[int], counts: list[int]) -> TokenOrder:
     """Sort once for the whole layer. `active`, `counts`: which experts exist here; larger ids are left out."""
     order = ids_TK.numpy().T.ravel().astype(np.int16).argsort(kind="stable")[: sum(counts)]
     weights_S1 = weights_TK.t().reshape(-1, 1).index_select(0, torch.from_numpy(order))
-    return Sorted(active, counts, torch.from_numpy(order % ids_TK.shape[0]), weights_S1)
+    return TokenOrder(active, counts, torch.from_numpy(order % ids_TK.shape[0]), weights_S1)
 
 
 class Scratch:
@@ -74,7 +74,7 @@ class ExactExperts:
         self._down_E = [_as_factor(module, weights["down_proj"]) for weights in weights_E]
         self.together = _may_go_together(module, self._up_E[0], self._down_E[0])
 
-    def forward(self, hidden_TH: torch.Tensor, work: Sorted, arithmetic: Arithmetic) -> torch.Tensor:
+    def forward(self, hidden_TH: torch.Tensor, work: TokenOrder, arithmetic: Arithmetic) -> torch.Tensor:
         """The experts' weighted sum, [T, H]."""
         out_TH = torch.zeros_like(hidden_TH, dtype=arithmetic.sum_dtype(hidden_TH, work.weights_S1))
         compute = arithmetic.compute or hidden_TH.dtype

@@ -14,7 +14,7 @@ import torch
 from ..cpu_kernels import Choice, ExpertKernel, SwigluWeights
 from ..cpu_kernels.numba_kernels import FusedBf16
 from ..cpu_kernels.torch_kernels import TorchLinear
-from .cpu_layer import ExactExperts, Sorted
+from .cpu_layer import ExactExperts, TokenOrder
 from .expert_ffn import Arithmetic, expert_ffn
 
 
@@ -35,7 +35,7 @@ class MeasuredExperts:
         self._fused = next((kernel for kernel in choice.kernels if isinstance(kernel, FusedBf16)), None)
         self._packed = self._fused.pack_several(self._swiglu_E) if self._fused and self._swiglu_E else None
 
-    def forward(self, hidden_TH: torch.Tensor, work: Sorted, arithmetic: Arithmetic) -> torch.Tensor:
+    def forward(self, hidden_TH: torch.Tensor, work: TokenOrder, arithmetic: Arithmetic) -> torch.Tensor:
         """The experts' weighted sum, [T, H]."""
         kernels_N = [self._choice.at(count) for count in work.counts]
         own = all(isinstance(kernel, TorchLinear) for kernel in kernels_N)
@@ -49,7 +49,7 @@ class MeasuredExperts:
             self._add_others(out_TH, hidden_TH, work, kernels_N, arithmetic)
         return out_TH.to(hidden_TH.dtype)
 
-    def _add_fused(self, out_TH: torch.Tensor, hidden_TH: torch.Tensor, work: Sorted) -> None:
+    def _add_fused(self, out_TH: torch.Tensor, hidden_TH: torch.Tensor, work: TokenOrder) -> None:
         """All experts of few tokens in one call."""
         assert self._fused is not None
         assert self._packed is not None
@@ -64,7 +64,7 @@ class MeasuredExperts:
         self,
         out_TH: torch.Tensor,
         hidden_TH: torch.Tensor,
-        work: Sorted,
+        work: TokenOrder,
         kernels_N: Sequence[ExpertKernel],
         arithmetic: Arithmetic,
     ) -> None:
@@ -95,11 +95,11 @@ def swiglu_weights(module: Any, weights_E: Sequence[Mapping[str, torch.Tensor]])
     return found if all(weight.itemsize == 2 for weight in found[0]) else []
 
 
-def _part(work: Sorted, chosen: Sequence[int]) -> Sorted:
+def _part(work: TokenOrder, chosen: Sequence[int]) -> TokenOrder:
     """Some of the experts with their rows."""
     starts = [0, *accumulate(work.counts)]
     rows = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in chosen])
-    return Sorted(
+    return TokenOrder(
         [work.active[i] for i in chosen],
         [work.counts[i] for i in chosen],
         work.rows_S.index_select(0, rows),

@@ -14,12 +14,11 @@ from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
 from ..cost.model import CostModel
 from ..errors import InputError
 from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan, Run
-from .autocast import casting
 from .copies import CopiesUnderWay
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
-from .layer_work import Begun, LayerInput, by_expert, together
-from .recovery import Listener, Patience, Refused, brought, on_the_cpu, sent
+from .layer_work import LayerInput, LayerUnderWay, by_expert, casting, lane_groups
+from .recovery import Listener, Patience, RefusedWork, copy_to_device, copy_to_host, on_the_cpu
 from .slots import SlotPool
 
 
@@ -45,11 +44,11 @@ class AsyncExecutor:
         self._listener = listener
         self._cpu_linear = cpu_linear
         self._copies = CopiesUnderWay(accelerator, cost, slots, listener, Patience())
-        self._begun: Begun | None = None
+        self._under_way: LayerUnderWay | None = None
 
     def link_state(self) -> LinkState:
         """The copy engine now. Copies that failed are dropped, and told."""
-        return self._copies.link_state(between_layers=self._begun is None)
+        return self._copies.link_state(between_layers=self._under_way is None)
 
     def received(self, work: LayerInput) -> LayerInput:
         """The same work with its ids on the host, where they are decided on; waits for the router alone."""
@@ -60,7 +59,7 @@ class AsyncExecutor:
                 f"the model is on {work.ids_TK.device} and accelerator {self._accelerator.name} computes on the host; "
                 "move the model to the CPU, or choose accelerator='cuda'"
             )
-        return work._replace(ids_TK=brought(self._accelerator, work.ids_TK, self._listener).result())
+        return work._replace(ids_TK=copy_to_host(self._accelerator, work.ids_TK, self._listener).result())
 
     def submit(self, plan: Plan, work: LayerInput) -> None:
         """Start one layer's copies and computations; they work while the caller goes on."""
@@ -70,11 +69,11 @@ class AsyncExecutor:
             self._slots.place(fetch.expert, fetch.victim)
         for fetch in plan.fetches:
             self._copies.start(fetch, self._store)
-        self._begun = begun = Begun(plan, work, by_expert(work, self._send), len(plan.fetches))
+        self._under_way = under_way = LayerUnderWay(plan, work, by_expert(work, self._send), len(plan.fetches))
         host_TH = self._host_hidden(plan, work)
         extra_s = self._cost.roundtrip_s(plan.demand.num_tokens) if self._cost.has_gpu else 0.0
-        for runs, copy in together(plan.runs, self._copies.of):
-            self._launch(begun, runs, copy, host_TH, extra_s)
+        for runs, copy in lane_groups(plan.runs, self._copies.of):
+            self._launch(under_way, runs, copy, host_TH, extra_s)
             if runs[0].lane is Lane.CPU:
                 extra_s = 0.0
 
@@ -83,27 +82,27 @@ class AsyncExecutor:
         for fetch in fetches:
             self._slots.place(fetch.expert, fetch.victim)
             self._copies.start(fetch, self._store)
-        if self._begun:
-            self._begun.copies += len(fetches)
+        if self._under_way:
+            self._under_way.copies += len(fetches)
 
     def finish(self, dense_s: float) -> tuple[torch.Tensor, Outcome]:
         """Wait for the layer; the experts' sum [T, H], and what it took.
 
         Raises LaneError with the cause where an expert failed on the CPU lane twice.
         """
-        assert self._begun is not None, "submit comes first"
-        begun, self._begun = self._begun, None
+        assert self._under_way is not None, "submit comes first"
+        under_way, self._under_way = self._under_way, None
         try:
-            makespan_s = self._copies.wait(list(begun.lanes), begun.awaited.values())
+            makespan_s = self._copies.wait(list(under_way.lanes), under_way.awaited.values())
         except (LaneError, Cancelled) as error:
-            makespan_s = self._mend(begun, error)
-        return self._sum(begun), self._outcome(begun, dense_s, makespan_s)
+            makespan_s = self._mend(under_way, error)
+        return self._sum(under_way), self._outcome(under_way, dense_s, makespan_s)
 
-    def _sum(self, begun: Begun) -> torch.Tensor:
+    def _sum(self, under_way: LayerUnderWay) -> torch.Tensor:
         """All parts added by ascending expert, [T, H]."""
-        work = begun.work
+        work = under_way.work
         parts: dict[int, torch.Tensor] = {}
-        for event in begun.lanes:
+        for event in under_way.lanes:
             found = event.result()
             parts |= found
             found.clear()  # a lane's thread may keep its last event for a while
@@ -111,7 +110,7 @@ class AsyncExecutor:
         out_TH = torch.zeros_like(work.hidden_TH, dtype=sum_dtype)
         num_tokens, away = out_TH.shape[0], not out_TH.is_cpu
         for e in sorted(parts):
-            routed, part = begun.routed[e], parts.pop(e)
+            routed, part = under_way.routed[e], parts.pop(e)
             if away and part.is_cpu:  # the CPU lane's, not yet weighted
                 part = self._send(part) * routed.weights
             if part.dtype is not sum_dtype:
@@ -125,7 +124,7 @@ class AsyncExecutor:
     def abort(self) -> None:
         """After an error: nothing of the plan goes on, and copies that had not arrived are forgotten."""
         self._copies.forget()
-        self._begun = None
+        self._under_way = None
 
     def be_patient(self, patience: Patience) -> None:
         """From now on give copies up after this long."""
@@ -140,12 +139,12 @@ class AsyncExecutor:
         row = self._store.row(expert)
         self._accelerator.load(row, self._slots.buffer(expert, len(row)))
 
-    def _mend(self, begun: Begun, error: Exception) -> float:
+    def _mend(self, under_way: LayerUnderWay, error: Exception) -> float:
         """Wait again, with what failed on the CPU lane; on an emulated machine what went before took as predicted."""
-        spent_s = begun.plan.predicted_s if self._accelerator.emulated else 0.0
-        host_TH, events = self._to_host(begun.work), begun.events
+        spent_s = under_way.plan.predicted_s if self._accelerator.emulated else 0.0
+        host_TH, events = self._to_host(under_way.work), under_way.events
         while True:
-            runs = list(begun.plan.runs)
+            runs = list(under_way.plan.runs)
             failed = [i for i, run in enumerate(runs) if events[run.expert.expert].failed]
             if not failed:
                 raise error
@@ -154,13 +153,13 @@ class AsyncExecutor:
                 e = runs[i].expert.expert
                 listener = None if events[e] in told else self._listener  # what failed together is told once
                 told.add(events[e])
-                begun.lanes.pop(events[e], None)
-                runs[i] = on_the_cpu(runs[i], events[e], begun.awaited.get(e), listener)
+                under_way.lanes.pop(events[e], None)
+                runs[i] = on_the_cpu(runs[i], events[e], under_way.awaited.get(e), listener)
             for i in failed:
-                self._launch(begun, [runs[i]], None, host_TH, 0.0)
-            begun.plan = begun.plan._replace(runs=tuple(runs))
+                self._launch(under_way, [runs[i]], None, host_TH, 0.0)
+            under_way.plan = under_way.plan._replace(runs=tuple(runs))
             try:
-                makespan_s = self._copies.wait(list(begun.lanes), begun.awaited.values())
+                makespan_s = self._copies.wait(list(under_way.lanes), under_way.awaited.values())
             except (LaneError, Cancelled) as again:
                 error = again
                 continue
@@ -168,44 +167,49 @@ class AsyncExecutor:
             return spent_s + makespan_s
 
     def _launch(
-        self, begun: Begun, runs: Sequence[Run], copy: Event | None, host_TH: Callable[[], torch.Tensor], extra_s: float
+        self,
+        under_way: LayerUnderWay,
+        runs: Sequence[Run],
+        copy: Event | None,
+        host_TH: Callable[[], torch.Tensor],
+        extra_s: float,
     ) -> None:
         """Hand runs to their lane, after a copy if there is one."""
         lane, after = runs[0].lane, () if copy is None else (copy,)
         each_s = self._cost.each_gpu_s if lane is Lane.GPU else self._cost.each_cpu_s
         seconds = sum(each_s([run.num_tokens for run in runs]), extra_s if lane is Lane.CPU else 0.0)
         if copy is not None:
-            begun.awaited[runs[0].expert.expert] = copy
+            under_way.awaited[runs[0].expert.expert] = copy
         event: Event
-        if isinstance(copy, Refused):
+        if isinstance(copy, RefusedWork):
             event = copy
         else:
             if copy is not None:
                 self._accelerator.promote(copy)
             try:
-                event = self._accelerator.launch(lane, self._kernel(begun, runs, host_TH), seconds, after)
+                event = self._accelerator.launch(lane, self._kernel(under_way, runs, host_TH), seconds, after)
             except Exception as error:  # a driver's
-                event = Refused(error)
-        begun.lanes[event] = lane
+                event = RefusedWork(error)
+        under_way.lanes[event] = lane
         for run in runs:
-            begun.events[run.expert.expert] = event
+            under_way.events[run.expert.expert] = event
 
     def _kernel(
-        self, begun: Begun, runs: Sequence[Run], host_TH: Callable[[], torch.Tensor]
+        self, under_way: LayerUnderWay, runs: Sequence[Run], host_TH: Callable[[], torch.Tensor]
     ) -> Callable[[], dict[int, torch.Tensor]]:
         """What computes each run's part; the CPU lane's is weighted where the activations are."""
-        work, on_gpu = begun.work, runs[0].lane is Lane.GPU
+        work, on_gpu = under_way.work, runs[0].lane is Lane.GPU
         device = work.hidden_TH.device if on_gpu else torch.device("cpu")
         linear = F.linear if on_gpu or work.cast_to is not None else self._cpu_linear
 
         def compute() -> dict[int, torch.Tensor]:
-            if on_gpu and (at_once := self._at_once(begun, runs)):
+            if on_gpu and (at_once := self._at_once(under_way, runs)):
                 return at_once
             parts = {}
             with torch.no_grad(), casting(device, work.cast_to):
                 hidden_TH = work.hidden_TH if on_gpu else host_TH()
                 for run in runs:
-                    expert, routed = run.expert, begun.routed[run.expert.expert]
+                    expert, routed = run.expert, under_way.routed[run.expert.expert]
                     if on_gpu:
                         rows, weights = routed.rows, self._slots.weights(expert, self._store.layout(expert.layer))
                     else:
@@ -217,12 +221,12 @@ class AsyncExecutor:
 
         return compute
 
-    def _at_once(self, begun: Begun, runs: Sequence[Run]) -> dict[int, torch.Tensor] | None:
+    def _at_once(self, under_way: LayerUnderWay, runs: Sequence[Run]) -> dict[int, torch.Tensor] | None:
         """The runs' parts by the device's own kernels; None where there are none for them."""
-        grouped, work = self._accelerator.grouped_experts, begun.work
+        grouped, work = self._accelerator.grouped_experts, under_way.work
         if grouped is None or work.cast_to is not None or work.arithmetic != PLAIN:
             return None
-        routed_N = [begun.routed[run.expert.expert] for run in runs]
+        routed_N = [under_way.routed[run.expert.expert] for run in runs]
         weights_N = [self._slots.weights(run.expert, self._store.layout(run.expert.layer)) for run in runs]
         pairs_N = [routed.rows.shape[0] for routed in routed_N]
         row_P = torch.cat([routed.rows for routed in routed_N])
@@ -243,22 +247,22 @@ class AsyncExecutor:
         """The hidden states as they are, or on their way to the host while the GPU works."""
         if work.hidden_TH.is_cpu:
             return lambda: work.hidden_TH
-        arriving: Callable[[], torch.Tensor] = brought(self._accelerator, work.hidden_TH, self._listener).result
+        arriving: Callable[[], torch.Tensor] = copy_to_host(self._accelerator, work.hidden_TH, self._listener).result
         return arriving
 
     def _send(self, tensor: torch.Tensor) -> torch.Tensor:
-        return sent(self._accelerator, tensor, self._listener)
+        return copy_to_device(self._accelerator, tensor, self._listener)
 
-    def _outcome(self, begun: Begun, dense_s: float, makespan_s: float) -> Outcome:
-        gpu = [event for event, lane in begun.lanes.items() if lane is Lane.GPU]
-        cpu = [event for event, lane in begun.lanes.items() if lane is Lane.CPU]
+    def _outcome(self, under_way: LayerUnderWay, dense_s: float, makespan_s: float) -> Outcome:
+        gpu = [event for event, lane in under_way.lanes.items() if lane is Lane.GPU]
+        cpu = [event for event, lane in under_way.lanes.items() if lane is Lane.CPU]
         return Outcome(
-            begun.plan,
+            under_way.plan,
             dense_s,
             makespan_s,
             gpu_s=dense_s + sum(event.busy_s for event in gpu),
             cpu_s=sum(event.busy_s for event in cpu),
-            link_s=begun.copies * self._cost.copy_s() if begun.copies else 0.0,
+            link_s=under_way.copies * self._cost.copy_s() if under_way.copies else 0.0,
             stall_s=sum(event.stall_s for event in gpu),
         )
 

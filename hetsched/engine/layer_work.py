@@ -6,6 +6,7 @@ Shapes: T tokens, K top-k, H hidden, n rows of one expert.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ class LayerInput(NamedTuple):
     cast_to: torch.dtype | None = None
 
 
-class Routed(NamedTuple):
+class ExpertRows(NamedTuple):
     """One expert's rows and router weights ([n, 1], or [1]) where the activations are, and the rows on the host."""
 
     rows: torch.Tensor
@@ -51,7 +52,7 @@ class Routed(NamedTuple):
 
 
 @dataclass
-class Begun:
+class LayerUnderWay:
     """A layer under way: how many copies it started; by expert, where rows go, the event, and the copy it waits for.
 
     Experts that went to a lane together share an event, whose result is the part of each by its number. `lanes`: of
@@ -60,7 +61,7 @@ class Begun:
 
     plan: Plan
     work: LayerInput
-    routed: dict[int, Routed]
+    routed: dict[int, ExpertRows]
     copies: int
     events: dict[int, Event] = field(default_factory=dict)
     lanes: dict[Event, Lane] = field(default_factory=dict)
@@ -96,7 +97,7 @@ def _weights_E(work: LayerInput, here: int, experts: int) -> FloatArray:
     return sum_E
 
 
-def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, Routed]:
+def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) -> dict[int, ExpertRows]:
     """What each active expert is routed, rows in the order of eager: by choice, then token.
 
     `send` brings a host tensor to where the activations are, if that is elsewhere.
@@ -104,7 +105,7 @@ def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) ->
     if work.ids_TK.shape[0] == 1 and len(chosen := work.ids_TK.tolist()[0]) == len(set(chosen)):
         rows, host_rows = _first_row(work.hidden_TH.device), _first_row(work.ids_TK.device)
         weights_K = work.weights_TK.unbind(1)
-        return {e: Routed(rows, weights, host_rows) for e, weights in zip(chosen, weights_K, strict=True)}
+        return {e: ExpertRows(rows, weights, host_rows) for e, weights in zip(chosen, weights_K, strict=True)}
     flat = work.ids_TK.T.reshape(-1)
     order = torch.argsort(flat, stable=True)
     experts, counts = torch.unique_consecutive(flat[order], return_counts=True)
@@ -116,11 +117,14 @@ def by_expert(work: LayerInput, send: Callable[[torch.Tensor], torch.Tensor]) ->
     ends = counts.cumsum(0).tolist()
     spans = [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
     return {
-        e: Routed(rows[span], weights[span], host_rows[span]) for e, span in zip(experts.tolist(), spans, strict=True)
+        e: ExpertRows(rows[span], weights[span], host_rows[span])
+        for e, span in zip(experts.tolist(), spans, strict=True)
     }
 
 
-def together(runs: Sequence[Run], copy_of: Callable[[ExpertId], Event | None]) -> list[tuple[list[Run], Event | None]]:
+def lane_groups(
+    runs: Sequence[Run], copy_of: Callable[[ExpertId], Event | None]
+) -> list[tuple[list[Run], Event | None]]:
     """Consecutive runs of a lane that wait for no copy, as one; each that waits, by itself with its copy."""
     groups: list[tuple[list[Run], Event | None]] = []
     last: Lane | None = None
@@ -132,3 +136,13 @@ def together(runs: Sequence[Run], copy_of: Callable[[ExpertId], Event | None]) -
             groups.append(([run], copy))
         last = run.lane if copy is None else None
     return groups
+
+
+def cast_dtype(device: torch.device) -> torch.dtype | None:
+    """What torch.autocast casts products on this device to in the calling thread; None where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def casting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """The same casts in another thread. Without autocast's cache: an expert's weights are used once a layer."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype, cache_enabled=False)

@@ -54,7 +54,7 @@ class QuantisedLayout(Layout):
 
     def views(self, row: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """One expert's parameters, where the row is; see Copied."""
-        return Copied(self, super().views(row))
+        return CopiedWeights(self, super().views(row))
 
     def fill(self, row: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> None:
         """Write one expert's copy, from its exact weights, into a row in host memory."""
@@ -72,7 +72,7 @@ class QuantisedLayout(Layout):
             stored["numbers"].view(-1, width)[first : first + count] = torch.from_numpy(numbers.view(np.int8))
 
 
-class Copied(Mapping[str, torch.Tensor]):
+class CopiedWeights(Mapping[str, torch.Tensor]):
     """An expert's parameters by name. Each look at a matrix makes its weights anew and keeps none.
 
     On a CUDA device a matrix is a QuantisedWeight instead, whose weights are made only where no kernel reads the copy.

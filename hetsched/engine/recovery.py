@@ -42,7 +42,7 @@ class Listener(Protocol):
         ...
 
 
-class Refused:
+class RefusedWork:
     """The Event of work that an accelerator would not take."""
 
     done = True
@@ -106,7 +106,7 @@ def error_of(event: Event) -> BaseException:
     raise AssertionError("a failed event gave a result")
 
 
-def brought(accelerator: Accelerator, tensor: torch.Tensor, listener: Listener) -> Event:
+def copy_to_host(accelerator: Accelerator, tensor: torch.Tensor, listener: Listener) -> Event:
     """A device tensor on its way to the host; through pageable memory, at once, where there is no pinned left."""
     try:
         return accelerator.bring(tensor)
@@ -115,7 +115,7 @@ def brought(accelerator: Accelerator, tensor: torch.Tensor, listener: Listener) 
         return Here(tensor.cpu())
 
 
-def sent(accelerator: Accelerator, tensor: torch.Tensor, listener: Listener) -> torch.Tensor:
+def copy_to_device(accelerator: Accelerator, tensor: torch.Tensor, listener: Listener) -> torch.Tensor:
     """A host tensor on the device, the same way back."""
     try:
         return accelerator.send(tensor)

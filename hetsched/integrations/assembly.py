@@ -9,12 +9,12 @@ from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.engine import Engine
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
-from ..plugins import load
+from ..plugins import plugin
 from ..scheduler import Scheduler
 from ..tiers import Tier
 from .budget import accelerator_for
+from .choices import MemoryPlan, choices_of, memory_plan
 from .choices import Options as Options
-from .choices import Sized, named, sized
 from .cpu_lane import CpuKernel, NoAccelerator, cpu_kernel_for, cpu_only_kernel_for
 from .existing_experts import ExistingExperts
 from .gpu_precision import store_for
@@ -31,8 +31,8 @@ class Assembly(NamedTuple):
 
 def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -> Assembly:
     """Everything made; what fails leaves nothing behind. Raises InputError as attach() says."""
-    names = named(options, geometry)
-    sizes = sized(names, options, geometry, modules)
+    names = choices_of(options, geometry)
+    sizes = memory_plan(names, options, geometry, modules)
     hardware, tier = names.hardware, sizes.tier
     scheduler = _scheduler(options, geometry, sizes, names.cpu_only)
     accelerator = accelerator_for(options.accelerator, hardware, options.time_scale, names.here)
@@ -47,7 +47,7 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
         raise
 
 
-def _scheduler(options: Options, geometry: MoEGeometry, sizes: Sized, cpu_only: bool) -> Scheduler:
+def _scheduler(options: Options, geometry: MoEGeometry, sizes: MemoryPlan, cpu_only: bool) -> Scheduler:
     policy, solver = _policy_for(options.policy, geometry), options.solver
     if cpu_only:  # there is nothing to decide, whatever was asked for
         policy, solver = NoAccelerator(), "all-cpu"
@@ -68,5 +68,5 @@ def _policy_for(spec: Any, geometry: MoEGeometry) -> Any:
     """The policy that `spec` names, kept to the experts that exist where layers have different numbers of them."""
     if not geometry.experts_L:
         return spec
-    found = load("hetsched.policies", spec)
+    found = plugin("hetsched.policies", spec)
     return ExistingExperts(found() if isinstance(found, type) else found)

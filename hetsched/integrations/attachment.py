@@ -10,8 +10,7 @@ from typing import Any, NoReturn, SupportsIndex
 import torch
 
 from ..engine.expert_ffn import Arithmetic, parameter_names
-from ..engine.host_store import Layout, refuse_unreadable
-from ..engine.pinning import pinning_stats
+from ..engine.host_store import Layout, pinning_stats, refuse_unreadable
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..scheduler import Scheduler

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
 from ..machine.sizes import parse_bytes, show_bytes
-from ..plugins import load
+from ..plugins import plugin
 
 RESERVED_SHARE = 0.15  # of GPU memory, for the KV cache, activations and the driver, where the user names no budget
 
@@ -76,4 +76,4 @@ def refuse_idle_scale(time_scale: float | None, spec: Any, hardware: HardwarePro
 
 
 def _kind(name: str | None, hardware: HardwareProfile, here: bool) -> Any:
-    return load("hetsched.accelerators", name or ("cpu" if hardware.gpu is None else "cuda" if here else "emulated"))
+    return plugin("hetsched.accelerators", name or ("cpu" if hardware.gpu is None else "cuda" if here else "emulated"))

@@ -16,7 +16,7 @@ from ..machine import gallery
 from ..machine.hardware import is_this_machine, resolve_hardware
 from ..machine.profile import HardwareProfile
 from ..machine.sizes import parse_bytes
-from ..plugins import load
+from ..plugins import plugin
 from ..scheduler import DEFAULT_SOLVER, refuse_idle_solver
 from ..tiers import Tier
 from ..types import FloatArray
@@ -50,7 +50,7 @@ class Options:
         return cls(**given)
 
 
-class Named(NamedTuple):
+class Choices(NamedTuple):
     """What the names among the options stand for; `here`: the machine is this one. `cpu_only`: it has no GPU to use."""
 
     hardware: HardwareProfile
@@ -59,14 +59,14 @@ class Named(NamedTuple):
     timed_as: MoEGeometry | None
 
 
-class Sized(NamedTuple):
+class MemoryPlan(NamedTuple):
     """Bytes of GPU memory for a model's experts, and what they hold."""
 
     budget_bytes: int
     tier: Tier
 
 
-def named(options: Options, geometry: MoEGeometry | None = None) -> Named:
+def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices:
     """Everything that the options name. Raises InputError for what attach() would refuse of any model.
 
     That includes options that would change nothing.
@@ -74,8 +74,8 @@ def named(options: Options, geometry: MoEGeometry | None = None) -> Named:
     `geometry`: of the model, where it is known: this machine's profile is the one measured for it, and kernels are
     those for its weights.
     """
-    policy = load("hetsched.policies", options.policy)
-    load("hetsched.solvers", options.solver)
+    policy = plugin("hetsched.policies", options.policy)
+    plugin("hetsched.solvers", options.solver)
     hardware, here = resolve_hardware(options.hardware, geometry), is_this_machine(options.hardware)
     cpu_only = options.accelerator is None and hardware.gpu is None
     refuse_idle_scale(options.time_scale, options.accelerator, hardware, here)
@@ -87,14 +87,14 @@ def named(options: Options, geometry: MoEGeometry | None = None) -> Named:
         parse_bytes(options.gpu_memory, whole_bytes=0)
     check_gpu_precision(options.gpu_precision, hardware)
     check_cpu_kernel(options.cpu_kernel, geometry.dtype if geometry else None)
-    return Named(hardware, here, cpu_only, _stand_in(options.stand_in_for, hardware, here))
+    return Choices(hardware, here, cpu_only, _stand_in(options.stand_in_for, hardware, here))
 
 
-def sized(names: Named, options: Options, geometry: MoEGeometry, modules: Sequence[Any]) -> Sized:
+def memory_plan(names: Choices, options: Options, geometry: MoEGeometry, modules: Sequence[Any]) -> MemoryPlan:
     """What of a model goes where. `modules`: one expert module a layer. Raises InputError for what cannot fit."""
     budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, names.hardware)
     wanted, frequency_LE = options.gpu_precision, options.frequency_LE
-    return Sized(
+    return MemoryPlan(
         budget_bytes,
         tier_for(wanted, modules, geometry, names.hardware, names.timed_as, budget_bytes, frequency_LE),
     )
@@ -103,7 +103,7 @@ def sized(names: Named, options: Options, geometry: MoEGeometry, modules: Sequen
 def check_options(given: Mapping[str, Any]) -> None:
     """Raise InputError for what attach() would refuse of any model; an accelerator is made, and closed again."""
     options = Options.of(given)
-    names = named(options)
+    names = choices_of(options)
     made = accelerator_for(options.accelerator, names.hardware, options.time_scale, names.here)
     if made is not options.accelerator:
         made.close()
@@ -112,7 +112,7 @@ def check_options(given: Mapping[str, Any]) -> None:
 def check_options_for(given: Mapping[str, Any], geometry: MoEGeometry, modules: Sequence[Any]) -> None:
     """Raise InputError for what attach() would refuse of this model, whose modules may be on meta."""
     options = Options.of(given)
-    sized(named(options, geometry), options, geometry, modules)
+    memory_plan(choices_of(options, geometry), options, geometry, modules)
 
 
 def _stand_in(spec: str | MoEGeometry | None, hardware: HardwareProfile, here: bool) -> MoEGeometry | None:

@@ -91,12 +91,12 @@ class NoAccelerator(CpuOnly):
         """All on the CPU."""
         layer, cpu = demand.layer, Lane.CPU
         if demand.num_tokens == 1:
-            cpu_E = self._machine.one_token_runs[1][layer]
+            cpu_E = self._setting.one_token_runs[1][layer]
             runs = [cpu_E[e] for e in demand.active]
         else:
             named = zip(demand.active, demand.tokens, strict=True)
             runs = [Run(ExpertId(layer, e), count, cpu, "no accelerator") for e, count in named]
-        return Decision(tuple(runs), predicted_s=sum(self._machine.cost.each_cpu_s(demand.tokens)))
+        return Decision(tuple(runs), predicted_s=sum(self._setting.cost.each_cpu_s(demand.tokens)))
 
 
 def refuse_decisions(policy: Any, solver: Any, hardware: HardwareProfile) -> None:

@@ -9,7 +9,7 @@ import torch
 from .expert_modules import is_expert_module
 
 
-class Moved(NamedTuple):
+class MovedTensor(NamedTuple):
     """A tensor that was `before` in a module's `held`, and what took its place on the device."""
 
     held: dict[str, Any]
@@ -27,7 +27,7 @@ class DensePart:
     """
 
     def __init__(self) -> None:
-        self._moved: list[Moved] = []
+        self._moved: list[MovedTensor] = []
 
     def move(self, model: torch.nn.Module, device: torch.device) -> None:
         """Move every parameter and buffer outside expert modules; what is tied stays tied, what is there stays."""
@@ -41,7 +41,7 @@ class DensePart:
                     if id(tensor) not in moved:
                         moved[id(tensor)] = _on(tensor, device)
                     there = moved[id(tensor)]
-                    self._moved.append(Moved(held, name, tensor, there, there.data_ptr(), there._version))
+                    self._moved.append(MovedTensor(held, name, tensor, there, there.data_ptr(), there._version))
                     held[name] = there  # type: ignore[assignment]
 
     def restore(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..policy import Decision, Machine, Policy, View, asks_solver
+from ..policy import Decision, Policy, Setting, View, asks_solver
 from ..types import Demand, ExpertId, Fetch
 
 
@@ -21,11 +21,11 @@ class ExistingExperts:
         self._policy = policy
         self._experts_L: tuple[int, ...] = ()
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The policy's choice, less what does not exist."""
-        shape = machine.geometry
+        shape = setting.geometry
         self._experts_L = shape.experts_L or (shape.num_experts,) * shape.num_layers
-        return [expert for expert in self._policy.start(machine) if self._exists(expert)]
+        return [expert for expert in self._policy.start(setting) if self._exists(expert)]
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """The policy's own decision."""

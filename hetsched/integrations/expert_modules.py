@@ -53,7 +53,7 @@ def is_undispatched(name: str, module: torch.nn.Module) -> bool:
     return (kind.endswith("Experts") and "Shared" not in kind) or (several and name.split(".")[-1] == "experts")
 
 
-class Selected(str):
+class SelectedName(str):
     """The implementation's name where attach() chose it.
 
     A copied config keeps the mark, which tells a module made after attach from one of a model that was loaded with
@@ -78,7 +78,7 @@ class Selection:
         """Make one config use hetsched."""
         if id(config) not in self._before:
             before = getattr(config, _SETTING, None)
-            selected = Selected(IMPLEMENTATION)
+            selected = SelectedName(IMPLEMENTATION)
             if before == IMPLEMENTATION and not is_late(config):
                 selected.loaded_as = id(config)
             self._before[id(config)] = config, before
@@ -98,7 +98,7 @@ def is_late(config: Any) -> bool:
     itself loaded with experts_implementation="hetsched".
     """
     setting = getattr(config, _SETTING, None)
-    return isinstance(setting, Selected) and setting.loaded_as != id(config)
+    return isinstance(setting, SelectedName) and setting.loaded_as != id(config)
 
 
 def selected_name(config: Any) -> str:

@@ -11,7 +11,7 @@ from ..engine.expert_ffn import parameter_names
 from ..errors import InputError
 
 
-class Watched(NamedTuple):
+class WatchedParameter(NamedTuple):
     """One parameter, looked up anew each time, and where its numbers were when its layer was taken over."""
 
     layer: int
@@ -27,14 +27,14 @@ class WeightWatch:
     """
 
     def __init__(self) -> None:
-        self._watched: list[Watched] = []
+        self._watched: list[WatchedParameter] = []
         self._versions: list[int] = []
 
     def watch(self, layer: int, module: Any) -> None:
         """From now on look at this module's experts too."""
         for name in parameter_names(module):
             parameter = module._parameters[name]
-            self._watched.append(Watched(layer, module._parameters, name, parameter.data_ptr()))
+            self._watched.append(WatchedParameter(layer, module._parameters, name, parameter.data_ptr()))
             self._versions.append(parameter._version)
 
     def look(self) -> list[int]:

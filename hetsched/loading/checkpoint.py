@@ -37,7 +37,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorHeader:
     """One tensor as a header describes it."""
 
     file: Path
@@ -58,7 +58,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, TensorHeader] = {}
         for file, names in _files(folder).items():
             with opened(file) as shard:
                 found = list(shard.keys())
@@ -168,8 +168,8 @@ def _files(folder: Path) -> dict[Path, set[str]]:
     return dict(sorted(shards.items()))
 
 
-def _stored(file: Path, name: str, header: Any) -> Stored:
+def _stored(file: Path, name: str, header: Any) -> TensorHeader:
     dtype = DTYPES.get(header.get_dtype())
     if dtype is None:
         raise InputError(f"{name} in {file} is of dtype {header.get_dtype()}, which cannot be loaded")
-    return Stored(file, tuple(header.get_shape()), dtype)
+    return TensorHeader(file, tuple(header.get_shape()), dtype)

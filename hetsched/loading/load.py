@@ -21,9 +21,8 @@ from ..machine.room import check_room
 from .checkpoint import Checkpoint, Reader, holds_weights
 from .experts import ExpertPlan, fill_experts, plan_experts
 from .missing import missing_weights, refuse_missing, refuse_other_shapes
-from .model_on_meta import on_meta, read_config, resolved_dtype
+from .model_on_meta import on_meta, plain_config, quantizer_for, read_config, resolved_dtype
 from .progress import LoadProgress, stage
-from .quantised import plain_config, quantizer_for
 from .remote_code import refused_code
 from .sources import mapping_of
 

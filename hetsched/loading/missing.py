@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .checkpoint import Stored
+from .checkpoint import TensorHeader
 from .sources import Sources
 
 SHOWN = 3  # names in a message
@@ -45,7 +45,7 @@ def refuse_missing(folder: Path, missing: Iterable[str]) -> None:
         )
 
 
-def refuse_other_shapes(model: Any, sources: Iterable[Sources], tensors: dict[str, Stored]) -> None:
+def refuse_other_shapes(model: Any, sources: Iterable[Sources], tensors: dict[str, TensorHeader]) -> None:
     """Raise InputError, with the file, where a tensor that is read as it is has another shape than in the model."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for found in sources:

@@ -31,7 +31,7 @@ def store_profile(profile: HardwareProfile) -> Path:
     return path
 
 
-class Stored(NamedTuple):
+class TensorHeader(NamedTuple):
     """What the cache holds: profiles with their paths, newest first, and an error for each file that does not load."""
 
     profiles: list[tuple[Path, HardwareProfile]]
@@ -46,7 +46,7 @@ class Stored(NamedTuple):
         )
 
 
-def stored() -> Stored:
+def stored() -> TensorHeader:
     """All of the cache's profiles. One bad file spoils nothing but itself, and no cache at all is an empty one."""
     found: list[tuple[float, Path, HardwareProfile]] = []
     damaged: dict[Path, InputError] = {}
@@ -57,7 +57,7 @@ def stored() -> Stored:
         else:
             found.append((loaded[0], path, loaded[1]))
     found.sort(key=lambda row: (row[2].date, row[0]), reverse=True)
-    return Stored([(path, profile) for _, path, profile in found], damaged)
+    return TensorHeader([(path, profile) for _, path, profile in found], damaged)
 
 
 def _loaded(path: Path) -> tuple[float, HardwareProfile] | InputError:

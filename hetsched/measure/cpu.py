@@ -11,11 +11,10 @@ from ..geometry import WEIGHT_BITS
 from ..machine.fingerprint import cpu_name
 from ..machine.memory import total_bytes
 from ..machine.profile import ExpertShape, LatencyTable, Processor
-from .cpu_kernels import choose_kernels, time_kernel
+from .cpu_kernels import choose_kernels, read_bytes_per_s, time_kernel
 from .dense import measure_dense
 from .experts import DTYPES, ExpertPool
 from .request import Request
-from .roof import read_bytes_per_s
 from .table import measure_table, round_s, table_notes
 from .timing import Timing, time_calls
 

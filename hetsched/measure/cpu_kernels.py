@@ -21,9 +21,9 @@ from ..cpu_kernels import (
 )
 from ..cpu_kernels.torch_kernels import TorchLinear
 from ..geometry import MoEGeometry
+from ..machine.memory import cache_bytes, free_bytes
 from ..machine.profile import ExpertShape, HardwareProfile
 from .experts import DTYPES, ExpertPool
-from .roof import read_bytes_per_s
 from .timing import Timing, time_calls, time_together
 
 CHOICE_TOKENS = (1, 4, 8, 16, 32, 64, 128)
@@ -121,3 +121,11 @@ def _error(kernel: ExpertKernel, pool: ExpertPool, hidden_TH: torch.Tensor) -> f
     expected = (torch.nn.functional.silu(gate) * up) @ weights.down_HF.double().t()
     found = kernel.swiglu(hidden_TH, pool.at(0, kernel)).double()
     return float((found - expected).norm() / expected.norm())
+
+
+def read_bytes_per_s(budget_s: float) -> float:
+    """Rate at which all compute threads together read memory that is in no cache: the roof of CPU experts."""
+    values = min(max(8 * cache_bytes(), 256 << 20), free_bytes() // 4) // 8
+    memory = torch.ones(values, dtype=torch.int64)
+    timing = time_calls(lambda _: memory.sum(), budget_s)
+    return values * 8 / timing.median_s

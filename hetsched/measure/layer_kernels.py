@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..cpu_kernels import Choice, ExpertKernel, KernelTiming, choose, make_kernels
-from ..engine.cpu_layer import ExactExperts, Sorted
+from ..engine.cpu_layer import ExactExperts, TokenOrder
 from ..engine.cpu_measured import MeasuredExperts
 from ..engine.expert_ffn import PLAIN, parameter_names
 from .timing import time_together
@@ -69,4 +69,4 @@ def _forward(
     number: int,
 ) -> None:
     active = sorted((number * several + i) % num_experts for i in range(several))
-    layer.forward(hidden_TH, Sorted(active, [len(hidden_TH)] * several, rows_S, weights_S1), PLAIN)
+    layer.forward(hidden_TH, TokenOrder(active, [len(hidden_TH)] * several, rows_S, weights_S1), PLAIN)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..machine.memory import free_bytes
 from ..machine.profile import Link
-from .fit import LinkFit, fit_link
 from .gpu import copies_running
 from .request import Request
 from .table import round_s
@@ -103,3 +104,27 @@ def pinnable_bytes(limit_bytes: int | None = None) -> int:
     except RuntimeError:  # the driver refused: what is held so far is the answer
         pass
     return len(held) * PIN_PIECE_BYTES
+
+
+class LinkFit(NamedTuple):
+    """latency_s + bytes / bytes_per_s; `residual`: root mean square of predicted / measured - 1."""
+
+    latency_s: float
+    bytes_per_s: float
+    residual: float
+
+
+def fit_link(sizes_bytes: Sequence[int], seconds: Sequence[float]) -> LinkFit:
+    """Least squares on relative errors, so that small copies count as much as large ones; latency at least 0.
+
+    Raises ValueError with fewer than two sizes.
+    """
+    sizes, times = np.asarray(sizes_bytes, float), np.asarray(seconds, float)
+    if len(sizes) < 2:
+        raise ValueError("a latency and a rate need at least two sizes")
+    columns = np.stack([np.ones_like(sizes), sizes], axis=1) / times[:, None]
+    latency, slope = np.linalg.lstsq(columns, np.ones_like(times), rcond=None)[0]
+    if latency < 0.0:
+        latency, slope = 0.0, 1.0 / np.median(sizes / times)
+    residual = float(np.sqrt(np.mean(((latency + slope * sizes) / times - 1) ** 2)))
+    return LinkFit(float(latency), float(1.0 / slope), residual)

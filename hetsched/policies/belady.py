@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..jit import compiled, compiled_and_kept, source_stamp
-from ..policy import Machine
+from ..policy import Setting
 from ..traces.trace import RoutingTrace
 from ..types import IntArray
 from .on_demand import OnDemand
@@ -141,9 +141,9 @@ class Belady(OnDemand):
     clairvoyant = True
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
-    def rule(self, machine: Machine, slots: Slots) -> Future:
+    def rule(self, setting: Setting, slots: Slots) -> Future:
         """The future. Raises InputError where there is none or it is another model's."""
-        future, shape = machine.future, machine.geometry
+        future, shape = setting.future, setting.geometry
         if future is None:
             raise InputError("belady needs to know the future; replay a trace, or choose another policy")
         if (future.num_layers, future.num_experts) != (shape.num_layers, shape.num_experts):

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..forecast import shares_LE
 from ..forecast.transition import Transition
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..residency import ABSENT, RESIDENT
 from ..types import Demand, ExpertId, Fetch, FloatArray
 from .idle_link import copies, expected, room
@@ -50,19 +50,19 @@ class Dali:
         self.prefetched = prefetched
         self.depth = depth
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """An equal share of the slots for each layer, its most frequent experts first."""
-        shape = machine.geometry
-        self._dispatch = RuleDispatch(machine, "greedy-dali")
+        shape = setting.geometry
+        self._dispatch = RuleDispatch(setting, "greedy-dali")
         self._top_k = shape.top_k
         self._forecaster = Transition()
-        self._forecaster.start(shape, machine.frequency_LE, machine.history)
-        self._last_LE: FloatArray = self.window * shares_LE(shape, machine.frequency_LE)
+        self._forecaster.start(shape, setting.frequency_LE, setting.history)
+        self._last_LE: FloatArray = self.window * shares_LE(shape, setting.frequency_LE)
         self._now_LE = np.zeros_like(self._last_LE)
         self._busy_LE = self._last_LE.copy()
         self._steps = [0] * shape.num_layers
         self._due: deque[int] = deque()
-        return evenly(machine)
+        return evenly(setting)
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """Descending load, each expert to the lane that finishes it first."""
@@ -116,9 +116,9 @@ class Dali:
         return copies(better, demand, view, keep_F, len(better), cause, layer=layer, below=float(keep_F[better[-1]]))
 
 
-def evenly(machine: Machine) -> list[ExpertId]:
+def evenly(setting: Setting) -> list[ExpertId]:
     """Every layer's most frequent expert, then every layer's second, and so on."""
-    ranked: list[list[ExpertId]] = [[] for _ in range(machine.geometry.num_layers)]
-    for expert in most_frequent(machine):
+    ranked: list[list[ExpertId]] = [[] for _ in range(setting.geometry.num_layers)]
+    for expert in most_frequent(setting):
         ranked[expert.layer].append(expert)
     return [expert for same_rank in zip(*ranked, strict=True) for expert in same_rank]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..types import Demand, ExpertId, Fetch
 from .rule_dispatch import RuleDispatch, first_kept_longest
 from .static import most_frequent
@@ -24,11 +24,11 @@ class Fiddler:
     name = "fiddler"
     family = "static placement"
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Pairs by descending calibration frequency."""
-        self._dispatch = RuleDispatch(machine, "rule-fiddler")
-        popular = most_frequent(machine)
-        self._keep_LE = first_kept_longest(popular, machine)
+        self._dispatch = RuleDispatch(setting, "rule-fiddler")
+        popular = most_frequent(setting)
+        self._keep_LE = first_kept_longest(popular, setting)
         return popular
 
     def plan(self, demand: Demand, view: View) -> Decision:

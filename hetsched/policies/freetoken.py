@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..types import Demand, ExpertId, Fetch
 from .rule_dispatch import RuleDispatch, first_kept_longest
 from .static import most_frequent
@@ -26,12 +26,12 @@ class FreeToken:
     name = "freetoken"
     family = "recency"
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The most frequent experts, the rarest of them the least recently used."""
-        self._dispatch = RuleDispatch(machine, "ratio-freetoken")
-        hottest = most_frequent(machine)
+        self._dispatch = RuleDispatch(setting, "ratio-freetoken")
+        hottest = most_frequent(setting)
         self._clock = float(len(hottest))
-        self._used_LE = first_kept_longest(hottest, machine)
+        self._used_LE = first_kept_longest(hottest, setting)
         return hottest
 
     def plan(self, demand: Demand, view: View) -> Decision:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import compiled_and_kept, source_stamp
-from ..policy import Machine
+from ..policy import Setting
 from ..types import FloatArray, IntArray
 from .on_demand import OnDemand
 from .on_demand_kernels import (
@@ -68,7 +68,7 @@ class GreedyDual(OnDemand):
     name = "gdsf"
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
-    def rule(self, machine: Machine, slots: Slots) -> Gdsf:
+    def rule(self, setting: Setting, slots: Slots) -> Gdsf:
         """Clock at zero."""
         zeros_F = np.zeros_like(slots.busy_F)
         return Gdsf(zeros_F.astype(float), zeros_F, np.zeros(len(slots.capacity_G)), zeros_F.copy())

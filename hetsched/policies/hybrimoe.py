@@ -26,8 +26,8 @@ import numpy as np
 
 from ..forecast import shares_LE
 from ..forecast.transition import Transition
-from ..plugins import load
-from ..policy import Decision, Machine, View
+from ..plugins import plugin
+from ..policy import Decision, Setting, View
 from ..residency import ABSENT
 from ..types import Demand, ExpertId, Fetch, FloatArray
 from .idle_link import copies, expected, room
@@ -54,17 +54,17 @@ class HybriMoe:
         self.ahead = ahead
         self.depth = depth
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The most frequent experts; scores begin as their shares."""
-        self._dispatch = RuleDispatch(machine, "list-hybrimoe")
-        self._schedule = Schedule(machine)
-        self._num_slots = machine.num_slots
-        self._top_k = machine.geometry.top_k
-        self._num_layers = machine.geometry.num_layers
+        self._dispatch = RuleDispatch(setting, "list-hybrimoe")
+        self._schedule = Schedule(setting)
+        self._num_slots = setting.num_slots
+        self._top_k = setting.geometry.top_k
+        self._num_layers = setting.geometry.num_layers
         self._forecaster = Transition()
-        self._forecaster.start(machine.geometry, machine.frequency_LE, machine.history)
-        self._score_LE: FloatArray = shares_LE(machine.geometry, machine.frequency_LE)
-        return most_frequent(machine)
+        self._forecaster.start(setting.geometry, setting.frequency_LE, setting.history)
+        self._score_LE: FloatArray = shares_LE(setting.geometry, setting.frequency_LE)
+        return most_frequent(setting)
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """The list schedule; a fetch evicts the lowest score."""
@@ -113,9 +113,9 @@ class HybriMoe:
 class Schedule:
     """Makespans of layers to come by the list schedule, remembered: with one token few of them differ."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._cost = machine.cost
-        found = load("hetsched.solvers", "list-hybrimoe")
+    def __init__(self, setting: Setting) -> None:
+        self._cost = setting.cost
+        found = plugin("hetsched.solvers", "list-hybrimoe")
         self._rule = found() if isinstance(found, type) else found
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...], int], float] = {}
         self._times_s: tuple[float, ...] = ()

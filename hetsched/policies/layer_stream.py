@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..residency import ABSENT, RESIDENT, Residency
 from ..types import Demand, Evict, ExpertId, Fetch
 from .misses import Counts, decision
@@ -24,9 +24,9 @@ class LayerStream:
     name = "layer-stream"
     family = "streaming"
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Nothing is there."""
-        self._machine = machine
+        self._setting = setting
         self._staged = 0
         return ()
 
@@ -37,7 +37,7 @@ class LayerStream:
         evicts = tuple(Evict(expert, "used") for expert in gone if view.residency.state_LE[expert] == RESIDENT)
         room = view.residency.free_slots + len(evicts)
         wanted = [ExpertId(demand.layer, e) for e in demand.active if states[e] == ABSENT]
-        made = decision(demand, view, self._machine, dict.fromkeys(wanted[:room]))
+        made = decision(demand, view, self._setting, dict.fromkeys(wanted[:room]))
         return made._replace(evicts=evicts)
 
     def observe(self, demand: Demand) -> None:

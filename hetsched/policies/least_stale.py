@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import compiled_and_kept, source_stamp
-from ..policy import Machine
+from ..policy import Setting
 from ..types import IntArray
 from .on_demand import OnDemand
 from .on_demand_kernels import PASS, SOURCES, VISIT, Kernel, Slots, Visits, begin, replace_lowest, take_stock
@@ -50,7 +50,7 @@ class LeastStale(OnDemand):
     name = "least-stale"
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
-    def rule(self, machine: Machine, slots: Slots) -> Stale:
+    def rule(self, setting: Setting, slots: Slots) -> Stale:
         """Nothing was touched yet."""
         zeros_F = np.zeros_like(slots.busy_F)
         return Stale(zeros_F, zeros_F.copy(), np.zeros(1, np.int64))

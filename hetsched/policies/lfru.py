@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..jit import compiled_and_kept, source_stamp
-from ..policy import Machine
+from ..policy import Setting
 from ..types import FloatArray, IntArray
 from .on_demand import OnDemand
 from .on_demand_kernels import (
@@ -98,7 +98,7 @@ class LeastFrequentRecent(OnDemand):
             raise InputError(f"lfru's privileged share {privileged} must be 0 to 1, its window {window} at least 1")
         self.privileged, self.window = privileged, window
 
-    def rule(self, machine: Machine, slots: Slots) -> Lfru:
+    def rule(self, setting: Setting, slots: Slots) -> Lfru:
         """Nobody is privileged yet."""
         flat, regions = len(slots.state_F), len(slots.capacity_G)
         room_G = (self.privileged * slots.capacity_G).astype(np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..jit import compiled_and_kept, source_stamp
-from ..policy import Machine
+from ..policy import Setting
 from ..types import FloatArray, IntArray
 from .on_demand import OnDemand
 from .on_demand_kernels import PASS, SOURCES, VISIT, Kernel, Slots, Visits, begin, replace_lowest, take_stock
@@ -61,7 +61,7 @@ class OnDemandLfu(OnDemand):
             raise InputError(f"on-demand-lfu's decay is {decay}; it must be above 0 and at most 1")
         self.decay = decay
 
-    def rule(self, machine: Machine, slots: Slots) -> Lfu:
+    def rule(self, setting: Setting, slots: Slots) -> Lfu:
         """Nothing was counted yet."""
         zeros_F = np.zeros_like(slots.busy_F)
         return Lfu(zeros_F.astype(float), zeros_F, np.zeros(1, np.int64), self.decay)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import compiled_and_kept, source_stamp
-from ..policy import Machine
+from ..policy import Setting
 from ..types import IntArray
 from .on_demand import OnDemand
 from .on_demand_kernels import SOURCES, VISIT, Kernel, Slots, Visits, begin, replace_lowest, take_stock
@@ -42,7 +42,7 @@ class OnDemandLru(OnDemand):
     name = "on-demand-lru"
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
-    def rule(self, machine: Machine, slots: Slots) -> Lru:
+    def rule(self, setting: Setting, slots: Slots) -> Lru:
         """Nothing was used yet."""
         return Lru(np.zeros_like(slots.busy_F))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..cost.model import CostModel
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..residency import RESIDENT
 from ..types import Demand, ExpertId, Fetch, IntArray, Lane, Run
 
@@ -23,14 +23,14 @@ class Counts(NamedTuple):
     evicted_TL: IntArray
 
 
-def misses_on_cpu(demand: Demand, view: View, machine: Machine) -> Decision:
+def misses_on_cpu(demand: Demand, view: View, setting: Setting) -> Decision:
     """Residents on the GPU, everything else on the CPU; nothing moves."""
     if demand.num_tokens != 1:
-        return decision(demand, view, machine, {})
-    on_gpu, on_cpu = machine.one_token_runs
+        return decision(demand, view, setting, {})
+    on_gpu, on_cpu = setting.one_token_runs
     gpu_E, cpu_E, states = on_gpu[demand.layer], on_cpu[demand.layer], view.residency.states(demand.layer)
     runs = [gpu_E[e] for e in demand.active if states[e] >= RESIDENT]
-    here, cost = len(runs), machine.cost
+    here, cost = len(runs), setting.cost
     runs += [cpu_E[e] for e in demand.active if states[e] < RESIDENT]
     away = len(runs) - here
     gpu_end_s = here * cost.each_gpu_s(_ONE)[0] if here else 0.0
@@ -41,7 +41,7 @@ def misses_on_cpu(demand: Demand, view: View, machine: Machine) -> Decision:
 
 
 def decision(
-    demand: Demand, view: View, machine: Machine, fetched: dict[ExpertId, ExpertId | None], cause: str = "missed"
+    demand: Demand, view: View, setting: Setting, fetched: dict[ExpertId, ExpertId | None], cause: str = "missed"
 ) -> Decision:
     """Residents on the GPU, `fetched` (expert -> victim) on the GPU after their copy, in order, the rest on the CPU."""
     layer, states = demand.layer, view.residency.states(demand.layer)
@@ -59,7 +59,7 @@ def decision(
     fetches = tuple(Fetch(expert, victim, prefetch=False, cause=cause) for expert, victim in fetched.items())
     fetched_n = [demand.tokens_of(expert.expert) for expert in fetched]
     here += [Run(expert, n, Lane.GPU, "fetched") for expert, n in zip(fetched, fetched_n, strict=True)]
-    predicted_s = _makespan_s(demand, view.link.free_s, machine.cost, on_gpu_n, fetched_n, missed_n)
+    predicted_s = _makespan_s(demand, view.link.free_s, setting.cost, on_gpu_n, fetched_n, missed_n)
     return Decision((*here, *cpu), fetches, predicted_s=predicted_s)
 
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..types import Demand, ExpertId, Fetch, FloatArray, Phase
 from .activation_matrices import ActivationMatrices
 from .idle_link import copies, room
@@ -44,12 +44,12 @@ class MoeInfinity:
         self.capacity = capacity
         self.depth = depth
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """An empty cache: it fills by itself."""
-        shape = machine.geometry
-        self._dispatch = RuleDispatch(machine, "all-fetch")
+        shape = setting.geometry
+        self._dispatch = RuleDispatch(setting, "all-fetch")
         self._past = ActivationMatrices(shape.num_layers, shape.num_experts, self.capacity)
-        self._request_tokens = self._past.add_history(machine.history)
+        self._request_tokens = self._past.add_history(setting.history)
         self._early_L = 1.0 - np.arange(shape.num_layers) / shape.num_layers
         self._score_LE: FloatArray = np.zeros((shape.num_layers, shape.num_experts))
         self._prefill_seen = False

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..residency import ABSENT, RESIDENT
 from ..types import BoolArray, Demand, ExpertId, Fetch, FloatArray, IntArray
 from .idle_link import copies, room
@@ -47,18 +47,18 @@ class MoeSpacFixed:
         self.down = down
         self.depth = depth
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The most frequent experts; all levels 0."""
-        shape = machine.geometry
-        self._machine = machine
+        shape = setting.geometry
+        self._setting = setting
         self._layers = np.arange(shape.num_layers)
         self._level_LE: IntArray = np.zeros((shape.num_layers, shape.num_experts), np.int64)
         self.threshold = 1
-        return most_frequent(machine)
+        return most_frequent(setting)
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """Misses on the CPU."""
-        return misses_on_cpu(demand, view, self._machine)
+        return misses_on_cpu(demand, view, self._setting)
 
     def observe(self, demand: Demand) -> None:
         """Move the levels of the layer's experts."""
@@ -92,9 +92,9 @@ class MoeSpac(MoeSpacFixed):
 
     name = "moe-spac"
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The most frequent experts; all levels 0, threshold 1 until a step has been seen."""
-        initial = super().start(machine)
+        initial = super().start(setting)
         self._tokens_LE = np.zeros_like(self._level_LE)
         self._seen = 0
         return initial
@@ -108,13 +108,13 @@ class MoeSpac(MoeSpacFixed):
     def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
         """Choose the threshold after a step's last layer, then copy as above."""
         layers = len(self._layers)
-        if self._machine.num_slots and self._seen >= layers and demand.layer == layers - 1:
+        if self._setting.num_slots and self._seen >= layers and demand.layer == layers - 1:
             self.threshold = self.best_threshold(view)
         return super().prefetch(demand, view)
 
     def best_threshold(self, view: View) -> int:
         """The integer program: one variable in 1..6 (6: nothing is copied), all values tried, highest among equals."""
-        cost, tokens_F = self._machine.cost, self._tokens_LE.reshape(-1)
+        cost, tokens_F = self._setting.cost, self._tokens_LE.reshape(-1)
         gpu_s_F, cpu_s_F = cost.gpu_s(tokens_F), cost.cpu_s(tokens_F)
         best, best_s = TOP_LEVEL + 1, np.inf
         for threshold in range(TOP_LEVEL + 1, 0, -1):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..residency import Residency
 from ..types import Demand, ExpertId, Fetch, IntArray
 from .misses import Counts, decision, misses_on_cpu
@@ -40,31 +40,31 @@ class OnDemand:
     def __init__(self, per_layer: bool = False) -> None:
         self.per_layer = per_layer
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """An empty cache: it fills by itself."""
-        self._machine = machine
-        shape = machine.geometry
-        self._slots = slots_of(shape.num_layers, shape.num_experts, machine.num_slots, self.per_layer)
-        self._rule = self.rule(machine, self._slots)
+        self._setting = setting
+        shape = setting.geometry
+        self._slots = slots_of(shape.num_layers, shape.num_experts, setting.num_slots, self.per_layer)
+        self._rule = self.rule(setting, self._slots)
         return ()
 
-    def rule(self, machine: Machine, slots: Slots) -> Any:
+    def rule(self, setting: Setting, slots: Slots) -> Any:
         """The rule's own arrays, for an empty cache."""
         raise NotImplementedError
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """Fetch every miss that finds a place."""
         if not demand.active:
-            return misses_on_cpu(demand, view, self._machine)
+            return misses_on_cpu(demand, view, self._setting)
         self._slots.state_F[:] = view.residency.state_LE.reshape(-1)
-        experts = self._machine.geometry.num_experts
+        experts = self._setting.geometry.num_experts
         visits = visits_of((demand.active_N + demand.layer * experts)[None], demand.num_tokens)
         self.serve(self._rule, self._slots, visits)
         count = int(visits.fetched_R[0])
         places: dict[ExpertId, ExpertId | None] = {}
         for f, victim in zip(visits.new_N[:count].tolist(), visits.victim_N[:count].tolist(), strict=True):
             places[ExpertId(*divmod(f, experts))] = None if victim < 0 else ExpertId(*divmod(victim, experts))
-        return decision(demand, view, self._machine, places)
+        return decision(demand, view, self._setting, places)
 
     def observe(self, demand: Demand) -> None:
         """The rule has learned while it served."""
@@ -78,7 +78,7 @@ class OnDemand:
         tokens, layers, top_k = experts_TLK.shape
         if self._slots.at[0] == 0:
             self._slots.state_F[:] = residency.state_LE.reshape(-1)
-        offset_L: IntArray = np.arange(layers, dtype=np.int64) * self._machine.geometry.num_experts
+        offset_L: IntArray = np.arange(layers, dtype=np.int64) * self._setting.geometry.num_experts
         flat_RN = (np.sort(experts_TLK, axis=2) + offset_L[None, :, None]).reshape(-1, top_k)
         visits = visits_of(flat_RN, 1)
         self.serve(self._rule, self._slots, visits)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..dispatch.problem import Device, DispatchProblem, johnson_order
 from ..dispatch.solver import Status
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..residency import COPYING, RESIDENT
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Run
 
@@ -22,7 +22,7 @@ _ONE = (1,)
 _OPTIMAL = Status.OPTIMAL.name
 
 
-class Posed(NamedTuple):
+class PosedProblem(NamedTuple):
     """A problem, and what its rows stand for: `victims` are flat indices (layer * E + expert), FREE for a free slot."""
 
     problem: DispatchProblem
@@ -35,9 +35,9 @@ class OneToken:
     `settle` answers without a solver where that provably loses nothing.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._gpu_LE, self._cpu_LE = machine.one_token_runs
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._gpu_LE, self._cpu_LE = setting.one_token_runs
 
     def settle(self, demand: Demand, view: View, most_gain_s: float) -> Decision | None:
         """The optimal decision where no fetch can be part of one and nothing is in flight; None where it is not known.
@@ -46,7 +46,7 @@ class OneToken:
         link_free + k copies + one computation, and gain at most k * `most_gain_s` (no fetch's utility less its price
         exceeds that). The difference is linear in k, so k = 1 decides unless each further fetch pays for its own copy.
         """
-        cost, states = self._machine.cost, view.residency.states(demand.layer)
+        cost, states = self._setting.cost, view.residency.states(demand.layer)
         (gpu_s,), (cpu_s,) = cost.each_gpu_s(_ONE), cost.each_cpu_s(_ONE)
         here, missing = [], []
         for e in demand.active:
@@ -65,7 +65,7 @@ class OneToken:
             if less_s >= makespan_s:
                 break
             makespan_s, moved = less_s, moved + 1
-        if missing and self._machine.num_slots:
+        if missing and self._setting.num_slots:
             copy_s = cost.copy_s()
             if most_gain_s > copy_s or view.link.free_s + copy_s + gpu_s - most_gain_s < makespan_s:
                 return None
@@ -78,12 +78,14 @@ class OneToken:
         return Decision(tuple(runs), predicted_s=makespan_s, solver_status=_OPTIMAL)
 
 
-def pose(demand: Demand, view: View, machine: Machine, utility_LE: FloatArray, link_price_s: float = 0.0) -> Posed:
+def pose(
+    demand: Demand, view: View, setting: Setting, utility_LE: FloatArray, link_price_s: float = 0.0
+) -> PosedProblem:
     """The dispatch problem of one layer; seconds from the cost model, prices from `utility_LE` (seconds saved).
 
     Each fetch pays `link_price_s` besides its victim's utility: what the copy engine would else have gained.
     """
-    cost, layer, states = machine.cost, demand.layer, view.residency.states(demand.layer)
+    cost, layer, states = setting.cost, demand.layer, view.residency.states(demand.layer)
     ready = {e: 0.0 if states[e] >= RESIDENT else np.inf for e in demand.active}
     link_free_s = view.link.free_s
     for expert, remaining_s in view.link.in_flight:
@@ -102,7 +104,7 @@ def pose(demand: Demand, view: View, machine: Machine, utility_LE: FloatArray, l
         link_free_s=link_free_s,
         roundtrip_s=cost.roundtrip_s(demand.num_tokens),
     )
-    return Posed(problem, victims)
+    return PosedProblem(problem, victims)
 
 
 def _victims(
@@ -125,7 +127,7 @@ def _victims(
 
 
 def to_decision(
-    demand: Demand, posed: Posed, choice_N: npt.NDArray[np.int8], num_experts: int
+    demand: Demand, posed: PosedProblem, choice_N: npt.NDArray[np.int8], num_experts: int
 ) -> tuple[tuple[Run, ...], tuple[Fetch, ...]]:
     """Runs and demanded fetches in the order in which the problem's makespan assumes them."""
     problem, choice = posed.problem, choice_N.tolist()

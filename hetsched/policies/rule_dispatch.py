@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from ..cost.model import CostModel
 from ..dispatch.problem import Device, DispatchProblem, judging
-from ..plugins import load
-from ..policy import Decision, Machine, View
+from ..plugins import plugin
+from ..policy import Decision, Setting, View
 from ..residency import COPYING, RESIDENT
 from ..types import Demand, ExpertId, FloatArray, Lane, Run
 from .misses import misses_on_cpu
-from .pose import FREE, Posed, pose, to_decision
+from .pose import FREE, PosedProblem, pose, to_decision
 
 _ONE = (1,)
 
@@ -30,13 +30,13 @@ class RuleDispatch:
     Its choice stands even where leaving everything as it is were better: it is the rule that is to be measured.
     """
 
-    def __init__(self, machine: Machine, rule: object) -> None:
-        found = load("hetsched.solvers", rule)
+    def __init__(self, setting: Setting, rule: object) -> None:
+        found = plugin("hetsched.solvers", rule)
         self._rule = found() if isinstance(found, type) else found
-        self._machine = machine
+        self._setting = setting
         self._known: dict[tuple[bool, ...], Quiet | None] = {}
         self._times_s: tuple[float, ...] = ()
-        if machine.num_slots:
+        if setting.num_slots:
             judging()  # compiled here (or read from disk), not in a step
 
     def decide(
@@ -53,16 +53,16 @@ class RuleDispatch:
         `per_layer`: a fetch may only displace an expert of its own layer. `prefer_E`: the rule says how many experts
         are fetched, and those missing ones with the largest value are.
         """
-        machine = self._machine
-        if not machine.num_slots:
-            return misses_on_cpu(demand, view, machine)
+        setting = self._setting
+        if not setting.num_slots:
+            return misses_on_cpu(demand, view, setting)
         quiet = self._quiet(demand, view) if demand.num_tokens == 1 else None
         if quiet is not None:
             return quiet
         if per_layer:
             keep_LE = keep_LE + (keep_LE.max() + 1.0)
             keep_LE[demand.layer] -= keep_LE[demand.layer].min()
-        posed = pose(demand, view, machine, keep_LE)
+        posed = pose(demand, view, setting, keep_LE)
         if per_layer:
             posed = _of_layer(posed, demand)
         choice_N = self._rule.solve(posed.problem).choice_N
@@ -80,13 +80,13 @@ class RuleDispatch:
         found = [states[e] for e in demand.active]
         if COPYING in found:
             return None
-        times_s = one_token_times_s(self._machine.cost)
+        times_s = one_token_times_s(self._setting.cost)
         if times_s != self._times_s:
             self._times_s = times_s
             self._known.clear()
         here = tuple([state >= RESIDENT for state in found])
         if here not in self._known:
-            problem = problem_of(self._machine.cost, demand.tokens, here, 1)
+            problem = problem_of(self._setting.cost, demand.tokens, here, 1)
             choice_N = self._rule.solve(problem).choice_N
             fetches = bool((choice_N == Device.FETCH).any())
             self._known[here] = None if fetches else Quiet(tuple(choice_N.tolist()), problem.makespan_s(choice_N))
@@ -124,25 +124,27 @@ def problem_of(cost: CostModel, tokens: Sequence[int], here: Sequence[bool], num
     )
 
 
-def first_kept_longest(experts: Sequence[ExpertId], machine: Machine) -> FloatArray:
+def first_kept_longest(experts: Sequence[ExpertId], setting: Setting) -> FloatArray:
     """`keep_LE` for an order of experts: the last leaves first."""
-    keep_LE: FloatArray = np.zeros((machine.geometry.num_layers, machine.geometry.num_experts))
+    keep_LE: FloatArray = np.zeros((setting.geometry.num_layers, setting.geometry.num_experts))
     for behind, expert in enumerate(reversed(experts)):
         keep_LE[expert] = behind + 1.0
     return keep_LE
 
 
-def _of_layer(posed: Posed, demand: Demand) -> Posed:
+def _of_layer(posed: PosedProblem, demand: Demand) -> PosedProblem:
     """Only free slots and victims of the demand's own layer, which are the first in line."""
     victims = posed.victims
     own = int(((victims == FREE) | (victims // demand.num_experts == demand.layer)).sum())
     if own == len(victims):
         return posed
     problem = replace(posed.problem, victim_price_V=posed.problem.victim_price_V[:own])
-    return Posed(problem, victims[:own])
+    return PosedProblem(problem, victims[:own])
 
 
-def _preferred(choice_N: npt.NDArray[np.int8], posed: Posed, prefer_N: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
+def _preferred(
+    choice_N: npt.NDArray[np.int8], posed: PosedProblem, prefer_N: npt.NDArray[np.generic]
+) -> npt.NDArray[np.int8]:
     """As many fetches, of the missing experts with the largest preference."""
     missing = np.flatnonzero(np.isinf(posed.problem.ready_s_N))
     fetches = int((choice_N == Device.FETCH).sum())

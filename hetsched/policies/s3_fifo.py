@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import compiled, compiled_and_kept, source_stamp
-from ..policy import Machine
+from ..policy import Setting
 from ..types import IntArray
 from .on_demand import OnDemand
 from .on_demand_kernels import (
@@ -131,7 +131,7 @@ class S3Fifo(OnDemand):
     name = "s3-fifo"
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
-    def rule(self, machine: Machine, slots: Slots) -> S3:
+    def rule(self, setting: Setting, slots: Slots) -> S3:
         """Empty queues."""
         small_G = np.maximum(1, slots.capacity_G // 10)
         queues = empty_queues(len(slots.state_F), KINDS * len(small_G))

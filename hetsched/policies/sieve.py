@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import compiled, compiled_and_kept, source_stamp
-from ..policy import Machine
+from ..policy import Setting
 from ..types import IntArray
 from .on_demand import OnDemand
 from .on_demand_kernels import (
@@ -92,7 +92,7 @@ class SieveCache(OnDemand):
     name = "sieve"
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
-    def rule(self, machine: Machine, slots: Slots) -> Sieve:
+    def rule(self, setting: Setting, slots: Slots) -> Sieve:
         """Empty queues, hands at the oldest."""
         regions = len(slots.capacity_G)
         return Sieve(empty_queues(len(slots.state_F), regions), np.zeros_like(slots.busy_F), np.full(regions, -1))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..policy import Decision, Machine, View
+from ..policy import Decision, Setting, View
 from ..residency import RESIDENT, Residency
 from ..types import Demand, ExpertId, Fetch
 from .misses import Counts, misses_on_cpu
@@ -23,14 +23,14 @@ class CpuOnly:
     name = "cpu-only"
     family = "static placement"
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """No expert is resident."""
-        self._machine = machine
+        self._setting = setting
         return ()
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """Residents on the GPU, the rest on the CPU."""
-        return misses_on_cpu(demand, view, self._machine)
+        return misses_on_cpu(demand, view, self._setting)
 
     def observe(self, demand: Demand) -> None:
         """A static placement learns nothing."""
@@ -55,11 +55,11 @@ class LayerSplit(CpuOnly):
 
     name = "layer-split"
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The last floor(slots / E) layers."""
-        self._machine = machine
-        shape = machine.geometry
-        whole = min(machine.num_slots // shape.num_experts, shape.num_layers)
+        self._setting = setting
+        shape = setting.geometry
+        whole = min(setting.num_slots // shape.num_experts, shape.num_layers)
         layers = range(shape.num_layers - whole, shape.num_layers)
         return [ExpertId(layer, e) for layer in layers for e in range(shape.num_experts)]
 
@@ -69,16 +69,16 @@ class StaticFrequency(CpuOnly):
 
     name = "static-frequency"
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Pairs by descending frequency."""
-        self._machine = machine
-        return most_frequent(machine)
+        self._setting = setting
+        return most_frequent(setting)
 
 
-def most_frequent(machine: Machine) -> list[ExpertId]:
+def most_frequent(setting: Setting) -> list[ExpertId]:
     """All experts by descending calibration frequency; without calibration, expert by expert over all layers."""
-    shape = machine.geometry
-    if machine.frequency_LE is None:
+    shape = setting.geometry
+    if setting.frequency_LE is None:
         return [ExpertId(layer, e) for e in range(shape.num_experts) for layer in range(shape.num_layers)]
-    order = np.argsort(-machine.frequency_LE.reshape(-1), kind="stable")
+    order = np.argsort(-setting.frequency_LE.reshape(-1), kind="stable")
     return [ExpertId(*divmod(int(flat), shape.num_experts)) for flat in order]

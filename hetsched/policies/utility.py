@@ -17,14 +17,14 @@ import numpy as np
 
 from ..dispatch.problem import judging
 from ..jit import announced
-from ..plugins import load
-from ..policy import Decision, Machine, View
+from ..plugins import plugin
+from ..policy import Decision, Setting, View
 from ..residency import Residency
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Phase
 from .misses import misses_on_cpu
 from .pose import OneToken, pose, to_decision
 from .static import most_frequent
-from .utility_kernels import COPY, DENSE, LATER, SAVING, WORTH, choose_swaps, nothing_known
+from .utility_kernels import COPY, DENSE, LATER, SAVING, WORTH, choose_swaps, empty_state
 
 MOST_SWAPS = 4  # prefetches chosen at once
 RECENT = 0.15  # how far one demand moves the forecast of the next towards certainty
@@ -49,25 +49,25 @@ class Utility:
         hysteresis: float = 0.01,
         backlog_layers: float = 1.0,
     ) -> None:
-        found = load("hetsched.forecasters", forecaster)
+        found = plugin("hetsched.forecasters", forecaster)
         self.forecaster = found() if isinstance(found, type) else found
         self.later = later
         self.hysteresis = hysteresis
         self.backlog_layers = backlog_layers
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Fill every slot, by calibration frequency if there is one."""
-        self._machine = machine
-        cost, shape = machine.cost, machine.geometry
+        self._setting = setting
+        cost, shape = setting.cost, setting.geometry
         with announced("hetsched: compiling hetsched's policy once, about 20 s ..."):
-            self.forecaster.start(shape, machine.frequency_LE, machine.history)
+            self.forecaster.start(shape, setting.frequency_LE, setting.history)
             self._warm_up()
-        self._known = nothing_known(shape.num_layers, shape.num_experts)
+        self._known = empty_state(shape.num_layers, shape.num_experts)
         self._utility_LE: FloatArray = self._known.utility_LE
         if not cost.has_gpu:
             return ()
         (cpu_s,), (gpu_s,) = cost.each_cpu_s((1,)), cost.each_gpu_s((1,))
-        self._one_token = OneToken(machine)
+        self._one_token = OneToken(setting)
         self._copy_s = cost.copy_s()
         self._saving_s = min(cpu_s, self._copy_s + gpu_s)  # a miss need not run on the CPU
         self._layer_s = cost.dense_s(1) + shape.top_k * cpu_s
@@ -78,12 +78,12 @@ class Utility:
         self._now = np.zeros(12)
         self._now[SAVING], self._now[LATER], self._now[COPY] = self._saving_s, self.later, self._copy_s
         self._now[DENSE] = cost.dense_s(1)
-        return most_frequent(machine)
+        return most_frequent(setting)
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """The layer's integer program, by the solver unless one token's answer is settled without."""
-        if not self._machine.cost.has_gpu:
-            return misses_on_cpu(demand, view, self._machine)
+        if not self._setting.cost.has_gpu:
+            return misses_on_cpu(demand, view, self._setting)
         decision = None
         if demand.num_tokens == 1:
             most_s = self._saving_s * (1.0 + self.later) - self._lowest_s - self._link_price_s
@@ -101,7 +101,7 @@ class Utility:
 
     def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
         """The best absent experts for the worst resident ones, as far as that pays and the link has time."""
-        if not self._machine.num_slots:
+        if not self._setting.num_slots:
             return ()
         backlog_s = max((remaining_s for _, remaining_s in view.link.in_flight), default=view.link.free_s)
         limit_s = self.backlog_layers * self._layer_s
@@ -128,19 +128,19 @@ class Utility:
     def _warm_up(self) -> None:
         one, nobody = np.zeros((1, 1)), np.zeros(0, np.int64)  # compiled here (or read from disk), not in a step
         judging()
-        choose_swaps(*nothing_known(1, 1), one, one, Residency(1, 1, 0).state_LE, nobody, np.ones(12), np.zeros((3, 1)))
+        choose_swaps(*empty_state(1, 1), one, one, Residency(1, 1, 0).state_LE, nobody, np.ones(12), np.zeros((3, 1)))
 
     def _follow(self, demand: Demand, decision: Decision) -> None:
         """Averages over the run: a layer's time, and for how much of it the CPU lane works."""
         self._left_s = decision.predicted_s
-        layer_s = self._machine.cost.dense_s(demand.num_tokens) + decision.predicted_s
+        layer_s = self._setting.cost.dense_s(demand.num_tokens) + decision.predicted_s
         self._layer_s += RATE * (layer_s - self._layer_s)
         share = decision.predicted_s / layer_s if decision.runs and decision.runs[-1].lane is Lane.CPU else 0.0
         self._cpu_share += RATE * (share - self._cpu_share)
 
     def _contention_s(self) -> float:
         """What one copy costs the CPU lane beside it."""
-        return self._copy_s * self._cpu_share * (1.0 - 1.0 / self._machine.cost.profile.cpu_slowdown)
+        return self._copy_s * self._cpu_share * (1.0 - 1.0 / self._setting.cost.profile.cpu_slowdown)
 
     def _solve(self, demand: Demand, view: View) -> Decision:
         utility_LE = self._utility_LE
@@ -149,14 +149,14 @@ class Utility:
         active_s_N = self._saving_s * (1.0 + self.later) * again_N
         utility_LE[demand.layer, demand.active] = active_s_N
         self._lowest_s = min(self._lowest_s, float(active_s_N.min(initial=np.inf)))
-        posed = pose(demand, view, self._machine, utility_LE, self._link_price_s + self._contention_s())
-        found = self._machine.solver.solve(posed.problem)
-        runs, fetches = to_decision(demand, posed, found.choice_N, self._machine.geometry.num_experts)
+        posed = pose(demand, view, self._setting, utility_LE, self._link_price_s + self._contention_s())
+        found = self._setting.solver.solve(posed.problem)
+        runs, fetches = to_decision(demand, posed, found.choice_N, self._setting.geometry.num_experts)
         status = found.fallback.value if found.fallback else found.status.name
         return Decision(runs, fetches, predicted_s=found.makespan_s, solver_status=status)
 
     def _fetch(self, new: int, victim: int, gain_s: float) -> Fetch:
-        experts = self._machine.geometry.num_experts
+        experts = self._setting.geometry.num_experts
         place = None if victim < 0 else ExpertId(*divmod(victim, experts))
         return Fetch(
             ExpertId(*divmod(new, experts)), place, prefetch=True, cause=f"prefetch: saves {gain_s * 1e6:.0f} µs"

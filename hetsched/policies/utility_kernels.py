@@ -27,7 +27,7 @@ NEW, VICTIM, GAIN = range(3)  # rows of `swaps_3W`
 BEST, BEST_S, WORST, WORST_S, LOWEST_S = range(5)  # rows of `top_5L`: experts by number, seconds
 
 
-class Known(NamedTuple):
+class UtilityState(NamedTuple):
     """What is kept between calls.
 
     `utility_LE` seconds saved; `top_5L` of each layer; `state_LE` and `for_2` (tokens in a step, weight of demand after
@@ -41,9 +41,9 @@ class Known(NamedTuple):
     stale_L: BoolArray
 
 
-def nothing_known(layers: int, experts: int) -> Known:
+def empty_state(layers: int, experts: int) -> UtilityState:
     """The beginning: every layer is stale."""
-    return Known(
+    return UtilityState(
         utility_LE=np.zeros((layers, experts)),
         top_5L=np.zeros((5, layers)),
         state_LE=np.zeros((layers, experts), np.uint8),
@@ -53,7 +53,7 @@ def nothing_known(layers: int, experts: int) -> Known:
 
 
 @compiled
-def _renew(known: Known, l: int, soon_E: FloatArray, often_E: FloatArray, saving_s: float) -> None:
+def _renew(known: UtilityState, l: int, soon_E: FloatArray, often_E: FloatArray, saving_s: float) -> None:
     """One layer's utilities from its forecasts, and its best absent and worst resident expert."""
     tokens, later = known.for_2
     utility_E, state_E = known.utility_LE[l], known.state_LE[l]
@@ -77,7 +77,7 @@ def _renew(known: Known, l: int, soon_E: FloatArray, often_E: FloatArray, saving
 
 @compiled
 def _look(
-    known: Known, l: int, barred_E: BoolArray, often_E: FloatArray, late: bool, saving_s: float
+    known: UtilityState, l: int, barred_E: BoolArray, often_E: FloatArray, late: bool, saving_s: float
 ) -> tuple[int, float, int, float]:
     """Best absent and worst resident expert of a layer and their worth, without those barred.
 
@@ -135,7 +135,7 @@ def choose_swaps(
     layer * E + expert; a victim of -1 is a free slot.
     """
     layers, num_experts = next_LE.shape
-    known = Known(utility_LE, top_5L, known_LE, for_2, stale_L)
+    known = UtilityState(utility_LE, top_5L, known_LE, for_2, stale_L)
     this_layer, saving_s, copy_s = int(now[LAYER]), now[SAVING], now[COPY]
     is_new = for_2[0] != now[TOKENS] or for_2[1] != now[LATER]
     for_2[0], for_2[1] = now[TOKENS], now[LATER]

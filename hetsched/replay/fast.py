@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..policies.misses import Counts, decision
-from ..policy import Machine, Policy, View
+from ..policy import Policy, Setting, View
 from ..residency import Residency
 from ..scheduler import Scheduler
 from ..stats import RunStats
@@ -137,7 +137,7 @@ class _Prices:
         residency = Residency(1, top_k, top_k)
         residency.fill(ExpertId(0, e) for e in range(hits))
         demand = Demand.listed(0, 0, Phase.DECODE, list(range(top_k)), [1] * top_k, 1, top_k)
-        machine = Machine(scheduler.geometry, cost, scheduler.residency.num_slots, scheduler.guard)
+        machine = Setting(scheduler.geometry, cost, scheduler.residency.num_slots, scheduler.guard)
         places = {ExpertId(0, e): None for e in range(hits, hits + fetched)}
         made = decision(demand, View(residency, LinkState()), machine, dict(places))
         plan = Plan(demand, made.runs, made.fetches, (), made.predicted_s, self._charge_s)

@@ -32,7 +32,7 @@ class Moment(NamedTuple):
     begun: LinkState
 
 
-class Watched(Scheduler):
+class RecordingScheduler(Scheduler):
     """A scheduler that notes hits of each layer, and every moment of one step. Noting is not charged as decision."""
 
     watch_step: int
@@ -99,8 +99,8 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     cell = Cell(machine, gpu_fraction, chosen)
     if study.decision_s is None:
         cell.try_out(bench)
-    scheduler = bench.scheduler(machine, gpu_fraction, chosen.policy(), Watched, study.decision_s)
-    assert isinstance(scheduler, Watched)
+    scheduler = bench.scheduler(machine, gpu_fraction, chosen.policy(), RecordingScheduler, study.decision_s)
+    assert isinstance(scheduler, RecordingScheduler)
     scheduler.watch_step = bench.steps.count // 2
     replayed = simulate(bench.scored, bench.steps, scheduler, progress)
     tasks: list[Task] = [cell, *([Limit(machine, gpu_fraction)] if study.bound_windows else [])]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import InputError
-from ..plugins import installed, installed_name, load
+from ..plugins import installed, installed_name, plugin
 from ..policy import Policy, asks_solver
 from ..scheduler import DEFAULT_SOLVER
 
@@ -29,7 +29,7 @@ class Strategy(NamedTuple):
 
     def policy(self) -> Policy:
         """A policy of its own, which no other cell has touched."""
-        found = load(GROUP, self.spec)
+        found = plugin(GROUP, self.spec)
         made: Policy = found() if isinstance(found, type) else copy.deepcopy(found)
         return made
 
@@ -72,7 +72,7 @@ def strategies_of(wanted: Strategies) -> list[Strategy]:
     if not chosen:
         raise InputError("no strategy was named; name at least one, or 'all'")
     for strategy in chosen:
-        load(GROUP, strategy.spec)
+        plugin(GROUP, strategy.spec)
     labels = [strategy.label for strategy in chosen]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise InputError(f"two strategies are called {twice[0]!r}; give a mapping of names of your own to them")
@@ -81,8 +81,8 @@ def strategies_of(wanted: Strategies) -> list[Strategy]:
 
 def refuse_unasked(solver: str, chosen: Sequence[Strategy]) -> None:
     """Raise InputError for an unknown solver, and where one was named and none of these strategies asks any."""
-    load("hetsched.solvers", solver)
-    if solver != DEFAULT_SOLVER and not any(asks_solver(load(GROUP, strategy.spec)) for strategy in chosen):
+    plugin("hetsched.solvers", solver)
+    if solver != DEFAULT_SOLVER and not any(asks_solver(plugin(GROUP, strategy.spec)) for strategy in chosen):
         names = ", ".join(strategy.label for strategy in chosen)
         raise InputError(f"of the strategies ({names}) none asks a solver, so {solver} would change nothing; drop it")
 
@@ -90,4 +90,4 @@ def refuse_unasked(solver: str, chosen: Sequence[Strategy]) -> None:
 def _label(spec: Any) -> str:
     if isinstance(spec, str) and ":" not in spec:
         return spec
-    return str(getattr(load(GROUP, spec), "name", spec))
+    return str(getattr(plugin(GROUP, spec), "name", spec))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
-from ..plugins import load
+from ..plugins import plugin
 from ..traces.trace import RoutingTrace
 from .cell import Cell
 from .limits import Limit
@@ -60,7 +60,7 @@ def compare(
         solver=solver,
         bound_windows=bound_windows,
     )
-    load("hetsched.solvers", solver)
+    plugin("hetsched.solvers", solver)
     chosen = strategies_of(strategies)
     if strategies != ALL:  # some of those ask, and one that does not load is to fail alone
         refuse_unasked(solver, chosen)

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..dispatch.problem import DispatchProblem
 from ..dispatch.solver import Solution, Solver
-from ..plugins import load
-from ..policy import Decision, Machine, Policy, View, asks_solver
+from ..plugins import plugin
+from ..policy import Decision, Policy, Setting, View, asks_solver
 from ..types import Demand, Evict, ExpertId, Fetch, Lane, Run
-from .faults import Dice, Planted
+from .faults import Dice, InjectedFault
 
 PLAN_RAISES, PLAN_NONSENSE, LEARNING_RAISES = "policy raises", "policy breaks its contract", "forecaster raises"
 PREFETCH_RAISES, PREFETCH_NONSENSE = "prefetch raises", "prefetch breaks its contract"
@@ -24,7 +24,7 @@ class BrokenPolicy:
     """A policy that raises or breaks its contract by the dice, each time in the next of several ways."""
 
     def __init__(self, inner: str | Policy, dice: Dice) -> None:
-        found = load("hetsched.policies", inner)
+        found = plugin("hetsched.policies", inner)
         self._inner: Policy = found() if isinstance(found, type) else found
         self._dice = dice
         self._turn = 0
@@ -32,15 +32,15 @@ class BrokenPolicy:
         self.uses_weights = bool(getattr(self._inner, "uses_weights", False))
         self.uses_solver = asks_solver(self._inner)
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, setting: Setting) -> Sequence[ExpertId]:
         """As it should be."""
-        return self._inner.start(machine)
+        return self._inner.start(setting)
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """A decision, nonsense, or an error."""
         kind = self._dice.throw((PLAN_RAISES, PLAN_NONSENSE))
         if kind == PLAN_RAISES:
-            raise Planted(kind)
+            raise InjectedFault(kind)
         decision = self._inner.plan(demand, view)
         if kind == PLAN_NONSENSE:
             self._turn += 1
@@ -51,14 +51,14 @@ class BrokenPolicy:
     def observe(self, demand: Demand) -> None:
         """Learn, or fail to."""
         if self._dice.throw((LEARNING_RAISES,)):
-            raise Planted(LEARNING_RAISES)
+            raise InjectedFault(LEARNING_RAISES)
         self._inner.observe(demand)
 
     def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
         """Copies, with an impossible one behind them, or an error."""
         kind = self._dice.throw((PREFETCH_RAISES, PREFETCH_NONSENSE))
         if kind == PREFETCH_RAISES:
-            raise Planted(kind)
+            raise InjectedFault(kind)
         copies = self._inner.prefetch(demand, view)
         if kind == PREFETCH_NONSENSE:
             return [*copies, Fetch(ExpertId(0, 0), ExpertId(0, 0), True, "of what it displaces")]
@@ -113,7 +113,7 @@ class BrokenSolver:
     """A solver that raises, answers after `late_s` or answers nonsense, by the dice."""
 
     def __init__(self, inner: str | Solver, dice: Dice, late_s: float = 0.15) -> None:
-        found = load("hetsched.solvers", inner)
+        found = plugin("hetsched.solvers", inner)
         self._inner: Solver = found() if isinstance(found, type) else found
         self._dice = dice
         self._late_s = late_s
@@ -123,7 +123,7 @@ class BrokenSolver:
         """An answer, an answer too late, nonsense, or an error."""
         kind = self._dice.throw((SOLVER_RAISES, SOLVER_LATE, SOLVER_NONSENSE))
         if kind == SOLVER_RAISES:
-            raise Planted(kind)
+            raise InjectedFault(kind)
         if kind == SOLVER_LATE:
             time.sleep(self._late_s)
         found = self._inner.solve(problem, time_limit_s=time_limit_s)

@@ -21,7 +21,7 @@ GPU_RAISES, GPU_MEMORY, CPU_RAISES = "GPU kernel raises", "GPU kernel out of mem
 OF_COPIES, OF_GPU, OF_CPU = (COPY_FAILS, COPY_REFUSED, COPY_HANGS), (GPU_RAISES, GPU_MEMORY), (CPU_RAISES,)
 
 
-class Planted(RuntimeError):
+class InjectedFault(RuntimeError):
     """An error that was injected."""
 
 
@@ -140,7 +140,7 @@ class FaultyAccelerator:
         self._before_call("copy_in")
         kind = None if self._hung_copies else self._dice.throw(OF_COPIES)
         if kind == COPY_REFUSED:
-            raise Planted("the copy engine took no copy")
+            raise InjectedFault("the copy engine took no copy")
         if kind == COPY_HANGS or self._hung_copies:
             hung = self._hang()
             self._hung_copies[hung] = seconds
@@ -157,7 +157,7 @@ class FaultyAccelerator:
             return self._hang()
         kind = self._dice.throw(OF_GPU if lane is Lane.GPU else OF_CPU)
         if kind is not None:
-            kernel = _raises(torch.OutOfMemoryError(kind) if kind == GPU_MEMORY else Planted(kind))
+            kernel = _raises(torch.OutOfMemoryError(kind) if kind == GPU_MEMORY else InjectedFault(kind))
         return self._inner.launch(lane, kernel, seconds, after)
 
     def promote(self, copy: Event) -> None:

@@ -14,7 +14,7 @@ from ..geometry import MoEGeometry
 from ..machine.gallery import machine
 from ..machine.hardware import nominal_cpu
 from ..machine.profile import HardwareProfile
-from ..policy import Decision, Machine, Policy, View
+from ..policy import Decision, Policy, Setting, View
 from ..residency import ABSENT, RESIDENT
 from ..scheduler import Scheduler
 from ..traces.trace import RoutingTrace
@@ -193,7 +193,7 @@ class _Watched:
         self._policy = policy
         self._learned = learned
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, machine: Setting) -> Sequence[ExpertId]:
         return self._policy.start(machine)
 
     def plan(self, demand: Demand, view: View) -> Decision:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hetsched.engine.cpu_layer import Sorted, sort_by_expert
+from hetsched.engine.cpu_layer import TokenOrder, sort_by_expert
 
 
 def qwen3_experts(experts: int, hidden: int, ffn: int, dtype: torch.dtype, act: str = "silu") -> Any:
@@ -54,7 +54,7 @@ def routing(tokens: int, experts: int, dtype: torch.dtype, top_k: int = 4) -> tu
     return ids_TK, torch.rand((tokens, top_k), generator=random).add(0.1).to(dtype)
 
 
-def by_expert(ids_TK: torch.Tensor, weights_TK: torch.Tensor, experts: int) -> Sorted:
+def by_expert(ids_TK: torch.Tensor, weights_TK: torch.Tensor, experts: int) -> TokenOrder:
     """Sorted as the engine does it; ids of `experts` or more belong to nobody."""
     tokens_E = np.bincount(ids_TK.numpy().ravel(), minlength=experts)[:experts]
     active = tokens_E.nonzero()[0]

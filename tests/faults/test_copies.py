@@ -22,7 +22,7 @@ from hetsched.engine.slots import SlotPool
 from hetsched.errors import InputError
 from hetsched.faults import Fault
 from hetsched.policies.misses import misses_on_cpu
-from hetsched.policy import Decision, Machine, View
+from hetsched.policy import Decision, Setting, View
 from hetsched.residency import Residency, ResidencyError
 from hetsched.testing import faults
 from hetsched.testing.faults import Dice, faulty
@@ -36,7 +36,7 @@ class OneAhead:
 
     name = "one ahead"
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, machine: Setting) -> Sequence[ExpertId]:
         self._machine = machine
         return ()
 
@@ -152,14 +152,14 @@ class Told:
 def test_without_pinned_memory_tensors_cross_all_the_same() -> None:
     told, x = Told(), torch.arange(4)
     device: Any = Device()
-    assert torch.equal(recovery.brought(device, x, told).result(), x)
+    assert torch.equal(recovery.copy_to_host(device, x, told).result(), x)
     assert torch.equal(recovery.sent(device, x, told), x)
     assert told.faults == [Fault.PINNING, Fault.PINNING]
 
 
 def test_refused_work_says_why() -> None:
     with pytest.raises(LaneError, match="no stream") as caught:
-        recovery.Refused(ValueError("no stream")).result()
+        recovery.RefusedWork(ValueError("no stream")).result()
     assert isinstance(caught.value.__cause__, ValueError)
 
 

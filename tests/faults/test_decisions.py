@@ -23,7 +23,7 @@ from hetsched.residency import RESIDENT, Residency
 from hetsched.scheduler import WARN_AFTER, Scheduler
 from hetsched.testing.broken_plugins import NONSENSE, PLAN_NONSENSE, PLAN_RAISES, BrokenPolicy
 from hetsched.testing.dispatch_problems import degenerate_problems
-from hetsched.testing.faults import Dice, Planted
+from hetsched.testing.faults import Dice, InjectedFault
 from hetsched.types import ExpertId, Fetch, Lane, Outcome, Phase, Plan
 
 SHAPE = MoEGeometry("shape", num_layers=3, num_experts=8, top_k=3, hidden=512, ffn=1024)
@@ -88,7 +88,7 @@ def test_a_policy_that_fails_now_and_then_is_not_warned_of(recwarn: pytest.Warni
 
 def test_a_replay_is_told_what_a_policy_raises() -> None:
     made = scheduler(BrokenPolicy("hetsched", Dice({PLAN_RAISES: 1.0})), degrade=False)
-    with pytest.raises(Planted):
+    with pytest.raises(InjectedFault):
         asked(made, 0, 1)
 
 
@@ -173,7 +173,7 @@ def test_a_policy_gets_one_guard_around_the_solver() -> None:
     class Liar(Slow):
         def solve(self, problem: Any, *, time_limit_s: float | None = None) -> Solution:
             super().solve(problem, time_limit_s=time_limit_s)
-            raise Planted("no answer")
+            raise InjectedFault("no answer")
 
     for degrade, limit_s in ((True, SOLVER_BUDGET_S), (False, None)):
         liar = Liar()

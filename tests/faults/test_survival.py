@@ -65,7 +65,7 @@ def test_a_cpu_kernel_gets_a_second_try(ground: Ground) -> None:
     with ground.attached(dice, "cpu-only") as handle:
         with pytest.raises(LaneError) as caught:
             ground.generate(0)
-        assert isinstance(caught.value.__cause__, faults.Planted)
+        assert isinstance(caught.value.__cause__, faults.InjectedFault)
         dice.stop()
         assert ground.lost(0, ground.generate(0)) == 0
 

@@ -15,8 +15,7 @@ from rich.console import Console
 
 import hetsched
 from hetsched.accelerators.cpu import CpuAccelerator
-from hetsched.engine.host_store import HostStore
-from hetsched.engine.pinning import pinning_stats
+from hetsched.engine.host_store import HostStore, pinning_stats
 from hetsched.errors import InputError
 from hetsched.integrations.load_report import report_of
 from hetsched.loading.checkpoint import Checkpoint, Reader

@@ -16,8 +16,7 @@ from hetsched.machine.profile import ExpertShape, Source
 from hetsched.machine.profile_yaml import load_profile, save_profile
 from hetsched.measure import check, profile_run
 from hetsched.measure.experts import CACHE_MULTIPLE, MAX_POOL, MIN_POOL_BYTES, ExpertPool, pool_size
-from hetsched.measure.fit import fit_link
-from hetsched.measure.links import SIZES_BYTES
+from hetsched.measure.links import SIZES_BYTES, fit_link
 from hetsched.measure.request import Request
 from hetsched.measure.table import measure_table, table_notes
 from hetsched.measure.timing import MAX_CALLS, MIN_CALLS, Timing, summarise, time_calls, time_together
@@ -25,7 +24,7 @@ from hetsched.measure.timing import MAX_CALLS, MIN_CALLS, Timing, summarise, tim
 SHAPE = ExpertShape(64, 32, "bf16")
 
 
-class Machine:
+class Setting:
     """A clock that moves by the durations given, one for each call; the last one repeats."""
 
     def __init__(self, *durations_s: float) -> None:
@@ -48,7 +47,7 @@ def test_percentiles_of_known_durations() -> None:
 
 def test_warm_up_is_not_timed() -> None:
     """The first, slow call does not count; every call gets another number, so that weights are fresh."""
-    machine = Machine(9.0, 0.01)
+    machine = Setting(9.0, 0.01)
     timing = time_calls(machine.call, 0.3, machine.clock)
     assert (timing.median_s, timing.p90_s) == pytest.approx((0.01, 0.01))
     assert machine.calls == list(range(len(machine.calls)))
@@ -56,7 +55,7 @@ def test_warm_up_is_not_timed() -> None:
 
 def test_quiet_timing_takes_one_round_of_the_budget() -> None:
     """A third of the budget suffices when the calls agree."""
-    machine = Machine(0.01)
+    machine = Setting(0.01)
     time_calls(machine.call, 0.3, machine.clock)
     assert machine.now_s == pytest.approx(0.11, abs=0.011)
 
@@ -64,7 +63,7 @@ def test_quiet_timing_takes_one_round_of_the_budget() -> None:
 def test_noisy_round_is_repeated_and_the_quietest_kept() -> None:
     """A first round beside another job, a second one undisturbed: the second is the result."""
     noisy = [0.02, 0.05] * 3
-    machine = Machine(0.01, *noisy, 0.01)
+    machine = Setting(0.01, *noisy, 0.01)
     timing = time_calls(machine.call, 0.6, machine.clock)
     assert timing.median_s == pytest.approx(0.01)
     assert timing.spread < 0.01
@@ -72,7 +71,7 @@ def test_noisy_round_is_repeated_and_the_quietest_kept() -> None:
 
 def test_calls_are_bounded_both_ways() -> None:
     """At least a few calls, unless each takes more than the budget; never more than the maximum."""
-    fast, slow, slower = Machine(1e-6), Machine(0.1), Machine(50.0)
+    fast, slow, slower = Setting(1e-6), Setting(0.1), Setting(50.0)
     assert time_calls(fast.call, 10.0, fast.clock).calls == MAX_CALLS
     assert time_calls(slow.call, 0.9, slow.clock).calls == MIN_CALLS
     assert time_calls(slower.call, 1.0, slower.clock, rounds=1).calls == 1

@@ -13,7 +13,7 @@ import pytest
 from hetsched.errors import InputError
 from hetsched.geometry import MoEGeometry
 from hetsched.machine.gallery import machine
-from hetsched.plugins import load
+from hetsched.plugins import plugin
 from hetsched.policies.belady import Belady
 from hetsched.policies.gdsf import GreedyDual
 from hetsched.policies.layer_stream import LayerStream
@@ -23,7 +23,7 @@ from hetsched.policies.lfu import OnDemandLfu, OnDemandLfuPerLayer
 from hetsched.policies.lru import OnDemandLru, OnDemandLruPerLayer
 from hetsched.policies.s3_fifo import S3Fifo
 from hetsched.policies.sieve import SieveCache
-from hetsched.policy import Machine
+from hetsched.policy import Setting
 from hetsched.replay.simulator import ConstantClock, simulate
 from hetsched.replay.steps import steps_of
 from hetsched.scheduler import Scheduler
@@ -206,7 +206,7 @@ def test_a_copy_that_failed_is_forgotten(name: str) -> None:
 class Foretold(Belady):
     """Belady with a future of its own where nobody gives one; that it is a wrong one must break no law."""
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, machine: Setting) -> Sequence[ExpertId]:
         random = np.random.default_rng(1)
         return super().start(replace(machine, future=random_trace(random, 40, SHAPE.num_layers, SHAPE.num_experts, 3)))
 
@@ -214,7 +214,7 @@ class Foretold(Belady):
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", [*CACHES, "layer-stream", "belady", "cpu-only", "layer-split", "static-frequency"])
 def test_laws(law, name: str) -> None:
-    law(Foretold if name == "belady" else load("hetsched.policies", name))
+    law(Foretold if name == "belady" else plugin("hetsched.policies", name))
 
 
 def hits_of(policy: str, trace: RoutingTrace, slots: int) -> int:

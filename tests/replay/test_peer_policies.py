@@ -14,7 +14,7 @@ import pytest
 from hetsched.cost.model import CostModel
 from hetsched.geometry import MoEGeometry
 from hetsched.machine.gallery import machine
-from hetsched.plugins import load
+from hetsched.plugins import plugin
 from hetsched.policies.activation_matrices import ActivationMatrices
 from hetsched.policies.dali import Dali, evenly
 from hetsched.policies.fiddler import Fiddler
@@ -23,7 +23,7 @@ from hetsched.policies.hybrimoe import HybriMoe
 from hetsched.policies.moe_infinity import MoeInfinity
 from hetsched.policies.moe_spac import MoeSpac, MoeSpacFixed
 from hetsched.policies.rule_dispatch import RuleDispatch
-from hetsched.policy import Machine, View
+from hetsched.policy import Setting, View
 from hetsched.replay.simulator import ConstantClock, Replay, simulate
 from hetsched.replay.steps import steps_of
 from hetsched.residency import Arrive, Residency, State
@@ -58,7 +58,7 @@ class Bench:
     ):
         self.policy = policy
         self.residency = Residency(SHAPE.num_layers, SHAPE.num_experts, slots)
-        initial = policy.start(Machine(SHAPE, cost, slots, load("hetsched.solvers", "all-cpu")(), **known))
+        initial = policy.start(Setting(SHAPE, cost, slots, plugin("hetsched.solvers", "all-cpu")(), **known))
         self.residency.fill(initial if resident is None else [ExpertId(*expert) for expert in resident])
         self.step = -1
 
@@ -213,7 +213,7 @@ def test_dali_prefetches_the_next_layers_likeliest() -> None:
 
 def test_dali_starts_with_equal_shares() -> None:
     frequency_LE = frequencies((0, 4), (0, 3), (0, 2), (1, 5), (2, 1))
-    found = evenly(Machine(SHAPE, RoundCost(), 3, load("hetsched.solvers", "all-cpu")(), frequency_LE))
+    found = evenly(Setting(SHAPE, RoundCost(), 3, plugin("hetsched.solvers", "all-cpu")(), frequency_LE))
     assert found[:4] == [ExpertId(0, 4), ExpertId(1, 5), ExpertId(2, 1), ExpertId(0, 3)]
 
 
@@ -373,7 +373,7 @@ def test_remembered_decisions_are_those_of_the_rule(rule: str) -> None:
     rng = np.random.default_rng(1)
     fetched = remembered = 0
     for slots, copy_s in itertools.product((1, 4, 9), (2.0, 5.0, 13.0)):
-        known = Machine(SHAPE, RoundCost(copy=copy_s), slots, load("hetsched.solvers", "all-cpu")())
+        known = Setting(SHAPE, RoundCost(copy=copy_s), slots, plugin("hetsched.solvers", "all-cpu")())
         remembering, posing = RuleDispatch(known, rule), RuleDispatch(known, rule)
         posing._quiet = lambda demand, view: None  # type: ignore[method-assign]
         keep_LE = rng.random((3, 6))
@@ -401,7 +401,7 @@ def test_remembered_decisions_are_those_of_the_rule(rule: str) -> None:
 def test_what_is_remembered_is_void_after_recalibration() -> None:
     """Once the link is known to be ten times as fast, the same miss is fetched."""
     cost = CostModel(machine("rtx-4060-laptop-8gb"), SHAPE)
-    dispatch = RuleDispatch(Machine(SHAPE, cost, 6, load("hetsched.solvers", "all-cpu")()), "rule-fiddler")
+    dispatch = RuleDispatch(Setting(SHAPE, cost, 6, plugin("hetsched.solvers", "all-cpu")()), "rule-fiddler")
     demand = Demand(0, 0, Phase.DECODE, np.array([1, 0, 0, 0, 0, 0]), 1)
     view, keep_LE = View(Residency(3, 6, 6), LinkState()), np.zeros((3, 6))
     before = dispatch.decide(demand, view, keep_LE)

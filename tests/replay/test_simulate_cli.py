@@ -12,7 +12,7 @@ import pytest
 
 from hetsched.cli import main
 from hetsched.replay import Comparison, compare, replay_one
-from hetsched.replay.single import Watched
+from hetsched.replay.single import RecordingScheduler
 from hetsched.replay.study import Study
 from hetsched.report.compare_plot import plot_comparison
 from hetsched.report.simulate_gantt import COLUMNS, layers_drawn
@@ -159,7 +159,7 @@ def test_layers_drawn_are_those_that_ran():
     """Every lane's line fits, and the experts of the layers drawn stand on the lane that ran them."""
     study = replace(Study.of(random_trace(), geometry(), [MACHINE]), decision_s=2e-5, bound_windows=0)
     report = replay_one(study, "static-frequency", 0.5)
-    assert isinstance(report.scheduler, Watched)
+    assert isinstance(report.scheduler, RecordingScheduler)
     assert len(report.moments) == LAYERS
     drawn = layers_drawn(report)
     lanes = {line[:6].strip(): line[6:] for line in drawn[1:4]}

@@ -20,7 +20,7 @@ from hetsched.integrations.recording import recording
 from hetsched.machine.gallery import machine
 from hetsched.machine.profile import HardwareProfile
 from hetsched.policies.hybrimoe import HybriMoe
-from hetsched.policy import Decision, Machine, View
+from hetsched.policy import Decision, Setting, View
 from hetsched.replay.simulator import ConstantClock, simulate
 from hetsched.replay.steps import steps_of
 from hetsched.residency import ABSENT, RESIDENT
@@ -40,7 +40,7 @@ class Restless:
 
     name = "restless"
 
-    def start(self, machine: Machine) -> list[ExpertId]:
+    def start(self, machine: Setting) -> list[ExpertId]:
         self._last: dict[int, list[int]] = {}
         return [ExpertId(layer, e) for e in range(3) for layer in range(3)]
 
@@ -129,7 +129,7 @@ def test_engine_and_replay_agree(policy: Any) -> None:
 class Noted(HybriMoe):
     """hybrimoe, and what it decided, with the weights that it was told."""
 
-    def start(self, machine: Machine) -> Sequence[ExpertId]:
+    def start(self, machine: Setting) -> Sequence[ExpertId]:
         self.decided: list[Any] = []
         self.told: list[Any] = []
         return super().start(machine)
@@ -181,7 +181,7 @@ def test_router_weights_are_added_by_expert() -> None:
         found = demand_of(work, made, None).weights_E
         assert found is not None
         assert found.tolist() == expected
-        assert demand_of(work, scheduler(model, "hetsched", made._machine.history), None).weights_E is None
+        assert demand_of(work, scheduler(model, "hetsched", made._setting.history), None).weights_E is None
 
 
 def test_hybrimoe_decides_in_a_model_as_in_a_replay_of_its_trace() -> None:

@@ -19,7 +19,7 @@ from tests.oracles.makespan import johnson_order, lanes
 
 
 @dataclass(frozen=True)
-class Machine:
+class Setting:
     """Costs in round numbers: an expert on n tokens takes n * gpu or n * cpu, a copy has `chunks` parts."""
 
     gpu: float = 1.0
@@ -81,7 +81,7 @@ def run_layer(timeline: Timeline, plan: Plan, prefetches: Sequence[Fetch] = (), 
 counts = st.lists(st.integers(1, 30), max_size=4)
 rates = st.floats(0.05, 3.0)
 slowdowns = st.floats(1.0, 3.0)
-machines = st.builds(Machine, rates, rates, st.floats(0.1, 20.0), st.integers(1, 5), st.floats(0.0, 5.0))
+machines = st.builds(Setting, rates, rates, st.floats(0.1, 20.0), st.integers(1, 5), st.floats(0.0, 5.0))
 
 
 @settings(max_examples=150)
@@ -90,7 +90,7 @@ def test_a_layer_is_the_closed_form(machine, here, fetched, away, cpu_slowdown, 
     """All three lanes, with contention, against the closed form; without it against the dispatch problem too."""
     for slow in (False, True):
         cpu_slow, link_slow = (cpu_slowdown, link_slowdown) if slow else (1.0, 1.0)
-        cost = Machine(machine.gpu, machine.cpu, machine.copy, machine.chunks, machine.roundtrip, cpu_slow, link_slow)
+        cost = Setting(machine.gpu, machine.cpu, machine.copy, machine.chunks, machine.roundtrip, cpu_slow, link_slow)
         gpu_F, copy_F = np.array(fetched) * machine.gpu, np.full(len(fetched), machine.copy)
         ordered = [fetched[i] for i in johnson_order(copy_F, gpu_F)]
         outcome = run_layer(Timeline(cost), plan_of(here, ordered, away))
@@ -105,7 +105,7 @@ def test_a_layer_is_the_closed_form(machine, here, fetched, away, cpu_slowdown, 
     assert quiet.makespan_s == pytest.approx(problem_of(machine, here, fetched, away))
 
 
-def problem_of(machine: Machine, here: list[int], fetched: list[int], away: list[int]) -> float:
+def problem_of(machine: Setting, here: list[int], fetched: list[int], away: list[int]) -> float:
     """The makespan that the dispatch problem gives this choice."""
     tokens = np.array([*here, *fetched, *away], float)
     size, copies = len(tokens), len(fetched)
@@ -120,7 +120,7 @@ def problem_of(machine: Machine, here: list[int], fetched: list[int], away: list
 
 def test_a_demanded_copy_waits_for_the_chunk_under_way_only() -> None:
     """Chunks of 2: a prefetch that has run for 3 ends its second chunk at 4; the demanded copy has 1 to 9."""
-    timeline = Timeline(Machine())
+    timeline = Timeline(Setting())
     run_layer(timeline, plan_of(here=[3]), prefetch_of(0))
     assert timeline.link_state().free_s == pytest.approx(1.0)
     outcome = run_layer(timeline, plan_of(fetched=[1]))
@@ -132,7 +132,7 @@ def test_a_demanded_copy_waits_for_the_chunk_under_way_only() -> None:
 
 
 def test_at_a_chunks_end_the_link_is_free_at_once() -> None:
-    timeline = Timeline(Machine())
+    timeline = Timeline(Setting())
     run_layer(timeline, plan_of(here=[4]), prefetch_of(0))
     assert timeline.link_state().free_s == 0.0
     assert run_layer(timeline, plan_of(fetched=[1])).makespan_s == pytest.approx(9.0)
@@ -140,7 +140,7 @@ def test_at_a_chunks_end_the_link_is_free_at_once() -> None:
 
 def test_after_the_plan_a_chunk_under_way_still_comes_first() -> None:
     """What is reported for prefetching is what then happens: chunk to 1, demanded copy to 9, the rest to 13."""
-    timeline = Timeline(Machine())
+    timeline = Timeline(Setting())
     run_layer(timeline, plan_of(here=[3]), prefetch_of(0))
     timeline.begin(plan_of(fetched=[1]))
     state = timeline.link_state()
@@ -150,7 +150,7 @@ def test_after_the_plan_a_chunk_under_way_still_comes_first() -> None:
 
 def test_a_prefetch_whose_expert_is_demanded_is_promoted() -> None:
     """Three prefetches of 8 are queued; the third is demanded at 3: the first ends its chunk, then the third runs."""
-    timeline = Timeline(Machine())
+    timeline = Timeline(Setting())
     run_layer(timeline, plan_of(here=[3]), [*prefetch_of(7, 8), *prefetch_of(0, layer=1)])
     outcome = run_layer(timeline, plan_of(here=[1], layer=1))
     assert outcome.makespan_s == pytest.approx(1.0 + 8.0 + 1.0)
@@ -161,7 +161,7 @@ def test_a_prefetch_whose_expert_is_demanded_is_promoted() -> None:
 
 def test_promoting_the_copy_under_way_lets_it_end() -> None:
     """It goes on before copies demanded with it: 5 are left of the first, the second takes 8."""
-    timeline = Timeline(Machine())
+    timeline = Timeline(Setting())
     run_layer(timeline, plan_of(here=[3]), prefetch_of(0, layer=1))
     outcome = run_layer(timeline, plan_of(here=[1], fetched=[1], layer=1))
     assert outcome.makespan_s == pytest.approx(5.0 + 8.0 + 1.0)
@@ -170,7 +170,7 @@ def test_promoting_the_copy_under_way_lets_it_end() -> None:
 
 def test_a_prefetch_begins_when_it_is_submitted() -> None:
     """Chosen for 2 s beside a CPU lane of 6: the CPU is slowed from 2 on, the copy does 2 of its 8."""
-    timeline = Timeline(Machine(cpu_slowdown=2.0, link_slowdown=4.0))
+    timeline = Timeline(Setting(cpu_slowdown=2.0, link_slowdown=4.0))
     outcome = run_layer(timeline, plan_of(away=[6]), prefetch_of(0), after_s=2.0)
     assert outcome.makespan_s == pytest.approx(2.0 + 4.0 * 2.0)
     assert outcome.link_s == pytest.approx(8.0)
@@ -178,7 +178,7 @@ def test_a_prefetch_begins_when_it_is_submitted() -> None:
 
 
 def test_a_host_that_outlasts_the_lanes_lengthens_the_layer() -> None:
-    timeline = Timeline(Machine())
+    timeline = Timeline(Setting())
     assert run_layer(timeline, plan_of(here=[1]), prefetch_of(0), after_s=5.0).makespan_s == pytest.approx(5.0)
     assert timeline.link_state().in_flight == ((ExpertId(9, 0), pytest.approx(8.0)),)
     assert timeline.now_s == pytest.approx(5.0)
@@ -186,7 +186,7 @@ def test_a_host_that_outlasts_the_lanes_lengthens_the_layer() -> None:
 
 
 def test_an_idle_layer_costs_nothing_but_its_lanes() -> None:
-    timeline = Timeline(Machine(roundtrip=3.0))
+    timeline = Timeline(Setting(roundtrip=3.0))
     timeline.pass_s(2.0)
     outcome = run_layer(timeline, plan_of(here=[2, 3], away=[4]))
     assert outcome == Outcome(outcome.plan, 0.0, pytest.approx(7.0), pytest.approx(5.0), pytest.approx(7.0), 0.0, 0.0)
@@ -205,7 +205,7 @@ layers = st.lists(
 @given(machines, layers, st.sampled_from([(1.0, 1.0), (1.5, 2.5)]))
 def test_nothing_is_lost_over_many_layers(machine, sequence, slow) -> None:
     """Every copy arrives once; the link is busy for what it copied; what is predicted comes true when left alone."""
-    cost = Machine(machine.gpu, machine.cpu, machine.copy, machine.chunks, machine.roundtrip, *slow)
+    cost = Setting(machine.gpu, machine.cpu, machine.copy, machine.chunks, machine.roundtrip, *slow)
     timeline, arrived, busy_s, copies, total_s = Timeline(cost), [], 0.0, 0, 0.0
     for l, (here, fetched, away, prefetches, after_s, dense_s) in enumerate(sequence):
         timeline.pass_s(dense_s)

@@ -15,7 +15,7 @@ from hetsched.geometry import MoEGeometry, from_config
 from hetsched.machine import demo_geometry as shape
 from hetsched.machine import gallery
 from hetsched.machine.hardware import is_this_machine, resolve_hardware
-from hetsched.plugins import installed, installed_name, load
+from hetsched.plugins import installed, installed_name, plugin
 from hetsched.replay.strategies import strategies_of
 from tests.report.screens import small_trace
 
@@ -32,7 +32,7 @@ def test_plug_ins(group: str) -> None:
     for name in installed(f"hetsched.{group}"):
         assert installed_name(f"hetsched.{group}", shouted(name)) == name
     name = sorted(installed(f"hetsched.{group}"))[-1]
-    assert load(f"hetsched.{group}", shouted(name)) is load(f"hetsched.{group}", name)
+    assert plugin(f"hetsched.{group}", shouted(name)) is plugin(f"hetsched.{group}", name)
 
 
 def test_strategies_keep_their_own_names() -> None:

@@ -13,7 +13,7 @@ from hetsched.dispatch.problem import Device, DispatchProblem, frozen
 from hetsched.dispatch.solver import Status
 from hetsched_solvers.brute import Brute
 from hetsched_solvers.cpsat import CpSat
-from hetsched_solvers.exact.solver import Exact, told_apart
+from hetsched_solvers.exact.solver import Exact, without_ties
 from hetsched_solvers.mathopt import MathOptHighs
 
 EXACT = Exact()
@@ -139,7 +139,7 @@ def test_many_equal_experts_are_shared_out_well(seed: int) -> None:
 def test_experts_told_apart_keep_what_is_no_time() -> None:
     """Only times grow, by at most a hundredth of the makespan together; what is infinite stays so."""
     problem = random_problem(np.random.default_rng(4), 30, "ties")
-    apart, finite = told_apart(problem.packed, 30, 0.1), np.isfinite(problem.packed)
+    apart, finite = without_ties(problem.packed, 30, 0.1), np.isfinite(problem.packed)
     np.testing.assert_array_equal(np.isfinite(apart), finite)
     grown = np.where(finite, apart, 0.0) - np.where(finite, problem.packed, 0.0)
     assert (grown >= 0).all()

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from hetsched.dispatch.problem import DispatchProblem
 from hetsched.dispatch.solver import Solver
-from hetsched.plugins import installed, load
+from hetsched.plugins import installed, plugin
 from hetsched.testing.dispatch_problems import degenerate_problems, dispatch_problems, realistic_problems
 from hetsched.testing.solvers import LAWS, Law
 
@@ -24,7 +24,7 @@ by_solver = pytest.mark.parametrize("name", SOLVERS)
 @cache
 def solver(name: str) -> Solver:
     """One instance for all tests: solvers keep no state that changes answers."""
-    made: Solver = load("hetsched.solvers", name)()
+    made: Solver = plugin("hetsched.solvers", name)()
     return made
 
 

@@ -13,7 +13,7 @@ from hetsched.dispatch.placement import is_feasible, objective_s, placement_prob
 from hetsched.dispatch.problem import PlacementProblem, frozen
 from hetsched.dispatch.solver import Status
 from hetsched.errors import InputError
-from hetsched.plugins import installed, load
+from hetsched.plugins import installed, plugin
 from hetsched_solvers.placement.linear import sparse_program
 from hetsched_solvers.placement.start import hint, starting_point
 
@@ -75,7 +75,7 @@ def test_against_brute_force(name: str, tiers: int, gpus: int) -> None:
     for seed in range(2):
         problem = small(seed, tiers, gpus)
         best_s = optimum_s(problem)
-        found = solve_guarded(load("hetsched.placement_solvers", name)(), problem, time_limit_s=20.0)
+        found = solve_guarded(plugin("hetsched.placement_solvers", name)(), problem, time_limit_s=20.0)
         assert not found.note
         assert found.bound_s <= best_s + 1e-9
         assert found.objective_s >= best_s - 1e-9
@@ -87,7 +87,7 @@ def test_against_brute_force(name: str, tiers: int, gpus: int) -> None:
 def test_nothing_fits(name: str) -> None:
     """No capacity: nothing is placed."""
     problem = small(1, capacity_bytes_G=frozen([0], np.int64))
-    found = solve_guarded(load("hetsched.placement_solvers", name)(), problem, time_limit_s=20.0)
+    found = solve_guarded(plugin("hetsched.placement_solvers", name)(), problem, time_limit_s=20.0)
     assert (found.tier_LE == -1).all()
 
 
@@ -95,7 +95,7 @@ def test_copies_that_do_not_pay_are_not_made() -> None:
     """In a window of one step a copy of 1 s saves at most some tenths: what is resident stays."""
     current_LE = np.array([[0, -1, -1], [0, -1, -1]], np.int8)
     problem = small(2, current_LE=frozen(current_LE, np.int8), window_steps=1)
-    found = solve_guarded(load("hetsched.placement_solvers", "mathopt-highs")(), problem, time_limit_s=20.0)
+    found = solve_guarded(plugin("hetsched.placement_solvers", "mathopt-highs")(), problem, time_limit_s=20.0)
     np.testing.assert_array_equal(found.tier_LE, current_LE)
 
 
@@ -156,7 +156,7 @@ def test_programs_start_from_what_is_resident_where_that_is_best() -> None:
 def test_the_guard_believes_no_claim(bound_s: float) -> None:
     """Neither a bound above the objective, nor an optimum that the bound does not prove, nor an objective."""
     problem = small(1)
-    honest = load("hetsched.placement_solvers", "sort")().solve(problem)
+    honest = plugin("hetsched.placement_solvers", "sort")().solve(problem)
 
     class Claims:
         name = "claims"

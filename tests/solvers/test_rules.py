@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hetsched.dispatch.problem import DispatchProblem, frozen
-from hetsched.plugins import load
+from hetsched.plugins import plugin
 from hetsched_solvers.spac import utility_levels
 
 INF = math.inf
@@ -23,7 +23,7 @@ def missing(cpu: list[float], gpu: float = 0.1, copy: float = 1.0, slots: int = 
 
 def choice(name: str, problem: DispatchProblem) -> str:
     """The rule's devices as letters."""
-    return "".join("CGF"[device] for device in load("hetsched.solvers", name)().solve(problem).choice_N)
+    return "".join("CGF"[device] for device in plugin("hetsched.solvers", name)().solve(problem).choice_N)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ..host_lane import HostLane, HostWork, WorkQueue
 from ..wall_time import WallTime
 from .copies import CopyEngine, DeviceCopy
 from .lanes import DeviceLane, DeviceWork
-from .memory import Brought, DeviceMemory, HostPins
+from .memory import DeviceMemory, HostCopy, HostPins
 from .queues import Queues
 
 CHUNK_BYTES = 4 << 20
@@ -94,12 +94,12 @@ class StreamAccelerator(WallTime):
         arrived.record(self._queues.current())
         self._queues.wait(arrived)
 
-    def bring(self, tensor: torch.Tensor) -> Brought:
+    def bring(self, tensor: torch.Tensor) -> HostCopy:
         """Copy a device tensor to pinned host memory beside everything else; the event's result is the host tensor.
 
         Router ids and the activations of CPU experts travel so, on a stream of their own: no copy to the device waits.
         """
-        return Brought(self._queues, self._out, tensor)
+        return HostCopy(self._queues, self._out, tensor)
 
     def send(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a small host tensor to the device on the caller's stream; the host does not wait."""

@@ -83,7 +83,7 @@ class HostPins:
             self.notes.append(note)
 
 
-class Brought:
+class HostCopy:
     """A device tensor on its way to pinned host memory. An Event; result() is the host tensor."""
 
     failed = False

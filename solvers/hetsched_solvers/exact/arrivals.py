@@ -127,7 +127,7 @@ def start_from(lanes: Lanes, order_M: IntArray, start_N: Bits, best: float, best
 
 def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
-    def dispatch(
+    def solve_packed(
         packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float, start_N: Bits, max_nodes: int
     ) -> tuple[Bits, float, float, int]:
         """Choice int8 [N] (problem.Device), objective and lower bound in seconds, nodes searched.
@@ -163,8 +163,8 @@ def _kernel(stamp: int) -> Kernel:
                 choice_N[order_M[m]] = 1 if m < lanes.num_here else 2
         return choice_N, best, bound_s, nodes
 
-    return dispatch
+    return solve_packed
 
 
 _SOURCES = [f"hetsched_solvers.exact.{name}" for name in ("lanes", "dual", "flips", "polish", "branch", "arrivals")]
-dispatch = _kernel(source_stamp(*_SOURCES))
+solve_packed = _kernel(source_stamp(*_SOURCES))

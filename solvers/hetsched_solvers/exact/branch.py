@@ -11,7 +11,7 @@ import numpy as np
 from hetsched.jit import compiled
 from hetsched.types import FloatArray, IntArray
 
-from .dual import MAX_CUTS, ROUND, Relaxed, best_weights, relaxation, relaxed_choice
+from .dual import MAX_CUTS, ROUND, Relaxation, best_weights, relaxation, relaxed_choice
 from .flips import flip_costs, search_flips
 from .lanes import (
     COPY,
@@ -77,7 +77,7 @@ def longest_makespan(lanes: Lanes, best: float) -> float:
 
 @compiled
 def best_bound(
-    relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray, best: float, best_x_M: Bits
+    relaxed: Relaxation, gpu_lane: int, fetches: int, y_3: FloatArray, best: float, best_x_M: Bits
 ) -> tuple[float, float]:
     """Best Lagrangian bound for `fetches` (-1: any number from 1) and the best objective met on the way.
 
@@ -107,7 +107,7 @@ def best_bound(
 
 @compiled
 def close_cell(
-    relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray, best: float, best_x_M: Bits, max_nodes: int
+    relaxed: Relaxation, gpu_lane: int, fetches: int, y_3: FloatArray, best: float, best_x_M: Bits, max_nodes: int
 ) -> tuple[float, int]:
     """Search one cell from its best weights; returns the best objective and the nodes used."""
     base = relaxed_choice(relaxed, gpu_lane, fetches, y_3)
@@ -116,7 +116,7 @@ def close_cell(
 
 
 @compiled
-def late_instead(relaxed: Relaxed, lane_K: IntArray, k: int, y_3: FloatArray, best: float, best_x_M: Bits) -> float:
+def late_instead(relaxed: Relaxation, lane_K: IntArray, k: int, y_3: FloatArray, best: float, best_x_M: Bits) -> float:
     """Bound cell k with the lane LATE instead of WORK, and keep that where it is higher; the best objective met."""
     work_bound, late_3 = relaxed.bound_K[k], np.empty(3)
     assign(y_3, late_3)

@@ -27,7 +27,7 @@ MAX_CUTS = 24
 ROUND = 1e-11  # of the makespan's size: what sums of a few hundred numbers may lose to rounding
 
 
-class Relaxed(NamedTuple):
+class Relaxation(NamedTuple):
     """A relaxation's problem, and what its latest minimiser left behind.
 
     `score_F`, and `order_F` sorted by it; the minimiser `x_M`, the lengths of its four lanes and its prices `length_5`;
@@ -43,18 +43,18 @@ class Relaxed(NamedTuple):
 
 
 @compiled
-def relaxation(lanes: Lanes) -> Relaxed:
+def relaxation(lanes: Lanes) -> Relaxation:
     """The working memory, without bounds."""
     movable, num_fetchable = lanes.table.shape[1], lanes.table.shape[1] - lanes.num_here
     bound_K = np.empty(len(lanes.price_sum_K))
     for k in range(len(bound_K)):
         bound_K[k] = -np.inf
     score_F, order_F = np.empty(num_fetchable), np.arange(num_fetchable)
-    return Relaxed(lanes, score_F, order_F, np.empty(movable, np.int8), np.empty(5), bound_K)
+    return Relaxation(lanes, score_F, order_F, np.empty(movable, np.int8), np.empty(5), bound_K)
 
 
 @compiled
-def relaxed_choice(relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray) -> float:
+def relaxed_choice(relaxed: Relaxation, gpu_lane: int, fetches: int, y_3: FloatArray) -> float:
     """Minimum of the relaxation at weights `y_3`, over choices with `fetches` fetches (-1: any number from 1).
 
     Weights of the CPU, of `gpu_lane` (WORK or LATE) and of LINK. Fills all of `relaxed`, raises its bounds.
@@ -87,7 +87,9 @@ def relaxed_choice(relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArra
 
 
 @compiled
-def number_of_fetches(relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray, here: float) -> tuple[int, float]:
+def number_of_fetches(
+    relaxed: Relaxation, gpu_lane: int, fetches: int, y_3: FloatArray, here: float
+) -> tuple[int, float]:
     """Fetches of the relaxed minimiser and its value; raises the bounds for all other numbers as well.
 
     `here`: what the experts that are here contribute.

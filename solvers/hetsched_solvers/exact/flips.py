@@ -15,7 +15,7 @@ import numpy as np
 from hetsched.jit import compiled
 from hetsched.types import BoolArray, FloatArray, IntArray
 
-from .dual import ROUND, Relaxed
+from .dual import ROUND, Relaxation
 from .lanes import COPY, CPU, GPU, READY, WORK, Bits, Lanes, assign, longest, move_to_gpu, objective, sort_by
 
 SKIPS = 8  # in about the time of a flip
@@ -41,7 +41,7 @@ class Flips(NamedTuple):
 
 
 @compiled
-def flip_costs(relaxed: Relaxed, gpu_lane: int, fetches: int, y_3: FloatArray) -> FloatArray:
+def flip_costs(relaxed: Relaxation, gpu_lane: int, fetches: int, y_3: FloatArray) -> FloatArray:
     """Cost d_M >= 0 of flipping each expert away from the minimiser with `fetches` fetches."""
     lanes, score_F, order_F = relaxed.lanes, relaxed.score_F, relaxed.order_F
     table, num_here = lanes.table, lanes.num_here
@@ -91,7 +91,7 @@ def predecessors(lanes: Lanes, flip_D: IntArray, x_M: Bits) -> IntArray:
 
 
 @compiled
-def worthwhile_flips(relaxed: Relaxed, cost_M: FloatArray, spare: float) -> Flips:
+def worthwhile_flips(relaxed: Relaxation, cost_M: FloatArray, spare: float) -> Flips:
     """The flips that cost less than `spare`, and an empty path."""
     x_M, order_M = relaxed.x_M, np.arange(len(cost_M))
     sort_by(cost_M, order_M)
@@ -133,7 +133,7 @@ def push(flips: Flips, lanes: Lanes, depth: int, d: int, surplus: int) -> None:
 
 @compiled
 def search_flips(
-    relaxed: Relaxed, cost_M: FloatArray, base: float, best: float, max_nodes: int, best_x_M: Bits
+    relaxed: Relaxation, cost_M: FloatArray, base: float, best: float, max_nodes: int, best_x_M: Bits
 ) -> tuple[float, int]:
     """Best objective after trying every set of flips that keeps the number of fetches and may beat `best`.
 

@@ -14,7 +14,7 @@ from hetsched.dispatch.solver import Solution, Status, incumbent_solution
 from hetsched.jit import announced
 from hetsched.types import FloatArray
 
-from .arrivals import dispatch
+from .arrivals import solve_packed
 
 UNLIMITED = 1 << 40
 NODES = 200_000  # some milliseconds
@@ -38,7 +38,9 @@ class Exact:
         self.always_prove = always_prove
         with announced("hetsched: compiling the exact solver once, 15 to 40 s ..."):
             judging()
-            dispatch(np.zeros(0), 0, 0.0, 0.0, NOWHERE, 1)  # compiled here (or read from disk), not in the first step
+            solve_packed(
+                np.zeros(0), 0, 0.0, 0.0, NOWHERE, 1
+            )  # compiled here (or read from disk), not in the first step
 
     def solve(self, problem: DispatchProblem, *, time_limit_s: float | None = None) -> Solution:
         """The best choice and a lower bound; the incumbent when there is no time at all."""
@@ -50,22 +52,22 @@ class Exact:
                 return incumbent_solution(problem, "no time to solve")
             max_nodes = min(max_nodes, 1 + int(min(time_limit_s, 1e3) * NODES_PER_S))
         lanes = (problem.size, float(problem.link_free_s), float(problem.roundtrip_s))
-        choice_N, objective_s, bound_s, _ = dispatch(packed, *lanes, NOWHERE, max_nodes)
+        choice_N, objective_s, bound_s, _ = solve_packed(packed, *lanes, NOWHERE, max_nodes)
         if bound_s == objective_s:
             return Solution(Status.OPTIMAL, choice_N, objective_s, bound_s, time.perf_counter() - start)
         if time_limit_s is None and objective_s - bound_s > WIDE_GAP * (makespan_s := problem.makespan_s(choice_N)):
-            apart = told_apart(packed, problem.size, makespan_s)
-            other_N, _, _, _ = dispatch(apart, *lanes, choice_N, max_nodes)
+            apart = without_ties(packed, problem.size, makespan_s)
+            other_N, _, _, _ = solve_packed(apart, *lanes, choice_N, max_nodes)
             if problem.objective_s(other_N) < objective_s:
                 choice_N = other_N
             first_bound_s = bound_s
-            choice_N, objective_s, bound_s, _ = dispatch(packed, *lanes, choice_N, AGAIN * max_nodes)
+            choice_N, objective_s, bound_s, _ = solve_packed(packed, *lanes, choice_N, AGAIN * max_nodes)
             bound_s = min(max(bound_s, first_bound_s), objective_s)
         status = Status.OPTIMAL if bound_s == objective_s else Status.FEASIBLE
         return Solution(status, choice_N, objective_s, bound_s, time.perf_counter() - start)
 
 
-def told_apart(packed: FloatArray, size: int, makespan_s: float) -> FloatArray:
+def without_ties(packed: FloatArray, size: int, makespan_s: float) -> FloatArray:
     """The problem with every time a little longer, each by another amount.
 
     The Lagrangian minimiser sends experts of equal score all the same way, so that among many equals no good choice
