@@ -25,10 +25,10 @@ __version__ = "0.1.0"
 
 # Loaded when first used, so that `import hetsched` needs neither torch nor transformers.
 _HOME = {
-    "CostModel": "cost",
+    "CostModel": "cost.model",
     "InputError": "errors",
     "MoEGeometry": "geometry",
-    "resolve_hardware": "hardware",
+    "resolve_hardware": "machine.hardware",
     "attach": "integrations.transformers",
     "attachment_of": "integrations.transformers",
     "defaults": "integrations.transformers",

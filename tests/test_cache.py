@@ -20,7 +20,7 @@ from hetsched.machine import gallery
 from hetsched.machine.fingerprint import fingerprint
 from hetsched.machine.profile import Source
 from hetsched.machine.store import store_profile, stored, stored_profiles
-from tests.test_cli import call
+from tests.cli.test_cli import call
 
 SHAPE = gallery.model("qwen3-30b-a3b")
 

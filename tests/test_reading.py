@@ -19,7 +19,7 @@ from hetsched.reading import JSON_DEPTH, open_regular, parse_json, read_bytes, r
 from hetsched.traces.prompts import read_prompts
 from hetsched.traces.rows import row_file
 from hetsched.traces.trace import load_trace
-from tests.test_cli import call
+from tests.cli.test_cli import call
 
 CONFIG = {
     "model_type": "qwen3_moe",

@@ -148,7 +148,7 @@ class Device(Protocol):
         """Copy a small host tensor to the device, in order with the caller's own work there."""
         ...
 
-    def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
+    def copy_now(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy host bytes to device bytes before the first step; waits, and is no part of any layer's time."""
         ...
 

@@ -48,7 +48,7 @@ class CpuAccelerator(WallTime, HostMemory):
         super().__init__(capacity_bytes=0)
         self.begin_step()
 
-    def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
+    def copy_now(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """There is nowhere to copy to."""
         raise OutOfDeviceMemory("there is no device to copy to")
 

@@ -54,7 +54,7 @@ class HostMemory:
         """Give an allocation back."""
         self._allocated.pop(buffer.data_ptr(), None)
 
-    def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
+    def copy_now(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy at once."""
         target.copy_(source)
 

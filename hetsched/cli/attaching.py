@@ -11,11 +11,11 @@ from typing import Any
 from hetsched.accelerators.emulated.clock import MAX_SCALE
 from hetsched.errors import InputError
 from hetsched.loading.progress import stage
+from hetsched.machine.demo_geometry import DEMO as DEMO
 from hetsched.machine.hardware import is_this_machine
 
 from .option_types import NotedOption, finite_float, non_empty_text, refuse_given
 
-DEMO = "demo"
 ATTACH_TIME_SCALE = 20.0  # attach()'s own, which is not imported for a help text: it would load torch
 
 

@@ -173,7 +173,7 @@ class Engine:
     def _load(self, layer: int) -> None:
         for expert in self.scheduler.residency.residents():
             if expert.layer == layer:
-                self._executor.load(expert)
+                self._executor.fill_slot(expert)
 
     def _pin(self, layer: int) -> None:
         try:

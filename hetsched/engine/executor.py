@@ -134,10 +134,10 @@ class AsyncExecutor:
         """End the thread. May be called twice."""
         self._copies.close()
 
-    def load(self, expert: ExpertId) -> None:
+    def fill_slot(self, expert: ExpertId) -> None:
         """Fill the slot of an expert that is resident from the start."""
         row = self._store.row(expert)
-        self._accelerator.load(row, self._slots.buffer(expert, len(row)))
+        self._accelerator.copy_now(row, self._slots.buffer(expert, len(row)))
 
     def _mend(self, under_way: LayerUnderWay, error: Exception) -> float:
         """Wait again, with what failed on the CPU lane; on an emulated machine what went before took as predicted."""

@@ -27,7 +27,7 @@ from hetsched.residency import Residency, ResidencyError
 from hetsched.testing import faults
 from hetsched.testing.faults import Dice, faulty
 from hetsched.types import Demand, ExpertId, Fetch
-from tests.clocked_queues import ClockedQueues
+from tests.accelerators.clocked_queues import ClockedQueues
 from tests.conftest import tiny_moe
 
 
@@ -153,7 +153,7 @@ def test_without_pinned_memory_tensors_cross_all_the_same() -> None:
     told, x = Told(), torch.arange(4)
     device: Any = Device()
     assert torch.equal(recovery.copy_to_host(device, x, told).result(), x)
-    assert torch.equal(recovery.sent(device, x, told), x)
+    assert torch.equal(recovery.copy_to_device(device, x, told), x)
     assert told.faults == [Fault.PINNING, Fault.PINNING]
 
 

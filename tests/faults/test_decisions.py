@@ -75,7 +75,7 @@ def test_a_policy_that_keeps_failing_is_warned_of_once() -> None:
     (only,) = warned
     assert issubclass(only.category, RuntimeWarning)
     assert "failed 8 layers in a row" in str(only.message)
-    assert "Planted" in str(only.message)
+    assert "InjectedFault" in str(only.message)
 
 
 def test_a_policy_that_fails_now_and_then_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:

@@ -13,8 +13,8 @@ import torch
 import hetsched
 from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.integrations.expert_modules import expert_modules
+from tests.accelerators.clocked_queues import ClockedQueues
 from tests.architectures.test_models import asking
-from tests.clocked_queues import ClockedQueues
 from tests.conftest import tiny_moe
 from tests.generation.generating import ALONE, EMULATED, HERE, generated
 

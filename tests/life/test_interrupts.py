@@ -19,9 +19,9 @@ import hetsched
 from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.integrations.interrupts import uninterrupted
 from hetsched.loading.load import load_model
+from tests.accelerators.clocked_queues import ClockedQueues
 from tests.architectures.test_models import asking
 from tests.architectures.test_shapes import diffusion_gemma
-from tests.clocked_queues import ClockedQueues
 from tests.conftest import tiny_moe
 from tests.generation.generating import ALONE, EMULATED, HERE, generated, same
 

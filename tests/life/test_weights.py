@@ -16,8 +16,8 @@ from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.errors import InputError
 from hetsched.integrations import dense_part
 from hetsched.integrations.dense_part import DensePart
+from tests.accelerators.clocked_queues import ClockedQueues
 from tests.architectures.test_shapes import diffusion_gemma
-from tests.clocked_queues import ClockedQueues
 from tests.conftest import tiny_moe
 from tests.generation.generating import ALONE, EMULATED, HERE, generated, same
 

@@ -15,7 +15,7 @@ from hetsched.cli import solve
 from hetsched.dispatch.contest import contest
 from hetsched.dispatch.problem import DispatchProblem, frozen
 from hetsched.errors import InputError
-from tests.test_cli import call
+from tests.cli.test_cli import call
 from tests.traces.made import saved
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "compare_solvers.py"

@@ -21,7 +21,7 @@ from hetsched.accelerators.cuda import source as cuda_source
 from hetsched.engine.quantised_layout import QuantisedLayout
 from hetsched.engine.quantised_weight import QuantisedWeight
 from hetsched.tiers import FUSED_TOKENS, INT4, INT8, Precision
-from tests import cuda_on_host
+from tests.accelerators import cuda_on_host
 
 TORCH_DTYPES = {name: dtype for dtype, name in cuda_kernels.DTYPE_NAMES.items()}
 ROUNDING = {"fp32": 2e-6, "bf16": 2**-7, "fp16": 2**-10}

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hetsched.traces.trace import FORMAT, load_trace, save_trace
-from tests.test_cli import call
+from tests.cli.test_cli import call
 from tests.traces.made import made, same, saved
 from tests.traces.test_import import jsonl, rows_of
 

@@ -60,10 +60,10 @@ class EmulatedAccelerator(HostMemory):
         self.late_s = 0.0  # wall seconds that the threads still needed after the clock's
         self._host_s = 0.0  # until when the host is busy beside the lanes
 
-    def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
+    def copy_now(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy at once; no emulated time passes."""
         if not self._timing_only:
-            super().load(source, target)
+            super().copy_now(source, target)
 
     def copy_in(self, source: torch.Tensor, target: torch.Tensor, *, seconds: float, urgent: bool) -> LaneEvent:
         """Copy chunk by chunk; an urgent copy may come between two chunks of one that is not."""

@@ -87,7 +87,7 @@ class StreamAccelerator(WallTime):
         """Whether copies from there go to the device directly."""
         return self._queues.is_pinned(memory)
 
-    def load(self, source: torch.Tensor, target: torch.Tensor) -> None:
+    def copy_now(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy host bytes to device bytes before the first step, and wait."""
         target.copy_(source)
         arrived = self._queues.event()

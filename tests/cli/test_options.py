@@ -22,7 +22,7 @@ from hetsched.replay import compare
 from hetsched.replay.steps import steps_of
 from hetsched.traces.meta import MAX_TEXT, meta_problems, trace_meta
 from hetsched.traces.split import merged_meta
-from tests.test_cli import call
+from tests.cli.test_cli import call
 from tests.traces.made import made, saved
 
 REPLAY = ["--trace", "t.npz", "--model", "gpt-oss-20b", "--hardware", "t4"]

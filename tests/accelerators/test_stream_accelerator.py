@@ -21,11 +21,11 @@ from hetsched.bench import device_check
 from hetsched.errors import InputError
 from hetsched.testing.accelerators import LAWS, Make, lanes_overlap
 from hetsched.types import Lane
+from tests.conftest import tiny_moe
 
 from .clocked_queues import ClockedQueues
-from .conftest import tiny_moe
 
-CHECK = Path(__file__).parents[1] / "examples" / "gpu_check.py"
+CHECK = Path(__file__).parents[2] / "examples" / "gpu_check.py"
 CHUNK = 1 << 10
 RATE = 1e5  # bytes/s: a chunk takes 10 ms
 

@@ -84,6 +84,6 @@ def test_the_accelerator_follows_the_machine(monkeypatch: pytest.MonkeyPatch) ->
 
     budget = importlib.import_module("hetsched.integrations.budget")
     asked = []
-    monkeypatch.setattr(budget, "load", lambda group, name: asked.append(name) or Recorded)
+    monkeypatch.setattr(budget, "plugin", lambda group, name: asked.append(name) or Recorded)
     made: Any = accelerator_for(None, machine, 20.0, here=True)
     assert (asked, made.profile) == (["cuda"], machine)

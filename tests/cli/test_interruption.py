@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,6 @@ from hetsched.dispatch.instances import random_problem
 from hetsched.errors import Terminated
 from hetsched.interruptible import interruptible, solve_mathopt
 from hetsched.plugins import plugin
-
-
-@pytest.fixture(autouse=True)
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """Also where the tests were started in the background, whose shell lets SIGINT be ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_call_is_left_at_once() -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"building the device need
 
 @pytest.fixture(scope="module")
 def report() -> Any:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "tests.queue_device"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, "\n".join(line for line in done.stderr.splitlines() if "registered at" not in line)

@@ -111,7 +111,7 @@ def test_activations_of_real_modules() -> None:
 
     from hetsched.integrations.expert_modules import expert_modules
 
-    from .conftest import tiny_moe
+    from tests.conftest import tiny_moe
 
     assert activation_of(expert_modules(tiny_moe())[0]) == Activation(0)
     sizes = {"num_local_experts": 2, "hidden_size": 8, "intermediate_size": 8}

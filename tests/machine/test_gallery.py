@@ -183,8 +183,8 @@ def test_decode_on_the_laptop_is_as_the_arithmetic_says() -> None:
 def test_gallery_needs_no_heavy_import() -> None:
     """Looking at machines and models imports neither torch nor any solver."""
     code = (
-        "import sys; from hetsched import gallery, cost; "
-        "cost.CostModel(gallery.machine('t4'), gallery.model('olmoe-1b-7b')).cpu_s([1, 2]); "
+        "import sys; from hetsched.machine import gallery; from hetsched.cost import model; "
+        "model.CostModel(gallery.machine('t4'), gallery.model('olmoe-1b-7b')).cpu_s([1, 2]); "
         "heavy = ('torch', 'ortools', 'pulp', 'cupy', 'transformers', 'matplotlib', 'numba'); "
         "print([m for m in heavy if m in sys.modules])"
     )
