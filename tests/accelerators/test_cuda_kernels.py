@@ -110,7 +110,6 @@ def test_activations_of_real_modules() -> None:
     from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4Experts
 
     from hetsched.integrations.expert_modules import expert_modules
-
     from tests.conftest import tiny_moe
 
     assert activation_of(expert_modules(tiny_moe())[0]) == Activation(0)
