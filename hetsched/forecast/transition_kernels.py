@@ -5,13 +5,15 @@ Shapes: L layers, E experts, D distances, T tokens, K top-k, N active experts, R
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..jit import compiled, compiled_and_kept
+from ..jit import compiled, compiled_and_kept, source_stamp
 from ..types import FloatArray, IntArray
+from .elementary import exp, log
 
 RING = 4  # layers back whose evidence is kept apart: the nearest tells most
 LEAST = 1e-3  # probabilities are held within LEAST..1-LEAST
@@ -31,13 +33,33 @@ class State(NamedTuple):
     """All that the forecaster knows, in few arrays, since each costs a call as much as a hundred additions.
 
     `table_6LE`, `pairs_2LDEE` as above. `ring_RDE`: evidence of the last layers, layer l in row l % R. `active_LN`:
-    how many experts each layer of this step demanded, then which.
+    how many experts each layer of this step demanded, then which. `spare_4E`: room to compute in.
     """
 
     table_6LE: FloatArray
     pairs_2LDEE: Float32
     ring_RDE: FloatArray
     active_LN: IntArray
+    spare_4E: FloatArray
+
+
+@compiled
+def logits(p_E: FloatArray | Float32, out_E: FloatArray, spare_4E: FloatArray) -> None:
+    """logit of every entry; `out_E` is another array, or row 2 or 3 of `spare_4E`."""
+    for e in range(len(p_E)):
+        held = min(max(np.float64(p_E[e]), LEAST), 1.0 - LEAST)
+        spare_4E[0, e] = held / (1.0 - held)
+    log(spare_4E[0], out_E, spare_4E[1])
+
+
+@compiled
+def sigmoid(odds_E: FloatArray, out_E: FloatArray, spare_E: FloatArray) -> None:
+    """1 / (1 + e ** -odds) of every entry."""
+    for e in range(len(odds_E)):
+        out_E[e] = -odds_E[e]
+    exp(out_E, out_E, spare_E)
+    for e in range(len(odds_E)):
+        out_E[e] = 1.0 / (1.0 + out_E[e])
 
 
 @compiled
@@ -80,6 +102,7 @@ def empty(layers: int, experts: int, distances: int) -> State:
         pairs_2LDEE=np.zeros((2, layers, distances, experts, experts), np.float32),
         ring_RDE=np.zeros((RING, distances, experts)),
         active_LN=np.zeros((layers, 1 + experts), np.int64),
+        spare_4E=np.zeros((4, experts)),
     )
 
 
@@ -88,6 +111,7 @@ def learn_pairs(state: State, layer: int, active_N: IntArray) -> None:
     """This layer's experts against those of the layers before it in the same token."""
     given_LDEE, odds_LDEE = state.pairs_2LDEE[GIVEN], state.pairs_2LDEE[ODDS]
     mean_E, seen_LE = state.table_6LE[MEAN, layer], state.table_6LE[SEEN]
+    alone_E, given_E, is_known = state.spare_4E[2], state.spare_4E[3], False
     for d in range(min(given_LDEE.shape[1], layer)):
         source = layer - 1 - d
         for i in range(state.active_LN[source, 0]):
@@ -100,8 +124,13 @@ def learn_pairs(state: State, layer: int, active_N: IntArray) -> None:
             for j in range(len(active_N)):
                 row_E[active_N[j]] += rate
             if seen < 64 or int(seen) % REFRESH == 0:
+                if not is_known:
+                    logits(mean_E, alone_E, state.spare_4E)
+                    is_known = True
+                odds_E = odds_LDEE[source, d, a]
+                logits(row_E, given_E, state.spare_4E)
                 for e in range(len(mean_E)):
-                    odds_LDEE[source, d, a, e] = logit(row_E[e]) - logit(mean_E[e])
+                    odds_E[e] = given_E[e] - alone_E[e]
 
 
 @compiled
@@ -122,31 +151,21 @@ def learn_own(
         mean_E[e] += rates_3[0] * share_N[i]
         fast_E[e] += rates_3[1] * share_N[i]
         slow_E[e] += rates_3[2] * share_N[i]
-    for e in range(len(mean_E)):
-        own_E[e] = (
-            weights[0] + weights[1] * logit(mean_E[e]) + weights[2] * logit(fast_E[e]) + weights[3] * logit(slow_E[e])
-        )
-        next_E[e] = 1.0 / (1.0 + np.exp(-own_E[e]))
+    own_E[:] = weights[0]
+    logit_E = state.spare_4E[2]
+    for i, share_E in enumerate((mean_E, fast_E, slow_E)):
+        logits(share_E, logit_E, state.spare_4E)
+        for e in range(len(mean_E)):
+            own_E[e] += weights[1 + i] * logit_E[e]
+    sigmoid(own_E, next_E, state.spare_4E[0])
 
 
-@compiled_and_kept
-def observe(
-    table_6LE: FloatArray,
-    pairs_2LDEE: Float32,
-    ring_RDE: FloatArray,
-    active_LN: IntArray,
-    layer: int,
-    active_N: IntArray,
-    share_N: FloatArray,
-    one_token: bool,
-    settings: FloatArray,
+@compiled
+def learn(
+    state: State, layer: int, active_N: IntArray, share_N: FloatArray, one_token: bool, settings: FloatArray
 ) -> None:
-    """Learn one layer's demand and renew the forecast of the layers after it.
-
-    `share_N`: tokens of each active expert per token of the step. `settings`: rates of mean, fast and slow, then the
-    weights: constant, mean, fast, slow, evidence of the layer 1, 2, 3, 4 back.
-    """
-    state = State(table_6LE, pairs_2LDEE, ring_RDE, active_LN)
+    """As `observe`, of a state in one piece."""
+    table_6LE, pairs_2LDEE, ring_RDE, active_LN, spare_4E = state
     rates_3, weights = settings[:3], settings[3:]
     _, layers, num_experts = table_6LE.shape
     odds_LDEE = pairs_2LDEE[ODDS]
@@ -170,9 +189,40 @@ def observe(
                 evidence_E[e] += share_N[i] * row_E[e]
     back = min(RING, layer + 1)
     for d in range(ahead):
-        own_E, next_E = table_6LE[OWN, layer + 1 + d], table_6LE[NEXT, layer + 1 + d]
-        for e in range(num_experts):
-            odds = own_E[e]
-            for r in range(min(back, distances - d)):
-                odds += weights[4 + r] * ring_RDE[(layer - r) % RING, d + r, e]
-            next_E[e] = 1.0 / (1.0 + np.exp(-odds))
+        odds_E = spare_4E[2]
+        odds_E[:] = table_6LE[OWN, layer + 1 + d]
+        for r in range(min(back, distances - d)):
+            evidence_E = ring_RDE[(layer - r) % RING, d + r]
+            for e in range(num_experts):
+                odds_E[e] += weights[4 + r] * evidence_E[e]
+        sigmoid(odds_E, table_6LE[NEXT, layer + 1 + d], spare_4E[0])
+
+
+def _kernel(stamp: int) -> Callable[..., None]:
+    @compiled_and_kept
+    def observe(
+        table_6LE: FloatArray,
+        pairs_2LDEE: Float32,
+        ring_RDE: FloatArray,
+        active_LN: IntArray,
+        spare_4E: FloatArray,
+        layer: int,
+        active_N: IntArray,
+        share_N: FloatArray,
+        one_token: bool,
+        settings: FloatArray,
+    ) -> None:
+        """Learn one layer's demand and renew the forecast of the layers after it.
+
+        `share_N`: tokens of each active expert per token of the step. `settings`: rates of mean, fast and slow, then
+        the weights: constant, mean, fast, slow, evidence of the layer 1, 2, 3, 4 back.
+        """
+        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
+        learn(
+            State(table_6LE, pairs_2LDEE, ring_RDE, active_LN, spare_4E), layer, active_N, share_N, one_token, settings
+        )
+
+    return observe
+
+
+observe = _kernel(source_stamp("hetsched.forecast.elementary", "hetsched.forecast.transition_kernels"))
