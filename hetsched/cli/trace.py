@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,12 @@ from hetsched.report.tables import console
 from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import add_trust_option
-from .option_types import at_least_one, non_empty_text, seed
+from .option_types import at_least_one, non_empty_text
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
+from .trace_synth import add_synth_options, synth_params
 
 if TYPE_CHECKING:
-    from hetsched.traces.synth import SynthParams
-
-SHAPE = ("layers", "experts", "top_k")
-LENGTH = ("tokens", "sequences")
-STATISTICS = {"skew": 1.1, "locality": 0.25, "drift": 0.45}  # about those of gpt-oss-20b
+    pass
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -110,25 +106,7 @@ def _add_concat(verbs: Any) -> None:
 
 def _add_synth(verbs: Any) -> None:
     text = "make a trace with a stated skew, locality and drift, or with those of a real one"
-    synth = _verb(verbs, "synth", _synth, text)
-    synth.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
-    synth.add_argument(
-        "--like", action=InputFile, metavar="FILE", help="fit shape, length and statistics of each layer to it"
-    )
-    for name in (*SHAPE, *LENGTH):
-        text = "instead of that trace's" if name in LENGTH else "not with --like"
-        text = f"{name.replace('top_k', 'experts a token')}: needed without --like, {text}"
-        synth.add_argument(f"--{name.replace('_', '-')}", type=at_least_one, metavar="N", help=text)
-    texts = {
-        "skew": "Zipf exponent: the expert at rank r weighs r ** -skew",
-        "locality": "probability that a token keeps an expert of the token before",
-        "drift": "share of experts whose ranks are shuffled anew in every sequence",
-    }
-    for name, default in STATISTICS.items():
-        synth.add_argument(
-            f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default}, or as in --like)"
-        )
-    synth.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
+    add_synth_options(_verb(verbs, "synth", _synth, text))
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -248,34 +226,10 @@ def _concat(args: argparse.Namespace) -> None:
 def _synth(args: argparse.Namespace) -> None:
     from hetsched.traces.synth import synthesise
 
-    params = _synth_params(args)
+    params = synth_params(args)
     with _progress("drawing tokens") as show:
         synthesise(params, args.seed, args.out, show)
     _written(args, args.out, params={**params.as_dict(), "seed": args.seed})
-
-
-def _synth_params(args: argparse.Namespace) -> SynthParams:
-    from hetsched.traces.fit_synth import fit_synth
-    from hetsched.traces.synth import SynthParams
-
-    if args.like is None:
-        missing = [name for name in (*SHAPE, *LENGTH) if getattr(args, name) is None]
-        if missing:
-            raise InputError(f"--{missing[0].replace('_', '-')} is needed, or --like FILE, which gives it")
-        numbers: dict[str, Any] = {name: getattr(args, name) for name in (*SHAPE, *LENGTH)}
-        chosen: dict[str, Any] = {
-            n: default if getattr(args, n) is None else getattr(args, n) for n, default in STATISTICS.items()
-        }
-        return SynthParams.uniform(**numbers, **chosen)
-    if given := [name for name in SHAPE if getattr(args, name) is not None]:
-        raise InputError(f"--{given[0].replace('_', '-')} cannot be given with --like, which has its own")
-    fitted = fit_synth(load_trace(args.like))
-    tokens = args.tokens or fitted.tokens
-    sequences = args.sequences or max(1, round(fitted.sequences * tokens / fitted.tokens))
-    changed: dict[str, Any] = {
-        f"{n}_L": (getattr(args, n),) * fitted.layers for n in STATISTICS if getattr(args, n) is not None
-    }
-    return replace(fitted, tokens=tokens, sequences=sequences, **changed)
 
 
 def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:

@@ -11,8 +11,8 @@ from ..engine.quantised_layout import QuantisedLayout
 from ..engine.quantised_store import QuantisedStore
 from ..errors import InputError, UnknownNameError, known_as
 from ..geometry import MoEGeometry
+from ..machine.memory import room_bytes
 from ..machine.profile import HardwareProfile
-from ..machine.room import room_bytes
 from ..machine.sizes import show_bytes
 from ..tiers import PRECISIONS, Precision, Tier, lossy_tier, preferred
 from ..types import FloatArray

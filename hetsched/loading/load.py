@@ -17,7 +17,7 @@ from ..integrations.expert_modules import expert_modules
 from ..integrations.load_report import LoadReport, remember
 from ..integrations.model_shape import geometry_of, layers_of
 from ..integrations.transformers import attach
-from ..machine.room import check_room
+from ..machine.memory import check_room
 from .checkpoint import Checkpoint, Reader, holds_weights
 from .experts import ExpertPlan, fill_experts, plan_experts
 from .missing import missing_weights, refuse_missing, refuse_other_shapes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import hetsched
 from hetsched.bench import fault_cases
 from hetsched.bench.fault_ground import Ground
 from hetsched.testing.faults import Dice
+from tests.at_line import AtLine
 
 PACKAGE = Path(hetsched.__file__).parent
 OWN = {str(PACKAGE / f"{name}.py") for name in ("residency", "scheduler")} | {
@@ -27,44 +27,24 @@ def test_at_every_call(ground: Ground, policy: str) -> None:
     assert row.tokens_lost == 0
 
 
-class AtLine:
-    """A trace function that raises KeyboardInterrupt at the n-th line of the engine's own files, or of one function."""
-
-    def __init__(self, at: int, function: str = "") -> None:
-        self.at, self.lines, self.where, self.function = at, 0, "", function
-
-    def __call__(self, frame: Any, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename not in OWN or self.function not in frame.f_code.co_name:
-            return None
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.at:
-                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                raise KeyboardInterrupt
-        return self
-
-    def __enter__(self) -> AtLine:
-        self._before = sys.gettrace()
-        sys.settrace(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
+def at_line(at: int, function: str = "") -> AtLine:
+    """Ctrl-C at the n-th line of the engine's own files, or of one function of theirs."""
+    return AtLine(at, lambda frame: frame.f_code.co_filename in OWN and function in frame.f_code.co_name)
 
 
 def test_at_any_line(ground: Ground) -> None:
     """Between any two lines of engine, scheduler and residency, also where a change is half made."""
     with ground.attached(Dice({}), "on-demand-lru") as handle:
-        with AtLine(-1) as all_lines:
+        with at_line(-1) as all_lines:
             ground.generate(0, 2)
         for at in range(5, all_lines.lines, all_lines.lines // 9):
-            with AtLine(at) as interrupted, pytest.raises(KeyboardInterrupt):
+            with at_line(at) as interrupted, pytest.raises(KeyboardInterrupt):
                 ground.generate(0, 2)
             assert interrupted.where
             assert ground.lost(0, ground.generate(0, 2), 2) == 0, interrupted.where
             handle.engine.check()
         for at in range(2, 14):  # a fetch into a victim's slot takes about as many lines
-            with AtLine(at, "apply") as interrupted, pytest.raises(KeyboardInterrupt):
+            with at_line(at, "apply") as interrupted, pytest.raises(KeyboardInterrupt):
                 ground.generate(0, 1)
             assert ground.lost(0, ground.generate(0, 1), 1) == 0, interrupted.where
             handle.engine.check()

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from hetsched.loading.load import load_model
 from tests.accelerators.clocked_queues import ClockedQueues
 from tests.architectures.test_models import asking
 from tests.architectures.test_shapes import diffusion_gemma
+from tests.at_line import AtLine
 from tests.conftest import tiny_moe
 from tests.generation.generating import ALONE, EMULATED, HERE, generated, same
 
@@ -41,29 +41,9 @@ def _collecting_is_quick() -> Iterator[None]:
     gc.unfreeze()
 
 
-class AtLine:
-    """Raises KeyboardInterrupt at the n-th line of the package's files in this thread; 0: counts them."""
-
-    def __init__(self, at: int = 0) -> None:
-        self.at, self.lines, self.where = at, 0, ""
-
-    def __call__(self, frame: Any, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.at:
-                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                raise KeyboardInterrupt
-        return self
-
-    def __enter__(self) -> AtLine:
-        self._before = sys.gettrace()
-        sys.settrace(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
+def at_line(at: int = 0) -> AtLine:
+    """Ctrl-C at the n-th line of the package's files."""
+    return AtLine(at, lambda frame: frame.f_code.co_filename.startswith(PACKAGE))
 
 
 class Before:
@@ -105,7 +85,7 @@ def try_every(at: range, before: Before, attach: Callable[[], Any]) -> int:
     """Interrupt attach() at these lines; returns how many interrupts came through."""
     interrupted = 0
     for line in at:
-        tracer = AtLine(line)
+        tracer = at_line(line)
         try:
             with tracer:
                 handle = attach()
@@ -123,7 +103,7 @@ def try_every(at: range, before: Before, attach: Callable[[], Any]) -> int:
 
 def lines_of(attach: Callable[[], Any]) -> int:
     attach().detach()  # what the first time makes once for all
-    with AtLine() as all_lines:
+    with at_line() as all_lines:
         handle = attach()
     handle.detach()
     return all_lines.lines
@@ -177,7 +157,7 @@ def test_attaching_itself() -> None:
 
     lines, interrupted = lines_of(attach), 0
     for line in range(1, lines, max(1, lines // POINTS)):
-        with contextlib.suppress(KeyboardInterrupt), AtLine(line) as tracer:  # threads make the last lines vary
+        with contextlib.suppress(KeyboardInterrupt), at_line(line) as tracer:  # threads make the last lines vary
             attach()
         interrupted += bool(tracer.where)
         torch.set_grad_enabled(True)
@@ -196,12 +176,12 @@ def test_attach_after_load(checkpoint: Path) -> None:
     hetsched.attach(load_model(checkpoint, progress=False), **EMULATED).detach()
     model = load_model(checkpoint, progress=False)
     bits = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    with AtLine() as all_lines:
+    with at_line() as all_lines:
         handle = hetsched.attach(model, **EMULATED)
     handle.detach()
     for share in (0.3, 0.6, 0.9):
         model = load_model(checkpoint, progress=False)
-        with AtLine(int(all_lines.lines * share)), pytest.raises(KeyboardInterrupt):
+        with at_line(int(all_lines.lines * share)), pytest.raises(KeyboardInterrupt):
             hetsched.attach(model, **EMULATED)
         threads = own_threads()
         gc.collect()
@@ -214,15 +194,15 @@ def test_detach_interrupted_is_finished_by_the_next() -> None:
     """Wherever the first one stopped."""
     model = tiny_moe(layers=2)
     before = Before(model)
-    with AtLine() as all_lines:
+    with at_line() as all_lines:
         hetsched.attach(model, **EMULATED).detach()
-    with AtLine() as attaching:
+    with at_line() as attaching:
         handle = hetsched.attach(model, **EMULATED)
     handle.detach()
     lines = all_lines.lines - attaching.lines
     for line in range(1, lines, max(1, lines // POINTS)):
         handle = hetsched.attach(model, **EMULATED)
-        with AtLine(line) as tracer, pytest.raises(KeyboardInterrupt):
+        with at_line(line) as tracer, pytest.raises(KeyboardInterrupt):
             handle.detach()
         torch.set_grad_enabled(True)
         handle.detach()

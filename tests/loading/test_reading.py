@@ -21,7 +21,7 @@ from hetsched.integrations.load_report import report_of
 from hetsched.loading.checkpoint import Checkpoint, Reader
 from hetsched.loading.load import load_model
 from hetsched.loading.progress import LoadProgress
-from hetsched.machine.room import check_room, room_bytes
+from hetsched.machine.memory import check_room, room_bytes
 from hetsched.machine.sizes import show_bytes
 from tests.conftest import tiny_moe
 

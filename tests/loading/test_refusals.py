@@ -17,7 +17,7 @@ from hetsched.errors import InputError
 from hetsched.loading import load
 from hetsched.loading.checkpoint import Checkpoint, Reader
 from hetsched.loading.load import load_model
-from hetsched.machine import room
+from hetsched.machine import memory as room
 from hetsched.machine.sizes import show_bytes
 from hetsched.testing.models import tiny_moe
 
