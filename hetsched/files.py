@@ -12,6 +12,16 @@ from pathlib import Path
 
 from .errors import InputError
 
+MOST_NAME_BYTES = 200  # of a file's name: 255 are allowed, and unfinished work beside it has a longer one
+
+
+def user_path(text: str | Path) -> Path:
+    """The path as a user writes it, ~ and ~name being home folders. Raises InputError for nobody's."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{str(text)[:80]!r} begins with the home folder of nobody here; write it out") from error
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -38,6 +48,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def check_file(path: Path) -> None:
     """Raise InputError unless a regular file can be made at `path`, or replaced there. Nothing is left behind."""
     mode = _mode_of(path)
+    if len(os.fsencode(path.name)) > MOST_NAME_BYTES:
+        raise InputError(f"{path.name[:40]}...: a name of more than {MOST_NAME_BYTES} bytes; choose a shorter one")
     if mode is not None and not stat.S_ISREG(mode):
         raise InputError(f"{path} is {_kind(path, mode)}, which would be replaced; name a regular file or a new one")
     if mode is not None and not os.access(path, os.W_OK):
@@ -60,6 +72,8 @@ def check_folder(path: Path, *, empty: bool = False) -> None:
         raise InputError(f"{path}: cannot be read: {error.strerror}; choose another place") from error
     there = path
     while not there.is_dir() and there != there.parent:
+        if there.name == "..":
+            raise InputError(f"{path} leads through {there.parent}, which is not there; choose another place")
         there = there.parent
     _check_writable(there, path)
 

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from .signals import asked
+
 T = TypeVar("T")
 
 
@@ -19,6 +21,9 @@ def interruptible(call: Callable[[], T], stop: Callable[[], None]) -> T:
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
+    lost = asked()
+    if lost is not None:  # a library has swallowed its exception
+        raise lost
     outcome = _Outcome(call)
     try:
         threading.Thread(target=outcome.fill, name="solver", daemon=True).start()

@@ -22,6 +22,7 @@ ROOMS = [
     "reading",
     "plugins",
     "faults",
+    "signals",
     "interruptible",
     "geometry",
     "machine",

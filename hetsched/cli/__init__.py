@@ -11,6 +11,7 @@ from importlib import import_module
 from hetsched import __version__
 from hetsched.errors import InputError, MissingDependencyError, Terminated
 from hetsched.report.encoding import make_streams_safe
+from hetsched.signals import asked
 
 from .parser import Parser
 from .paths import preflight
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt, Terminated) as caught:
         if "--debug" in (sys.argv if argv is None else argv):  # the arguments may not have been understood
             raise
-        error = _of_missing_package(caught) or caught
+        error = asked() or _of_missing_package(caught) or caught
         print(f"hetsched: {_line(error)}", file=sys.stderr)
         return _code(error)
 

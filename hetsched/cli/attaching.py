@@ -10,6 +10,7 @@ from typing import Any
 
 from hetsched.accelerators.emulated.clock import MAX_SCALE
 from hetsched.errors import InputError
+from hetsched.files import user_path
 from hetsched.loading.progress import stage
 from hetsched.machine.demo_geometry import DEMO as DEMO
 from hetsched.machine.hardware import is_this_machine
@@ -183,7 +184,7 @@ def model_folder(name: str, *, progress: bool = True) -> Path:
         from hetsched.demo_model import demo_model_path
 
         return demo_model_path(progress=progress)
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not (folder / "config.json").is_file():
         raise InputError(f"{name} is no model folder: it has no config.json; give a checkpoint folder or 'demo'")
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..files import check_distinct, check_file, check_folder
+from ..files import check_distinct, check_file, check_folder, user_path
 from ..report.figures import FORMATS, check_format
 from .option_types import NotedOption
 
@@ -40,7 +40,7 @@ class PathOption(NotedOption):
         if not all(given):
             raise argparse.ArgumentError(self, "is empty; give a path")
         name = option or str(self.metavar or self.dest)
-        told = [PathArgument(name, Path(text).expanduser(), type(self)) for text in given]
+        told = [PathArgument(name, user_path(text), type(self)) for text in given]
         namespace.paths = [*getattr(namespace, "paths", ()), *told]
         super().__call__(parser, namespace, self.stored(values, told), option)
 
@@ -72,9 +72,14 @@ class OutputFile(PathOption):
     @staticmethod
     def check(named: PathArgument) -> None:
         """A place for a regular file; "-" is none."""
-        if named.path == STDOUT:
-            raise InputError(f"{named.option} - is standard output, which this cannot be written to; name a file")
+        OutputFile.refuse_stdout(named)
         check_file(named.path)
+
+    @staticmethod
+    def refuse_stdout(named: PathArgument) -> None:
+        """Raise InputError for "-"."""
+        if named.path == STDOUT:
+            raise InputError(f"{named.option} - is standard output, which this cannot be written to; give a name")
 
 
 class OutputText(OutputFile):
@@ -107,6 +112,7 @@ class PlotTarget(OutputFile):
     @staticmethod
     def check(named: PathArgument) -> None:
         """The folder in which the pictures come to lie."""
+        OutputFile.refuse_stdout(named)
         check_folder(named.path.parent if named.path.suffix.lower() in FORMATS else named.path)
 
 
@@ -116,6 +122,7 @@ class NewFolder(OutputFile):
     @staticmethod
     def check(named: PathArgument) -> None:
         """New or empty, in a place that can be written."""
+        OutputFile.refuse_stdout(named)
         check_folder(named.path, empty=True)
 
 

@@ -38,6 +38,7 @@ DEFAULT_MODEL = "gpt-oss-20b"
 TRACE_OPTIONS = ("hardware", "model", "gpu_fraction", "phase", "tokens", "instances")
 MAX_SIZE = 4096  # experts of one problem, 16 times the largest layer there is
 SCHEMA = "hetsched-solve/1"
+MAX_RANDOM = 10**6
 PHASES = ("decode", "verify", "prefill")
 DEFAULT = (
     "exact,cp-sat,mathopt-highs,greedy-dali,list-hybrimoe,ratio-freetoken,rule-fiddler,threshold-spac,sort,all-cpu"
@@ -50,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("solve", help=text, description=text)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--trace", action=InputFile, metavar="FILE", help="layers of a recorded routing trace (.npz)")
-    source.add_argument("--random", type=at_least_one, metavar="N", help="N random problems of many kinds")
+    source.add_argument("--random", type=whole(1, MAX_RANDOM), metavar="N", help="N random problems of many kinds")
     text = "strategies (default: %(default)s)"
     parser.add_argument("--solvers", type=names_list, default=DEFAULT, metavar="A,B,...", help=text)
     _add_trace_options(parser)

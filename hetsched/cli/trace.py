@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress import Progress, TimeElapsedColumn
 
@@ -19,9 +19,6 @@ from .attaching import add_trust_option
 from .option_types import at_least_one, non_empty_text
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
 from .trace_synth import add_synth_options, synth_params
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

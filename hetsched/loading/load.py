@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from ..errors import InputError
+from ..files import user_path
 from ..integrations.attachment import Attachment
 from ..integrations.choices import check_options, check_options_for
 from ..integrations.expert_modules import expert_modules
@@ -65,7 +66,7 @@ def load_model(
     """
     for given in options:
         check_options(given)
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     with stage("reading config and headers", shown=progress):
         config = read_config(folder, trust_remote_code=trust_remote_code)
         reason = _not_read_here(folder, config)

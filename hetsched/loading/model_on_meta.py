@@ -14,7 +14,10 @@ from transformers.quantizers import AutoHfQuantizer
 
 from ..errors import InputError
 from ..machine.model_yaml import read_config_file
+from ..reading import parse_json, read_text_file
 from .remote_code import refused_code
+
+GENERATION = "generation_config.json"
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -22,13 +25,15 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json; give a checkpoint folder")
     read_config_file(folder / "config.json")  # a library would believe any number in it
+    if (folder / GENERATION).is_file():
+        _require_json(folder / GENERATION)  # it would pass over one that is damaged
     try:
         with refused_code(folder):
             return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}/config.json is no model's that transformers knows: {error}") from error
+    except Exception as error:  # whatever a config's class does with values that it does not check
+        raise InputError(f"{folder}/config.json is no model's that transformers knows: {_said(error)}") from error
 
 
 def on_meta(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
@@ -41,8 +46,27 @@ def on_meta(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) ->
         make = named._from_config
     else:
         raise InputError(f"transformers has no model for {config.model_type} ({config.architectures})")
-    with refused_code(Path(config._name_or_path)), torch.device("meta"):
-        return make(copy.deepcopy(config), dtype=dtype)
+    folder = Path(config._name_or_path)
+    try:
+        with refused_code(folder), torch.device("meta"):
+            return make(copy.deepcopy(config), dtype=dtype)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"transformers makes no model of {folder}/config.json: {_said(error)}") from error
+
+
+def _require_json(file: Path) -> None:
+    text = read_text_file(file, "a generation config")
+    try:
+        parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON: {error}; correct it, or remove it") from error
+
+
+def _said(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"
 
 
 def resolved_dtype(dtype: str | torch.dtype | None, config: Any, stored: torch.dtype | None = None) -> torch.dtype:

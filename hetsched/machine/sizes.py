@@ -25,6 +25,8 @@ def parse_bytes(text: str | int, whole_bytes: int | None = None) -> int:
         raise InputError(f"{text!r} is not an amount of memory; write a size like 8GiB or 512MB{share}")
     if len(match[1]) > _MOST_DIGITS:
         raise InputError(f"{text!r:.40} has more than {_MOST_DIGITS} digits; write a size like 8GiB")
+    if unit == "%" and float(match[1]) > 100:
+        raise InputError(f"{text!r} is more than the whole; write a share up to 100%, or a size like 8GiB")
     if unit == "%":
         return int(float(match[1]) / 100 * (whole_bytes or 0))
     return int(float(match[1]) * _UNITS[unit])

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,22 @@ from ..reading import parse_json, read_text_file
 if sys.platform != "win32":
     import fcntl
 
-JOURNAL, LOCK = "journal.json", "lock"
+JOURNAL, NEW_JOURNAL, LOCK = "journal.json", "journal.json.new", "lock"
 JOURNAL_BYTES = 1 << 20
 
 
 class Ownership:
     """A folder of unfinished work that no other process works on, created if absent.
 
-    The system gives it up with the process, however that ends. (On Windows nothing is locked.) Raises InputError where
-    another one has it.
+    `arrays`: the names of files that such a folder may hold beside the journal and the lock; it is removed at the end,
+    so one with anything else in it is somebody's. The system gives it up with the process, however that ends. (On
+    Windows nothing is locked.) Raises InputError where another process has it, or it is no such folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, arrays: Iterable[str]) -> None:
         self.folder = folder
         while True:
+            require_ours(folder, arrays)
             folder.mkdir(exist_ok=True)
             self._number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
             try:
@@ -67,6 +70,24 @@ class Ownership:
         self.release()
 
 
+def require_ours(folder: Path, arrays: Iterable[str]) -> None:
+    """Raise InputError for what is at `folder` unless it is nothing, or a folder with only what is written here."""
+    try:
+        names = set() if folder.is_symlink() else set(os.listdir(folder))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        names = set()
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}; choose another --out, or remove it") from error
+    strange = sorted(names - {JOURNAL, NEW_JOURNAL, LOCK, *arrays})
+    if strange or folder.is_symlink() or not folder.is_dir():
+        what = f"a folder with {strange[0]!r:.80} in it" if strange else "no folder of its own"
+        raise InputError(
+            f"{folder}, where unfinished work would be, is {what}; choose another --out, or move that away"
+        )
+
+
 def read_journal(folder: Path) -> dict[str, Any] | None:
     """What the journal of a folder says, None where there is none yet; `tokens` and `progress` are counts.
 
@@ -87,7 +108,7 @@ def read_journal(folder: Path) -> dict[str, Any] | None:
 
 def write_journal(folder: Path, journal: dict[str, Any]) -> None:
     """Replace the journal atomically, and on the disk."""
-    new = folder / f"{JOURNAL}.new"
+    new = folder / NEW_JOURNAL
     with new.open("w", encoding="utf-8") as out:
         json.dump(journal, out)
         out.flush()

@@ -33,10 +33,10 @@ def partial_folder(path: Path) -> Path:
 
 
 def require_resumable(path: Path) -> None:
-    """Raise InputError for unfinished work that is damaged or another process's; said before a model is loaded."""
+    """Raise InputError for unfinished work that is damaged, or not ours; said before a model is loaded."""
     folder = partial_folder(path)
-    if folder.is_dir():
-        owner = Ownership(folder)
+    if os.path.lexists(folder):
+        owner = Ownership(folder, _DTYPES)
         try:
             read_journal(folder)
         finally:
@@ -129,7 +129,7 @@ class TraceWriter:
     def _open_folder(self) -> Path:
         if self._arguments is None:
             return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
-        self._owner = Ownership(partial_folder(self.path))
+        self._owner = Ownership(partial_folder(self.path), _DTYPES)
         folder = self._owner.folder
         journal = read_journal(folder)
         if journal is not None:

@@ -190,13 +190,38 @@ sys.argv += ["--sequences", "4", "--out", "OUT"]
 main()
 """
 
+SWALLOWED = """
+import signal, sys, time
+from hetsched import cli
+from hetsched.__main__ import main
+from hetsched.interruptible import interruptible
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def verb(args):
+    try:
+        print("now")
+        time.sleep(600)
+    except BaseException as error:
+        LOSE
+
+cli.preflight = verb
+sys.argv = ["hetsched", "profiles", "list"]
+main()
+"""
+AS_AN_IMPORT_ERROR = SWALLOWED.replace("LOSE", "raise ImportError('initialisation failed') from error")
+BY_A_SOLVER = SWALLOWED.replace("LOSE", "interruptible(lambda: time.sleep(600), lambda: None)")
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @pytest.mark.parametrize("sent", CODES)
-@pytest.mark.parametrize("program", [SLEEPING, IN_A_CALLBACK], ids=["sleeping", "in a callback from C"])
+@pytest.mark.parametrize(
+    "program",
+    [SLEEPING, IN_A_CALLBACK, AS_AN_IMPORT_ERROR, BY_A_SOLVER],
+    ids=["sleeping", "in a callback from C", "as an ImportError", "swallowed before a solver"],
+)
 def test_the_process_ends(program: str, sent: signal.Signals, tmp_path: Path) -> None:
-    """Python ignores what is raised in a callback from C; the command does not."""
+    """Python ignores what is raised in a callback from C, and libraries make something else of it; we remember."""
     assert _ends(program, sent, tmp_path) == (CODES[sent], "hetsched: interrupted; nothing is half-written\n")
 
 

@@ -73,6 +73,9 @@ REFUSED = [
     *([*SYNTH, "--out", "t.npz", "--skew", skew] for skew in ("nan", "inf", "-1")),
     [*SYNTH, "--out", ""],
     [*SYNTH[:2], "--out", "t.npz", "--layers", "10000", "--experts", "32768", *SYNTH[6:]],
+    ["solve", "--random", "99999999999"],
+    ["run", "--model", "~nobody-of-that-name/m", "--prompt", "x"],
+    ["profiles", "show", "t4", "--model", "~nobody-of-that-name/m"],
     ["trace", "record", "--model", "", "--prompts", "p", "--out", "o"],
     ["trace", "import", "x.csv", "--num-experts", "4", "--out", "o", "--model", ""],
     ["trace", "import", "x.csv", "--num-experts", "4", "--out", "o", "--columns", "layer=a,layer=b"],
@@ -134,6 +137,8 @@ def test_python_refuses_the_same() -> None:
         next(trace_problems(trace, None, gpu_fraction=0.1, phase=1, tokens=1, seed=-1))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="digits"):
         parse_bytes("9" * 5000)
+    with pytest.raises(InputError, match="more than the whole"):
+        parse_bytes("101%", 1 << 30)
     with pytest.raises(InputError, match="room for four"):
         pool_size(1 << 30, 1 << 20, 3 << 30)
     with pytest.raises(InputError, match="dtype ''"):

@@ -88,7 +88,9 @@ def test_a_link_stays_a_link(capsys: pytest.CaptureFixture[str], trace: Path, li
     assert os.readlink(out) == link
 
 
-@pytest.mark.parametrize("place", ["/dev/null", "/dev/stdout", "/proc/x.npz", "/nope/x.npz", "x" * 300, "-", "a\0b"])
+@pytest.mark.parametrize(
+    "place", ["/dev/null", "/dev/stdout", "/proc/x.npz", "/nope/x.npz", "x" * 300, "x" * 250, "-", "a\0b"]
+)
 def test_places_that_are_none(capsys: pytest.CaptureFixture[str], trace: Path, place: str) -> None:
     assert place[:40].replace("\0", "\\x00") in refused(capsys, "trace", "synth", "--like", trace, "--out", place)
 
@@ -110,6 +112,10 @@ def test_an_empty_name_is_bad_usage(capsys: pytest.CaptureFixture[str], trace: P
         ["model", "build", "--out", "/proc/model"],
         ["model", "build", "--out", "T"],
         ["model", "build", "--out", "/"],
+        ["model", "build", "--out", "-"],
+        ["model", "build", "--out", "~nobody-of-that-name/model"],
+        ["model", "build", "--out", "nowhere/../new"],
+        ["compare", "--trace", "T", "--model", "gpt-oss-20b", "--hardware", "rtx-4090", "--plot", "-"],
         ["bench", "--overhead", "--plot", "/nope/f.png"],
         ["trace", "info", "T", "--plot", "x.bmp"],
         ["profiles", "show", "rtx-4090", "--plot", "/nope/f.png"],

@@ -166,6 +166,18 @@ def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
     refused(folder, "model.safetensors.index.json is damaged")
 
 
+@pytest.mark.parametrize("value", [{"num_attention_heads": 0}, {"model_type": ["a", "b"]}, {"hidden_size": "many"}])
+def test_a_config_that_transformers_chokes_on_is_named(folder: Path, value: dict[str, Any]) -> None:
+    change_config(folder, **value)
+    refused(folder, "config.json")
+
+
+def test_a_damaged_generation_config_is_named(folder: Path) -> None:
+    """transformers passes over it, and the model ends its texts otherwise."""
+    (folder / "generation_config.json").write_text('{"eos_token_id": ')
+    refused(folder, "generation_config.json is no JSON", "remove it")
+
+
 def test_a_folder_without_a_model_is_said(folder: Path) -> None:
     refused(folder / "nowhere", "no config.json")
     for file in shards(folder):

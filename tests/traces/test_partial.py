@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,30 @@ def test_a_models_digest_is_that_of_its_contents(tmp_path: Path) -> None:
     assert model_digest(tmp_path) == first
     (tmp_path / "tokenizer.json").write_text("{}")
     assert model_digest(tmp_path) != first
+
+
+def _folder_with_a_file(place: Path) -> None:
+    place.mkdir()
+    (place / "thesis.tex").write_text("mine")
+
+
+def _link(place: Path) -> None:
+    target = place.with_name("elsewhere")
+    target.mkdir()
+    place.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [_folder_with_a_file, _link, lambda place: place.write_text("mine"), lambda place: place.symlink_to("nowhere")],
+    ids=["folder", "link", "file", "link to nothing"],
+)
+def test_what_is_not_ours_is_left_alone(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """A folder, file or link of the user's own that has the name of unfinished work: refused, nothing written."""
+    path = tmp_path / "t.npz"
+    make(tmp_path / "t.npz.partial")
+    before = sorted(tmp_path.rglob("*"))
+    for begin in (lambda: resumable(path, seed=1), lambda: require_resumable(path)):
+        with pytest.raises(InputError, match=r"t\.npz\.partial, where unfinished work would be, is .*choose another"):
+            begin()
+    assert sorted(tmp_path.rglob("*")) == before

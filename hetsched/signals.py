@@ -1,0 +1,54 @@
+"""Requests to end (Ctrl-C, SIGTERM, SIGHUP): an exception where the program happens to be, and not forgotten.
+
+Python ignores an exception in a callback from C and in a destructor, and a library that is being imported makes another
+one of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+from .errors import Terminated
+
+ASK_AGAIN_S = 0.02
+
+_asked: list[type[BaseException]] = []
+
+
+def listen() -> None:
+    """Let requests to end raise KeyboardInterrupt or Terminated in the main thread, but for those handled otherwise."""
+    for name, usual in (
+        ("SIGINT", signal.default_int_handler),
+        ("SIGTERM", signal.SIG_DFL),
+        ("SIGHUP", signal.SIG_DFL),
+    ):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is usual:
+            signal.signal(number, _end)
+    sys.unraisablehook = _not_lost
+
+
+def asked() -> BaseException | None:
+    """The first request to end that came, whatever became of its exception; None for none."""
+    return _asked[0]() if _asked else None
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    request = KeyboardInterrupt if number == signal.SIGINT else Terminated
+    _asked.append(request)
+    raise request
+
+
+def _not_lost(ignored: sys.UnraisableHookArgs) -> None:
+    """Ask again where Python ignores a request."""
+    numbers = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
+    if ignored.exc_type not in numbers:
+        sys.__unraisablehook__(ignored)
+        return
+    again = threading.Timer(ASK_AGAIN_S, os.kill, (os.getpid(), numbers[ignored.exc_type]))
+    again.daemon = True
+    again.start()
