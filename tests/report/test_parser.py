@@ -52,7 +52,7 @@ def test_version(option: str) -> None:
         (
             ["solve", "--random", "many"],
             "hetsched solve",
-            "argument --random: 'many' is not a whole number of at least 1",
+            "argument --random: 'many' is not a whole number from 1 to 1000000",
         ),
         (["profiles"], "hetsched profiles", "the following arguments are required: VERB"),
         (["profiles", "diff", "t4"], "hetsched profiles diff", "required: second"),
