@@ -25,7 +25,7 @@ class AtLine:
             return None
         if event == "line":
             self.lines += 1
-            if self.at and self.lines >= self.at and not self.where and not _leaves_with(frame):
+            if 0 < self.at <= self.lines and not self.where and not _leaves_with(frame):
                 self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
                 raise KeyboardInterrupt
         return self
