@@ -55,6 +55,15 @@ def read_text_file(path: str | Path, what: str, limit_bytes: int = TEXT_BYTES) -
         raise InputError(f"{path}: not UTF-8 text: {error}; give {what}") from error
 
 
+def read_json(path: str | Path, what: str, fix: str) -> Any:
+    """The value in a regular JSON file. Raises InputError as read_text_file() does, and, with the fix, for no JSON."""
+    text = read_text_file(path, what)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}; {fix}") from error
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for any other text, deep nesting, numbers of thousands of digits."""
     too_deep = f"it is nested more than {JSON_DEPTH} deep"

@@ -14,7 +14,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from ..errors import InputError
 from ..machine.model_yaml import read_config_file
-from ..reading import parse_json, read_text_file
+from ..reading import read_json
 from .remote_code import refused_code
 
 GENERATION = "generation_config.json"
@@ -26,7 +26,8 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
         raise InputError(f"{folder} is no model folder: it has no config.json; give a checkpoint folder")
     read_config_file(folder / "config.json")  # a library would believe any number in it
     if (folder / GENERATION).is_file():
-        _require_json(folder / GENERATION)  # it would pass over one that is damaged
+        # transformers would pass over one that is damaged
+        read_json(folder / GENERATION, "a generation config", "correct it, or remove it")
     try:
         with refused_code(folder):
             return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -54,14 +55,6 @@ def on_meta(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) ->
         raise
     except Exception as error:
         raise InputError(f"transformers makes no model of {folder}/config.json: {_said(error)}") from error
-
-
-def _require_json(file: Path) -> None:
-    text = read_text_file(file, "a generation config")
-    try:
-        parse_json(text)
-    except ValueError as error:
-        raise InputError(f"{file} is no JSON: {error}; correct it, or remove it") from error
 
 
 def _said(error: Exception) -> str:

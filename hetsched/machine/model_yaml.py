@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..geometry import WEIGHT_BITS, MoEGeometry, from_config, require_sane_sizes
-from ..reading import parse_json, read_text_file
+from ..reading import read_json
 from .units import number
 from .yaml_lines import Node, read_yaml
 
@@ -53,11 +53,7 @@ def load_geometry(path: Path | str) -> MoEGeometry:
 
 def read_config_file(file: Path) -> dict[str, Any]:
     """The object in a config.json. Raises InputError for what is none, or has sizes that no model has."""
-    text = read_text_file(file, "a model's config.json")
-    try:
-        config = parse_json(text)
-    except ValueError as error:
-        raise InputError(f"{file} is no JSON: {error}; give a model's config.json") from error
+    config = read_json(file, "a model's config.json", "give a model's config.json")
     if not isinstance(config, dict):
         raise InputError(f"{file} is no model config: it holds no JSON object")
     require_sane_sizes(config)
