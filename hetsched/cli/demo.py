@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from rich.progress import track
@@ -45,12 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Show the machine, stream the text, compare the strategies."""
-    from hetsched.plugins import plugin
-    from hetsched.policy import asks_solver
     from hetsched.report.demo_view import hardware_view, notes, strategy_table
     from hetsched.report.run_view import stop_line, wall_line
     from hetsched.report.tables import console as make_console
-    from hetsched.scheduler import DEFAULT_SOLVER
 
     check_prompt(args.prompt)
     if is_this_machine(args.hardware):
@@ -69,24 +67,34 @@ def run(args: argparse.Namespace) -> int:
     for line in (emulated, wall_line(made.tokens, wall), stop_line(made.stopped_by, args.max_new_tokens)):
         if line:
             console.print(Text(line, style="dim"))
-    from hetsched import attach  # torch is there by now
-
-    frequency_LE = _calibrate(model, tokenizer, options)
-    rows = []
     drawn = console.is_terminal and not args.json
     shown = track(STRATEGIES, "Comparing strategies", console=console, transient=True, disable=not drawn)
-    for policy in shown:
-        solver = options["solver"] if asks_solver(plugin("hetsched.policies", policy)) else DEFAULT_SOLVER
-        own = {**options, "policy": policy, "solver": solver}
-        with attach(model, **own, frequency_LE=frequency_LE) as handle:
-            generate(model, tokenizer, ids, args.compare_tokens, stream=False)
-            rows.append(handle.stats())
+    rows = _compare(shown, model, tokenizer, ids, args.compare_tokens, options)
     if args.json:
         told = {"schema": SCHEMA, "prompt": args.prompt, "text": made.text, "tokens": made.tokens, **wall}
         print(json.dumps({**told, "stats": stats, "rows": rows}))
     else:
         console.print(strategy_table(rows), notes(rows[-1]))
     return 0
+
+
+def _compare(
+    strategies: Iterable[str], model: Any, tokenizer: Any, ids: Any, tokens: int, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """handle.stats() of each strategy after `tokens` tokens, at equal bytes."""
+    from hetsched import attach
+    from hetsched.plugins import plugin
+    from hetsched.policy import asks_solver
+    from hetsched.scheduler import DEFAULT_SOLVER
+
+    frequency_LE, rows = _calibrate(model, tokenizer, options), []
+    for policy in strategies:
+        solver = options["solver"] if asks_solver(plugin("hetsched.policies", policy)) else DEFAULT_SOLVER
+        own = {**options, "policy": policy, "solver": solver}
+        with attach(model, **own, frequency_LE=frequency_LE) as handle:
+            generate(model, tokenizer, ids, tokens, stream=False)
+            rows.append(handle.stats())
+    return rows
 
 
 def _calibrate(model: Any, tokenizer: Any, options: dict[str, Any]) -> Any:

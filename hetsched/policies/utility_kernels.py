@@ -100,6 +100,31 @@ def _look(
 
 
 @compiled
+def _bring_up_to_date(
+    known: UtilityState,
+    next_LE: FloatArray,
+    demand_LE: FloatArray,
+    state_LE: npt.NDArray[np.uint8],
+    now: FloatArray,
+) -> float:
+    """Renew the layers that changed since they were last looked at; the lowest price of a place."""
+    for_2 = known.for_2
+    is_new = for_2[0] != now[TOKENS] or for_2[1] != now[LATER]
+    for_2[0], for_2[1] = now[TOKENS], now[LATER]
+    lowest_s = np.inf if now[FREE] == 0 else 0.0
+    for l in range(len(state_LE)):
+        same = True
+        for e in range(state_LE.shape[1]):
+            same &= known.state_LE[l, e] == state_LE[l, e]
+        if is_new or known.stale_L[l] or not same:
+            known.state_LE[l] = state_LE[l]
+            _renew(known, l, next_LE[l], demand_LE[l], now[SAVING])
+            known.stale_L[l] = False
+        lowest_s = min(lowest_s, known.top_5L[LOWEST_S, l])
+    return lowest_s
+
+
+@compiled
 def _bar(barred_E: BoolArray, l: int, this_layer: int, active_N: IntArray, swaps_3W: FloatArray, count: int) -> bool:
     """Mark the experts of a layer that are no newcomers and no victims; whether there are any."""
     found = l == this_layer
@@ -137,18 +162,7 @@ def choose_swaps(
     layers, num_experts = next_LE.shape
     known = UtilityState(utility_LE, top_5L, known_LE, for_2, stale_L)
     this_layer, saving_s, copy_s = int(now[LAYER]), now[SAVING], now[COPY]
-    is_new = for_2[0] != now[TOKENS] or for_2[1] != now[LATER]
-    for_2[0], for_2[1] = now[TOKENS], now[LATER]
-    lowest_s = np.inf if now[FREE] == 0 else 0.0
-    for l in range(layers):
-        same = True
-        for e in range(num_experts):
-            same &= known_LE[l, e] == state_LE[l, e]
-        if is_new or stale_L[l] or not same:
-            known_LE[l] = state_LE[l]
-            _renew(known, l, next_LE[l], demand_LE[l], saving_s)
-            stale_L[l] = False
-        lowest_s = min(lowest_s, top_5L[LOWEST_S, l])
+    lowest_s = _bring_up_to_date(known, next_LE, demand_LE, state_LE, now)
     barred_E = np.zeros(num_experts, np.bool_)
     count, free, backlog_s = 0, now[FREE], now[BACKLOG]
     while count < swaps_3W.shape[1] and backlog_s <= now[LIMIT]:
