@@ -116,10 +116,7 @@ def _victims(
         return np.full(free, FREE, np.int64), np.zeros(free)
     flat = view.residency.evictable(demand.layer, demand.active_N)
     utility = utility_LE.reshape(-1)[flat]
-    if len(flat) > wanted - free:
-        cheapest = utility.argpartition(wanted - free - 1)[: wanted - free]
-        flat, utility = flat[cheapest], utility[cheapest]
-    order = utility.argsort(kind="stable")
+    order = utility.argsort(kind="stable")[: wanted - free]
     places, prices = flat[order], utility[order]
     if free:
         return np.concatenate([np.full(free, FREE, np.int64), places]), np.concatenate([np.zeros(free), prices])
