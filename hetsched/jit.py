@@ -6,19 +6,28 @@ import hashlib
 import importlib.util
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
+_SPECIALISED: dict[tuple[Any, ...], Any] = {}
 
 
 def compiled(function: F) -> F:
     """`function`, compiled where a kernel first calls it."""
     return cast(F, njit(nogil=True, error_model="numpy")(function))
+
+
+def compiled_lean(function: F) -> F:
+    """As `compiled`, for what makes no array, on borrowed ones: without any counting of references."""
+    return cast(F, njit(nogil=True, error_model="numpy", _nrt=False)(function))
 
 
 def compiled_and_kept(function: F) -> F:
@@ -31,6 +40,23 @@ def compiled_and_kept(function: F) -> F:
         return cast(F, njit(nogil=True, error_model="numpy", cache=True)(function))
     except RuntimeError:  # no folder to keep it in
         return compiled(function)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def borrowed(context: Any, array: Any) -> Any:
+    """The same array, not counted: whoever called the outermost kernel keeps it alive.
+
+    numba counts references to every array of a tuple at every call that it is handed to, with atomic additions; for a
+    board of thirty sections that costs more than what is done with them. Must not be returned to Python.
+    """
+
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        view = target.make_array(signature.args[0])(target, builder, values[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        view.parent = cgutils.get_null_value(view.parent.type)
+        return view._getvalue()
+
+    return array(array), generate
 
 
 @contextmanager
@@ -58,3 +84,20 @@ def source_stamp(*modules: str) -> int:
             raise ModuleNotFoundError(f"no module named {module!r} to take a stamp of")
         digest.update(Path(found.origin).read_bytes())
     return int.from_bytes(digest.digest()[:7], "big")
+
+
+def specialised(name: str, template: Callable[[int], F], stamp: int, **kernels: Any) -> F:
+    """`template(stamp)`, compiled and kept with its global names in `kernels` bound to these compiled functions.
+
+    One loop, written once, becomes one kernel for each policy: numba compiles a call of a global straight, where a
+    kernel handed over as an argument could not be kept on disk. `name` tells the kept ones apart; `stamp` belongs to
+    the sources of all kernels, and the template must use it.
+    """
+    key = (name, template, stamp, *sorted(kernels.items()))
+    if key not in _SPECIALISED:
+        made: Any = template(stamp)
+        names = {**made.__globals__, **kernels}
+        bound = types.FunctionType(made.__code__, names, made.__name__, made.__defaults__, made.__closure__)
+        bound.__qualname__ = f"{made.__name__}[{name}]"
+        _SPECIALISED[key] = compiled_and_kept(bound)
+    return cast(F, _SPECIALISED[key])

@@ -5,25 +5,27 @@ Shapes: L layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from .board import ABSENT as ABSENT
+from .board import COPYING as COPYING
+from .board import FREE, FREE_SLOT, NO_EXPERT, UNDER_WAY, Board, new_board, open_board
+from .board import RESIDENT as RESIDENT
 from .types import Evict, ExpertId, Fetch, IntArray
 
 
 class State(IntEnum):
     """Life of one expert's copy on the GPU."""
 
-    ABSENT = 0
-    COPYING = 1
-    RESIDENT = 2
-
-
-# Plain numbers for hot paths: on Python 3.11 reaching a member of an enum costs as much as comparing an array.
-ABSENT, COPYING, RESIDENT = (int(state) for state in State)
+    ABSENT = ABSENT
+    COPYING = COPYING
+    RESIDENT = RESIDENT
+    NO_EXPERT = NO_EXPERT
 
 
 class Arrive(NamedTuple):
@@ -46,23 +48,47 @@ class ResidencyError(RuntimeError):
 
 
 class Residency:
-    """State of every expert, and the slots they take.
+    """State of every expert, and the slots they take: the board's sections, as an object.
 
-    All slots are of one size, that of the largest expert. `state_LE` may be read by anyone and written by none.
-    The conserved quantity: copying + resident + free == num_slots.
+    All slots are of one size, that of the largest expert. `state_LE` and `slot_LE` (-1: no slot) may be read by anyone
+    and written by none. Whole decisions go through board/contract.py, single changes through apply(); either keeps
+    copying + resident + free == num_slots, and a slot of its own for everything that is not absent.
+    `experts_L`: of each layer, where some have fewer than others; those that do not exist are NO_EXPERT for good.
     """
 
-    def __init__(self, num_layers: int, num_experts: int, num_slots: int) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        num_experts: int,
+        num_slots: int,
+        board: Board | None = None,
+        experts_L: Sequence[int] = (),
+    ) -> None:
         self.num_slots = num_slots
-        self._state_LE = np.zeros((num_layers, num_experts), np.uint8)
-        self.state_LE = self._state_LE.view()
-        self.state_LE.setflags(write=False)
-        self.free_slots = num_slots
-        self.num_copying = 0
+        self._board = open_board(*new_board(num_layers, num_experts, num_slots)) if board is None else board
+        self._state_LE = self._board.state_F.reshape(num_layers, num_experts)
+        self._slot_LE = self._board.slot_F.reshape(num_layers, num_experts)
+        for layer, experts in enumerate(experts_L):
+            self._state_LE[layer, experts:] = NO_EXPERT
+        self.state_LE, self.slot_LE = _read_only(self._state_LE), _read_only(self._slot_LE)
+
+    @property
+    def free_slots(self) -> int:
+        """Slots that nobody has."""
+        return int(self._board.at[FREE])
+
+    @property
+    def num_copying(self) -> int:
+        """Experts under way."""
+        return int(self._board.at[UNDER_WAY])
 
     def state(self, expert: ExpertId) -> State:
         """State of one expert."""
         return State(self._state_LE[expert])
+
+    def slot(self, expert: ExpertId) -> int:
+        """Slot of one expert, -1 for none."""
+        return int(self._slot_LE[expert])
 
     def is_copying(self, expert: ExpertId) -> bool:
         """Whether a copy of this expert is under way."""
@@ -75,7 +101,7 @@ class Residency:
 
     def residents(self) -> list[ExpertId]:
         """Every expert that is wholly there, in order."""
-        return [ExpertId(int(l), int(e)) for l, e in np.argwhere(self._state_LE >= RESIDENT)]
+        return [ExpertId(int(l), int(e)) for l, e in np.argwhere(self._state_LE == RESIDENT)]
 
     def copying(self) -> list[ExpertId]:
         """Every expert under way, in order."""
@@ -90,62 +116,92 @@ class Residency:
 
     def apply(self, change: Change) -> None:
         """Make one change, or raise ResidencyError and leave everything as it was."""
-        state, expert = self._state_LE, change.expert
+        at, state, slot, expert = self._board.at, self._state_LE, self._slot_LE, change.expert
         match change:
             case Fetch(_, victim):
                 self._require(expert, ABSENT, "fetched")
                 if victim is None:
-                    if self.free_slots < 1:
+                    if at[FREE] < 1:
                         raise ResidencyError(f"{expert} was fetched into a free slot, and there is none")
-                    self.free_slots -= 1
+                    at[FREE] -= 1
+                    slot[expert] = self._board.free_S[at[FREE]]
                 else:
                     self._require(victim, RESIDENT, "evicted")
                     state[victim] = ABSENT
+                    slot[expert], slot[victim] = slot[victim], FREE_SLOT
                 state[expert] = COPYING
-                self.num_copying += 1
+                at[UNDER_WAY] += 1
             case Evict():
                 self._require(expert, RESIDENT, "evicted")
-                state[expert] = ABSENT
-                self.free_slots += 1
+                self._free(expert)
             case Arrive():
                 self._require(expert, COPYING, "reported as arrived")
                 state[expert] = RESIDENT
-                self.num_copying -= 1
+                at[UNDER_WAY] -= 1
             case Drop():
                 self._require(expert, COPYING, "dropped")
-                state[expert] = ABSENT
-                self.num_copying -= 1
-                self.free_slots += 1
+                at[UNDER_WAY] -= 1
+                self._free(expert)
 
     def fill(self, experts: Iterable[ExpertId]) -> list[ExpertId]:
         """Make experts resident before the first step, as far as slots go; what was taken, in order."""
         taken = []
         for expert in experts:
-            if self.free_slots < 1:
+            if not self.free_slots:
                 break
             if self._state_LE[expert] == ABSENT:
-                self._state_LE[expert] = RESIDENT
-                self.free_slots -= 1
+                self.apply(Fetch(expert, None, False, "from the start"))
+                self.apply(Arrive(expert))
                 taken.append(expert)
         return taken
 
     def recount(self) -> None:
-        """After a change that was interrupted half-way (Ctrl-C): let the counts follow the states again."""
-        self.num_copying = int(np.count_nonzero(self._state_LE == COPYING))
-        self.free_slots = self.num_slots - int(np.count_nonzero(self._state_LE))
+        """After a change that was interrupted half-way (Ctrl-C): slots and counts follow the states again.
+
+        Who has a state and no slot of its own is absent.
+        """
+        state_F, slot_F, at = self._board.state_F, self._board.slot_F, self._board.at
+        taken: set[int] = set()
+        for f in np.flatnonzero((state_F == COPYING) | (state_F == RESIDENT)).tolist():
+            slot = int(slot_F[f])
+            if slot in taken or not 0 <= slot < self.num_slots:
+                state_F[f] = ABSENT
+            else:
+                taken.add(slot)
+        slot_F[(state_F == ABSENT) | (state_F == NO_EXPERT)] = FREE_SLOT
+        free = [slot for slot in reversed(range(self.num_slots)) if slot not in taken]
+        self._board.free_S[: len(free)] = free
+        at[FREE], at[UNDER_WAY] = len(free), np.count_nonzero(state_F == COPYING)
 
     def check(self) -> None:
         """Verify the invariants; raises ResidencyError with the numbers."""
-        used = int(np.count_nonzero(self._state_LE))
-        if used + self.free_slots != self.num_slots or self.free_slots < 0:
-            raise ResidencyError(f"{used} slots used + {self.free_slots} free != {self.num_slots} slots")
-        if np.count_nonzero(self._state_LE == COPYING) != self.num_copying:
+        state_F, slot_F = self._board.state_F, self._board.slot_F
+        is_there_F = (state_F == COPYING) | (state_F == RESIDENT)
+        used, free = int(np.count_nonzero(is_there_F)), self.free_slots
+        if used + free != self.num_slots or free < 0:
+            raise ResidencyError(f"{used} slots used + {free} free != {self.num_slots} slots")
+        if np.count_nonzero(state_F == COPYING) != self.num_copying:
             raise ResidencyError(f"{self.num_copying} copies are said to be under way, and there are others")
-        if self._state_LE.max(initial=0) > RESIDENT:
+        if state_F.max(initial=0) > NO_EXPERT:
             raise ResidencyError("an expert is in no known state")
+        slots = np.concatenate([slot_F[is_there_F], self._board.free_S[:free]])
+        if not np.array_equal(np.sort(slots), np.arange(self.num_slots)) or (slot_F[~is_there_F] != FREE_SLOT).any():
+            raise ResidencyError("slots are not each held by one expert or free")
+
+    def _free(self, expert: ExpertId) -> None:
+        at, slot = self._board.at, self._slot_LE
+        self._board.free_S[at[FREE]] = slot[expert]
+        at[FREE] += 1
+        slot[expert], self._state_LE[expert] = FREE_SLOT, ABSENT
 
     def _require(self, expert: ExpertId, state: int, what: str) -> None:
         found = int(self._state_LE[expert])
         if found != state:
             names = State(found).name, State(state).name
             raise ResidencyError("layer {} expert {} was {} while {}, not {}".format(*expert, what, *names))
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = array.view()
+    view.setflags(write=False)
+    return view

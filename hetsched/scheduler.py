@@ -10,9 +10,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from .board import STATUS, new_board, open_board
+from .board.seconds import Seconds, machine_of
 from .cost.model import CostModel
+from .deciders import Decider
+from .deciders.views import PlanError as PlanError
+from .deciders.views import Views
+from .dispatch.answers import kernel_of
 from .dispatch.guard import SOLVER_BUDGET_S, SolverGuard
 from .dispatch.solver import Solver
 from .errors import InputError
@@ -20,21 +24,16 @@ from .faults import Fault, story
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import plugin
-from .policies.misses import misses_on_cpu
-from .policy import Decision, Policy, Setting, View, asks_solver
-from .residency import ABSENT, Arrive, Drop, Residency
+from .policy import Decision, Policy, Setting, asks_solver
+from .residency import Arrive, Drop, Residency
 from .stats import RunStats
 from .traces.trace import RoutingTrace
-from .types import Copies, Demand, Evict, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
+from .types import Copies, Demand, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
 
 IDLE = LinkState()
 DEFAULT_SOLVER = "exact"
 GPU = Lane.GPU
 WARN_AFTER = 8  # layers in a row that a policy could not decide
-
-
-class PlanError(RuntimeError):
-    """A policy's decision that breaks the contract; a fault of the policy, never of the user."""
 
 
 class Scheduler:
@@ -68,30 +67,36 @@ class Scheduler:
     ) -> None:
         self.geometry = geometry
         self.cost = CostModel(hardware, timed_as or geometry)
+        layers, experts = geometry.num_layers, geometry.num_experts
         slots = geometry.slots(gpu_bytes) if self.cost.has_gpu else 0
-        self.residency = Residency(geometry.num_layers, geometry.num_experts, slots)
+        self.arrays = new_board(layers, experts, slots)
+        self.board = open_board(*self.arrays)
+        self.board.machine[:] = machine_of(self.cost)
+        self.seconds = Seconds(self.cost)
+        self.residency = Residency(layers, experts, slots, self.board, geometry.experts_L or ())
+        self.stats = RunStats(geometry.expert_bytes, self.board)
         self.policy: Policy = _instance("hetsched.policies", policy)
         self.uses_weights = bool(getattr(self.policy, "uses_weights", False))
         self.solver: Solver = _instance("hetsched.solvers", solver)
         refuse_idle_solver(self.policy, solver)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
-        self.stats = RunStats(geometry.expert_bytes)
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
-        self._setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
-        self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(self._setting)))
-        self._tokens_LE = [[0] * geometry.num_experts for _ in range(geometry.num_layers)]
-        self._clock = clock
+        setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
+        self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(setting)))
+        self._views = Views(self.board)
+        self.decider: Decider = self._decider()
+        self.clock = clock
         self._step = -1
-        self._layer = geometry.num_layers
+        self._layer = layers
         self._unobserved: Demand | None = None
         self._undecided, self._last_undecided = 0, -1
 
     @property
     def tokens_LE(self) -> IntArray:
         """Tokens demanded of each expert so far, int64 [L, E]."""
-        return np.array(self._tokens_LE, np.int64)
+        return self.board.seen_F.reshape(self.residency.state_LE.shape).copy()
 
     def demand(
         self, layer: int, tokens_E: IntArray, num_tokens: int, phase: Phase, weights_E: FloatArray | None = None
@@ -108,49 +113,31 @@ class Scheduler:
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
-        start = self._clock()
-        for expert in link.arrived:
-            self._arrive(expert)
-        states = self.residency.states(demand.layer)
-        self.stats.record_demand(demand, states)
-        view = View(self.residency, link)
-        active = demand.active.copy()
-        moved: list[Evict | Fetch] = []
+        start = self.clock()
+        self._views.tell(demand, link)
         try:
-            decision = self.policy.plan(demand, view)
-            self._check(demand, decision, states, active)
-            changes: list[Evict | Fetch] = [*decision.evicts, *decision.fetches]
-            for change in changes:
-                self.residency.apply(change)
-                moved.append(change)
+            decision = self.decider.decide(demand, link)
         except Exception as error:  # any plug-in may fail in any way; the step must go on
-            demand.active[:] = active
-            decision = self._plain(demand, view, moved, error)
+            decision = self._plain(demand, error)
+        if not self.board.at[STATUS]:  # else it is counted already
+            self.stats.record_answer(decision.solver_status)
         self._unobserved = demand
         runs, fetches, evicts, predicted_s, status = decision
-        plan = Plan(demand, runs, fetches, evicts, predicted_s, self._clock() - start, status)
-        self.stats.record_plan(plan)
-        return plan
+        return Plan(demand, runs, fetches, evicts, predicted_s, self.clock() - start, status)
 
     def prefetch(self, link: LinkState = IDLE) -> Copies:
         """Learn the last plan's demand and choose copies, while the lanes work. Without it nothing is prefetched."""
-        demand, start = self._unobserved, self._clock()
+        demand, start = self._unobserved, self.clock()
         if demand is None:
             return Copies()
-        for expert in link.arrived:
-            self._arrive(expert)
-        self._learn(demand)
-        fetches: list[Fetch] = []
+        self._unobserved = None
+        self._views.tell_link(link)
+        chosen: list[Fetch] = []
         try:
-            for fetch in self.policy.prefetch(demand, View(self.residency, link)):
-                if _is_active(fetch.victim, demand):
-                    raise PlanError(f"{self.policy.name} evicts {fetch.victim}, which is active")
-                self.residency.apply(fetch)
-                fetches.append(fetch)
-                self.stats.record_fetch(fetch)
+            self.decider.look_ahead(demand, link, chosen)
         except Exception as error:  # as in step; copies chosen before it are good
             self._excuse(Fault.PREFETCH, error)
-        copies = Copies(tuple(fetches), self._clock() - start)
+        copies = Copies(tuple(chosen), self.clock() - start)
         self.stats.overlapped_s += copies.decision_s
         return copies
 
@@ -158,11 +145,12 @@ class Scheduler:
         """Take note of an executed plan: what the GPU ran has arrived."""
         demand = outcome.plan.demand
         if self._unobserved is demand:
-            self._learn(demand)
+            self._unobserved = None
+            self.decider.learn(demand)
         if self.residency.num_copying:
             for run in outcome.plan.runs:
-                if run.lane is GPU:
-                    self._arrive(run.expert)
+                if run.lane is GPU and self.residency.is_copying(run.expert):
+                    self.residency.apply(Arrive(run.expert))
         self.stats.record_outcome(outcome)
 
     def lose(self, expert: ExpertId, reason: str) -> None:
@@ -187,33 +175,33 @@ class Scheduler:
         self._layer = layer
         return self._step
 
-    def _learn(self, demand: Demand) -> None:
-        self._unobserved = None
-        row_E = self._tokens_LE[demand.layer]
-        for e, tokens in zip(demand.active, demand.tokens, strict=True):
-            row_E[e] += tokens
-        try:
-            self.policy.observe(demand)
-        except Exception as error:  # as in step; this layer is not learned
-            self._excuse(Fault.LEARNING, error)
+    def _decider(self) -> Decider:
+        """The policy's kernels with the solver's, or the policy's methods."""
+        if not hasattr(self.policy, "kernels"):
+            from .deciders.python import PythonDecider
 
-    def _plain(self, demand: Demand, view: View, moved: list[Evict | Fetch], error: Exception) -> Decision:
-        """In place of a decision that failed: nothing is fetched, and what it had given up already stays given up."""
+            return PythonDecider(self.policy, self.residency, self.arrays, self._views, self._excuse)
+        from .deciders.compiled import CompiledDecider  # numba takes long to import
+
+        solver = kernel_of(self.solver, SOLVER_BUDGET_S if self._degrade else None)
+        kernels = self.policy.kernels()
+        observe = self.policy.observe if kernels.observes_in_python else None
+        return CompiledDecider(
+            kernels, solver, self.guard, self.seconds, self.arrays, self._views, self._excuse, observe
+        )
+
+    def _plain(self, demand: Demand, error: Exception) -> Decision:
+        """In place of a decision that failed, which has changed nothing: residents stay, misses run on the CPU."""
+        from .board.contract import entries
+
         self._excuse(Fault.POLICY, error)
-        evicts = []
-        for change in moved:
-            if isinstance(change, Evict):
-                evicts.append(change)
-                continue
-            self._drop(change.expert)
-            if change.victim is not None:
-                evicts.append(Evict(change.victim, "given up by a decision that failed"))
         in_a_row = self._last_undecided == self.stats.layers - 1
         self._undecided, self._last_undecided = self._undecided + 1 if in_a_row else 1, self.stats.layers
         if self._undecided == WARN_AFTER:
             said = f"policy {self.policy.name} failed {WARN_AFTER} layers in a row, residents stay as they are"
             warnings.warn(f"{said}: {story(error)}", RuntimeWarning, stacklevel=2)
-        return misses_on_cpu(demand, view, self._setting)._replace(evicts=tuple(evicts))
+        entries.plain(*self.arrays, self.seconds.table(demand.num_tokens))
+        return self._views.decision()
 
     def _excuse(self, fault: Fault, error: Exception) -> None:
         """Count an error of a plug-in, or raise it where it is the user's or where that is what was asked for."""
@@ -225,29 +213,6 @@ class Scheduler:
         if self.residency.is_copying(expert):
             self.residency.apply(Drop(expert))
 
-    def _arrive(self, expert: ExpertId) -> None:
-        if self.residency.is_copying(expert):
-            self.residency.apply(Arrive(expert))
-
-    def _check(self, demand: Demand, decision: Decision, states: list[int], active: list[int]) -> None:
-        """Raise PlanError where a decision breaks the contract that residency cannot see."""
-        for evict in decision.evicts:
-            if _is_active(evict.expert, demand):
-                raise PlanError(f"{self.policy.name} evicts {evict.expert}, which is active")
-        fetched = {fetch.expert for fetch in decision.fetches}
-        for fetch in decision.fetches:
-            if _is_active(fetch.victim, demand):
-                raise PlanError(f"{self.policy.name} evicts {fetch.victim}, which is active")
-        ran = []
-        for expert, _, lane, _ in decision.runs:
-            e = expert.expert
-            ran.append(e)
-            if lane is GPU and states[e] == ABSENT and expert not in fetched:
-                raise PlanError(f"{self.policy.name} runs {expert} on the GPU, where it is not")
-        ran.sort()
-        if ran != active:
-            raise PlanError(f"{self.policy.name} runs experts {ran}, demanded: {active}")
-
 
 def refuse_idle_solver(policy: Any, solver: Any) -> None:
     """Raise InputError where a solver other than the default is named for a policy (or class of one) that asks none."""
@@ -257,10 +222,6 @@ def refuse_idle_solver(policy: Any, solver: Any) -> None:
             f"policy {names[0]} asks no solver, so {names[1]} would change nothing; drop the solver, or declare "
             "uses_solver in the policy if it does ask"
         )
-
-
-def _is_active(expert: ExpertId | None, demand: Demand) -> bool:
-    return expert is not None and expert.layer == demand.layer and expert.expert in demand.active
 
 
 def _instance(group: str, spec: Any) -> Any:

@@ -2,80 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from . import board as places
+from .board import Board
+from .dispatch.answers import ANSWERS
 from .faults import Fault
-from .residency import COPYING, RESIDENT
-from .types import Demand, ExpertId, Fetch, Lane, Outcome, Phase, Plan
+from .types import Lane, Outcome, Phase
+
+Number = TypeVar("Number", int, float)
 
 
-@dataclass
+class _Kept(Generic[Number]):
+    """A number of a run, in a section of the board."""
+
+    def __init__(self, section: str, place: int, kind: type[Number]) -> None:
+        self.section, self.place, self.kind = section, place, kind
+
+    def __get__(self, owner: RunStats, _: type) -> Number:
+        return self.kind(getattr(owner.board, self.section)[self.place])
+
+    def __set__(self, owner: RunStats, value: Number) -> None:
+        getattr(owner.board, self.section)[self.place] = value
+
+
+def _count(place: int) -> _Kept[int]:
+    return _Kept("counts", place, int)
+
+
+def _seconds(place: int) -> _Kept[float]:
+    return _Kept("sums_s", place, float)
+
+
 class RunStats:
-    """Sums over the layers of a run, in seconds and bytes; rates are properties.
+    """Sums over the layers of a run, in seconds and bytes; rates are properties. The numbers are the board's.
 
     A hit is an active expert that had wholly arrived when the router asked; a late prefetch was on its way.
     `decision_s` is on the critical path; `overlapped_s`, for learning and choosing prefetches, is spent while the lanes
     work and lengthens a layer only where it outlasts them. `faults` counts what was survived, by name of the fault.
     """
 
-    expert_bytes: int
-    layers: int = 0
-    steps: int = 0
-    tokens: int = 0
-    decode_tokens: int = 0
-    decode_s: float = 0.0
-    active: int = 0
-    hits: int = 0
-    late: int = 0
-    demanded_fetches: int = 0
-    prefetches: int = 0
-    wasted_prefetches: int = 0
-    evictions: int = 0
-    dense_s: float = 0.0
-    decision_s: float = 0.0
-    overlapped_s: float = 0.0
-    makespan_s: float = 0.0
-    predicted_s: float = 0.0
-    gpu_s: float = 0.0
-    cpu_s: float = 0.0
-    link_s: float = 0.0
-    stall_s: float = 0.0
-    solver_status: dict[str, int] = field(default_factory=dict)
-    faults: dict[str, int] = field(default_factory=dict)
-    last_fault: dict[str, str] = field(default_factory=dict)
-    _last_step: int = -1
-    _unused: set[ExpertId] = field(default_factory=set)
+    layers, steps, tokens = _count(places.N_LAYERS), _count(places.N_STEPS), _count(places.N_TOKENS)
+    decode_tokens = _count(places.N_DECODED)
+    active, hits, late = _count(places.N_ACTIVE), _count(places.N_HITS), _count(places.N_LATE)
+    demanded_fetches, prefetches = _count(places.N_FETCHES), _count(places.N_PREFETCHES)
+    wasted_prefetches, evictions = _count(places.N_WASTED), _count(places.N_EVICTIONS)
+    decode_s, dense_s = _seconds(places.S_DECODE), _seconds(places.S_DENSE)
+    decision_s, overlapped_s = _seconds(places.S_DECISION), _seconds(places.S_OVERLAPPED)
+    makespan_s, predicted_s = _seconds(places.S_MAKESPAN), _seconds(places.S_PREDICTED)
+    gpu_s, cpu_s = _seconds(places.S_GPU), _seconds(places.S_CPU)
+    link_s, stall_s = _seconds(places.S_LINK), _seconds(places.S_STALL)
 
-    def record_demand(self, demand: Demand, states: list[int]) -> None:
-        """Count hits before anything moves; `states`: the layer's residency at demand."""
-        self.active += len(demand.active)
-        for e in demand.active:
-            if states[e] >= RESIDENT:
-                self.hits += 1
-            elif states[e] == COPYING:
-                self.late += 1
-        if self._unused:
-            self._unused.difference_update([(demand.layer, e) for e in demand.active])
+    def __init__(self, expert_bytes: int, board: Board | None = None) -> None:
+        self.expert_bytes = expert_bytes
+        self.board = places.open_board(*places.new_board(1, 1, 0)) if board is None else board
+        self.faults: dict[str, int] = {}
+        self.last_fault: dict[str, str] = {}
+        self._said: dict[str, int] = {}
 
-    def record_plan(self, plan: Plan) -> None:
-        """Count demanded copies and what they displaced."""
-        for fetch in plan.fetches:
-            self.record_fetch(fetch)
-        for evict in plan.evicts:
-            self._evicted(evict.expert)
-        if plan.solver_status:
-            self.solver_status[plan.solver_status] = self.solver_status.get(plan.solver_status, 0) + 1
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunStats) and self.as_dict() == other.as_dict()
 
-    def record_fetch(self, fetch: Fetch) -> None:
-        """Count one copy, demanded or not, and prefetches that nobody used."""
-        if fetch.prefetch:
-            self.prefetches += 1
-            self._unused.add(fetch.expert)
-        else:
-            self.demanded_fetches += 1
-        if fetch.victim is not None:
-            self._evicted(fetch.victim)
+    @property
+    def solver_status(self) -> dict[str, int]:
+        """How many decisions rest on an answer of each kind."""
+        counted = zip(ANSWERS[1:], self.board.statuses[1:].tolist(), strict=False)
+        found = {answer: times for answer, times in counted if times}
+        return {**found, **{said: found.get(said, 0) + times for said, times in self._said.items()}}
+
+    def record_answer(self, solver_status: str) -> None:
+        """Count what a policy says of its solver's answer."""
+        if solver_status:
+            self._said[solver_status] = self._said.get(solver_status, 0) + 1
 
     def record_fault(self, fault: Fault, reason: str) -> None:
         """Count one fault that the run survived, and keep its reason until the next of its kind."""
@@ -85,36 +83,33 @@ class RunStats:
     def record_outcome(self, outcome: Outcome) -> None:
         """Add one layer's times."""
         plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s = outcome
-        demand = plan.demand
+        demand, counts, sums_s = plan.demand, self.board.counts, self.board.sums_s
         decoding = demand.phase != Phase.PREFILL
-        if demand.step != self._last_step:
-            self._last_step = demand.step
-            self.steps += 1
-            self.tokens += demand.num_tokens
-            self.decode_tokens += demand.num_tokens * decoding
-        self.layers += 1
-        if decoding:
-            self.decode_s += dense_s + plan.decision_s + makespan_s
-        self.dense_s += dense_s
-        self.decision_s += plan.decision_s
-        self.makespan_s += makespan_s
-        self.predicted_s += plan.predicted_s
-        self.gpu_s += gpu_s
-        self.cpu_s += cpu_s
-        self.link_s += link_s
-        self.stall_s += stall_s
+        if demand.step != counts[places.LAST_STEP]:
+            counts[places.LAST_STEP] = demand.step
+            counts[places.N_STEPS] += 1
+            counts[places.N_TOKENS] += demand.num_tokens
+            counts[places.N_DECODED] += demand.num_tokens * decoding
+        counts[places.N_LAYERS] += 1
+        layer_s = dense_s + plan.decision_s + makespan_s
+        sums_s[: places.S_STALL + 1] += (
+            layer_s * decoding,
+            dense_s,
+            plan.decision_s,
+            0.0,
+            makespan_s,
+            plan.predicted_s,
+            gpu_s,
+            cpu_s,
+            link_s,
+            stall_s,
+        )
 
     def record_tail(self, phase: Phase, seconds: float) -> None:
         """Add what a step takes after its last layer."""
         self.dense_s += seconds
         if phase is not Phase.PREFILL:
             self.decode_s += seconds
-
-    def _evicted(self, expert: ExpertId) -> None:
-        self.evictions += 1
-        if expert in self._unused:
-            self._unused.discard(expert)
-            self.wasted_prefetches += 1
 
     @property
     def total_s(self) -> float:
@@ -141,7 +136,11 @@ class RunStats:
         per_token = 1 / self.tokens if self.tokens else 0.0
         busy_s = self.total_s or 1.0
         return {
-            **{key: value for key, value in asdict(self).items() if not key.startswith("_")},
+            "expert_bytes": self.expert_bytes,
+            **{name: getattr(self, name) for name, kept in vars(RunStats).items() if isinstance(kept, _Kept)},
+            "solver_status": self.solver_status,
+            "faults": dict(self.faults),
+            "last_fault": dict(self.last_fault),
             "total_s": self.total_s,
             "tokens_per_s": self.tokens_per_s,
             "hit_rate": self.hit_rate,

@@ -28,6 +28,7 @@ class CostModel:
     def __init__(self, profile: HardwareProfile, geometry: MoEGeometry) -> None:
         self.profile = profile
         self.geometry = geometry
+        self.version = 0  # counts recalibrations
         self._corrections = Corrections()
         self._memo: dict[str, dict[int, float]] = {name: {} for name in ("gpu", "cpu", "copy", "roundtrip", "dense")}
         self._sources: dict[str, Source] = {}
@@ -106,6 +107,7 @@ class CostModel:
     def recalibrate(self, op: str, predicted_s: float, measured_s: float) -> None:
         """Correct later predictions of a class (gpu, cpu, copy, dense) by one observation; bounded and decaying."""
         self._corrections.observe(op, predicted_s, measured_s)
+        self.version += 1
         for memo in self._memo.values():
             memo.clear()
 

@@ -11,6 +11,7 @@ four layers' choices say about it:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
 from . import shares_LE
-from .transition_kernels import FAST, LEAST, MEAN, NEXT, OWN, SLOW, empty, fit, observe
+from .transition_kernels import FAST, LEAST, MEAN, NEXT, OWN, SLOW, SOURCES, empty, fit, learn_from, observe, renew
 
 # Rounded from a logistic regression on the first halves of two traces (gpt-oss-20b, DeepSeek-V2-Lite), which agreed.
 WEIGHTS = (-0.15, 0.5, 0.13, 0.28, 0.27, 0.15, 0.11, 0.12)
@@ -62,21 +63,24 @@ class Transition:
         table_6LE[OWN] = constant + sum(own_weights) * np.log(share_LE / (1.0 - share_LE))
         chosen_TLK = np.zeros((0, layers, 1)) if history is None else history.experts_TLK[-MOST:]
         fit(np.array(chosen_TLK, np.int16), self._state)
-        self._ones = np.ones(experts)
+        self._rates = np.array((*self.rates, self.max_tokens, 0 if history is None else history.num_tokens, LONG), float)
+        self._share_E = np.ones(experts)
         nobody = np.zeros(0, np.int64)  # compiled here (or read from disk), not in the first step
-        observe(*empty(1, 1, 1), 0, nobody, self._ones[:0], True, self._settings)
-        self._steps = 0.0 if history is None else float(history.num_tokens)
+        observe(*empty(1, 1, 1), 0, nobody, self._share_E[:0], True, self._settings)
 
     def observe(self, demand: Demand) -> None:
         """Learn one layer's demand."""
-        tokens = demand.num_tokens
+        tokens, active = demand.num_tokens, len(demand.active)
         if demand.layer == 0:
-            self._steps += 1
-            counted, long_rate = min(tokens, self.max_tokens), 1.0 / min(self._steps + 20.0, LONG)
-            for i, rate in enumerate((long_rate, *self.rates)):
-                self._settings[i] = 1.0 - (1.0 - rate) ** counted
-        share_N = self._ones[: len(demand.active)] if tokens == 1 else np.array(demand.tokens) / max(tokens, 1)
+            renew(self._settings, self._rates, tokens)
+        self._share_E[:active] = 1.0 if tokens == 1 else np.array(demand.tokens) / max(tokens, 1)
+        share_N = self._share_E[:active]
         observe(*self._state, demand.layer, demand.active_N, share_N, tokens == 1, self._settings)
+
+    def kernel(self) -> tuple[str, tuple[str, ...], Any, Any]:
+        """Its name, sources, the compiled form of observe, and the arrays that this one works on."""
+        known = (*self._state, self._settings, self._rates, self._share_E)
+        return self.name, SOURCES, learn_from, known
 
     def demand_LE(self) -> FloatArray:
         """Expected tokens per expert for one token of a step, float [L, E]."""

@@ -6,11 +6,12 @@ Shapes: L layers, E experts, D distances, T tokens, K top-k, N active experts, R
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ..board import ACTIVE, LAYER, TOKENS, Board
 from ..jit import compiled, compiled_and_kept, source_stamp
 from ..types import FloatArray, IntArray
 from .elementary import exp, log
@@ -225,4 +226,32 @@ def _kernel(stamp: int) -> Callable[..., None]:
     return observe
 
 
-observe = _kernel(source_stamp("hetsched.forecast.elementary", "hetsched.forecast.transition_kernels"))
+SOURCES = ("hetsched.forecast.elementary", "hetsched.forecast.transition_kernels", "hetsched.board")
+observe = _kernel(source_stamp(*SOURCES))
+
+
+# Places in `rates_R`: of the short means; most tokens a step counts as; steps so far, and over how many the long mean
+# forgets.
+FAST_RATE, SLOW_RATE, MAX_TOKENS, STEPS, LONG = range(5)
+
+
+@compiled_and_kept
+def renew(settings: FloatArray, rates_R: FloatArray, tokens: int) -> None:
+    """Count a step of so many tokens, and what its demand moves the means by."""
+    rates_R[STEPS] += 1
+    counted = min(tokens, int(rates_R[MAX_TOKENS]))
+    settings[0] = 1.0 - (1.0 - 1.0 / min(rates_R[STEPS] + 20.0, rates_R[LONG])) ** counted
+    settings[1] = 1.0 - (1.0 - rates_R[FAST_RATE]) ** counted
+    settings[2] = 1.0 - (1.0 - rates_R[SLOW_RATE]) ** counted
+
+
+@compiled
+def learn_from(board: Board, known: Any) -> None:
+    """One layer's demand on a board: `known` are a State's arrays, the settings, rates_R, and scratch [E]."""
+    state, settings, share_E = State(known[0], known[1], known[2], known[3], known[4]), known[5], known[7]
+    tokens, active = board.at[TOKENS], board.at[ACTIVE]
+    if board.at[LAYER] == 0:
+        renew(settings, known[6], tokens)
+    for i in range(active):
+        share_E[i] = 1.0 if tokens == 1 else board.tokens_N[i] / max(tokens, 1)
+    learn(state, board.at[LAYER], board.active_N[:active], share_E[:active], tokens == 1, settings)

@@ -7,14 +7,15 @@ static-frequency is the placement of kTransformers and Fiddler (arXiv 2402.07033
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from ..policy import Decision, Setting, View
-from ..residency import RESIDENT, Residency
-from ..types import Demand, ExpertId, Fetch
-from .misses import Counts, misses_on_cpu
+from ..policy import Setting
+from ..types import ExpertId
+
+if TYPE_CHECKING:
+    from .compiled import PolicyKernels
 
 
 class CpuOnly:
@@ -25,25 +26,13 @@ class CpuOnly:
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """No expert is resident."""
-        self._setting = setting
         return ()
 
-    def plan(self, demand: Demand, view: View) -> Decision:
-        """Residents on the GPU, the rest on the CPU."""
-        return misses_on_cpu(demand, view, self._setting)
+    def kernels(self) -> PolicyKernels:
+        """Residents on the GPU, the rest on the CPU; nothing is learned and nothing moves."""
+        from .static_kernels import KERNELS
 
-    def observe(self, demand: Demand) -> None:
-        """A static placement learns nothing."""
-
-    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
-        """Nothing moves."""
-        return ()
-
-    def counts(self, experts_TLK: npt.NDArray[np.integer], residency: Residency) -> Counts | None:
-        """What the next tokens come to, one a step; see fast_replay.py."""
-        here_LE = residency.state_LE >= RESIDENT
-        hits_TL = here_LE[np.arange(experts_TLK.shape[1])[:, None], experts_TLK].sum(axis=2)
-        return Counts(hits_TL, np.zeros_like(hits_TL), np.zeros_like(hits_TL))
+        return KERNELS
 
 
 class LayerSplit(CpuOnly):
@@ -57,7 +46,6 @@ class LayerSplit(CpuOnly):
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The last floor(slots / E) layers."""
-        self._setting = setting
         shape = setting.geometry
         whole = min(setting.num_slots // shape.num_experts, shape.num_layers)
         layers = range(shape.num_layers - whole, shape.num_layers)
@@ -71,7 +59,6 @@ class StaticFrequency(CpuOnly):
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Pairs by descending frequency."""
-        self._setting = setting
         return most_frequent(setting)
 
 

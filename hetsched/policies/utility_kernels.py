@@ -13,11 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..jit import compiled, compiled_and_kept
+from ..board import ABSENT, NO_EXPERT, RESIDENT
+from ..jit import compiled
 from ..types import BoolArray, FloatArray, IntArray
-
-ABSENT, COPYING, RESIDENT = 0, 1, 2  # as in residency.py; kernels take literal numbers
-
 
 # Places in `now`, seconds unless said otherwise: the layer's number, free slots, tokens in a step; copies already
 # waiting; no copy is added behind more than LIMIT; a layer; what is left of this one; what one hit saves; weight of
@@ -67,6 +65,8 @@ def _renew(known: UtilityState, l: int, soon_E: FloatArray, often_E: FloatArray,
         if state_E[e] == ABSENT:
             if worth_s > best_s:
                 best, best_s = e, worth_s
+            continue
+        if state_E[e] == NO_EXPERT:
             continue
         lowest_s = min(lowest_s, worth_s)
         if state_E[e] == RESIDENT and worth_s < worst_s:
@@ -139,13 +139,9 @@ def _bar(barred_E: BoolArray, l: int, this_layer: int, active_N: IntArray, swaps
     return found
 
 
-@compiled_and_kept
+@compiled
 def choose_swaps(
-    utility_LE: FloatArray,
-    top_5L: FloatArray,
-    known_LE: npt.NDArray[np.uint8],
-    for_2: FloatArray,
-    stale_L: BoolArray,
+    known: UtilityState,
     next_LE: FloatArray,
     demand_LE: FloatArray,
     state_LE: npt.NDArray[np.uint8],
@@ -153,14 +149,14 @@ def choose_swaps(
     now: FloatArray,
     swaps_3W: FloatArray,
 ) -> tuple[int, float]:
-    """Bring what is known (the fields of Known) up to date and fill in the swaps, best first.
+    """Bring what is known up to date and fill in the swaps, best first.
 
     Returns how many, and the lowest price of a place. A swap's gain is utility(new) - utility(victim); where the copy
     would miss the next visit of the newcomer's layer, that visit does not count. Experts are numbered
     layer * E + expert; a victim of -1 is a free slot.
     """
     layers, num_experts = next_LE.shape
-    known = UtilityState(utility_LE, top_5L, known_LE, for_2, stale_L)
+    top_5L = known.top_5L
     this_layer, saving_s, copy_s = int(now[LAYER]), now[SAVING], now[COPY]
     lowest_s = _bring_up_to_date(known, next_LE, demand_LE, state_LE, now)
     barred_E = np.zeros(num_experts, np.bool_)

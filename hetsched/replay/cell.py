@@ -5,6 +5,8 @@ Shapes: S steps.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,14 +14,13 @@ import numpy as np
 
 from ..machine.profile import HardwareProfile
 from ..scheduler import IDLE, Scheduler
-from ..types import Demand, FloatArray, LinkState, Plan
-from .fast import fast_replay
-from .simulator import Progress, Replay, simulate
+from ..types import Copies, Demand, FloatArray, LinkState, Plan
+from .simulator import ConstantClock, Progress, Replay, simulate
 from .steps import Steps
 from .strategies import Strategy, traits
 from .study import Bench
 
-PROBE_LAYERS = 256  # layer-steps whose median decision time is charged to a strategy that is replayed fast
+PROBE_LAYERS = 1024  # layer-steps whose decision time is charged to a strategy that is replayed in a compiled loop
 
 
 @dataclass(frozen=True)
@@ -71,30 +72,23 @@ class Cell(NamedTuple):
         """What a replay of this cell came to."""
         return CellResult(self._row(bench, replayed), replayed.step_s_S)
 
-    def try_out(self, bench: Bench) -> float:
-        """Median seconds of a decision in the first steps, by a scheduler of its own; whatever is compiled, is then."""
+    def try_out(self, bench: Bench) -> Tried:
+        """What deciding takes in the first steps, by a scheduler of its own; whatever is compiled, is then."""
         steps = _first_steps(bench.steps, -(-PROBE_LAYERS // bench.study.geometry.num_layers))
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, self.strategy.policy(), Probe)
         assert isinstance(scheduler, Probe)
         simulate(bench.scored, steps, scheduler)
-        return float(np.median(scheduler.taken_s))
+        return Tried(_typical(scheduler.taken_s), _typical(scheduler.beside_s), hasattr(scheduler.policy, "kernels"))
 
     def _replay(self, bench: Bench, progress: Progress | None) -> Replay:
-        charge_s = bench.study.decision_s
-        if charge_s is None:
-            tried_s = self.try_out(bench)
-            if self._fast(bench, _first_steps(bench.steps, 1), 0.0) is None:
-                return simulate(bench.scored, bench.steps, self._scheduler(bench, None), progress)
-            charge_s = tried_s
-        fast = self._fast(bench, bench.steps, charge_s, progress)
-        return fast or simulate(bench.scored, bench.steps, self._scheduler(bench, charge_s), progress)
-
-    def _fast(self, bench: Bench, steps: Steps, charge_s: float, progress: Progress | None = None) -> Replay | None:
-        return fast_replay(bench.scored, steps, self._scheduler(bench, charge_s), charge_s, progress)
-
-    def _scheduler(self, bench: Bench, decision_s: float | None) -> Scheduler:
-        policy = self.strategy.policy()
-        return bench.scheduler(self.machine, self.gpu_fraction, policy, decision_s=decision_s)
+        charge_s, policy = bench.study.decision_s, self.strategy.policy()
+        if charge_s is not None:
+            clock: Callable[[], float] = ConstantClock(charge_s)
+        else:
+            tried = self.try_out(bench)
+            clock = ConstantClock(tried.decision_s, tried.beside_s) if tried.is_compiled else time.perf_counter
+        scheduler = bench.scheduler(self.machine, self.gpu_fraction, policy, clock=clock)
+        return simulate(bench.scored, bench.steps, scheduler, progress)
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
         says = traits(self.strategy.policy())
@@ -124,16 +118,39 @@ class CellResult(NamedTuple):
     step_s_S: FloatArray
 
 
-class Probe(Scheduler):
-    """A scheduler that remembers how long each decision took, in seconds."""
+class Tried(NamedTuple):
+    """Seconds of a decision before and beside the lanes, and whether the policy is a compiled one."""
 
-    taken_s: list[float]
+    decision_s: float
+    beside_s: float
+    is_compiled: bool
+
+
+class Probe(Scheduler):
+    """A scheduler that remembers how long each decision took, in seconds, before and beside the lanes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.taken_s: list[float] = []
+        self.beside_s: list[float] = []
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer."""
         plan = super().step(demand, link)
-        self.__dict__.setdefault("taken_s", []).append(plan.decision_s)
+        self.taken_s.append(plan.decision_s)
         return plan
+
+    def prefetch(self, link: LinkState = IDLE) -> Copies:
+        """Learn, and choose copies."""
+        copies = super().prefetch(link)
+        self.beside_s.append(copies.decision_s)
+        return copies
+
+
+def _typical(taken_s: list[float]) -> float:
+    """Mean of the later half, without the slowest twentieth: other processes' turns, not decisions."""
+    later_s = np.sort(taken_s[len(taken_s) // 2 :])
+    return float(later_s[: max(1, len(later_s) * 19 // 20)].mean()) if len(later_s) else 0.0
 
 
 def _first_steps(steps: Steps, count: int) -> Steps:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..board import STEP
 from ..errors import InputError
 from ..scheduler import Scheduler
 from ..stats import RunStats
@@ -19,6 +20,7 @@ from .steps import Steps
 from .timeline import Timeline
 
 CHECK_EVERY = 32  # layers between two checks of the residency's invariants
+STEPS_AT_ONCE = 256  # in one compiled call
 Progress = Callable[[int, int], None]
 
 
@@ -36,29 +38,88 @@ class Replay:
 
 
 class ConstantClock:
-    """A clock for reproducible replays: every decision takes `charge_s`, whatever the host needed for it."""
+    """A clock for reproducible replays: what deciding takes is a constant, whatever the host needed for it.
 
-    def __init__(self, charge_s: float) -> None:
-        self._charge_s = charge_s
-        self._now_s = 0.0
+    `charge_s` before the experts run, `beside_s` (None: the same) while they do, for learning and choosing copies.
+    """
+
+    def __init__(self, charge_s: float, beside_s: float | None = None) -> None:
+        self.charge_s = charge_s
+        self.beside_s = charge_s if beside_s is None else beside_s
+        self._calls, self._now_s = 0, 0.0
 
     def __call__(self) -> float:
-        """Each call is one charge after the last."""
-        self._now_s += self._charge_s
+        """The ends of spans are one charge after their beginnings; spans before and beside the experts take turns."""
+        self._calls += 1
+        if self._calls % 2 == 0:
+            self._now_s += self.charge_s if self._calls % 4 else self.beside_s
         return self._now_s
 
 
 def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None = None) -> Replay:
     """Replay `steps` of a trace: the same Scheduler, Policy, Forecaster and Solver that run in a model.
 
+    Where all of these are compiled and decisions are charged a constant, the replay is one compiled loop over the same
+    kernels; else layer by layer in Python.
     Raises InputError where trace and model differ in shape, and ResidencyError or PlanError where a policy breaks its
     contract.
     """
     shape = scheduler.geometry
     check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
-    timeline, cost = Timeline(scheduler.cost), scheduler.cost
     step_s_S = np.zeros(steps.count)
-    since_check = 0
+    run = compiled_run if is_compiled(scheduler) else _run
+    run(trace, steps, scheduler, step_s_S, progress)
+    scheduler.drop_copies()  # what is under way goes with the timeline
+    scheduler.residency.check()
+    return Replay(scheduler.stats, step_s_S)
+
+
+def is_compiled(scheduler: Scheduler) -> bool:
+    """Whether a replay with this scheduler can be one compiled loop."""
+    calls = getattr(scheduler.decider, "calls", None)
+    return (
+        type(scheduler) is Scheduler
+        and isinstance(scheduler.clock, ConstantClock)
+        and calls is not None
+        and calls.is_whole
+        and scheduler.stats.layers == 0
+    )
+
+
+def compiled_run(
+    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, step_s_S: FloatArray, progress: Progress | None
+) -> None:
+    """The replay in compiled calls of some steps each."""
+    from .line import new_line
+    from .loop import compiled_replay
+
+    decider, clock = scheduler.decider, scheduler.clock
+    calls = decider.calls
+    most = int((steps.end_S - steps.begin_S).max(initial=1))
+    scheduler.board.at[STEP] = -1
+    fixed = (
+        *scheduler.arrays,
+        scheduler.seconds.table(most),
+        calls.kernels.own,
+        calls.kernels.known,
+        new_line(scheduler.residency.state_LE.size, scheduler.board.machine),
+        trace.experts_TLK,
+    )
+    replay, charge_2 = compiled_replay(calls), np.array([clock.charge_s, clock.beside_s])
+    for first in range(0, steps.count, STEPS_AT_ONCE):
+        span = slice(first, first + STEPS_AT_ONCE)
+        given = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8)
+        wrong = replay(*fixed, *given, charge_2, step_s_S[span])
+        decider.refuse(wrong)
+        scheduler.residency.check()
+        if progress is not None:
+            progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
+
+
+def _run(
+    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, step_s_S: FloatArray, progress: Progress | None
+) -> None:
+    timeline, cost, since_check = Timeline(scheduler.cost), scheduler.cost, 0
     for s, layers in enumerate(demands(trace, steps, scheduler.uses_weights)):
         begin_s = timeline.now_s
         for demand in layers:
@@ -77,9 +138,6 @@ def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: 
         step_s_S[s] = timeline.now_s - begin_s
         if progress is not None and s % 64 == 63:
             progress(s + 1, steps.count)
-    scheduler.drop_copies()  # what is under way goes with the timeline
-    scheduler.residency.check()
-    return Replay(scheduler.stats, step_s_S)
 
 
 def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: str) -> None:

@@ -5,6 +5,8 @@ Shapes: L layers.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from ..types import Outcome as LayerOutcome
 from .cell import Cell, Row
 from .limits import Limit
 from .result import BoundRow, gather
-from .simulator import Progress, simulate
+from .simulator import ConstantClock, Progress, simulate
 from .strategies import refuse_unasked, strategies_of
 from .study import Bench, Study, check_fraction
 from .workers import Outcome, Task, attempt
@@ -99,7 +101,7 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     cell = Cell(machine, gpu_fraction, chosen)
     if study.decision_s is None:
         cell.try_out(bench)
-    scheduler = bench.scheduler(machine, gpu_fraction, chosen.policy(), RecordingScheduler, study.decision_s)
+    scheduler = bench.scheduler(machine, gpu_fraction, chosen.policy(), RecordingScheduler, _clock(study.decision_s))
     assert isinstance(scheduler, RecordingScheduler)
     scheduler.watch_step = bench.steps.count // 2
     replayed = simulate(bench.scored, bench.steps, scheduler, progress)
@@ -115,3 +117,7 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
         scheduler=scheduler,
         facts=gathered.facts,
     )
+
+
+def _clock(decision_s: float | None) -> Callable[[], float]:
+    return time.perf_counter if decision_s is None else ConstantClock(decision_s)

@@ -6,7 +6,7 @@ Shapes: L layers, E experts, S steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,15 +22,15 @@ from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..traces.split import sequence_starts, split
 from ..traces.trace import RoutingTrace, load_trace
 from ..types import FloatArray, Phase
-from .simulator import ConstantClock, check_shape
+from .simulator import check_shape
 from .steps import Steps, steps_of
 from .strategies import traits
 
 MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says
 
 MEASURED_NOTE = (
-    "decisions are charged what they took on this host, compilation apart: each its own time, or the median of the "
-    "first 256 for strategies that are static or count hits"
+    "decisions are charged what they take on this host, compilation apart: each its own time, or for compiled "
+    "strategies the mean of a trial run, called as a model's engine calls them"
 )
 
 
@@ -142,7 +142,7 @@ class Bench:
         gpu_fraction: float,
         policy: Policy,
         kind: type[Scheduler] = Scheduler,
-        decision_s: float | None = MEASURED,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> Scheduler:
         """A scheduler that knows the history, and the future only where its policy is clairvoyant."""
         made: Scheduler = kind(
@@ -154,7 +154,7 @@ class Bench:
             frequency_LE=self.frequency_LE,
             history=self.history,
             future=self.future if traits(policy).clairvoyant else None,
-            clock=time.perf_counter if decision_s is None else ConstantClock(decision_s),
+            clock=clock,
         )
         return made
 

@@ -6,21 +6,24 @@ Shapes: N experts under decision (lanes.py has the others).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
+from hetsched.dispatch.answers import SolverKernel
+from hetsched.dispatch.judge import seconds
 from hetsched.dispatch.problem import DispatchProblem, judging
 from hetsched.dispatch.solver import Solution, Status, incumbent_solution
-from hetsched.jit import announced
+from hetsched.jit import announced, compiled, compiled_and_kept, source_stamp
 from hetsched.types import FloatArray
 
 from .arrivals import solve_packed
+from .lanes import Bits
 
 UNLIMITED = 1 << 40
 NODES = 200_000  # some milliseconds
 WIDE_GAP, AGAIN = 5e-3, 10  # a gap this wide, one problem in a thousand, is worth ten times the effort
 NODES_PER_S = 10_000_000  # what a time limit is worth; cautious, so that it is kept
-NOWHERE = np.zeros(0, np.int8)  # to start from
 APART, GOLDEN = 1e-2, (5**0.5 - 1) / 2
 
 
@@ -38,35 +41,26 @@ class Exact:
         self.always_prove = always_prove
         with announced("hetsched: compiling the exact solver once, 15 to 40 s ..."):
             judging()
-            solve_packed(
-                np.zeros(0), 0, 0.0, 0.0, NOWHERE, 1
-            )  # compiled here (or read from disk), not in the first step
+            answer(np.zeros(0), 0, 0.0, 0.0, 1, 0, 0)  # compiled here (or read from disk), not in the first step
 
     def solve(self, problem: DispatchProblem, *, time_limit_s: float | None = None) -> Solution:
         """The best choice and a lower bound; the incumbent when there is no time at all."""
         start = time.perf_counter()
-        packed = problem.packed
-        max_nodes = UNLIMITED if problem.size <= self.always_prove else self.max_nodes
-        if time_limit_s is not None:
-            if time_limit_s <= 0:
-                return incumbent_solution(problem, "no time to solve")
-            max_nodes = min(max_nodes, 1 + int(min(time_limit_s, 1e3) * NODES_PER_S))
+        if time_limit_s is not None and time_limit_s <= 0:
+            return incumbent_solution(problem, "no time to solve")
+        kernel = self.kernel(time_limit_s)
         lanes = (problem.size, float(problem.link_free_s), float(problem.roundtrip_s))
-        choice_N, objective_s, bound_s, _ = solve_packed(packed, *lanes, NOWHERE, max_nodes)
-        if bound_s == objective_s:
-            return Solution(Status.OPTIMAL, choice_N, objective_s, bound_s, time.perf_counter() - start)
-        if time_limit_s is None and objective_s - bound_s > WIDE_GAP * (makespan_s := problem.makespan_s(choice_N)):
-            apart = without_ties(packed, problem.size, makespan_s)
-            other_N, _, _, _ = solve_packed(apart, *lanes, choice_N, max_nodes)
-            if problem.objective_s(other_N) < objective_s:
-                choice_N = other_N
-            first_bound_s = bound_s
-            choice_N, objective_s, bound_s, _ = solve_packed(packed, *lanes, choice_N, AGAIN * max_nodes)
-            bound_s = min(max(bound_s, first_bound_s), objective_s)
+        choice_N, objective_s, bound_s = answer(problem.packed, *lanes, *kernel[3:])
         status = Status.OPTIMAL if bound_s == objective_s else Status.FEASIBLE
         return Solution(status, choice_N, objective_s, bound_s, time.perf_counter() - start)
 
+    def kernel(self, time_limit_s: float | None) -> SolverKernel:
+        """The same, for a step to be compiled with."""
+        limit_nodes = 0 if time_limit_s is None else 1 + int(min(time_limit_s, 1e3) * NODES_PER_S)
+        return SolverKernel(self.name, SOURCES, answer, self.max_nodes, self.always_prove, limit_nodes)
 
+
+@compiled
 def without_ties(packed: FloatArray, size: int, makespan_s: float) -> FloatArray:
     """The problem with every time a little longer, each by another amount.
 
@@ -74,8 +68,51 @@ def without_ties(packed: FloatArray, size: int, makespan_s: float) -> FloatArray
     comes up; here some of them go each way.
     """
     apart = packed.copy()
-    share_5N = np.arange(5 * size) * GOLDEN % 1.0
-    share_5N[2 * size : 3 * size] = 0.0  # utilities are no times
-    share_5N[4 * size :] = 0.0  # nor does it matter when an expert arrives
-    apart[: 5 * size] += APART * makespan_s / size * share_5N
+    for i in range(4 * size):
+        if not 2 * size <= i < 3 * size:  # utilities are no times; nor does it matter when an expert arrives
+            apart[i] += APART * makespan_s / size * (i * GOLDEN % 1.0)
     return apart
+
+
+def _answering(stamp: int) -> Callable[..., tuple[Bits, float, float]]:
+    @compiled_and_kept
+    def answer(
+        packed: FloatArray,
+        size: int,
+        link_free_s: float,
+        roundtrip_s: float,
+        max_nodes: int,
+        always_prove: int,
+        limit_nodes: int,
+    ) -> tuple[Bits, float, float]:
+        """As SolverKernel.solve. Without a limit, an answer with a wide gap gets a second try and more effort."""
+        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
+        nodes = UNLIMITED if size <= always_prove else max_nodes
+        if limit_nodes:
+            nodes = min(nodes, limit_nodes)
+        nowhere = np.zeros(0, np.int8)
+        choice_N, objective_s, bound_s, _ = solve_packed(packed, size, link_free_s, roundtrip_s, nowhere, nodes)
+        if bound_s == objective_s or limit_nodes:
+            return choice_N, objective_s, bound_s
+        makespan_s, _ = seconds(packed, size, link_free_s, roundtrip_s, choice_N)
+        if objective_s - bound_s > WIDE_GAP * makespan_s:
+            apart = without_ties(packed, size, makespan_s)
+            other_N, _, _, _ = solve_packed(apart, size, link_free_s, roundtrip_s, choice_N, nodes)
+            other_s, prices_s = seconds(packed, size, link_free_s, roundtrip_s, other_N)
+            if other_s + prices_s < objective_s:
+                choice_N = other_N
+            first_bound_s = bound_s
+            choice_N, objective_s, bound_s, _ = solve_packed(
+                packed, size, link_free_s, roundtrip_s, choice_N, AGAIN * nodes
+            )
+            bound_s = min(max(bound_s, first_bound_s), objective_s)
+        return choice_N, objective_s, bound_s
+
+    return answer
+
+
+SOURCES = (
+    *(f"hetsched_solvers.exact.{name}" for name in ("lanes", "dual", "flips", "polish", "branch", "arrivals", "solver")),
+    "hetsched.dispatch.judge",
+)
+answer = _answering(source_stamp(*SOURCES))

@@ -1,0 +1,171 @@
+"""Board: all that the kernels of one run share, as sections of three arrays.
+
+The scheduler makes one; Residency and RunStats are views of its sections, and every kernel opens it anew: three arrays
+cost a call less than thirty. Whoever wants to know where an expert is looks here, and nowhere else.
+
+Shapes: L layers, E experts of a layer, F all experts flat (layer * E + expert), S slots, N active experts of a layer
+(at most E), W copies chosen at once, P numbers of a dispatch problem (at most 6 * E).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..types import FloatArray, IntArray
+
+Bytes = npt.NDArray[np.uint8]
+Arrays = tuple[Bytes, IntArray, FloatArray]
+
+MOST_COPIES = 16  # prefetches that may be chosen at once
+ABSENT, COPYING, RESIDENT, NO_EXPERT = range(
+    4
+)  # of `state_F`; kernels take literal numbers, residency.State names them
+ON_CPU, ON_GPU = range(2)
+FREE_SLOT = -1  # in place of a victim
+
+# Places in `at`. The shape; where the run is and what is asked; how many of each were decided; counts of the residency
+# and of the link; what breaks the contract; what is known of the solver's answer; experts and places it decides on, its
+# effort.
+LAYERS, EXPERTS, SLOTS = range(3)
+LAYER, TOKENS, PHASE, STEP, ACTIVE = range(3, 8)
+RUNS, FETCHES, EVICTS, COPIES = range(8, 12)
+FREE, UNDER_WAY = range(12, 14)
+FLYING, ARRIVED = range(14, 16)
+WRONG, WRONG_AT = range(16, 18)
+STATUS, PLACES, MAX_NODES, PROVE, LIMIT_NODES = range(18, 23)
+AT = 24
+
+# Places in `now`, seconds: until a demanded copy would start; the makespan expected; of the problem posed, when the link
+# is free and what anything on the CPU costs once.
+LINK_FREE_S, PREDICTED_S, PROBLEM_LINK_S, PROBLEM_CPU_S = range(4)
+NOW = 8
+
+EXPERT, COUNT, LANE, CAUSE = range(4)  # rows of `runs_4N`
+NEW, VICTIM, WHY = range(3)  # rows of `fetches_3N` and `copies_3W`; flat, a victim of FREE_SLOT is none
+GPU_S, CPU_S, DENSE_S, ROUNDTRIP_S = range(4)  # rows of `seconds_4T`, by number of tokens
+COPY_S, CHUNK_S, CPU_SLOWDOWN, LINK_SLOWDOWN, HAS_GPU = range(5)  # places in `machine`
+MACHINE = 8
+
+# Places in `counts` and `sums_s`, as in stats.RunStats; `statuses` counts the numbers of solver_answers.
+(N_LAYERS, N_STEPS, N_TOKENS, N_DECODED, N_ACTIVE, N_HITS, N_LATE, N_FETCHES, N_PREFETCHES, N_WASTED, N_EVICTIONS) = (
+    range(11)
+)
+LAST_STEP = 11
+COUNTS = 12
+(S_DECODE, S_DENSE, S_DECISION, S_OVERLAPPED, S_MAKESPAN, S_PREDICTED, S_GPU, S_CPU, S_LINK, S_STALL, S_HOST) = range(
+    11
+)
+SUMS = 12
+STATUSES = 8
+
+
+class Board(NamedTuple):
+    """The sections.
+
+    `state_F`, `slot_F` (-1: none), `free_S` (the first at[FREE] are free slots): the residency. `unused_F`: prefetched
+    and not yet asked for. `flying_F`, `left_s_F`: copies under way and the seconds until each has wholly arrived, in
+    order; `arrived_F`: those that have, not yet noted. `active_N` (ascending), `tokens_N`, `weights_E`: what a layer
+    asks for. `runs_4N`, `fetches_3N`, `evicts_N`, `copies_3W`, `gain_s_W`: what was decided. `packed_P`, `victims_N`,
+    `choice_N`: a dispatch problem (DispatchProblem.packed), whom its places belong to, and its answer. `seen_F`: tokens
+    demanded so far. `mark_E`: scratch.
+    """
+
+    at: IntArray
+    now: FloatArray
+    machine: FloatArray
+    counts: IntArray
+    sums_s: FloatArray
+    statuses: IntArray
+    state_F: Bytes
+    slot_F: IntArray
+    free_S: IntArray
+    unused_F: Bytes
+    flying_F: IntArray
+    left_s_F: FloatArray
+    arrived_F: IntArray
+    active_N: IntArray
+    tokens_N: IntArray
+    weights_E: FloatArray
+    runs_4N: IntArray
+    fetches_3N: IntArray
+    evicts_N: IntArray
+    copies_3W: IntArray
+    gain_s_W: FloatArray
+    packed_P: FloatArray
+    victims_N: IntArray
+    choice_N: npt.NDArray[np.int8]
+    seen_F: IntArray
+    mark_E: IntArray
+
+
+def open_board(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Board:
+    """The sections of a board's three arrays, in Python and in kernels alike."""
+    at = ints_I[:AT]
+    experts, slots = at[EXPERTS], at[SLOTS]
+    flat = at[LAYERS] * experts
+    statuses = AT + COUNTS
+    slot = statuses + STATUSES
+    free = slot + flat
+    flying = free + slots
+    arrived = flying + flat
+    active = arrived + flat
+    tokens = active + experts
+    runs = tokens + experts
+    fetches = runs + 4 * experts
+    evicts = fetches + 3 * experts
+    copies = evicts + flat
+    victims = copies + 3 * MOST_COPIES
+    seen = victims + experts
+    mark = seen + flat
+    machine = NOW
+    sums = machine + MACHINE
+    left = sums + SUMS
+    weights = left + flat
+    gain = weights + experts
+    packed = gain + MOST_COPIES
+    return Board(
+        at,
+        floats_R[:NOW],
+        floats_R[machine:sums],
+        ints_I[AT:statuses],
+        floats_R[sums:left],
+        ints_I[statuses:slot],
+        bytes_B[:flat],
+        ints_I[slot:free],
+        ints_I[free:flying],
+        bytes_B[flat : 2 * flat],
+        ints_I[flying:arrived],
+        floats_R[left:weights],
+        ints_I[arrived:active],
+        ints_I[active:tokens],
+        ints_I[tokens:runs],
+        floats_R[weights:gain],
+        ints_I[runs:fetches].reshape(4, experts),
+        ints_I[fetches:evicts].reshape(3, experts),
+        ints_I[evicts:copies],
+        ints_I[copies:victims].reshape(3, MOST_COPIES),
+        floats_R[gain:packed],
+        floats_R[packed : packed + 6 * experts],
+        ints_I[victims:seen],
+        bytes_B[2 * flat : 2 * flat + experts].view(np.int8),
+        ints_I[seen:mark],
+        ints_I[mark : mark + experts],
+    )
+
+
+def new_board(layers: int, experts: int, slots: int) -> Arrays:
+    """The arrays of a board on which nothing is resident, every slot free."""
+    flat = layers * experts
+    bytes_B = np.zeros(2 * flat + experts, np.uint8)
+    ints_I = np.zeros(AT + COUNTS + STATUSES + 5 * flat + slots + 11 * experts + 3 * MOST_COPIES, np.int64)
+    floats_R = np.zeros(NOW + MACHINE + SUMS + flat + 7 * experts + MOST_COPIES)
+    ints_I[[LAYERS, EXPERTS, SLOTS]] = layers, experts, slots
+    board = open_board(bytes_B, ints_I, floats_R)
+    board.at[FREE] = slots
+    board.counts[LAST_STEP] = -1
+    board.slot_F[:] = FREE_SLOT
+    board.free_S[:] = np.arange(slots)[::-1]
+    return bytes_B, ints_I, floats_R

@@ -1,0 +1,57 @@
+"""A cost model's seconds as the arrays that kernels read.
+
+Shapes: T numbers of tokens, 0..T-1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..cost.model import CostModel
+from ..types import FloatArray
+from . import CHUNK_S, COPY_S, CPU_S, CPU_SLOWDOWN, DENSE_S, GPU_S, HAS_GPU, LINK_SLOWDOWN, MACHINE, ROUNDTRIP_S
+
+FIRST_TOKENS = 16
+
+
+def machine_of(cost: CostModel) -> FloatArray:
+    """What does not depend on tokens: one expert's copy and a chunk of it, both slowdowns, whether there is a GPU."""
+    profile, machine = cost.profile, np.zeros(MACHINE)
+    machine[CPU_SLOWDOWN], machine[LINK_SLOWDOWN] = profile.cpu_slowdown, profile.h2d_slowdown
+    machine[HAS_GPU] = cost.has_gpu
+    if cost.has_gpu and profile.h2d is not None:
+        chunks = math.ceil(cost.geometry.expert_bytes / profile.h2d.chunk_bytes)
+        machine[COPY_S], machine[CHUNK_S] = cost.copy_s(), cost.copy_s() / max(1, chunks)
+    return machine
+
+
+class Seconds:
+    """Tables over the number of tokens, longer where a step has more of them, anew where the model was recalibrated."""
+
+    def __init__(self, cost: CostModel) -> None:
+        self._cost = cost
+        self._version = -1
+        self._seconds_4T = np.zeros((4, 0))
+
+    def is_new(self) -> bool:
+        """Whether the cost model has been recalibrated since the tables were made."""
+        return self._version != self._cost.version
+
+    def table(self, num_tokens: int) -> FloatArray:
+        """Seconds on the GPU, on the CPU, of the dense part and of the round trip, float64 [4, T], T > num_tokens."""
+        if num_tokens >= self._seconds_4T.shape[1] or self.is_new():
+            self._seconds_4T = self._made(max(FIRST_TOKENS, 2 * num_tokens))
+            self._version = self._cost.version
+        return self._seconds_4T
+
+    def _made(self, most: int) -> FloatArray:
+        cost, tokens = self._cost, np.arange(most + 1)
+        seconds_4T = np.zeros((4, most + 1))
+        seconds_4T[CPU_S] = cost.cpu_s(tokens)
+        seconds_4T[DENSE_S] = [cost.dense_s(n) for n in tokens.tolist()]
+        if cost.has_gpu:
+            seconds_4T[GPU_S] = cost.gpu_s(tokens)
+            seconds_4T[ROUNDTRIP_S] = [cost.roundtrip_s(n) for n in tokens.tolist()]
+        return seconds_4T

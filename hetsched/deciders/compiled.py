@@ -1,0 +1,108 @@
+"""CompiledDecider: a policy that supplies kernels; a layer is two calls of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..board import (
+    ACTIVE,
+    LIMIT_NODES,
+    MAX_NODES,
+    PLACES,
+    PREDICTED_S,
+    PROBLEM_CPU_S,
+    PROBLEM_LINK_S,
+    PROVE,
+    Arrays,
+    open_board,
+)
+from ..board.seconds import Seconds
+from ..dispatch.answers import SolverKernel
+from ..dispatch.guard import SolverGuard
+from ..dispatch.problem import DispatchProblem
+from ..faults import Fault
+from ..policies.compiled import ASKS, PolicyKernels, compiled_policy
+from ..policy import Decision
+from ..types import Demand, Fetch, LinkState
+from . import Excuse
+from .views import Views
+
+
+class CompiledDecider:
+    """Calls the kernels of `kernels`; a solver that is not compiled is asked in between, under its guard.
+
+    `observe`: a forecaster in Python, whose arrays the kernels read; it is told before they are.
+    """
+
+    def __init__(
+        self,
+        kernels: PolicyKernels,
+        solver: SolverKernel | None,
+        guard: SolverGuard,
+        seconds: Seconds,
+        arrays: Arrays,
+        views: Views,
+        excuse: Excuse,
+        observe: Callable[[Demand], None] | None = None,
+    ) -> None:
+        self.calls = compiled_policy(kernels, solver)
+        self._guard = guard
+        self._seconds = seconds
+        self._arrays = arrays
+        self._board = open_board(*arrays)
+        self._views = views
+        self._excuse = excuse
+        self._observe = observe
+        if solver is not None:
+            effort = solver.max_nodes, solver.always_prove, solver.limit_nodes
+            self._board.at[[MAX_NODES, PROVE, LIMIT_NODES]] = effort
+
+    def decide(self, demand: Demand, link: LinkState) -> Decision:
+        """One compiled call; two where a solver in Python comes between."""
+        calls = self.calls
+        given = (*self._arrays, self._seconds.table(demand.num_tokens), calls.kernels.own)
+        wrong, said = calls.step(*given), ""
+        if wrong == ASKS:
+            said = self._ask()
+            wrong = calls.resume(*given)
+        self.refuse(wrong)
+        decision = self._views.decision()
+        return decision._replace(solver_status=said) if said else decision
+
+    def learn(self, demand: Demand) -> None:
+        """One compiled call, which chooses nothing."""
+        self._ahead(demand, False)
+
+    def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> None:
+        """One compiled call."""
+        wrong = self._ahead(demand, True)
+        chosen += self._views.copies()
+        self.refuse(wrong)
+
+    def refuse(self, wrong: int) -> None:
+        """Raise for what the contract has against a decision of the kernels'."""
+        self._views.refuse(wrong, self.calls.kernels.name)
+
+    def _ahead(self, demand: Demand, choosing: bool) -> int:
+        calls = self.calls
+        if self._observe is not None:
+            try:
+                self._observe(demand)
+            except Exception as error:  # any plug-in may fail in any way; this layer is not learned
+                self._excuse(Fault.LEARNING, error)
+        seconds_4T = self._seconds.table(demand.num_tokens)
+        return calls.ahead(*self._arrays, seconds_4T, calls.kernels.own, calls.kernels.known, choosing)
+
+    def _ask(self) -> str:
+        """Have the problem on the board answered; what is known of the answer."""
+        board = self._board
+        size, places = int(board.at[ACTIVE]), int(board.at[PLACES])
+        gpu, cpu, utility, copy, ready = board.packed_P[: 5 * size].reshape(5, size).copy()
+        prices = board.packed_P[5 * size : 5 * size + places].copy()
+        link_s, start_s = float(board.now[PROBLEM_LINK_S]), float(board.now[PROBLEM_CPU_S])
+        found = self._guard.solve(DispatchProblem(gpu, cpu, copy, ready, utility, prices, link_s, start_s))
+        board.choice_N[:size] = np.asarray(found.choice_N)
+        board.now[PREDICTED_S] = found.makespan_s
+        return found.fallback.value if found.fallback else found.status.name

@@ -1,0 +1,61 @@
+"""PythonDecider: a policy with plan, observe and prefetch, between the contract's compiled calls."""
+
+from __future__ import annotations
+
+from ..board import COPIES, Arrays, open_board
+from ..faults import Fault
+from ..policy import Decision, Policy, View
+from ..residency import Arrive, Residency
+from ..types import Demand, Fetch, LinkState
+from . import Excuse
+from .views import Views
+
+
+class PythonDecider:
+    """Asks the policy, writes its answer on the board, and has it checked and applied there."""
+
+    def __init__(self, policy: Policy, residency: Residency, arrays: Arrays, views: Views, excuse: Excuse) -> None:
+        from ..board.contract import entries  # numba takes long to import
+
+        self._policy = policy
+        self._residency = residency
+        self._arrays = arrays
+        self._board = open_board(*arrays)
+        self._views = views
+        self._excuse = excuse
+        self._contract = entries
+
+    def decide(self, demand: Demand, link: LinkState) -> Decision:
+        """By the policy's `plan`."""
+        self._contract.begin(*self._arrays)
+        active = demand.active.copy()
+        try:
+            decision = self._policy.plan(demand, View(self._residency, link))
+            self._views.write(decision)
+            self._views.refuse(self._contract.plan(*self._arrays), self._policy.name)
+        except BaseException:
+            demand.active[:] = active
+            raise
+        return decision
+
+    def learn(self, demand: Demand) -> None:
+        """By the policy's `observe`."""
+        seen_E = self._board.seen_F[demand.layer * demand.num_experts :]
+        seen_E[demand.active] += demand.tokens
+        try:
+            self._policy.observe(demand)
+        except Exception as error:  # any plug-in may fail in any way; this layer is not learned
+            self._excuse(Fault.LEARNING, error)
+
+    def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> None:
+        """By its `prefetch`."""
+        for expert in link.arrived:
+            if self._residency.is_copying(expert):
+                self._residency.apply(Arrive(expert))
+        self.learn(demand)
+        found = list(self._policy.prefetch(demand, View(self._residency, link)))
+        self._views.write_copies(found)
+        if found:
+            wrong = self._contract.copies(*self._arrays)
+            chosen += found[: self._board.at[COPIES]]
+            self._views.refuse(wrong, self._policy.name)

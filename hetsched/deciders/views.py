@@ -1,0 +1,165 @@
+"""Between a board's rows and the objects that people and Python policies see.
+
+Shapes: F all experts flat (layer * E + expert).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..board import (
+    ACTIVE,
+    ARRIVED,
+    COPIES,
+    EVICTS,
+    EXPERTS,
+    FETCHES,
+    FLYING,
+    FREE_SLOT,
+    LAYER,
+    LAYERS,
+    LINK_FREE_S,
+    MOST_COPIES,
+    PREDICTED_S,
+    RUNS,
+    STATUS,
+    WRONG_AT,
+    Board,
+)
+from ..dispatch.answers import ANSWERS
+from ..policy import Decision
+from ..residency import ResidencyError, State
+from ..types import Demand, Evict, ExpertId, Fetch, Lane, LinkState, Run
+
+RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")  # by rows.IS_RESIDENT and so on
+FETCH_CAUSES = ("demanded: fetching beats the CPU", "missed")
+LANES = (Lane.CPU, Lane.GPU)
+
+
+class PlanError(RuntimeError):
+    """A policy's decision that breaks the contract; a fault of the policy, never of the user."""
+
+
+class Views:
+    """The rows of one board as objects, and objects as its rows."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._experts = int(board.at[EXPERTS])
+        layers, experts = range(int(board.at[LAYERS])), range(self._experts)
+        self._ids = [[ExpertId(layer, e) for e in experts] for layer in layers]
+
+    def tell(self, demand: Demand, link: LinkState) -> None:
+        """Put a layer's demand and the link on the board."""
+        board, active = self._board, len(demand.active)
+        board.at[LAYER : ACTIVE + 1] = demand.layer, demand.num_tokens, demand.phase, demand.step, active
+        board.active_N[:active], board.tokens_N[:active] = demand.active, demand.tokens
+        if demand.weights_E is not None:
+            board.weights_E[:] = demand.weights_E
+        self.tell_link(link)
+
+    def tell_link(self, link: LinkState) -> None:
+        """Put the link on the board."""
+        board, free_s, arrived, in_flight = self._board, link.free_s, link.arrived, link.in_flight
+        board.now[LINK_FREE_S] = free_s
+        board.at[FLYING], board.at[ARRIVED] = len(in_flight), len(arrived)
+        if arrived:
+            board.arrived_F[: len(arrived)] = [self.flat(expert) for expert in arrived]
+        if in_flight:
+            board.flying_F[: len(in_flight)] = [self.flat(expert) for expert, _ in in_flight]
+            board.left_s_F[: len(in_flight)] = [left_s for _, left_s in in_flight]
+
+    def decision(self) -> Decision:
+        """What the board says was decided."""
+        board, at = self._board, self._board.at
+        ids = self._ids[at[LAYER]]
+        runs = [
+            Run(ids[e], tokens, LANES[lane], RUN_CAUSES[cause])
+            for e, tokens, lane, cause in board.runs_4N[:, : at[RUNS]].T.tolist()
+        ]
+        fetches: list[Fetch] = []
+        if at[FETCHES]:
+            rows = board.fetches_3N[:, : at[FETCHES]].T.tolist()
+            fetches = [Fetch(self.id(f), self.id_or_none(v), False, FETCH_CAUSES[cause]) for f, v, cause in rows]
+        evicts = [Evict(self.id(f), "given up") for f in board.evicts_N[: at[EVICTS]].tolist()]
+        predicted_s, status = float(board.now[PREDICTED_S]), ANSWERS[at[STATUS]]
+        return Decision(tuple(runs), tuple(fetches), tuple(evicts), predicted_s, status)
+
+    def copies(self) -> list[Fetch]:
+        """The copies for an idle link that the board says were chosen."""
+        board, count = self._board, int(self._board.at[COPIES])
+        if not count:
+            return []
+        gains = board.gain_s_W[:count].tolist()
+        pairs = zip(*board.copies_3W[:2, :count].tolist(), gains, strict=True)
+        return [
+            Fetch(self.id(f), self.id_or_none(v), True, f"prefetch: saves {gain_s * 1e6:.0f} µs")
+            for f, v, gain_s in pairs
+        ]
+
+    def write(self, decision: Decision) -> None:
+        """A Python policy's decision as rows. Raises PlanError for more of anything than there can be."""
+        board, at, experts = self._board, self._board.at, self._experts
+        runs, fetches, evicts = decision.runs, decision.fetches, decision.evicts
+        if len(runs) > experts or len(fetches) > experts or len(evicts) > len(board.evicts_N):
+            raise PlanError(f"{len(runs)} runs, {len(fetches)} fetches and {len(evicts)} evictions in one layer")
+        at[RUNS], at[FETCHES], at[EVICTS], at[STATUS] = len(runs), len(fetches), len(evicts), 0
+        if runs:
+            board.runs_4N[:3, : len(runs)] = list(
+                zip(*[(run.expert.expert, run.num_tokens, run.lane is Lane.GPU) for run in runs], strict=True)
+            )
+        if fetches:
+            board.fetches_3N[:2, : len(fetches)] = self._pairs(fetches)
+        if evicts:
+            board.evicts_N[: len(evicts)] = [self.flat(evict.expert) for evict in evicts]
+
+    def write_copies(self, fetches: Sequence[Fetch]) -> None:
+        """Its copies for an idle link, at most MOST_COPIES of them."""
+        if len(fetches) > MOST_COPIES:
+            raise PlanError(f"{len(fetches)} prefetches at once, at most {MOST_COPIES} may be")
+        self._board.at[COPIES] = len(fetches)
+        if fetches:
+            self._board.copies_3W[:2, : len(fetches)] = self._pairs(fetches)
+
+    def _pairs(self, fetches: Sequence[Fetch]) -> list[list[int]]:
+        victims = [FREE_SLOT if fetch.victim is None else self.flat(fetch.victim) for fetch in fetches]
+        return [[self.flat(fetch.expert) for fetch in fetches], victims]
+
+    def flat(self, expert: ExpertId) -> int:
+        """layer * E + expert. Raises PlanError for an expert that no layer has."""
+        layer, e = expert
+        if not (0 <= layer < len(self._ids) and 0 <= e < self._experts):
+            raise PlanError(f"{expert} is no expert of this model")
+        return layer * self._experts + e
+
+    def id(self, f: int) -> ExpertId:
+        """The expert with this flat number."""
+        layer, e = divmod(f, self._experts)
+        return self._ids[layer][e]
+
+    def id_or_none(self, f: int) -> ExpertId | None:
+        """The same for a victim, None for a free slot."""
+        return None if f == FREE_SLOT else self.id(f)
+
+    def refuse(self, wrong: int, policy: str) -> None:
+        """Raise PlanError or ResidencyError for what the contract has against a decision (contract.FINE: nothing)."""
+        if not wrong:
+            return
+        from ..board import contract  # numba takes long to import
+
+        board, at = self._board, self._board.at
+        expert, state = self.id(int(at[WRONG_AT])), State(board.state_F[at[WRONG_AT]]).name
+        ran = sorted(board.runs_4N[0, : at[RUNS]].tolist())
+        told = {
+            contract.EVICTS_ACTIVE: f"{policy} evicts {expert}, which is active",
+            contract.RUNS_ABSENT: f"{policy} runs {expert} on the GPU, where it is not",
+            contract.RUNS_OTHERS: f"{policy} runs experts {ran}, demanded: {board.active_N[: at[ACTIVE]].tolist()}",
+        }
+        if wrong in told:
+            raise PlanError(told[wrong])
+        moved = {
+            contract.EVICTS_ABSENT: f"was {state} while evicted, not RESIDENT",
+            contract.FETCHES_PRESENT: f"was {state} while fetched, not ABSENT",
+            contract.NO_SLOT: "was fetched into a free slot, and there is none",
+        }
+        raise ResidencyError(f"layer {expert.layer} expert {expert.expert} {moved[wrong]}")

@@ -1,0 +1,198 @@
+"""Compiled policies: what one supplies, and the calls that a scheduler makes of it.
+
+A compiled policy has a method `kernels() -> PolicyKernels` in place of plan, observe and prefetch. Its kernels see
+the board and arrays of its own, and write rows (board/rows.py); what they wrote goes through the same contract as any
+policy's. A layer is then two calls: `step` once its router has spoken, `ahead` while the lanes work.
+
+    plan(board, seconds_4T, own) -> DECIDED or ASKS   rows written, or a dispatch problem posed that a solver is to answer
+    answer(board, seconds_4T, own)                    rows from the problem's answer
+    learn(board, known)                               the layer's demand, into arrays of a forecaster's
+    note(board, seconds_4T, own)                      after it, what the policy itself has to learn
+    choose(board, seconds_4T, own)                    copies for an idle link
+
+Shapes: L layers, E experts, N active experts, T tokens of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..board import ACTIVE, EXPERTS, LAYER, MAX_NODES, PLACES, PREDICTED_S, PROBLEM_CPU_S, PROBLEM_LINK_S
+from ..board import LIMIT_NODES, PROVE, STATUS, Board, Bytes
+from ..board.contract import FINE, apply_copies, apply_plan, begin_layer, note_arrivals, open_board
+from ..dispatch.answers import FEASIBLE, INFEASIBLE, OPTIMAL, WORSE, SolverKernel
+from ..dispatch.judge import judge
+from ..dispatch.solver import REL_TOL
+from ..jit import compiled, source_stamp, specialised
+from ..types import FloatArray, IntArray
+
+DECIDED, ASKS = 0, 100  # apart from what contract.py may say
+SOURCES = (
+    "hetsched.board",
+    "hetsched.board.contract",
+    "hetsched.board.rows",
+    "hetsched.dispatch.judge",
+    "hetsched.policies.compiled",
+    "hetsched.policies.pose_kernels",
+)
+
+
+@compiled
+def never(board: Board, seconds_4T: FloatArray, own: Any) -> None:
+    """For a policy that asks no solver, or copies nothing ahead."""
+
+
+@compiled
+def nothing(board: Board, known: Any) -> None:
+    """For a policy that learns nothing."""
+
+
+class PolicyKernels(NamedTuple):
+    """What a compiled policy supplies. `name` tells its compiled forms apart on disk; `sources`: modules with kernels.
+
+    `own`, `known`: the arrays that plan, answer and choose, and those that learn, are called with; plain tuples cost
+    least. `observes_in_python`: the policy's `observe` is to be called before the kernels learn.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    plan: Callable[..., int]
+    answer: Callable[..., None] = never
+    note: Callable[..., None] = never
+    choose: Callable[..., None] = never
+    learn: Callable[..., None] = nothing
+    own: Any = ()
+    known: Any = ()
+    observes_in_python: bool = False
+
+    def stamp(self, *more: str) -> int:
+        """A number that changes with the source of any kernel."""
+        return source_stamp(*SOURCES, *self.sources, *more)
+
+
+@compiled
+def ask_nobody(board: Board) -> bool:
+    """In place of a solver that is not compiled: the caller has to ask it."""
+    return False
+
+
+def _asking(stamp: int) -> Callable[[Board], bool]:
+    def ask(board: Board) -> bool:
+        assert stamp >= 0
+        at, size = board.at, board.at[ACTIVE]
+        packed = board.packed_P[: 5 * size + at[PLACES]]
+        link_s, start_s = board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S]
+        effort = at[MAX_NODES], at[PROVE], at[LIMIT_NODES]
+        choice_N, objective_s, bound_s = solve(packed, size, link_s, start_s, *effort)  # type: ignore[name-defined] # noqa: F821
+        feasible, makespan_s, prices_s, incumbent_s = judge(packed, size, link_s, start_s, choice_N)
+        found_s = makespan_s + prices_s
+        if feasible and found_s <= incumbent_s:
+            tolerance_s = REL_TOL * max(abs(found_s), makespan_s)
+            proved = bound_s <= found_s + tolerance_s and bound_s >= found_s - tolerance_s and bound_s == objective_s
+            at[STATUS] = OPTIMAL if proved else FEASIBLE
+            board.now[PREDICTED_S] = makespan_s
+            for i in range(size):
+                board.choice_N[i] = choice_N[i]
+        else:
+            at[STATUS] = WORSE if feasible else INFEASIBLE
+            board.now[PREDICTED_S] = incumbent_s
+            for i in range(size):
+                board.choice_N[i] = packed[4 * size + i] == 0
+        return True
+
+    return ask
+
+
+@compiled
+def count_seen(board: Board) -> None:
+    """Tokens demanded of each expert so far."""
+    first = board.at[LAYER] * board.at[EXPERTS]
+    for i in range(board.at[ACTIVE]):
+        board.seen_F[first + board.active_N[i]] += board.tokens_N[i]
+
+
+def _stepping(stamp: int) -> Callable[..., int]:
+    def step(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, seconds_4T: FloatArray, own: Any) -> int:
+        assert stamp >= 0
+        board = open_board(bytes_B, ints_I, floats_R)
+        begin_layer(board)
+        if plan(board, seconds_4T, own) == ASKS:  # type: ignore[name-defined] # noqa: F821
+            if not ask(board):  # type: ignore[name-defined] # noqa: F821
+                return ASKS
+            answer(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+        return apply_plan(board)
+
+    return step
+
+
+def _answering(stamp: int) -> Callable[..., int]:
+    def resume(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, seconds_4T: FloatArray, own: Any) -> int:
+        assert stamp >= 0
+        board = open_board(bytes_B, ints_I, floats_R)
+        answer(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+        return apply_plan(board)
+
+    return resume
+
+
+def _looking_ahead(stamp: int) -> Callable[..., int]:
+    def ahead(
+        bytes_B: Bytes,
+        ints_I: IntArray,
+        floats_R: FloatArray,
+        seconds_4T: FloatArray,
+        own: Any,
+        known: Any,
+        choosing: bool,
+    ) -> int:
+        assert stamp >= 0
+        board = open_board(bytes_B, ints_I, floats_R)
+        note_arrivals(board)
+        count_seen(board)
+        learn(board, known)  # type: ignore[name-defined] # noqa: F821
+        note(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+        if not choosing:
+            return FINE
+        choose(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+        return apply_copies(board)
+
+    return ahead
+
+
+class CompiledPolicy(NamedTuple):
+    """The calls of one policy with one solver: each takes a board's arrays, the seconds by token and `own`.
+
+    They return FINE, ASKS (step: a problem is posed, and the solver is none that is compiled), or what contract.py has
+    against the decision. `ahead` takes `known` too, and whether to choose copies or only to learn.
+    """
+
+    step: Callable[..., int]
+    resume: Callable[..., int]
+    ahead: Callable[..., int]
+    ask: Callable[..., bool]
+    kernels: PolicyKernels
+    solver: SolverKernel | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing in Python is needed: the solver and the forecaster are compiled too."""
+        asks_python = self.kernels.answer is not never and self.solver is None
+        return not (asks_python or self.kernels.observes_in_python)
+
+
+def compiled_policy(kernels: PolicyKernels, solver: SolverKernel | None) -> CompiledPolicy:
+    """A policy's calls, each compiled at its first use, or read from disk."""
+    asked, named = ask_nobody, kernels.name
+    if solver is not None and kernels.answer is not never:
+        asked = specialised(solver.name, _asking, source_stamp(*SOURCES, *solver.sources), solve=solver.solve)
+        named = f"{kernels.name} {solver.name}"
+    stamp = kernels.stamp(*(solver.sources if solver else ()))
+    return CompiledPolicy(
+        specialised(named, _stepping, stamp, plan=kernels.plan, ask=asked, answer=kernels.answer),
+        specialised(kernels.name, _answering, stamp, answer=kernels.answer),
+        specialised(kernels.name, _looking_ahead, stamp, learn=kernels.learn, note=kernels.note, choose=kernels.choose),
+        asked,
+        kernels,
+        solver,
+    )

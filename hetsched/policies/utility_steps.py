@@ -1,0 +1,183 @@
+"""hetsched's own policy on a board: a layer's dispatch, what follows from it, and copies for an idle link.
+
+Shapes: L layers, E experts, N active experts of the layer, W swaps at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..board import (
+    ACTIVE,
+    CPU_SLOWDOWN,
+    DENSE_S,
+    EXPERTS,
+    FLYING,
+    FREE,
+    HAS_GPU,
+    LANE,
+    LAYER,
+    LINK_FREE_S,
+    ON_CPU,
+    PHASE,
+    PREDICTED_S,
+    RUNS,
+    SLOTS,
+    TOKENS,
+    Board,
+)
+from ..board.rows import copy_ahead, misses_on_cpu
+from ..cost.model import CostModel
+from ..jit import compiled
+from ..types import FloatArray
+from . import utility_kernels as swap
+from .compiled import ASKS, DECIDED, PolicyKernels
+from .pose_kernels import pose, settle, to_rows
+from .utility_kernels import UtilityState, choose_swaps
+
+MOST_SWAPS = 4  # prefetches chosen at once
+RECENT = 0.15  # how far one demand moves the forecast of the next towards certainty
+RATE = 0.02  # of the averages that follow the run: link price, layer time
+PREFILL = 0  # as types.Phase
+NOW = 12  # numbers that choose_swaps is told
+
+# Places in `numbers`. Seconds that one hit saves and that a copy takes, the weight of demand after the next visit,
+# hysteresis in copies, backlog in layers, layers that learning one changes; averages: a layer's seconds, what copies
+# have been gaining, the CPU lane's share of a layer; the lowest price of a place, and what was left of the last layer.
+SAVING_S, COPY_S, LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_SHARE, LOWEST_S, LEFT_S = range(11)
+
+
+class Own(NamedTuple):
+    """The policy's arrays: `numbers` as above, what utility_kernels.py keeps, the swaps, and a forecaster's answers."""
+
+    numbers: FloatArray
+    known: UtilityState
+    swaps_3W: FloatArray
+    next_LE: FloatArray
+    demand_LE: FloatArray
+
+
+def first_numbers(cost: CostModel, top_k: int, tuning: Sequence[float], reach: int) -> FloatArray:
+    """`numbers` before the first step; `tuning`: weight of later demand, hysteresis, backlog."""
+    numbers = np.zeros(11)
+    numbers[[LATER, HYSTERESIS, BACKLOG]], numbers[REACH] = tuning, reach
+    if cost.has_gpu:
+        (cpu_s,), (gpu_s,) = cost.each_cpu_s((1,)), cost.each_gpu_s((1,))
+        numbers[COPY_S] = cost.copy_s()
+        numbers[SAVING_S] = min(cpu_s, cost.copy_s() + gpu_s)  # a miss need not run on the CPU
+        numbers[LAYER_S] = cost.dense_s(1) + top_k * cpu_s
+    return numbers
+
+
+@compiled
+def own_of(a: Any) -> Own:
+    """The arrays by name."""
+    return Own(a[0], UtilityState(a[1], a[2], a[3], a[4], a[5]), a[6], a[7], a[8])
+
+
+@compiled
+def plan(board: Board, seconds_4T: FloatArray, arrays: Any) -> int:
+    """The layer's integer program, posed; or decided, where one token's answer is settled without."""
+    own = own_of(arrays)
+    if not board.machine[HAS_GPU]:
+        misses_on_cpu(board, seconds_4T)
+        return DECIDED
+    numbers = own.numbers
+    if board.at[TOKENS] == 1:
+        most_s = numbers[SAVING_S] * (1.0 + numbers[LATER]) - numbers[LOWEST_S] - numbers[LINK_PRICE_S]
+        if settle(board, seconds_4T, most_s):
+            _follow(board, seconds_4T, numbers)
+            return DECIDED
+    utility_E, demand_E = own.known.utility_LE[board.at[LAYER]], own.demand_LE[board.at[LAYER]]
+    lowest_s, ahead = np.inf, _tokens_ahead(board)
+    for i in range(board.at[ACTIVE]):
+        e = board.active_N[i]
+        p = min(demand_E[e], 1.0)
+        again = 1.0 - (1.0 - p - RECENT * (1.0 - p)) ** ahead
+        utility_E[e] = numbers[SAVING_S] * (1.0 + numbers[LATER]) * again
+        lowest_s = min(lowest_s, utility_E[e])
+    numbers[LOWEST_S] = min(numbers[LOWEST_S], lowest_s)
+    pose(board, seconds_4T, own.known.utility_LE.reshape(-1), numbers[LINK_PRICE_S] + _contention_s(board, numbers))
+    return ASKS
+
+
+@compiled
+def answer(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
+    """The decision from the solver's choice."""
+    to_rows(board)
+    _follow(board, seconds_4T, own_of(arrays).numbers)
+
+
+@compiled
+def note(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
+    """The forecasts of this layer and some after it have changed."""
+    own = own_of(arrays)
+    first, stale_L = board.at[LAYER], own.known.stale_L
+    stale_L[first : min(len(stale_L), first + int(own.numbers[REACH]) + 1)] = True
+
+
+@compiled
+def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
+    """The best absent experts for the worst resident ones, as far as that pays and the link has time."""
+    own = own_of(arrays)
+    at, numbers = board.at, own.numbers
+    backlog_s = board.now[LINK_FREE_S] if at[FLYING] == 0 else 0.0
+    for j in range(at[FLYING]):
+        backlog_s = max(backlog_s, board.left_s_F[j])
+    limit_s = numbers[BACKLOG] * numbers[LAYER_S]
+    if not at[SLOTS] or backlog_s > limit_s:
+        return
+    now = np.zeros(NOW)
+    now[swap.LAYER], now[swap.FREE], now[swap.TOKENS] = at[LAYER], at[FREE], _tokens_ahead(board)
+    now[swap.BACKLOG], now[swap.LIMIT] = backlog_s, limit_s
+    now[swap.LAYER_S], now[swap.LEFT] = numbers[LAYER_S], numbers[LEFT_S]
+    now[swap.SAVING], now[swap.LATER], now[swap.COPY] = numbers[SAVING_S], numbers[LATER], numbers[COPY_S]
+    now[swap.WORTH] = numbers[HYSTERESIS] * numbers[COPY_S] + _contention_s(board, numbers)
+    now[swap.DENSE] = seconds_4T[DENSE_S, 1]
+    layers, experts = own.next_LE.shape
+    state_LE, active_N = board.state_F.reshape(layers, experts), board.active_N[: at[ACTIVE]]
+    count, numbers[LOWEST_S] = choose_swaps(
+        own.known, own.next_LE, own.demand_LE, state_LE, active_N, now, own.swaps_3W
+    )
+    gained_s = 0.0
+    for i in range(count):
+        new, victim, gain_s = own.swaps_3W[:, i]
+        copy_ahead(board, int(new), int(victim), gain_s)
+        gained_s += gain_s
+    numbers[LINK_PRICE_S] += RATE * (gained_s / max(count, 1) - numbers[LINK_PRICE_S])
+
+
+@compiled
+def _follow(board: Board, seconds_4T: FloatArray, numbers: FloatArray) -> None:
+    """Averages over the run: a layer's time, and for how much of it the CPU lane works."""
+    predicted_s, last = board.now[PREDICTED_S], board.at[RUNS] - 1
+    numbers[LEFT_S] = predicted_s
+    layer_s = seconds_4T[DENSE_S, board.at[TOKENS]] + predicted_s
+    numbers[LAYER_S] += RATE * (layer_s - numbers[LAYER_S])
+    share = predicted_s / layer_s if last >= 0 and board.runs_4N[LANE, last] == ON_CPU else 0.0
+    numbers[CPU_SHARE] += RATE * (share - numbers[CPU_SHARE])
+
+
+@compiled
+def _contention_s(board: Board, numbers: FloatArray) -> float:
+    """What one copy costs the CPU lane beside it."""
+    return float(numbers[COPY_S] * numbers[CPU_SHARE] * (1.0 - 1.0 / board.machine[CPU_SLOWDOWN]))
+
+
+@compiled
+def _tokens_ahead(board: Board) -> int:
+    """Tokens in the steps to come: like steps follow each other, but after a prefill comes decoding."""
+    return 1 if board.at[PHASE] == PREFILL else int(board.at[TOKENS])
+
+
+KERNELS = PolicyKernels(
+    "hetsched",
+    ("hetsched.policies.utility_steps", "hetsched.policies.utility_kernels"),
+    plan,
+    answer=answer,
+    note=note,
+    choose=choose,
+)

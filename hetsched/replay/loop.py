@@ -1,0 +1,229 @@
+"""A whole replay in one compiled call: the same kernels that decide in a model, on the timeline's, layer by layer.
+
+Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..board import (
+    ACTIVE,
+    ARRIVED,
+    COPIES,
+    COUNT,
+    CPU_S,
+    DENSE_S,
+    EXPERT,
+    EXPERTS,
+    FETCHES,
+    FLYING,
+    GPU_S,
+    LANE,
+    LAST_STEP,
+    LAYER,
+    LAYERS,
+    LINK_FREE_S,
+    N_DECODED,
+    N_LAYERS,
+    N_STEPS,
+    N_TOKENS,
+    NEW,
+    ON_GPU,
+    PHASE,
+    PREDICTED_S,
+    ROUNDTRIP_S,
+    RUNS,
+    S_CPU,
+    S_DECISION,
+    S_DECODE,
+    S_DENSE,
+    S_GPU,
+    S_LINK,
+    S_MAKESPAN,
+    S_OVERLAPPED,
+    S_PREDICTED,
+    S_STALL,
+    STEP,
+    TOKENS,
+    Board,
+    Bytes,
+)
+from ..board.contract import FINE, apply_copies, apply_plan, arrive, begin_layer, note_arrivals, open_board
+from ..jit import compiled_lean, specialised
+from ..policies.compiled import ASKS, CompiledPolicy, count_seen
+from ..types import FloatArray, IntArray
+from . import line as lanes
+from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
+
+PREFILL = 0  # as types.Phase
+SOURCES = ("hetsched.replay.loop", "hetsched.replay.line")
+
+
+class Demanded(NamedTuple):
+    """What is asked for: experts of every token, and the tokens that each step takes together, with their phase."""
+
+    experts_TLK: npt.NDArray[np.int16]
+    begin_S: IntArray
+    end_S: IntArray
+    phase_S: Bytes
+
+
+@compiled_lean
+def demand(board: Board, asked: Demanded, s: int, layer: int) -> None:
+    """Put one layer's demand on the board, experts ascending."""
+    begin, end = asked.begin_S[s], asked.end_S[s]
+    tokens_E = board.mark_E
+    tokens_E[:] = 0
+    for t in range(begin, end):
+        for k in range(asked.experts_TLK.shape[2]):
+            tokens_E[asked.experts_TLK[t, layer, k]] += 1
+    active = 0
+    for e in range(len(tokens_E)):
+        if tokens_E[e]:
+            board.active_N[active], board.tokens_N[active] = e, tokens_E[e]
+            active += 1
+    at = board.at
+    at[LAYER], at[TOKENS], at[PHASE], at[ACTIVE] = layer, end - begin, asked.phase_S[s], active
+
+
+@compiled_lean
+def report(board: Board, line: Line) -> None:
+    """Tell the board how the link stands."""
+    free_s, flying, arrived = link_state(line, board.flying_F, board.left_s_F, board.arrived_F)
+    board.now[LINK_FREE_S], board.at[FLYING], board.at[ARRIVED] = free_s, flying, arrived
+
+
+@compiled_lean
+def submit(board: Board, line: Line) -> None:
+    """The plan's copies join the line."""
+    first = board.at[LAYER] * board.at[EXPERTS]
+    if line.count_2[lanes.UNDER_WAY]:
+        for i in range(board.at[RUNS]):
+            if board.runs_4N[LANE, i] == ON_GPU:
+                want(line, first + board.runs_4N[EXPERT, i])
+    for i in range(board.at[FETCHES]):
+        add(line, board.fetches_3N[NEW, i], True, 0.0)
+    sort_by_urgency(line)
+
+
+@compiled_lean
+def finish(board: Board, line: Line, seconds_4T: FloatArray, gpu_N: IntArray, gpu_s_N: FloatArray) -> None:
+    """Run the layer to its end; what the GPU ran has arrived."""
+    at, first, count, cpu_work_s = board.at, board.at[LAYER] * board.at[EXPERTS], 0, 0.0
+    for i in range(at[RUNS]):
+        tokens = board.runs_4N[COUNT, i]
+        if board.runs_4N[LANE, i] == ON_GPU:
+            gpu_N[count], gpu_s_N[count] = first + board.runs_4N[EXPERT, i], seconds_4T[GPU_S, tokens]
+            count += 1
+        else:
+            cpu_work_s += seconds_4T[CPU_S, tokens]
+    roundtrip_s = seconds_4T[ROUNDTRIP_S, at[TOKENS]] if count < at[RUNS] else 0.0
+    lanes.end(line, gpu_N[:count], gpu_s_N[:count], cpu_work_s, roundtrip_s)
+    for i in range(count):
+        arrive(board, gpu_N[i])
+
+
+@compiled_lean
+def record(board: Board, line: Line, dense_s: float, decision_s: float, beside_s: float) -> None:
+    """Add one layer's counts and times."""
+    at, counts, sums_s, ends_5 = board.at, board.counts, board.sums_s, line.ends_5
+    decoding = at[PHASE] != PREFILL
+    if at[STEP] != counts[LAST_STEP]:
+        counts[LAST_STEP] = at[STEP]
+        counts[N_STEPS] += 1
+        counts[N_TOKENS] += at[TOKENS]
+        counts[N_DECODED] += at[TOKENS] * decoding
+    counts[N_LAYERS] += 1
+    if decoding:
+        sums_s[S_DECODE] += dense_s + decision_s + ends_5[lanes.MAKESPAN]
+    sums_s[S_DENSE] += dense_s
+    sums_s[S_DECISION] += decision_s
+    sums_s[S_OVERLAPPED] += beside_s
+    sums_s[S_MAKESPAN] += ends_5[lanes.MAKESPAN]
+    sums_s[S_PREDICTED] += board.now[PREDICTED_S]
+    sums_s[S_GPU] += dense_s + ends_5[lanes.GPU]
+    sums_s[S_CPU] += ends_5[lanes.CPU]
+    sums_s[S_LINK] += ends_5[lanes.LINK]
+    sums_s[S_STALL] += ends_5[lanes.STALL]
+
+
+def _looping(stamp: int) -> Callable[..., int]:
+    def replay(
+        bytes_B: Bytes,
+        ints_I: IntArray,
+        floats_R: FloatArray,
+        seconds_4T: FloatArray,
+        own: Any,
+        known: Any,
+        line_arrays: tuple[Bytes, IntArray, FloatArray],
+        experts_TLK: npt.NDArray[np.int16],
+        begin_S: IntArray,
+        end_S: IntArray,
+        phase_S: Bytes,
+        charge_2: FloatArray,
+        step_s_S: FloatArray,
+    ) -> int:
+        assert stamp >= 0
+        board = open_board(bytes_B, ints_I, floats_R)
+        line = open_line(line_arrays[0], line_arrays[1], line_arrays[2])
+        asked = Demanded(experts_TLK, begin_S, end_S, phase_S)
+        decision_s, beside_s = charge_2
+        gpu_N, gpu_s_N = np.empty(board.at[EXPERTS], np.int64), np.empty(board.at[EXPERTS])
+        for s in range(len(begin_S)):
+            begun_s = line.time_3[lanes.NOW_S]
+            board.at[STEP] += 1
+            for layer in range(board.at[LAYERS]):
+                demand(board, asked, s, layer)
+                dense_s = seconds_4T[DENSE_S, board.at[TOKENS]]
+                pass_s(line, dense_s)
+                report(board, line)
+                begin_layer(board)
+                if plan(board, seconds_4T, own) == ASKS:  # type: ignore[name-defined] # noqa: F821
+                    ask(board)  # type: ignore[name-defined] # noqa: F821
+                    answer(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+                wrong = apply_plan(board)
+                if wrong != FINE:
+                    return wrong
+                pass_s(line, decision_s)
+                submit(board, line)
+                report(board, line)
+                note_arrivals(board)
+                count_seen(board)
+                learn(board, known)  # type: ignore[name-defined] # noqa: F821
+                note(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+                choose(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+                wrong = apply_copies(board)
+                if wrong != FINE:
+                    return wrong
+                line.time_3[lanes.HOST_S] = beside_s
+                for i in range(board.at[COPIES]):
+                    add(line, board.copies_3W[NEW, i], False, beside_s)
+                finish(board, line, seconds_4T, gpu_N, gpu_s_N)
+                record(board, line, dense_s, decision_s, beside_s)
+            step_s_S[s] = line.time_3[lanes.NOW_S] - begun_s
+        return FINE
+
+    return replay
+
+
+def compiled_replay(calls: CompiledPolicy) -> Callable[..., int]:
+    """The loop with this policy's kernels, and its solver's, in it."""
+    kernels, solver = calls.kernels, calls.solver
+    stamp = kernels.stamp(*SOURCES, *(solver.sources if solver else ()))
+    name = f"{kernels.name} {solver.name}" if solver else kernels.name
+    return specialised(
+        name,
+        _looping,
+        stamp,
+        plan=kernels.plan,
+        ask=calls.ask,
+        answer=kernels.answer,
+        learn=kernels.learn,
+        note=kernels.note,
+        choose=kernels.choose,
+    )
