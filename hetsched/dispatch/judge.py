@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..jit import compiled, compiled_and_kept
+from ..jit import compiled, compiled_and_kept, compiled_lean
 from ..types import FloatArray, IntArray
 
 
@@ -34,7 +34,7 @@ def well_formed(packed: FloatArray, size: int, link_free_s: float, roundtrip_s: 
     return True
 
 
-@compiled
+@compiled_lean
 def runs_later(packed: FloatArray, size: int, a: int, b: int) -> bool:
     """Whether a must run after b on the GPU: by arrival, among fetched ones by Johnson's rule."""
     ready_a, ready_b = packed[4 * size + a], packed[4 * size + b]
@@ -46,10 +46,10 @@ def runs_later(packed: FloatArray, size: int, a: int, b: int) -> bool:
     return bool(packed[3 * size + a] > packed[3 * size + b] if short_a else packed[a] < packed[b])
 
 
-@compiled
-def gpu_order(packed: FloatArray, size: int, choice_N: npt.NDArray[np.int8]) -> IntArray:
-    """Experts that the choice runs on the GPU, in the order in which it runs them; ties by number."""
-    order_N, count = np.empty(size, np.int64), 0
+@compiled_lean
+def gpu_order(packed: FloatArray, size: int, choice_N: npt.NDArray[np.int8], order_N: IntArray) -> int:
+    """Fill `order_N` with the experts that the choice runs on the GPU, as it runs them, ties by number; how many."""
+    count = 0
     for i in range(size):
         if choice_N[i] != 0:
             place = count
@@ -58,10 +58,10 @@ def gpu_order(packed: FloatArray, size: int, choice_N: npt.NDArray[np.int8]) -> 
                 place -= 1
             order_N[place] = i
             count += 1
-    return order_N[:count]
+    return count
 
 
-@compiled
+@compiled_lean
 def obeys(packed: FloatArray, size: int, choice_N: npt.NDArray[np.int8]) -> bool:
     """Whether a choice obeys arrival, copying and slots."""
     fetches = 0
@@ -85,7 +85,9 @@ def seconds(
 ) -> tuple[float, float]:
     """Makespan and prices of a feasible choice."""
     gpu_end_s, arrival_s = 0.0, link_free_s
-    for i in gpu_order(packed, size, choice_N):
+    order_N = np.empty(size, np.int64)
+    for place in range(gpu_order(packed, size, choice_N, order_N)):
+        i = order_N[place]
         if choice_N[i] == 1:
             gpu_end_s = max(gpu_end_s, packed[4 * size + i]) + packed[i]
         else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import compiled
+from ..jit import compiled_lean
 from ..types import FloatArray
 
 LOG2_E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10  # ln 2 in two parts
@@ -20,7 +20,7 @@ EXPONENT = 4503599627370496.0  # 2 ** 52: its bits with a small whole number bel
 EXPONENT_BITS, MANTISSA_BITS, ONE_BITS = 0x4330000000000000, 0x000FFFFFFFFFFFFF, 0x3FF0000000000000
 
 
-@compiled
+@compiled_lean
 def exp(x_E: FloatArray, out_E: FloatArray, scratch_E: FloatArray) -> None:
     """out_E = e ** x_E; `x_E` and `out_E` may be one array."""
     for e in range(len(x_E)):
@@ -47,7 +47,7 @@ def exp(x_E: FloatArray, out_E: FloatArray, scratch_E: FloatArray) -> None:
         bits_E[e] += powers_E[e] << 52  # times two to that power
 
 
-@compiled
+@compiled_lean
 def log(x_E: FloatArray, out_E: FloatArray, scratch_E: FloatArray) -> None:
     """out_E = ln x_E; three different arrays."""
     bits_E, powers_E, parts_E = x_E.view(np.int64), scratch_E.view(np.int64), out_E.view(np.int64)

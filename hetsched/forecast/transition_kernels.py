@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..board import ACTIVE, LAYER, TOKENS, Board
-from ..jit import compiled, compiled_and_kept, source_stamp
+from ..jit import compiled_and_kept, compiled_lean, source_stamp
 from ..types import FloatArray, IntArray
 from .elementary import exp, log
 
@@ -44,7 +44,7 @@ class State(NamedTuple):
     spare_4E: FloatArray
 
 
-@compiled
+@compiled_lean
 def logits(p_E: FloatArray | Float32, out_E: FloatArray, spare_4E: FloatArray) -> None:
     """logit of every entry; `out_E` is another array, or row 2 or 3 of `spare_4E`."""
     for e in range(len(p_E)):
@@ -53,7 +53,7 @@ def logits(p_E: FloatArray | Float32, out_E: FloatArray, spare_4E: FloatArray) -
     log(spare_4E[0], out_E, spare_4E[1])
 
 
-@compiled
+@compiled_lean
 def sigmoid(odds_E: FloatArray, out_E: FloatArray, spare_E: FloatArray) -> None:
     """1 / (1 + e ** -odds) of every entry."""
     for e in range(len(odds_E)):
@@ -63,7 +63,7 @@ def sigmoid(odds_E: FloatArray, out_E: FloatArray, spare_E: FloatArray) -> None:
         out_E[e] = 1.0 / (1.0 + out_E[e])
 
 
-@compiled
+@compiled_lean
 def logit(p: float) -> float:
     """log(p / (1 - p)), p held away from 0 and 1."""
     held = min(max(p, LEAST), 1.0 - LEAST)
@@ -107,7 +107,7 @@ def empty(layers: int, experts: int, distances: int) -> State:
     )
 
 
-@compiled
+@compiled_lean
 def learn_pairs(state: State, layer: int, active_N: IntArray) -> None:
     """This layer's experts against those of the layers before it in the same token."""
     given_LDEE, odds_LDEE = state.pairs_2LDEE[GIVEN], state.pairs_2LDEE[ODDS]
@@ -134,7 +134,7 @@ def learn_pairs(state: State, layer: int, active_N: IntArray) -> None:
                     odds_E[e] = given_E[e] - alone_E[e]
 
 
-@compiled
+@compiled_lean
 def learn_own(
     state: State, layer: int, active_N: IntArray, share_N: FloatArray, rates_3: FloatArray, weights: FloatArray
 ) -> None:
@@ -161,7 +161,7 @@ def learn_own(
     sigmoid(own_E, next_E, state.spare_4E[0])
 
 
-@compiled
+@compiled_lean
 def learn(
     state: State, layer: int, active_N: IntArray, share_N: FloatArray, one_token: bool, settings: FloatArray
 ) -> None:
@@ -191,7 +191,9 @@ def learn(
     back = min(RING, layer + 1)
     for d in range(ahead):
         odds_E = spare_4E[2]
-        odds_E[:] = table_6LE[OWN, layer + 1 + d]
+        own_E = table_6LE[OWN, layer + 1 + d]
+        for e in range(num_experts):
+            odds_E[e] = own_E[e]
         for r in range(min(back, distances - d)):
             evidence_E = ring_RDE[(layer - r) % RING, d + r]
             for e in range(num_experts):
@@ -235,7 +237,7 @@ observe = _kernel(source_stamp(*SOURCES))
 FAST_RATE, SLOW_RATE, MAX_TOKENS, STEPS, LONG = range(5)
 
 
-@compiled_and_kept
+@compiled_lean
 def renew(settings: FloatArray, rates_R: FloatArray, tokens: int) -> None:
     """Count a step of so many tokens, and what its demand moves the means by."""
     rates_R[STEPS] += 1
@@ -245,7 +247,7 @@ def renew(settings: FloatArray, rates_R: FloatArray, tokens: int) -> None:
     settings[2] = 1.0 - (1.0 - rates_R[SLOW_RATE]) ** counted
 
 
-@compiled
+@compiled_lean
 def learn_from(board: Board, known: Any) -> None:
     """One layer's demand on a board: `known` are a State's arrays, the settings, rates_R, and scratch [E]."""
     state, settings, share_E = State(known[0], known[1], known[2], known[3], known[4]), known[5], known[7]

@@ -24,7 +24,7 @@ from ..board.contract import FINE, apply_copies, apply_plan, begin_layer, note_a
 from ..dispatch.answers import FEASIBLE, INFEASIBLE, OPTIMAL, WORSE, SolverKernel
 from ..dispatch.judge import judge
 from ..dispatch.solver import REL_TOL
-from ..jit import compiled, source_stamp, specialised
+from ..jit import compiled_lean, source_stamp, specialised
 from ..types import FloatArray, IntArray
 
 DECIDED, ASKS = 0, 100  # apart from what contract.py may say
@@ -38,12 +38,12 @@ SOURCES = (
 )
 
 
-@compiled
+@compiled_lean
 def never(board: Board, seconds_4T: FloatArray, own: Any) -> None:
     """For a policy that asks no solver, or copies nothing ahead."""
 
 
-@compiled
+@compiled_lean
 def nothing(board: Board, known: Any) -> None:
     """For a policy that learns nothing."""
 
@@ -71,7 +71,7 @@ class PolicyKernels(NamedTuple):
         return source_stamp(*SOURCES, *self.sources, *more)
 
 
-@compiled
+@compiled_lean
 def ask_nobody(board: Board) -> bool:
     """In place of a solver that is not compiled: the caller has to ask it."""
     return False
@@ -104,7 +104,7 @@ def _asking(stamp: int) -> Callable[[Board], bool]:
     return ask
 
 
-@compiled
+@compiled_lean
 def count_seen(board: Board) -> None:
     """Tokens demanded of each expert so far."""
     first = board.at[LAYER] * board.at[EXPERTS]

@@ -36,11 +36,11 @@ from ..board import (
 from ..board.rows import BEATS_CPU, CPU_SOONER, FETCHED, IN_FLIGHT, IS_RESIDENT, fetch, run
 from ..dispatch.answers import OPTIMAL
 from ..dispatch.judge import gpu_order
-from ..jit import compiled
+from ..jit import compiled_lean
 from ..types import FloatArray
 
 
-@compiled
+@compiled_lean
 def settle(board: Board, seconds_4T: FloatArray, most_gain_s: float) -> bool:
     """The optimal decision for one token where no fetch can be part of one and nothing is in flight; else False.
 
@@ -74,7 +74,7 @@ def settle(board: Board, seconds_4T: FloatArray, most_gain_s: float) -> bool:
     return True
 
 
-@compiled
+@compiled_lean
 def _settled(board: Board, kept: int) -> None:
     """The first `kept` residents on the GPU, what is missing on the CPU, and the other residents after it."""
     at, first = board.at, board.at[LAYER] * board.at[EXPERTS]
@@ -89,7 +89,7 @@ def _settled(board: Board, kept: int) -> None:
                 run(board, i, ON_CPU, CPU_SOONER)
 
 
-@compiled
+@compiled_lean
 def pose(board: Board, seconds_4T: FloatArray, utility_F: FloatArray, link_price_s: float) -> None:
     """The layer's dispatch problem, into `packed_P`: seconds, and prices from `utility_F` (seconds saved).
 
@@ -117,7 +117,7 @@ def pose(board: Board, seconds_4T: FloatArray, utility_F: FloatArray, link_price
     board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S] = link_free_s, seconds_4T[ROUNDTRIP_S, at[TOKENS]]
 
 
-@compiled
+@compiled_lean
 def _cheapest(board: Board, utility_F: FloatArray, free: int, wanted: int) -> int:
     """Places beyond the free ones: residents not active here by ascending (utility, number); how many in all."""
     first, experts, size = board.at[LAYER] * board.at[EXPERTS], board.at[EXPERTS], board.at[ACTIVE]
@@ -141,13 +141,14 @@ def _cheapest(board: Board, utility_F: FloatArray, free: int, wanted: int) -> in
     return found
 
 
-@compiled
+@compiled_lean
 def to_rows(board: Board) -> None:
     """Runs and demanded fetches from `choice_N`, in the order in which the problem's makespan assumes them."""
     at, size = board.at, board.at[ACTIVE]
     packed_P, choice_N = board.packed_P[: 5 * size + at[PLACES]], board.choice_N[:size]
     first, fetches = at[LAYER] * at[EXPERTS], 0
-    for i in gpu_order(packed_P, size, choice_N):
+    for place in range(gpu_order(packed_P, size, choice_N, board.mark_E)):
+        i = board.mark_E[place]
         if choice_N[i] == 1:
             run(board, i, ON_GPU, IS_RESIDENT if packed_P[4 * size + i] == 0 else IN_FLIGHT)
         else:

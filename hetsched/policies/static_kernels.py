@@ -6,12 +6,12 @@ from typing import Any
 
 from ..board import Board
 from ..board.rows import misses_on_cpu
-from ..jit import compiled
+from ..jit import compiled_lean
 from ..types import FloatArray
 from .compiled import DECIDED, PolicyKernels
 
 
-@compiled
+@compiled_lean
 def plan(board: Board, seconds_4T: FloatArray, own: Any) -> int:
     """Residents on the GPU, the rest on the CPU."""
     misses_on_cpu(board, seconds_4T)

@@ -52,7 +52,7 @@ class Utility:
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Fill every slot, by calibration frequency if there is one."""
         from .utility_kernels import empty_state
-        from .utility_steps import MOST_SWAPS, first_numbers
+        from .utility_steps import MOST_SWAPS, NOW, first_numbers
 
         cost, shape = setting.cost, setting.geometry
         with announced("hetsched: compiling hetsched's policy once, about 20 s ..."):
@@ -62,7 +62,7 @@ class Utility:
         reach = shape.num_layers if self.forecaster.reach is None else self.forecaster.reach
         numbers = first_numbers(cost, shape.top_k, tuning, reach)
         forecast = self.forecaster.next_LE(), self.forecaster.demand_LE()
-        self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), *forecast)
+        self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), np.zeros(NOW), *forecast)
         return most_frequent(setting) if cost.has_gpu else ()
 
     def kernels(self) -> PolicyKernels:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..board import ABSENT, NO_EXPERT, RESIDENT
-from ..jit import compiled
+from ..jit import compiled_lean
 from ..types import BoolArray, FloatArray, IntArray
 
 # Places in `now`, seconds unless said otherwise: the layer's number, free slots, tokens in a step; copies already
@@ -29,7 +29,7 @@ class UtilityState(NamedTuple):
     """What is kept between calls.
 
     `utility_LE` seconds saved; `top_5L` of each layer; `state_LE` and `for_2` (tokens in a step, weight of demand after
-    the next visit) that they were made for; `stale_L`: layers whose forecast has changed since.
+    the next visit) that they were made for; `stale_L`: layers whose forecast has changed since. `barred_E`: scratch.
     """
 
     utility_LE: FloatArray
@@ -37,6 +37,7 @@ class UtilityState(NamedTuple):
     state_LE: npt.NDArray[np.uint8]
     for_2: FloatArray
     stale_L: BoolArray
+    barred_E: BoolArray
 
 
 def empty_state(layers: int, experts: int) -> UtilityState:
@@ -47,10 +48,11 @@ def empty_state(layers: int, experts: int) -> UtilityState:
         state_LE=np.zeros((layers, experts), np.uint8),
         for_2=np.zeros(2),
         stale_L=np.ones(layers, np.bool_),
+        barred_E=np.zeros(experts, np.bool_),
     )
 
 
-@compiled
+@compiled_lean
 def _renew(known: UtilityState, l: int, soon_E: FloatArray, often_E: FloatArray, saving_s: float) -> None:
     """One layer's utilities from its forecasts, and its best absent and worst resident expert."""
     tokens, later = known.for_2
@@ -75,7 +77,7 @@ def _renew(known: UtilityState, l: int, soon_E: FloatArray, often_E: FloatArray,
     known.top_5L[WORST, l], known.top_5L[WORST_S, l], known.top_5L[LOWEST_S, l] = worst, worst_s, lowest_s
 
 
-@compiled
+@compiled_lean
 def _look(
     known: UtilityState, l: int, barred_E: BoolArray, often_E: FloatArray, late: bool, saving_s: float
 ) -> tuple[int, float, int, float]:
@@ -99,7 +101,7 @@ def _look(
     return best, best_s, worst, worst_s
 
 
-@compiled
+@compiled_lean
 def _bring_up_to_date(
     known: UtilityState,
     next_LE: FloatArray,
@@ -117,20 +119,22 @@ def _bring_up_to_date(
         for e in range(state_LE.shape[1]):
             same &= known.state_LE[l, e] == state_LE[l, e]
         if is_new or known.stale_L[l] or not same:
-            known.state_LE[l] = state_LE[l]
+            for e in range(state_LE.shape[1]):
+                known.state_LE[l, e] = state_LE[l, e]
             _renew(known, l, next_LE[l], demand_LE[l], now[SAVING])
             known.stale_L[l] = False
         lowest_s = min(lowest_s, known.top_5L[LOWEST_S, l])
     return lowest_s
 
 
-@compiled
+@compiled_lean
 def _bar(barred_E: BoolArray, l: int, this_layer: int, active_N: IntArray, swaps_3W: FloatArray, count: int) -> bool:
     """Mark the experts of a layer that are no newcomers and no victims; whether there are any."""
     found = l == this_layer
     barred_E[:] = False
     if found:  # while it works an expert is no victim; and no newcomer: it is there, or was thought not worth it
-        barred_E[active_N] = True
+        for i in range(len(active_N)):
+            barred_E[active_N[i]] = True
     for i in range(count):
         for row in (NEW, VICTIM):
             f = int(swaps_3W[row, i])
@@ -139,7 +143,7 @@ def _bar(barred_E: BoolArray, l: int, this_layer: int, active_N: IntArray, swaps
     return found
 
 
-@compiled
+@compiled_lean
 def choose_swaps(
     known: UtilityState,
     next_LE: FloatArray,
@@ -159,7 +163,7 @@ def choose_swaps(
     top_5L = known.top_5L
     this_layer, saving_s, copy_s = int(now[LAYER]), now[SAVING], now[COPY]
     lowest_s = _bring_up_to_date(known, next_LE, demand_LE, state_LE, now)
-    barred_E = np.zeros(num_experts, np.bool_)
+    barred_E = known.barred_E
     count, free, backlog_s = 0, now[FREE], now[BACKLOG]
     while count < swaps_3W.shape[1] and backlog_s <= now[LIMIT]:
         late_layers = 1 + int((backlog_s + copy_s - now[LEFT] - now[DENSE]) / now[LAYER_S])

@@ -31,7 +31,7 @@ from ..board import (
 )
 from ..board.rows import copy_ahead, misses_on_cpu
 from ..cost.model import CostModel
-from ..jit import compiled
+from ..jit import compiled_lean
 from ..types import FloatArray
 from . import utility_kernels as swap
 from .compiled import ASKS, DECIDED, PolicyKernels
@@ -51,11 +51,12 @@ SAVING_S, COPY_S, LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_
 
 
 class Own(NamedTuple):
-    """The policy's arrays: `numbers` as above, what utility_kernels.py keeps, the swaps, and a forecaster's answers."""
+    """The policy's arrays: `numbers` as above, what utility_kernels.py keeps, the swaps and what they depend on, and a forecaster's answers."""
 
     numbers: FloatArray
     known: UtilityState
     swaps_3W: FloatArray
+    now: FloatArray
     next_LE: FloatArray
     demand_LE: FloatArray
 
@@ -72,13 +73,14 @@ def first_numbers(cost: CostModel, top_k: int, tuning: Sequence[float], reach: i
     return numbers
 
 
-@compiled
+@compiled_lean
 def own_of(a: Any) -> Own:
     """The arrays by name."""
-    return Own(a[0], UtilityState(a[1], a[2], a[3], a[4], a[5]), a[6], a[7], a[8])
+    known = UtilityState(a[1], a[2], a[3], a[4], a[5], a[6])
+    return Own(a[0], known, a[7], a[8], a[9], a[10])
 
 
-@compiled
+@compiled_lean
 def plan(board: Board, seconds_4T: FloatArray, arrays: Any) -> int:
     """The layer's integer program, posed; or decided, where one token's answer is settled without."""
     own = own_of(arrays)
@@ -104,14 +106,14 @@ def plan(board: Board, seconds_4T: FloatArray, arrays: Any) -> int:
     return ASKS
 
 
-@compiled
+@compiled_lean
 def answer(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     """The decision from the solver's choice."""
     to_rows(board)
     _follow(board, seconds_4T, own_of(arrays).numbers)
 
 
-@compiled
+@compiled_lean
 def note(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     """The forecasts of this layer and some after it have changed."""
     own = own_of(arrays)
@@ -119,7 +121,7 @@ def note(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     stale_L[first : min(len(stale_L), first + int(own.numbers[REACH]) + 1)] = True
 
 
-@compiled
+@compiled_lean
 def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     """The best absent experts for the worst resident ones, as far as that pays and the link has time."""
     own = own_of(arrays)
@@ -130,7 +132,7 @@ def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     limit_s = numbers[BACKLOG] * numbers[LAYER_S]
     if not at[SLOTS] or backlog_s > limit_s:
         return
-    now = np.zeros(NOW)
+    now = own.now
     now[swap.LAYER], now[swap.FREE], now[swap.TOKENS] = at[LAYER], at[FREE], _tokens_ahead(board)
     now[swap.BACKLOG], now[swap.LIMIT] = backlog_s, limit_s
     now[swap.LAYER_S], now[swap.LEFT] = numbers[LAYER_S], numbers[LEFT_S]
@@ -150,7 +152,7 @@ def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     numbers[LINK_PRICE_S] += RATE * (gained_s / max(count, 1) - numbers[LINK_PRICE_S])
 
 
-@compiled
+@compiled_lean
 def _follow(board: Board, seconds_4T: FloatArray, numbers: FloatArray) -> None:
     """Averages over the run: a layer's time, and for how much of it the CPU lane works."""
     predicted_s, last = board.now[PREDICTED_S], board.at[RUNS] - 1
@@ -161,13 +163,13 @@ def _follow(board: Board, seconds_4T: FloatArray, numbers: FloatArray) -> None:
     numbers[CPU_SHARE] += RATE * (share - numbers[CPU_SHARE])
 
 
-@compiled
+@compiled_lean
 def _contention_s(board: Board, numbers: FloatArray) -> float:
     """What one copy costs the CPU lane beside it."""
     return float(numbers[COPY_S] * numbers[CPU_SHARE] * (1.0 - 1.0 / board.machine[CPU_SLOWDOWN]))
 
 
-@compiled
+@compiled_lean
 def _tokens_ahead(board: Board) -> int:
     """Tokens in the steps to come: like steps follow each other, but after a prefill comes decoding."""
     return 1 if board.at[PHASE] == PREFILL else int(board.at[TOKENS])
