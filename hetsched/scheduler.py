@@ -32,6 +32,7 @@ from .types import Copies, Demand, ExpertId, Fetch, FloatArray, IntArray, Lane, 
 
 IDLE = LinkState()
 DEFAULT_SOLVER = "exact"
+NO_SOLVER = "all-cpu"  # of a policy that asks none: it compiles nothing
 GPU = Lane.GPU
 WARN_AFTER = 8  # layers in a row that a policy could not decide
 
@@ -77,8 +78,9 @@ class Scheduler:
         self.stats = RunStats(geometry.expert_bytes, self.board)
         self.policy: Policy = _instance("hetsched.policies", policy)
         self.uses_weights = bool(getattr(self.policy, "uses_weights", False))
-        self.solver: Solver = _instance("hetsched.solvers", solver)
         refuse_idle_solver(self.policy, solver)
+        asked = solver if asks_solver(self.policy) else NO_SOLVER
+        self.solver: Solver = _instance("hetsched.solvers", asked)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
         self._degrade = degrade

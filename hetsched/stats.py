@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from . import board as places
 from .board import Board
@@ -10,28 +10,31 @@ from .dispatch.answers import ANSWERS
 from .faults import Fault
 from .types import Lane, Outcome, Phase
 
-Number = TypeVar("Number", int, float)
+
+class _Count:
+    """A count of a run, in its place on the board."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def __get__(self, owner: RunStats, _: type) -> int:
+        return int(owner.board.counts[self.place])
+
+    def __set__(self, owner: RunStats, value: int) -> None:
+        owner.board.counts[self.place] = value
 
 
-class _Kept(Generic[Number]):
-    """A number of a run, in a section of the board."""
+class _Seconds:
+    """A sum of seconds, in its place on the board."""
 
-    def __init__(self, section: str, place: int, kind: type[Number]) -> None:
-        self.section, self.place, self.kind = section, place, kind
+    def __init__(self, place: int) -> None:
+        self.place = place
 
-    def __get__(self, owner: RunStats, _: type) -> Number:
-        return self.kind(getattr(owner.board, self.section)[self.place])
+    def __get__(self, owner: RunStats, _: type) -> float:
+        return float(owner.board.sums_s[self.place])
 
-    def __set__(self, owner: RunStats, value: Number) -> None:
-        getattr(owner.board, self.section)[self.place] = value
-
-
-def _count(place: int) -> _Kept[int]:
-    return _Kept("counts", place, int)
-
-
-def _seconds(place: int) -> _Kept[float]:
-    return _Kept("sums_s", place, float)
+    def __set__(self, owner: RunStats, value: float) -> None:
+        owner.board.sums_s[self.place] = value
 
 
 class RunStats:
@@ -42,16 +45,16 @@ class RunStats:
     work and lengthens a layer only where it outlasts them. `faults` counts what was survived, by name of the fault.
     """
 
-    layers, steps, tokens = _count(places.N_LAYERS), _count(places.N_STEPS), _count(places.N_TOKENS)
-    decode_tokens = _count(places.N_DECODED)
-    active, hits, late = _count(places.N_ACTIVE), _count(places.N_HITS), _count(places.N_LATE)
-    demanded_fetches, prefetches = _count(places.N_FETCHES), _count(places.N_PREFETCHES)
-    wasted_prefetches, evictions = _count(places.N_WASTED), _count(places.N_EVICTIONS)
-    decode_s, dense_s = _seconds(places.S_DECODE), _seconds(places.S_DENSE)
-    decision_s, overlapped_s = _seconds(places.S_DECISION), _seconds(places.S_OVERLAPPED)
-    makespan_s, predicted_s = _seconds(places.S_MAKESPAN), _seconds(places.S_PREDICTED)
-    gpu_s, cpu_s = _seconds(places.S_GPU), _seconds(places.S_CPU)
-    link_s, stall_s = _seconds(places.S_LINK), _seconds(places.S_STALL)
+    layers, steps, tokens = _Count(places.N_LAYERS), _Count(places.N_STEPS), _Count(places.N_TOKENS)
+    decode_tokens = _Count(places.N_DECODED)
+    active, hits, late = _Count(places.N_ACTIVE), _Count(places.N_HITS), _Count(places.N_LATE)
+    demanded_fetches, prefetches = _Count(places.N_FETCHES), _Count(places.N_PREFETCHES)
+    wasted_prefetches, evictions = _Count(places.N_WASTED), _Count(places.N_EVICTIONS)
+    decode_s, dense_s = _Seconds(places.S_DECODE), _Seconds(places.S_DENSE)
+    decision_s, overlapped_s = _Seconds(places.S_DECISION), _Seconds(places.S_OVERLAPPED)
+    makespan_s, predicted_s = _Seconds(places.S_MAKESPAN), _Seconds(places.S_PREDICTED)
+    gpu_s, cpu_s = _Seconds(places.S_GPU), _Seconds(places.S_CPU)
+    link_s, stall_s = _Seconds(places.S_LINK), _Seconds(places.S_STALL)
 
     def __init__(self, expert_bytes: int, board: Board | None = None) -> None:
         self.expert_bytes = expert_bytes
@@ -137,7 +140,11 @@ class RunStats:
         busy_s = self.total_s or 1.0
         return {
             "expert_bytes": self.expert_bytes,
-            **{name: getattr(self, name) for name, kept in vars(RunStats).items() if isinstance(kept, _Kept)},
+            **{
+                name: getattr(self, name)
+                for name, kept in vars(RunStats).items()
+                if isinstance(kept, (_Count, _Seconds))
+            },
             "solver_status": self.solver_status,
             "faults": dict(self.faults),
             "last_fault": dict(self.last_fault),

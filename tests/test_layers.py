@@ -29,11 +29,13 @@ ROOMS = [
     "cost",
     "traces",
     "dispatch",
+    "board",
     "residency",
     "stats",
     "forecast",
     "policy",
     "policies",
+    "deciders",
     "scheduler",
     "report",
     "bound",
@@ -52,7 +54,18 @@ ROOMS = [
     "__main__",
 ]
 # Rooms that decide: numbers and plain Python, no tensor, no thread, no clock but the scheduler's own, no file.
-DECIDING = ("types", "dispatch", "residency", "stats", "forecast", "policy", "policies", "scheduler")
+DECIDING = (
+    "types",
+    "dispatch",
+    "board",
+    "residency",
+    "stats",
+    "forecast",
+    "policy",
+    "policies",
+    "deciders",
+    "scheduler",
+)
 HEAVY = ("torch", "ortools", "pulp", "cupy", "transformers", "numba", "matplotlib")
 
 

@@ -38,8 +38,8 @@ WRONG, WRONG_AT = range(16, 18)
 STATUS, PLACES, MAX_NODES, PROVE, LIMIT_NODES = range(18, 23)
 AT = 24
 
-# Places in `now`, seconds: until a demanded copy would start; the makespan expected; of the problem posed, when the link
-# is free and what anything on the CPU costs once.
+# Places in `now`, seconds: until a demanded copy would start; the makespan expected; of the problem posed, when the
+# link is free and what anything on the CPU costs once.
 LINK_FREE_S, PREDICTED_S, PROBLEM_LINK_S, PROBLEM_CPU_S = range(4)
 NOW = 8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..jit import compiled_lean
+from ..types import FloatArray
 from . import (
     ACTIVE,
     CAUSE,
@@ -31,7 +32,6 @@ from . import (
     Board,
 )
 from . import COPY_S as COPY_TIME_S
-from ..types import FloatArray
 
 IS_RESIDENT, IN_FLIGHT, FETCHED, CPU_SOONER, MISSED = range(5)
 RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")

@@ -21,6 +21,7 @@ ANSWERS = (
     Fallback.WORSE.value,
 )
 
+
 class SolverKernel(NamedTuple):
     """A solver that can be compiled into a step: what `Solver.kernel(time_limit_s)` gives, where a solver has it.
 

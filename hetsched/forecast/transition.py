@@ -63,7 +63,9 @@ class Transition:
         table_6LE[OWN] = constant + sum(own_weights) * np.log(share_LE / (1.0 - share_LE))
         chosen_TLK = np.zeros((0, layers, 1)) if history is None else history.experts_TLK[-MOST:]
         fit(np.array(chosen_TLK, np.int16), self._state)
-        self._rates = np.array((*self.rates, self.max_tokens, 0 if history is None else history.num_tokens, LONG), float)
+        self._rates = np.array(
+            (*self.rates, self.max_tokens, 0 if history is None else history.num_tokens, LONG), float
+        )
         self._share_E = np.ones(experts)
         nobody = np.zeros(0, np.int64)  # compiled here (or read from disk), not in the first step
         observe(*empty(1, 1, 1), 0, nobody, self._share_E[:0], True, self._settings)

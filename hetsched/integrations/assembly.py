@@ -9,14 +9,12 @@ from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.engine import Engine
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
-from ..plugins import plugin
-from ..scheduler import Scheduler
+from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..tiers import Tier
 from .budget import accelerator_for
 from .choices import MemoryPlan, choices_of, memory_plan
 from .choices import Options as Options
-from .cpu_lane import CpuKernel, NoAccelerator, cpu_kernel_for, cpu_only_kernel_for
-from .existing_experts import ExistingExperts
+from .cpu_lane import CpuKernel, cpu_kernel_for, cpu_only_kernel_for
 from .gpu_precision import store_for
 
 
@@ -48,9 +46,9 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
 
 
 def _scheduler(options: Options, geometry: MoEGeometry, sizes: MemoryPlan, cpu_only: bool) -> Scheduler:
-    policy, solver = _policy_for(options.policy, geometry), options.solver
+    policy, solver = options.policy, options.solver
     if cpu_only:  # there is nothing to decide, whatever was asked for
-        policy, solver = NoAccelerator(), "all-cpu"
+        policy, solver = "cpu-only", DEFAULT_SOLVER
     tier = sizes.tier
     return Scheduler(
         tier.slots,
@@ -62,11 +60,3 @@ def _scheduler(options: Options, geometry: MoEGeometry, sizes: MemoryPlan, cpu_o
         timed_as=tier.timed_as,
         degrade=True,
     )
-
-
-def _policy_for(spec: Any, geometry: MoEGeometry) -> Any:
-    """The policy that `spec` names, kept to the experts that exist where layers have different numbers of them."""
-    if not geometry.experts_L:
-        return spec
-    found = plugin("hetsched.policies", spec)
-    return ExistingExperts(found() if isinstance(found, type) else found)

@@ -13,9 +13,6 @@ from ..engine.expert_ffn import Linear, parameter_names
 from ..errors import InputError, known_as
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
-from ..policies.static import CpuOnly
-from ..policy import Decision, View
-from ..types import Demand, ExpertId, Lane, Run
 
 _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -80,23 +77,6 @@ def cpu_only_kernel_for(
 
     chosen = ChosenKernel(choose_layer_kernels(modules[0], geometry.dtype))
     return CpuKernel(chosen.name, chosen.choice.reason, chosen.linear, chosen.choice)
-
-
-class NoAccelerator(CpuOnly):
-    """The policy of a machine without an accelerator: every expert on the CPU, which needs no look at residency."""
-
-    uses_solver = True  # it needs none, and "all-cpu" is the one that compiles nothing
-
-    def plan(self, demand: Demand, view: View) -> Decision:
-        """All on the CPU."""
-        layer, cpu = demand.layer, Lane.CPU
-        if demand.num_tokens == 1:
-            cpu_E = self._setting.one_token_runs[1][layer]
-            runs = [cpu_E[e] for e in demand.active]
-        else:
-            named = zip(demand.active, demand.tokens, strict=True)
-            runs = [Run(ExpertId(layer, e), count, cpu, "no accelerator") for e, count in named]
-        return Decision(tuple(runs), predicted_s=sum(self._setting.cost.each_cpu_s(demand.tokens)))
 
 
 def refuse_decisions(policy: Any, solver: Any, hardware: HardwareProfile) -> None:

@@ -32,7 +32,6 @@ from .on_demand_kernels import (
     free_places,
     lowest,
     region_of,
-    take_stock,
 )
 
 NEVER = 2**62
@@ -113,7 +112,6 @@ def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def serve(rule: Future, slots: Slots, visits: Visits) -> None:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        take_stock(slots)
         for r in range(len(visits.flat_RN)):
             missing = begin(slots, visits, r)
             _look_ahead(rule, slots, visits, r)

@@ -16,10 +16,24 @@ Shapes: L layers, E experts, N active experts, T tokens of a step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
-from ..board import ACTIVE, EXPERTS, LAYER, MAX_NODES, PLACES, PREDICTED_S, PROBLEM_CPU_S, PROBLEM_LINK_S
-from ..board import LIMIT_NODES, PROVE, STATUS, Board, Bytes
+from ..board import (
+    ACTIVE,
+    EXPERTS,
+    LAYER,
+    LIMIT_NODES,
+    MAX_NODES,
+    PLACES,
+    PREDICTED_S,
+    PROBLEM_CPU_S,
+    PROBLEM_LINK_S,
+    PROVE,
+    STATUS,
+    Board,
+    Bytes,
+)
 from ..board.contract import FINE, apply_copies, apply_plan, begin_layer, note_arrivals, open_board
 from ..dispatch.answers import FEASIBLE, INFEASIBLE, OPTIMAL, WORSE, SolverKernel
 from ..dispatch.judge import judge
@@ -48,6 +62,12 @@ def nothing(board: Board, known: Any) -> None:
     """For a policy that learns nothing."""
 
 
+@cache
+def stamp_of(*sources: str) -> int:
+    """A number that changes with the source of these modules, and of those that all steps are made of."""
+    return source_stamp(*SOURCES, *sources)
+
+
 class PolicyKernels(NamedTuple):
     """What a compiled policy supplies. `name` tells its compiled forms apart on disk; `sources`: modules with kernels.
 
@@ -68,7 +88,7 @@ class PolicyKernels(NamedTuple):
 
     def stamp(self, *more: str) -> int:
         """A number that changes with the source of any kernel."""
-        return source_stamp(*SOURCES, *self.sources, *more)
+        return stamp_of(*self.sources, *more)
 
 
 @compiled_lean
@@ -183,9 +203,10 @@ class CompiledPolicy(NamedTuple):
 
 def compiled_policy(kernels: PolicyKernels, solver: SolverKernel | None) -> CompiledPolicy:
     """A policy's calls, each compiled at its first use, or read from disk."""
-    asked, named = ask_nobody, kernels.name
+    asked: Callable[[Board], bool] = ask_nobody
+    named = kernels.name
     if solver is not None and kernels.answer is not never:
-        asked = specialised(solver.name, _asking, source_stamp(*SOURCES, *solver.sources), solve=solver.solve)
+        asked = specialised(solver.name, _asking, stamp_of(*solver.sources), solve=solver.solve)
         named = f"{kernels.name} {solver.name}"
     stamp = kernels.stamp(*(solver.sources if solver else ()))
     return CompiledPolicy(

@@ -25,7 +25,6 @@ from .on_demand_kernels import (
     begin,
     region_of,
     replace_lowest,
-    take_stock,
 )
 
 
@@ -42,7 +41,6 @@ def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def serve(rule: Gdsf, slots: Slots, visits: Visits) -> None:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        take_stock(slots)
         for r in range(len(visits.flat_RN)):
             missing = begin(slots, visits, r)
             region = region_of(slots, visits.flat_RN[r, 0])

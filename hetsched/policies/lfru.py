@@ -28,7 +28,6 @@ from .on_demand_kernels import (
     begin,
     region_of,
     replace_lowest,
-    take_stock,
 )
 from .queues import Queues, empty_queues, push, unlink
 
@@ -54,7 +53,6 @@ def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def serve(rule: Lfru, slots: Slots, visits: Visits) -> None:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        take_stock(slots)
         queues = rule.queues
         for r in range(len(visits.flat_RN)):
             missing = begin(slots, visits, r)

@@ -15,7 +15,7 @@ from ..jit import compiled_and_kept, source_stamp
 from ..policy import Setting
 from ..types import FloatArray, IntArray
 from .on_demand import OnDemand
-from .on_demand_kernels import PASS, SOURCES, VISIT, Kernel, Slots, Visits, begin, replace_lowest, take_stock
+from .on_demand_kernels import PASS, SOURCES, VISIT, Kernel, Slots, Visits, begin, replace_lowest
 
 
 class Lfu(NamedTuple):
@@ -31,7 +31,6 @@ def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def serve(rule: Lfu, slots: Slots, visits: Visits) -> None:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        take_stock(slots)
         for r in range(len(visits.flat_RN)):
             missing = begin(slots, visits, r)
             if rule.decay < 1.0 and rule.at[0] != slots.at[PASS]:

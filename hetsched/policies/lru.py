@@ -13,7 +13,7 @@ from ..jit import compiled_and_kept, source_stamp
 from ..policy import Setting
 from ..types import IntArray
 from .on_demand import OnDemand
-from .on_demand_kernels import SOURCES, VISIT, Kernel, Slots, Visits, begin, replace_lowest, take_stock
+from .on_demand_kernels import SOURCES, VISIT, Kernel, Slots, Visits, begin, replace_lowest
 
 
 class Lru(NamedTuple):
@@ -26,7 +26,6 @@ def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def serve(rule: Lru, slots: Slots, visits: Visits) -> None:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        take_stock(slots)
         for r in range(len(visits.flat_RN)):
             missing = begin(slots, visits, r)
             replace_lowest(slots, visits, r, missing, rule.used_F, rule.used_F)

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ..cost.model import CostModel
 from ..policy import Decision, Setting, View
 from ..residency import RESIDENT
-from ..types import Demand, ExpertId, Fetch, IntArray, Lane, Run
+from ..types import Demand, ExpertId, Fetch, Lane, Run
 
 _ONE = (1,)
-
-
-class Counts(NamedTuple):
-    """Of each layer of each one-token step, int64 [T, L]: experts that were there, were fetched, had to leave.
-
-    Whatever is neither hit nor fetched ran on the CPU.
-    """
-
-    hits_TL: IntArray
-    fetched_TL: IntArray
-    evicted_TL: IntArray
 
 
 def misses_on_cpu(demand: Demand, view: View, setting: Setting) -> Decision:

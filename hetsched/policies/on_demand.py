@@ -1,21 +1,19 @@
 """Caches that fetch every miss, whatever their rule of eviction.
 
-Shapes: L layers, E experts, T tokens, K top-k, F all experts flat (layer * E + expert).
+Shapes: F all experts flat (layer * E + expert).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+from ..policy import Setting
+from ..types import ExpertId
+from .on_demand_kernels import Kernel, Slots, Visits, slots_of
 
-from ..policy import Decision, Setting, View
-from ..residency import Residency
-from ..types import Demand, ExpertId, Fetch, IntArray
-from .misses import Counts, decision, misses_on_cpu
-from .on_demand_kernels import Kernel, Slots, Visits, slots_of, visits_of
+if TYPE_CHECKING:
+    from .compiled import PolicyKernels
 
 
 def _serve_nothing(rule: Any, slots: Slots, visits: Visits) -> None:
@@ -42,7 +40,6 @@ class OnDemand:
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """An empty cache: it fills by itself."""
-        self._setting = setting
         shape = setting.geometry
         self._slots = slots_of(shape.num_layers, shape.num_experts, setting.num_slots, self.per_layer)
         self._rule = self.rule(setting, self._slots)
@@ -52,35 +49,10 @@ class OnDemand:
         """The rule's own arrays, for an empty cache."""
         raise NotImplementedError
 
-    def plan(self, demand: Demand, view: View) -> Decision:
-        """Fetch every miss that finds a place."""
-        if not demand.active:
-            return misses_on_cpu(demand, view, self._setting)
-        self._slots.state_F[:] = view.residency.state_LE.reshape(-1)
-        experts = self._setting.geometry.num_experts
-        visits = visits_of((demand.active_N + demand.layer * experts)[None], demand.num_tokens)
-        self.serve(self._rule, self._slots, visits)
-        count = int(visits.fetched_R[0])
-        places: dict[ExpertId, ExpertId | None] = {}
-        for f, victim in zip(visits.new_N[:count].tolist(), visits.victim_N[:count].tolist(), strict=True):
-            places[ExpertId(*divmod(f, experts))] = None if victim < 0 else ExpertId(*divmod(victim, experts))
-        return decision(demand, view, self._setting, places)
+    def kernels(self) -> PolicyKernels:
+        """Fetch every miss that finds a place; the rule learns while it serves."""
+        from .on_demand_plan import kernels_of
 
-    def observe(self, demand: Demand) -> None:
-        """The rule has learned while it served."""
-
-    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
-        """Nothing moves before it is missed."""
-        return ()
-
-    def counts(self, experts_TLK: npt.NDArray[np.integer], residency: Residency) -> Counts | None:
-        """What the next tokens come to, one a step; see fast_replay.py."""
-        tokens, layers, top_k = experts_TLK.shape
-        if self._slots.at[0] == 0:
-            self._slots.state_F[:] = residency.state_LE.reshape(-1)
-        offset_L: IntArray = np.arange(layers, dtype=np.int64) * self._setting.geometry.num_experts
-        flat_RN = (np.sort(experts_TLK, axis=2) + offset_L[None, :, None]).reshape(-1, top_k)
-        visits = visits_of(flat_RN, 1)
-        self.serve(self._rule, self._slots, visits)
-        found = (visits.hits_R, visits.fetched_R, visits.evicted_R)
-        return Counts(*(count_R.reshape(tokens, layers) for count_R in found))
+        module = type(self).serve.__module__
+        name = module.rpartition(".")[2]
+        return kernels_of(name, module, self.serve, self._slots, self._rule)

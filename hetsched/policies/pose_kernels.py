@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from ..board import (
-    ABSENT,
     ACTIVE,
     COPY_S,
     COPYING,

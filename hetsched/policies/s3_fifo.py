@@ -29,7 +29,6 @@ from .on_demand_kernels import (
     free_places,
     may_leave,
     region_of,
-    take_stock,
 )
 from .queues import Queues, empty_queues, push, unlink
 
@@ -104,7 +103,6 @@ def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def serve(rule: S3, slots: Slots, visits: Visits) -> None:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        take_stock(slots)
         for r in range(len(visits.flat_RN)):
             missing = begin(slots, visits, r)
             for f in visits.flat_RN[r]:

@@ -14,7 +14,6 @@ from ..board import (
     ACTIVE,
     CPU_SLOWDOWN,
     DENSE_S,
-    EXPERTS,
     FLYING,
     FREE,
     HAS_GPU,
@@ -51,7 +50,10 @@ SAVING_S, COPY_S, LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_
 
 
 class Own(NamedTuple):
-    """The policy's arrays: `numbers` as above, what utility_kernels.py keeps, the swaps and what they depend on, and a forecaster's answers."""
+    """The policy's arrays.
+
+    `numbers` as above; what utility_kernels.py keeps; the swaps and `now`, what they depend on; a forecaster's answers.
+    """
 
     numbers: FloatArray
     known: UtilityState

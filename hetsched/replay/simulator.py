@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray, Phase
 from .steps import Steps
 from .timeline import Timeline
+
+if TYPE_CHECKING:
+    from ..deciders.compiled import CompiledDecider
 
 CHECK_EVERY = 32  # layers between two checks of the residency's invariants
 STEPS_AT_ONCE = 256  # in one compiled call
@@ -66,59 +70,62 @@ def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: 
     """
     shape = scheduler.geometry
     check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
-    step_s_S = np.zeros(steps.count)
-    run = compiled_run if is_compiled(scheduler) else _run
-    run(trace, steps, scheduler, step_s_S, progress)
+    parts = compiled_parts(scheduler)
+    if parts is None:
+        step_s_S = _run(trace, steps, scheduler, progress)
+    else:
+        step_s_S = _run_compiled(trace, steps, scheduler, parts, progress)
     scheduler.drop_copies()  # what is under way goes with the timeline
     scheduler.residency.check()
     return Replay(scheduler.stats, step_s_S)
 
 
-def is_compiled(scheduler: Scheduler) -> bool:
-    """Whether a replay with this scheduler can be one compiled loop."""
-    calls = getattr(scheduler.decider, "calls", None)
-    return (
-        type(scheduler) is Scheduler
-        and isinstance(scheduler.clock, ConstantClock)
-        and calls is not None
-        and calls.is_whole
-        and scheduler.stats.layers == 0
-    )
+def compiled_parts(scheduler: Scheduler) -> tuple[CompiledDecider, ConstantClock] | None:
+    """What a replay in one compiled loop needs; None where something in Python has a say."""
+    from ..deciders.compiled import CompiledDecider  # numba takes long to import
+
+    decider, clock = scheduler.decider, scheduler.clock
+    if type(scheduler) is not Scheduler or not isinstance(clock, ConstantClock) or scheduler.stats.layers:
+        return None
+    return (decider, clock) if isinstance(decider, CompiledDecider) and decider.calls.is_whole else None
 
 
-def compiled_run(
-    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, step_s_S: FloatArray, progress: Progress | None
-) -> None:
-    """The replay in compiled calls of some steps each."""
+def _run_compiled(
+    trace: RoutingTrace,
+    steps: Steps,
+    scheduler: Scheduler,
+    parts: tuple[CompiledDecider, ConstantClock],
+    progress: Progress | None,
+) -> FloatArray:
+    """Seconds of each step [S], in compiled calls of some steps each."""
     from .line import new_line
     from .loop import compiled_replay
 
-    decider, clock = scheduler.decider, scheduler.clock
-    calls = decider.calls
-    most = int((steps.end_S - steps.begin_S).max(initial=1))
+    (decider, clock), step_s_S = parts, np.zeros(steps.count)
+    calls, charge_2 = decider.calls, np.array([clock.charge_s, clock.beside_s])
     scheduler.board.at[STEP] = -1
     fixed = (
         *scheduler.arrays,
-        scheduler.seconds.table(most),
+        scheduler.seconds.table(int((steps.end_S - steps.begin_S).max(initial=1))),
         calls.kernels.own,
         calls.kernels.known,
         new_line(scheduler.residency.state_LE.size, scheduler.board.machine),
         trace.experts_TLK,
     )
-    replay, charge_2 = compiled_replay(calls), np.array([clock.charge_s, clock.beside_s])
+    replay = compiled_replay(calls)
     for first in range(0, steps.count, STEPS_AT_ONCE):
         span = slice(first, first + STEPS_AT_ONCE)
-        given = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8)
-        wrong = replay(*fixed, *given, charge_2, step_s_S[span])
-        decider.refuse(wrong)
+        asked = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8)
+        decider.refuse(replay(*fixed, *asked, charge_2, step_s_S[span]))
         scheduler.residency.check()
         if progress is not None:
             progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
+    return step_s_S
 
 
-def _run(
-    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, step_s_S: FloatArray, progress: Progress | None
-) -> None:
+def _run(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None) -> FloatArray:
+    """Seconds of each step [S], layer by layer."""
+    step_s_S = np.zeros(steps.count)
     timeline, cost, since_check = Timeline(scheduler.cost), scheduler.cost, 0
     for s, layers in enumerate(demands(trace, steps, scheduler.uses_weights)):
         begin_s = timeline.now_s
@@ -138,6 +145,7 @@ def _run(
         step_s_S[s] = timeline.now_s - begin_s
         if progress is not None and s % 64 == 63:
             progress(s + 1, steps.count)
+    return step_s_S
 
 
 def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: str) -> None:

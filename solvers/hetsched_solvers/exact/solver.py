@@ -112,7 +112,8 @@ def _answering(stamp: int) -> Callable[..., tuple[Bits, float, float]]:
 
 
 SOURCES = (
-    *(f"hetsched_solvers.exact.{name}" for name in ("lanes", "dual", "flips", "polish", "branch", "arrivals", "solver")),
+    *(f"hetsched_solvers.exact.{name}" for name in ("lanes", "dual", "flips", "polish", "branch", "arrivals")),
+    "hetsched_solvers.exact.solver",
     "hetsched.dispatch.judge",
 )
 answer = _answering(source_stamp(*SOURCES))

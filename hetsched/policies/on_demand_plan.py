@@ -1,0 +1,63 @@
+"""A cache's rule as a compiled policy: one visit of a layer, served, and its fetches as rows.
+
+Shapes: F all experts flat (layer * E + expert), N active experts of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..board import ACTIVE, COPYING, EXPERTS, FREE, LAYER, RESIDENT, SLOTS, TOKENS, UNDER_WAY, Board
+from ..board.rows import WAS_MISSED, fetch, misses_on_cpu
+from ..jit import compiled_lean, specialised
+from ..types import FloatArray
+from .compiled import DECIDED, PolicyKernels, stamp_of
+from .on_demand_kernels import SOURCES, STALE, Kernel, Slots, Visits, take_stock
+
+HERE = "hetsched.policies.on_demand_plan"
+SCRATCH = 7  # rows: the visit; hits, fetched, evicted; new, victim, lowest
+
+
+@compiled_lean
+def follow(board: Board, slots: Slots) -> None:
+    """Bring the rule's view of the residency up to date, where more has happened than its own fetches."""
+    held = board.at[SLOTS] - board.at[FREE]
+    if board.at[UNDER_WAY] or slots.at[STALE] or slots.used_G.sum() != held:
+        slots.at[STALE] = board.at[UNDER_WAY]
+        for f in range(len(slots.state_F)):
+            state = board.state_F[f]
+            slots.state_F[f] = state if state in (RESIDENT, COPYING) else 0
+        take_stock(slots)
+
+
+def _planning(stamp: int) -> Callable[..., int]:
+    def plan(board: Board, seconds_4T: FloatArray, own: Any) -> int:
+        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
+        slots, rule, scratch_7N = own
+        active, first = board.at[ACTIVE], board.at[LAYER] * board.at[EXPERTS]
+        follow(board, slots)
+        for i in range(active):
+            scratch_7N[0, i] = first + board.active_N[i]
+        scratch_7N[1, 0] = scratch_7N[2, 0] = scratch_7N[3, 0] = 0
+        flat_RN = scratch_7N[0, :active].reshape(1, active)
+        hits_R, fetched_R, evicted_R = scratch_7N[1, :1], scratch_7N[2, :1], scratch_7N[3, :1]
+        new_N, victim_N, lowest_N = scratch_7N[4], scratch_7N[5], scratch_7N[6]
+        visits = Visits(flat_RN, hits_R, fetched_R, evicted_R, new_N, victim_N, lowest_N, board.at[TOKENS])
+        serve(rule, slots, visits)  # type: ignore[name-defined] # noqa: F821
+        for i in range(fetched_R[0]):
+            fetch(board, new_N[i], victim_N[i], WAS_MISSED)
+        misses_on_cpu(board, seconds_4T)
+        return DECIDED
+
+    return plan
+
+
+def kernels_of(name: str, module: str, serve: Kernel, slots: Slots, rule: Any) -> PolicyKernels:
+    """The kernels of a rule that `module` holds."""
+    sources = (HERE, *SOURCES, module)
+    plan = specialised(name, _planning, stamp_of(*sources), serve=serve)
+    scratch_7N = np.zeros((SCRATCH, slots.experts), np.int64)
+    return PolicyKernels(name, sources, plan, own=(slots, rule, scratch_7N))
