@@ -16,6 +16,7 @@ from ..board import (
     PROBLEM_LINK_S,
     PROVE,
     Arrays,
+    Board,
     open_board,
 )
 from ..board.seconds import Seconds
@@ -73,11 +74,13 @@ class CompiledDecider:
 
     def learn(self, demand: Demand) -> None:
         """One compiled call, which chooses nothing."""
-        self._ahead(demand, False)
+        self._observed(demand)
+        self._ahead(demand, True, False)
 
     def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> None:
         """One compiled call."""
-        wrong = self._ahead(demand, True)
+        self._observed(demand)
+        wrong = self._ahead(demand, True, True)
         chosen += self._views.copies()
         self.refuse(wrong)
 
@@ -85,24 +88,36 @@ class CompiledDecider:
         """Raise for what the contract has against a decision of the kernels'."""
         self._views.refuse(wrong, self.calls.kernels.name)
 
-    def _ahead(self, demand: Demand, choosing: bool) -> int:
-        calls = self.calls
+    def choose(self, demand: Demand, chosen: list[Fetch]) -> None:
+        """Copies alone, for a demand that has been learned."""
+        wrong = self._ahead(demand, False, True)
+        chosen += self._views.copies()
+        self.refuse(wrong)
+
+    def _observed(self, demand: Demand) -> None:
         if self._observe is not None:
             try:
                 self._observe(demand)
             except Exception as error:  # any plug-in may fail in any way; this layer is not learned
                 self._excuse(Fault.LEARNING, error)
-        seconds_4T = self._seconds.table(demand.num_tokens)
-        return calls.ahead(*self._arrays, seconds_4T, calls.kernels.own, calls.kernels.known, choosing)
+
+    def _ahead(self, demand: Demand, learning: bool, choosing: bool) -> int:
+        calls, seconds_4T = self.calls, self._seconds.table(demand.num_tokens)
+        return calls.ahead(*self._arrays, seconds_4T, calls.kernels.own, calls.kernels.known, learning, choosing)
 
     def _ask(self) -> str:
         """Have the problem on the board answered; what is known of the answer."""
-        board = self._board
-        size, places = int(board.at[ACTIVE]), int(board.at[PLACES])
-        gpu, cpu, utility, copy, ready = board.packed_P[: 5 * size].reshape(5, size).copy()
-        prices = board.packed_P[5 * size : 5 * size + places].copy()
-        link_s, start_s = float(board.now[PROBLEM_LINK_S]), float(board.now[PROBLEM_CPU_S])
-        found = self._guard.solve(DispatchProblem(gpu, cpu, copy, ready, utility, prices, link_s, start_s))
+        board, problem = self._board, posed_on(self._board)
+        found, size = self._guard.solve(problem), problem.size
         board.choice_N[:size] = np.asarray(found.choice_N)
         board.now[PREDICTED_S] = found.makespan_s
         return found.fallback.value if found.fallback else found.status.name
+
+
+def posed_on(board: Board) -> DispatchProblem:
+    """The dispatch problem that a policy's kernel has posed."""
+    size, places = int(board.at[ACTIVE]), int(board.at[PLACES])
+    gpu, cpu, utility, copy, ready = board.packed_P[: 5 * size].reshape(5, size).copy()
+    prices = board.packed_P[5 * size : 5 * size + places].copy()
+    link_s, start_s = float(board.now[PROBLEM_LINK_S]), float(board.now[PROBLEM_CPU_S])
+    return DispatchProblem(gpu, cpu, copy, ready, utility, prices, link_s, start_s)

@@ -158,8 +158,8 @@ class Views:
         if wrong in told:
             raise PlanError(told[wrong])
         moved = {
-            contract.EVICTS_ABSENT: f"was {state} while evicted, not RESIDENT",
-            contract.FETCHES_PRESENT: f"was {state} while fetched, not ABSENT",
+            contract.EVICTS_ABSENT: f"was evicted while {state}, not RESIDENT",
+            contract.FETCHES_PRESENT: f"was fetched while {state}, not ABSENT",
             contract.NO_SLOT: "was fetched into a free slot, and there is none",
         }
         raise ResidencyError(f"layer {expert.layer} expert {expert.expert} {moved[wrong]}")

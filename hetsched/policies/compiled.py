@@ -4,7 +4,7 @@ A compiled policy has a method `kernels() -> PolicyKernels` in place of plan, ob
 the board and arrays of its own, and write rows (board/rows.py); what they wrote goes through the same contract as any
 policy's. A layer is then two calls: `step` once its router has spoken, `ahead` while the lanes work.
 
-    plan(board, seconds_4T, own) -> DECIDED or ASKS   rows written, or a dispatch problem posed that a solver is to answer
+    plan(board, seconds_4T, own) -> DECIDED or ASKS   rows written, or a dispatch problem posed for a solver
     answer(board, seconds_4T, own)                    rows from the problem's answer
     learn(board, known)                               the layer's demand, into arrays of a forecaster's
     note(board, seconds_4T, own)                      after it, what the policy itself has to learn
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from ..board import (
     ACTIVE,
+    COPIES,
     EXPERTS,
     LAYER,
     LIMIT_NODES,
@@ -164,14 +165,17 @@ def _looking_ahead(stamp: int) -> Callable[..., int]:
         seconds_4T: FloatArray,
         own: Any,
         known: Any,
+        learning: bool,
         choosing: bool,
     ) -> int:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
         note_arrivals(board)
-        count_seen(board)
-        learn(board, known)  # type: ignore[name-defined] # noqa: F821
-        note(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+        board.at[COPIES] = 0
+        if learning:
+            count_seen(board)
+            learn(board, known)  # type: ignore[name-defined] # noqa: F821
+            note(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
         if not choosing:
             return FINE
         choose(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
@@ -184,7 +188,7 @@ class CompiledPolicy(NamedTuple):
     """The calls of one policy with one solver: each takes a board's arrays, the seconds by token and `own`.
 
     They return FINE, ASKS (step: a problem is posed, and the solver is none that is compiled), or what contract.py has
-    against the decision. `ahead` takes `known` too, and whether to choose copies or only to learn.
+    against the decision. `ahead` takes `known` too, and whether to learn and to choose copies.
     """
 
     step: Callable[..., int]

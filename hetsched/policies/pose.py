@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ..dispatch.problem import Device, DispatchProblem, johnson_order
 from ..dispatch.solver import Status
-from ..policy import Decision, Setting, View
-from ..residency import COPYING, RESIDENT
+from ..policy import Setting, View
+from ..residency import RESIDENT
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Run
 
 FREE = -1  # a place that nobody has to leave
@@ -27,55 +27,6 @@ class PosedProblem(NamedTuple):
 
     problem: DispatchProblem
     victims: npt.NDArray[np.int64]
-
-
-class OneToken:
-    """Layers of one token, where active experts are alike and what to do is a count.
-
-    `settle` answers without a solver where that provably loses nothing.
-    """
-
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
-        self._gpu_LE, self._cpu_LE = setting.one_token_runs
-
-    def settle(self, demand: Demand, view: View, most_gain_s: float) -> Decision | None:
-        """The optimal decision where no fetch can be part of one and nothing is in flight; None where it is not known.
-
-        Without fetches the only choice is how many residents leave the GPU for the CPU. k fetches end no earlier than
-        link_free + k copies + one computation, and gain at most k * `most_gain_s` (no fetch's utility less its price
-        exceeds that). The difference is linear in k, so k = 1 decides unless each further fetch pays for its own copy.
-        """
-        cost, states = self._setting.cost, view.residency.states(demand.layer)
-        (gpu_s,), (cpu_s,) = cost.each_gpu_s(_ONE), cost.each_cpu_s(_ONE)
-        here, missing = [], []
-        for e in demand.active:
-            if states[e] >= RESIDENT:
-                here.append(e)
-            elif states[e] == COPYING:
-                return None
-            else:
-                missing.append(e)
-        roundtrip_s, misses, moved = cost.roundtrip_s(1), len(missing), 0
-        gpu_end_s = len(here) * gpu_s
-        makespan_s = max(gpu_end_s, roundtrip_s + misses * cpu_s) if missing else gpu_end_s
-        while moved < len(here):  # the GPU's end falls and the CPU's rises: the first that is no better ends it
-            gpu_end_s -= gpu_s
-            less_s = max(gpu_end_s, roundtrip_s + (misses + moved + 1) * cpu_s)
-            if less_s >= makespan_s:
-                break
-            makespan_s, moved = less_s, moved + 1
-        if missing and self._setting.num_slots:
-            copy_s = cost.copy_s()
-            if most_gain_s > copy_s or view.link.free_s + copy_s + gpu_s - most_gain_s < makespan_s:
-                return None
-        if moved:
-            missing += here[-moved:]
-            del here[-moved:]
-        gpu_E, cpu_E = self._gpu_LE[demand.layer], self._cpu_LE[demand.layer]
-        runs = [gpu_E[e] for e in here]
-        runs += [cpu_E[e] for e in missing]
-        return Decision(tuple(runs), predicted_s=makespan_s, solver_status=_OPTIMAL)
 
 
 def pose(

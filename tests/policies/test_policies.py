@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from numba import njit
 
+from hetsched.board import COPY_S, RUNS
+from hetsched.board.contract import open_board
+from hetsched.deciders.compiled import posed_on
+from hetsched.deciders.views import Views
 from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
-from hetsched.policies.pose import OneToken, pose
+from hetsched.policies import pose_kernels
 from hetsched.policy import Decision, View
 from hetsched.residency import ResidencyError
 from hetsched.scheduler import PlanError, Scheduler
 from hetsched.testing.policies import HARDWARE, LAWS, SHAPE, Make, replay
-from hetsched.types import Copies, Demand, ExpertId, Fetch, Lane, LinkState, Outcome, Phase, Run
-from tests.replay.flat_cost import FlatCost
+from hetsched.types import Copies, Demand, ExpertId, Fetch, FloatArray, Lane, LinkState, Outcome, Phase, Run
 
 POLICIES = sorted(installed("hetsched.policies"))
 
@@ -102,26 +105,36 @@ def test_hetsched_prefetches_only_while_the_link_is_idle() -> None:
     assert idle > 0
 
 
+@njit
+def settled_on(
+    bytes_B: Any, ints_I: Any, floats_R: Any, seconds_4T: FloatArray, utility_F: FloatArray, most_s: float
+) -> bool:
+    """pose_kernels.settle; where it leaves the layer to a solver, the problem is posed instead."""
+    board = open_board(bytes_B, ints_I, floats_R)
+    board.at[RUNS] = 0
+    pose_kernels.pose(board, seconds_4T, utility_F, 0.0)
+    return pose_kernels.settle(board, seconds_4T, most_s)
+
+
 def test_what_is_settled_is_optimal() -> None:
     """Wherever the solver is not asked for one token, trying every choice finds nothing better."""
     made, random, settled, moved = scheduler("hetsched", 20), np.random.default_rng(1), 0, 0
-    brute = installed("hetsched.solvers")["brute"].load()()
+    brute, views = installed("hetsched.solvers")["brute"].load()(), Views(made.board)
     for _ in range(400):
         gpu_s, cpu_s, copy_s, roundtrip_s = random.choice([0.0, 0.3, 1.0, 2.5], 4).tolist()
-        cost = FlatCost(gpu=gpu_s + 0.1, cpu=cpu_s + 0.1, copy=copy_s + 0.1, roundtrip=roundtrip_s)
-        context = replace(made.policy._setting, cost=cost)  # type: ignore[attr-defined]
+        made.board.machine[COPY_S] = copy_s + 0.1
+        seconds_4T = np.array([[0.0, s] for s in (gpu_s + 0.1, cpu_s + 0.1, 1.0, roundtrip_s)])
         tokens_E = np.bincount(
             random.choice(SHAPE.num_experts, SHAPE.top_k, replace=False), minlength=SHAPE.num_experts
         )
         demand = made.demand(int(random.integers(4)), tokens_E, 1, Phase.DECODE)
-        view = View(made.residency, LinkState(free_s=float(random.choice([0.0, 0.5]))))
+        views.tell(demand, LinkState(free_s=float(random.choice([0.0, 0.5]))))
         utility_LE = random.random((SHAPE.num_layers, SHAPE.num_experts)) * random.choice([0.01, 0.5, 3.0])
         price_s = min(utility_LE[expert] for expert in made.residency.residents())
         most_s = max(utility_LE[demand.layer, demand.active]) - price_s
-        decision = OneToken(context).settle(demand, view, most_s)
-        if decision is not None:
+        if settled_on(*made.arrays, seconds_4T, utility_LE.reshape(-1), most_s):
             settled += 1
-            problem = pose(demand, view, context, utility_LE).problem
+            problem, decision = posed_on(made.board), views.decision()
             on_gpu = {run.expert.expert for run in decision.runs if run.lane is Lane.GPU}
             choice_N = np.array([e in on_gpu for e in demand.active], np.int8)
             moved += len(on_gpu) < (problem.ready_s_N == 0).sum()
