@@ -16,7 +16,9 @@ class RunStats:
 
     A hit is an active expert that had wholly arrived when the router asked; a late prefetch was on its way.
     `decision_s` is on the critical path; `overlapped_s`, for learning and choosing prefetches, is spent while the lanes
-    work and lengthens a layer only where it outlasts them. `faults` counts what was survived, by name of the fault.
+    work and lengthens a layer only where it outlasts them. `host_s` is what the engine itself takes, decisions apart;
+    on a real machine the wall's seconds contain it, which `host_inside_s` says. `faults` counts what was survived, by
+    name of the fault.
     """
 
     expert_bytes: int
@@ -35,6 +37,8 @@ class RunStats:
     dense_s: float = 0.0
     decision_s: float = 0.0
     overlapped_s: float = 0.0
+    host_s: float = 0.0
+    host_inside_s: float = 0.0
     makespan_s: float = 0.0
     predicted_s: float = 0.0
     gpu_s: float = 0.0
@@ -84,7 +88,7 @@ class RunStats:
 
     def record_outcome(self, outcome: Outcome) -> None:
         """Add one layer's times."""
-        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s = outcome
+        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s = outcome
         demand = plan.demand
         decoding = demand.phase != Phase.PREFILL
         if demand.step != self._last_step:
@@ -94,8 +98,9 @@ class RunStats:
             self.decode_tokens += demand.num_tokens * decoding
         self.layers += 1
         if decoding:
-            self.decode_s += dense_s + plan.decision_s + makespan_s
+            self.decode_s += dense_s + host_s + plan.decision_s + makespan_s
         self.dense_s += dense_s
+        self.host_s += host_s
         self.decision_s += plan.decision_s
         self.makespan_s += makespan_s
         self.predicted_s += plan.predicted_s
@@ -103,6 +108,11 @@ class RunStats:
         self.cpu_s += cpu_s
         self.link_s += link_s
         self.stall_s += stall_s
+
+    def record_host_inside(self, seconds: float) -> None:
+        """Add what the engine itself took within seconds of the wall that are counted anyway."""
+        self.host_s += seconds
+        self.host_inside_s += seconds
 
     def record_tail(self, phase: Phase, seconds: float) -> None:
         """Add what a step takes after its last layer."""
@@ -118,12 +128,12 @@ class RunStats:
 
     @property
     def total_s(self) -> float:
-        """Seconds of all layers: dense part, decision, experts."""
-        return self.dense_s + self.decision_s + self.makespan_s
+        """Seconds of all layers: dense part, the engine's own, decision, experts."""
+        return self.dense_s + (self.host_s - self.host_inside_s) + self.decision_s + self.makespan_s
 
     @property
     def tokens_per_s(self) -> float:
-        """Decoded tokens per second, decision time counted; 0 when nothing was decoded."""
+        """Decoded tokens per second, decisions and the engine's own time counted; 0 when nothing was decoded."""
         return self.decode_tokens / self.decode_s if self.decode_s > 0 else 0.0
 
     @property
@@ -151,5 +161,6 @@ class RunStats:
             "wasted_bytes_per_token": self.wasted_prefetches * self.expert_bytes * per_token,
             "stall_s_per_token": self.stall_s * per_token,
             "decision_s_per_token": self.decision_s * per_token,
+            "host_s_per_token": self.host_s * per_token,
             "utilisation": {lane.value: getattr(self, f"{lane.value}_s") / busy_s for lane in Lane},
         }

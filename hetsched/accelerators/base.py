@@ -71,7 +71,13 @@ class GroupedExperts(Protocol):
 
 
 class LayerTime(Protocol):
-    """What time a layer takes, section by section: the wall's (`WallTime`) or an emulated machine's."""
+    """What time a layer takes, section by section: the wall's (`WallTime`) or an emulated machine's.
+
+    `apart_s`: processor seconds that calling threads have spent here so far on what is no work of the engine's own:
+    waiting, and what only an emulated machine needs.
+    """
+
+    apart_s: float
 
     def begin_step(self) -> None:
         """A forward pass begins."""

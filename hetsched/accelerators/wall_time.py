@@ -12,6 +12,7 @@ class WallTime:
     """LayerTime as it passes by itself: each section takes what has gone by since the one before."""
 
     _mark_s = 0.0
+    apart_s = 0.0
 
     def begin_step(self) -> None:
         """Time before a forward pass is not the model's."""
@@ -34,8 +35,10 @@ class WallTime:
 
     def end_layer(self, events: Sequence[Event]) -> float:
         """Wall seconds since the decision, when the layer's own events have come."""
+        begin_s = time.thread_time()
         for event in events:
             event.result()
+        self.apart_s += time.thread_time() - begin_s
         return self._since_mark_s()
 
     def _since_mark_s(self) -> float:

@@ -27,7 +27,8 @@ class Row:
     """What a strategy came to. Tokens are all tokens scored; those of `tokens_per_s` are decoded or verified ones.
 
     `hit_rate`: active experts wholly there when the router asked; `late_share`: those then on their way.
-    `decision_s_per_token` is on the critical path, `overlapped_s_per_token` beside the lanes. `efficiency`: seconds of
+    `decision_s_per_token` and `host_s_per_token`, the engine's own, are on the critical path,
+    `overlapped_s_per_token` beside the lanes. `efficiency`: seconds of
     the clairvoyant bound over this strategy's on the same steps, None without a bound. `rank` is among strategies with
     the same machine, fraction, clairvoyance and losslessness; the lanes' utilisation is busy seconds over all seconds.
     """
@@ -51,6 +52,7 @@ class Row:
     clairvoyant: bool = False
     stand_in: str = ""
     overlapped_s_per_token: float = 0.0
+    host_s_per_token: float = 0.0
     gpu_utilisation: float = 0.0
     link_utilisation: float = 0.0
     cpu_utilisation: float = 0.0
@@ -84,13 +86,18 @@ class Cell(NamedTuple):
         if charge_s is None:
             tried_s = self.try_out(bench)
             if self._fast(bench, _first_steps(bench.steps, 1), 0.0) is None:
-                return simulate(bench.scored, bench.steps, self._scheduler(bench, None), progress)
+                return self._simulated(bench, None, progress)
             charge_s = tried_s
         fast = self._fast(bench, bench.steps, charge_s, progress)
-        return fast or simulate(bench.scored, bench.steps, self._scheduler(bench, charge_s), progress)
+        return fast or self._simulated(bench, charge_s, progress)
+
+    def _simulated(self, bench: Bench, decision_s: float | None, progress: Progress | None) -> Replay:
+        host_s = bench.study.host_layer_s(self.machine)
+        return simulate(bench.scored, bench.steps, self._scheduler(bench, decision_s), progress, host_s)
 
     def _fast(self, bench: Bench, steps: Steps, charge_s: float, progress: Progress | None = None) -> Replay | None:
-        return fast_replay(bench.scored, steps, self._scheduler(bench, charge_s), charge_s, progress)
+        host_s = bench.study.host_layer_s(self.machine)
+        return fast_replay(bench.scored, steps, self._scheduler(bench, charge_s), charge_s, progress, host_s)
 
     def _scheduler(self, bench: Bench, decision_s: float | None) -> Scheduler:
         policy = self.strategy.policy()
@@ -110,6 +117,7 @@ class Cell(NamedTuple):
             stall_s_per_token=figures["stall_s_per_token"],
             decision_s_per_token=figures["decision_s_per_token"],
             efficiency=None,
+            host_s_per_token=figures["host_s_per_token"],
             overlapped_s_per_token=replayed.stats.overlapped_s / max(replayed.stats.tokens, 1),
             **{name: figures[name] for name in shared},
             **lanes,

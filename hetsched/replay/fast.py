@@ -24,7 +24,7 @@ from .steps import Steps
 from .timeline import Timeline
 
 TOKENS_AT_ONCE = 8192
-TIMES = ("dense_s", "makespan_s", "gpu_s", "cpu_s", "link_s", "stall_s")  # of an Outcome, summed by RunStats
+TIMES = ("dense_s", "host_s", "makespan_s", "gpu_s", "cpu_s", "link_s", "stall_s")  # of an Outcome, summed by RunStats
 
 
 @runtime_checkable
@@ -44,7 +44,12 @@ class Countable(Protocol):
 
 
 def fast_replay(
-    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, charge_s: float, progress: Progress | None = None
+    trace: RoutingTrace,
+    steps: Steps,
+    scheduler: Scheduler,
+    charge_s: float,
+    progress: Progress | None = None,
+    host_s: float = 0.0,
 ) -> Replay | None:
     """What simulate() gives for a scheduler whose clock charges `charge_s` a decision; None where it does not apply.
 
@@ -57,7 +62,7 @@ def fast_replay(
     fresh = stats.layers == 0 and not (steps.count and np.any(steps.end_S - steps.begin_S != 1))
     if not (fresh and isinstance(policy, Countable) and counts_are_its_own(policy)):
         return None
-    prices = _Prices(scheduler, trace.top_k, charge_s)
+    prices = _Prices(scheduler, trace.top_k, charge_s, host_s)
     step_s_S = np.zeros(steps.count)
     for first in range(0, steps.count, TOKENS_AT_ONCE):
         chunk = slice(first, first + TOKENS_AT_ONCE)
@@ -100,10 +105,10 @@ class _Case(NamedTuple):
 class _Prices:
     """Seconds of each case that occurs, and how often it did."""
 
-    def __init__(self, scheduler: Scheduler, top_k: int, charge_s: float) -> None:
+    def __init__(self, scheduler: Scheduler, top_k: int, charge_s: float, host_s: float) -> None:
         self._scheduler = scheduler
         self._top_k = top_k
-        self._charge_s = charge_s
+        self._charge_s, self._host_s = charge_s, host_s
         self._times_C: IntArray = np.zeros((top_k + 1) ** 2, np.int64)
         self._layer_s_C = np.zeros(len(self._times_C))
         self._cases: dict[int, _Case] = {}
@@ -142,7 +147,7 @@ class _Prices:
         made = decision(demand, View(residency, LinkState()), machine, dict(places))
         plan = Plan(demand, made.runs, made.fetches, (), made.predicted_s, self._charge_s)
         timeline, dense_s = Timeline(cost), cost.dense_s(1)
-        timeline.pass_s(dense_s + self._charge_s)
+        timeline.pass_s(dense_s + self._host_s + self._charge_s)
         timeline.begin(plan)
         timeline.prefetch((), self._charge_s)
-        return _Case(timeline.end(dense_s), made.predicted_s)
+        return _Case(timeline.end(dense_s)._replace(host_s=self._host_s), made.predicted_s)

@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay came to: sums over all layers, and the seconds of each step [S], decision time counted."""
+    """What a replay came to: sums over all layers, and the seconds of each step [S], host time counted."""
 
     stats: RunStats
     step_s_S: FloatArray
@@ -48,10 +48,13 @@ class ConstantClock:
         return self._now_s
 
 
-def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None = None) -> Replay:
+def simulate(
+    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None = None, host_s: float = 0.0
+) -> Replay:
     """Replay `steps` of a trace: the same Scheduler, Policy, Forecaster and Solver that run in a model.
 
-    Raises InputError where trace and model differ in shape, and ResidencyError or PlanError where a policy breaks its
+    `host_s`: what the engine itself takes for each layer before its decision; copies go on meanwhile. Raises
+    InputError where trace and model differ in shape, and ResidencyError or PlanError where a policy breaks its
     contract.
     """
     shape = scheduler.geometry
@@ -63,13 +66,13 @@ def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: 
         begin_s = timeline.now_s
         for demand in layers:
             dense_s = cost.dense_s(demand.num_tokens)
-            timeline.pass_s(dense_s)
+            timeline.pass_s(dense_s + host_s)
             plan = scheduler.step(demand, timeline.link_state())
             timeline.pass_s(plan.decision_s)
             timeline.begin(plan)
             copies = scheduler.prefetch(timeline.link_state())
             timeline.prefetch(copies.fetches, copies.decision_s)
-            scheduler.observe(timeline.end(dense_s))
+            scheduler.observe(timeline.end(dense_s)._replace(host_s=host_s))
             since_check += 1
             if since_check == CHECK_EVERY:
                 since_check = 0
