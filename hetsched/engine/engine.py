@@ -111,9 +111,11 @@ class Engine:
             return out_TH
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
-        if not work.ids_TK.is_cpu:
+        away = not work.ids_TK.is_cpu  # then the host waits for the router
+        if away:
             self.host.pause()
-            work = self._executor.received(work)
+        work = self._executor.received(work)
+        if away:
             self.host.resume()
         demand = demand_of(work, self.scheduler, self.phase)
         self._last_phase = demand.phase

@@ -16,14 +16,14 @@ class HostTime:
     demand. Not counted is what only an emulated machine needs (`apart_s` of its time), nor what other threads do to
     this one, since that is no processor time of its own. On an emulated machine the charge is to pass on its clock; on
     a real one the wall contains it, and the statistics are told. `charge_s`: charge this instead, for reproducible
-    runs. `measured_s`: in all.
+    runs. `last_s`: what was measured for the last layer.
     """
 
     def __init__(
         self, layer_time: LayerTime, emulated: bool, stats: RunStats, clock: Callable[[], float] = time.thread_time
     ) -> None:
         self.charge_s: float | None = None
-        self.measured_s = 0.0
+        self.last_s = 0.0
         self._time, self._emulated, self._stats, self._clock = layer_time, emulated, stats, clock
         self._since_s = self._open_s = 0.0
 
@@ -38,9 +38,9 @@ class HostTime:
     def charged(self) -> float:
         """Seconds to let pass for a layer, 0 where they have passed by themselves; the engine's own goes on."""
         now_s = self._clock() - self._time.apart_s
-        host_s, self._open_s, self._since_s = self._open_s + now_s - self._since_s, 0.0, now_s
-        self.measured_s += host_s
-        if not self._emulated:
-            self._stats.record_host_inside(host_s)
-            return 0.0
-        return max(0.0, host_s) if self.charge_s is None else self.charge_s
+        host_s = max(0.0, self._open_s + now_s - self._since_s)
+        self.last_s, self._open_s, self._since_s = host_s, 0.0, now_s
+        if self._emulated:
+            return host_s if self.charge_s is None else self.charge_s
+        self._stats.record_host_inside(host_s)
+        return 0.0
