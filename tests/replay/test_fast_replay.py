@@ -28,6 +28,7 @@ from tests.replay.test_cache_policies import CACHES
 TRACES = Path(os.environ.get("HETSCHED_TRACES", Path(__file__).parents[2].parent / "shared" / "traces"))
 COUNTED = [*CACHES, "belady", "layer-stream", "cpu-only", "layer-split", "static-frequency"]
 CHARGE_S = 2e-5
+HOST_S = 3e-4
 SHAPE = MoEGeometry("small", num_layers=4, num_experts=10, top_k=3, hidden=1024, ffn=2048, dense_params=4_000_000)
 LAPTOP = "rtx-4060-laptop-8gb"
 
@@ -59,8 +60,10 @@ def assert_same(fast: Replay | None, slow: Replay) -> None:
 
 
 def both(policy: object, slots: int, trace: RoutingTrace, steps: Steps, hardware: HardwareProfile, shape=SHAPE) -> None:
-    slow = simulate(trace, steps, scheduler(policy, slots, trace, hardware, shape))
-    assert_same(fast_replay(trace, steps, scheduler(policy, slots, trace, hardware, shape), CHARGE_S), slow)
+    for host_s in (0.0, HOST_S):
+        slow = simulate(trace, steps, scheduler(policy, slots, trace, hardware, shape), host_s=host_s)
+        made = scheduler(policy, slots, trace, hardware, shape)
+        assert_same(fast_replay(trace, steps, made, CHARGE_S, host_s=host_s), slow)
 
 
 @pytest.mark.parametrize("slots", [0, 1, 2, 5, 13, 40])
