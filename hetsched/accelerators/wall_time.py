@@ -22,7 +22,7 @@ class WallTime:
         """Wall seconds since the last layer ended."""
         return self._since_mark_s()
 
-    def begin_layer(self, dense_s: float) -> float:
+    def begin_layer(self, dense_s: float, host_s: float = 0.0) -> float:
         """Wall seconds since the last layer ended; whoever has the router's ids has waited for the device."""
         return self._since_mark_s()
 

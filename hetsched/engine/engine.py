@@ -122,7 +122,7 @@ class Engine:
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
         host_s = self.host.charged()
-        dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(demand.num_tokens) + host_s) - host_s
+        dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(demand.num_tokens), host_s)
         link = self._executor.link_state()
         self.host.pause()
         plan = self.scheduler.step(demand, link)

@@ -117,9 +117,9 @@ class EmulatedAccelerator(HostMemory):
         return 0.0
 
     @_apart
-    def begin_layer(self, dense_s: float) -> float:
-        """Let `dense_s` pass; copies go on meanwhile."""
-        self._pass(dense_s)
+    def begin_layer(self, dense_s: float, host_s: float = 0.0) -> float:
+        """Let both pass; copies go on meanwhile. Nobody sleeps for `host_s`, which has taken its time already."""
+        self._pass(dense_s, host_s)
         return dense_s
 
     @_apart
@@ -187,11 +187,11 @@ class EmulatedAccelerator(HostMemory):
         with self._submitting:
             return self._lanes[lane].submit(parts, max(self.clock.now_s, self._host_s), after, urgency)
 
-    def _pass(self, seconds: float) -> None:
-        moment_s = self.clock.now_s + seconds
+    def _pass(self, seconds: float, host_s: float = 0.0) -> None:
+        moment_s = self.clock.now_s + seconds + host_s
         with self._submitting:
             self._begin_until(moment_s)
-        self._sleep_until(moment_s)
+        self._sleep_until(moment_s, host_s)
 
     def _begin_until(self, moment_s: float) -> None:
         self.clock.start()
@@ -200,8 +200,8 @@ class EmulatedAccelerator(HostMemory):
         for lane in self._lanes.values():
             lane.hand_over()
 
-    def _sleep_until(self, moment_s: float) -> None:
-        self.clock.advance(moment_s)
+    def _sleep_until(self, moment_s: float, awake_s: float = 0.0) -> None:
+        self.clock.advance(moment_s, awake_s)
         begin_s = time.perf_counter()
         with self._submitting:
             due = [event for lane in self._lanes.values() for event in lane.due()]
