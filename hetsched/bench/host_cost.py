@@ -5,6 +5,7 @@ Shapes: C layers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -40,7 +41,8 @@ def measure_host() -> KnownHost:
     finally:
         accelerator.close()
     low_s, middle_s, high_s = np.percentile(host_s_C[STEPS_BEFORE * LAYERS :], (10, 50, 90)).tolist()
-    return KnownHost(HostCost(middle_s, low_s, high_s), HOW, date.today().isoformat())
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""  # a busy machine's caches are cold
+    return KnownHost(HostCost(middle_s, low_s, high_s), HOW + load, date.today().isoformat())
 
 
 def _decoded(model: Any, scheduler: Any) -> list[float]:
