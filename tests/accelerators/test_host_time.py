@@ -14,6 +14,7 @@ import hetsched
 from hetsched.accelerators.emulated.device import EmulatedAccelerator
 from hetsched.engine.host_time import HostTime
 from hetsched.machine.gallery import machine
+from hetsched.report.run_view import stats_line
 from hetsched.stats import RunStats
 
 STEP = torch.tensor([[5]])
@@ -85,6 +86,7 @@ def test_emulated_time_contains_the_host(model: Any) -> None:
             parts_s = stats["dense_s"] + stats["host_s"] + stats["decision_s"] + stats["makespan_s"]
             assert stats["total_s"] == pytest.approx(parts_s)
             assert handle.engine.accelerator.clock.now_s == pytest.approx(parts_s)
+            assert f"host {1e6 * stats['host_s'] / stats['layers']:.0f} µs a layer" in stats_line(stats)
             took[how] = stats["host_s"] / (stats["layers"] - 1)  # the last one's is charged to the next
     assert 1e-5 < took["quick"] < PAUSE_S / 2
     assert 1e-5 < took["asleep"] < PAUSE_S / 2
