@@ -42,7 +42,9 @@ class RunStats:
 
     A hit is an active expert that had wholly arrived when the router asked; a late prefetch was on its way.
     `decision_s` is on the critical path; `overlapped_s`, for learning and choosing prefetches, is spent while the lanes
-    work and lengthens a layer only where it outlasts them. `faults` counts what was survived, by name of the fault.
+    work and lengthens a layer only where it outlasts them. `host_s` is what the engine itself takes, decisions apart;
+    on a real machine the wall's seconds contain it, which `host_inside_s` says. `faults` counts what was survived, by
+    name of the fault.
     """
 
     layers, steps, tokens = _Count(places.N_LAYERS), _Count(places.N_STEPS), _Count(places.N_TOKENS)
@@ -55,6 +57,7 @@ class RunStats:
     makespan_s, predicted_s = _Seconds(places.S_MAKESPAN), _Seconds(places.S_PREDICTED)
     gpu_s, cpu_s = _Seconds(places.S_GPU), _Seconds(places.S_CPU)
     link_s, stall_s = _Seconds(places.S_LINK), _Seconds(places.S_STALL)
+    host_s, host_inside_s = _Seconds(places.S_HOST), _Seconds(places.S_HOST_INSIDE)
 
     def __init__(self, expert_bytes: int, board: Board | None = None) -> None:
         self.expert_bytes = expert_bytes
@@ -85,7 +88,7 @@ class RunStats:
 
     def record_outcome(self, outcome: Outcome) -> None:
         """Add one layer's times."""
-        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s = outcome
+        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s = outcome
         demand, counts, sums_s = plan.demand, self.board.counts, self.board.sums_s
         decoding = demand.phase != Phase.PREFILL
         if demand.step != counts[places.LAST_STEP]:
@@ -94,8 +97,8 @@ class RunStats:
             counts[places.N_TOKENS] += demand.num_tokens
             counts[places.N_DECODED] += demand.num_tokens * decoding
         counts[places.N_LAYERS] += 1
-        layer_s = dense_s + plan.decision_s + makespan_s
-        sums_s[: places.S_STALL + 1] += (
+        layer_s = dense_s + host_s + plan.decision_s + makespan_s
+        sums_s[: places.S_HOST + 1] += (
             layer_s * decoding,
             dense_s,
             plan.decision_s,
@@ -106,7 +109,13 @@ class RunStats:
             cpu_s,
             link_s,
             stall_s,
+            host_s,
         )
+
+    def record_host_inside(self, seconds: float) -> None:
+        """Add what the engine itself took within seconds of the wall that are counted anyway."""
+        self.host_s += seconds
+        self.host_inside_s += seconds
 
     def record_tail(self, phase: Phase, seconds: float) -> None:
         """Add what a step takes after its last layer."""
@@ -116,12 +125,12 @@ class RunStats:
 
     @property
     def total_s(self) -> float:
-        """Seconds of all layers: dense part, decision, experts."""
-        return self.dense_s + self.decision_s + self.makespan_s
+        """Seconds of all layers: dense part, the engine's own, decision, experts."""
+        return self.dense_s + (self.host_s - self.host_inside_s) + self.decision_s + self.makespan_s
 
     @property
     def tokens_per_s(self) -> float:
-        """Decoded tokens per second, decision time counted; 0 when nothing was decoded."""
+        """Decoded tokens per second, decisions and the engine's own time counted; 0 when nothing was decoded."""
         return self.decode_tokens / self.decode_s if self.decode_s > 0 else 0.0
 
     @property
@@ -157,5 +166,6 @@ class RunStats:
             "wasted_bytes_per_token": self.wasted_prefetches * self.expert_bytes * per_token,
             "stall_s_per_token": self.stall_s * per_token,
             "decision_s_per_token": self.decision_s * per_token,
+            "host_s_per_token": self.host_s * per_token,
             "utilisation": {lane.value: getattr(self, f"{lane.value}_s") / busy_s for lane in Lane},
         }

@@ -174,6 +174,8 @@ class Outcome(NamedTuple):
 
     `dense_s`: rest of the layer before the decision. `makespan_s`: from the decision to the end of the last lane.
     `gpu_s`, `cpu_s`, `link_s`: busy time of each lane in this layer. `stall_s`: time the GPU lane waited for a copy.
+    `host_s`: the engine's own time before the decision, which no other figure contains; 0 where `dense_s` and
+    `makespan_s` are the wall's, and so contain it.
     """
 
     plan: Plan
@@ -183,8 +185,9 @@ class Outcome(NamedTuple):
     cpu_s: float = 0.0
     link_s: float = 0.0
     stall_s: float = 0.0
+    host_s: float = 0.0
 
     @property
     def layer_s(self) -> float:
-        """Time of the whole layer: dense part, decision, experts."""
-        return self.dense_s + self.plan.decision_s + self.makespan_s
+        """Time of the whole layer: dense part, the engine's own, decision, experts."""
+        return self.dense_s + self.host_s + self.plan.decision_s + self.makespan_s

@@ -71,7 +71,13 @@ class GroupedExperts(Protocol):
 
 
 class LayerTime(Protocol):
-    """What time a layer takes, section by section: the wall's (`WallTime`) or an emulated machine's."""
+    """What time a layer takes, section by section: the wall's (`WallTime`) or an emulated machine's.
+
+    `apart_s`: processor seconds that calling threads have spent here so far on what is no work of the engine's own:
+    waiting, and what only an emulated machine needs.
+    """
+
+    apart_s: float
 
     def begin_step(self) -> None:
         """A forward pass begins."""
@@ -81,8 +87,11 @@ class LayerTime(Protocol):
         """A forward pass has ended; returns the seconds since its last layer (the output head; 0 where emulated)."""
         ...
 
-    def begin_layer(self, dense_s: float) -> float:
-        """The rest of a layer has been computed; returns its seconds (emulated devices let `dense_s` pass)."""
+    def begin_layer(self, dense_s: float, host_s: float = 0.0) -> float:
+        """The rest of a layer has been computed; returns its seconds.
+
+        Emulated devices let `dense_s` pass, and `host_s`, which the host has spent on the engine itself.
+        """
         ...
 
     def decided(self, decision_s: float) -> None:

@@ -12,6 +12,7 @@ class WallTime:
     """LayerTime as it passes by itself: each section takes what has gone by since the one before."""
 
     _mark_s = 0.0
+    apart_s = 0.0
 
     def begin_step(self) -> None:
         """Time before a forward pass is not the model's."""
@@ -21,7 +22,7 @@ class WallTime:
         """Wall seconds since the last layer ended."""
         return self._since_mark_s()
 
-    def begin_layer(self, dense_s: float) -> float:
+    def begin_layer(self, dense_s: float, host_s: float = 0.0) -> float:
         """Wall seconds since the last layer ended; whoever has the router's ids has waited for the device."""
         return self._since_mark_s()
 
@@ -34,8 +35,10 @@ class WallTime:
 
     def end_layer(self, events: Sequence[Event]) -> float:
         """Wall seconds since the decision, when the layer's own events have come."""
+        begin_s = time.thread_time()
         for event in events:
             event.result()
+        self.apart_s += time.thread_time() - begin_s
         return self._since_mark_s()
 
     def _since_mark_s(self) -> float:

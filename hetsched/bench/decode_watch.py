@@ -35,7 +35,7 @@ class StepSeconds:
         """One more layer, whose prefetches took the host `host_s` to choose."""
         self.layers += 1
         self.host_last += host_s > 0 and outcome.makespan_s <= host_s * (1 + 1e-9)
-        before_s = outcome.dense_s + outcome.plan.decision_s
+        before_s = outcome.dense_s + outcome.host_s + outcome.plan.decision_s
         self.predicted_s += before_s + outcome.plan.predicted_s
         self.executed_s += before_s + outcome.makespan_s
         self.predicted_experts_s += outcome.plan.predicted_s
@@ -47,7 +47,8 @@ class DecodeWatch:
     """Counts from the forward pass after the first `skip` on; needs waits and decisions on every stopwatch.
 
     `own_s_C`: for each stopwatch, seconds of each call of an expert module less waits and decisions. `active_C`: the
-    calls' active experts. `calls`: those of each step, with copies of their arguments.
+    calls' active experts; `host_s_C`: what the engine measured of itself. `calls`: those of each step, with copies of
+    their arguments.
     """
 
     handle: Any
@@ -57,6 +58,7 @@ class DecodeWatch:
     steps: dict[int, StepSeconds] = field(default_factory=dict)
     own_s_C: list[list[float]] = field(default_factory=list)
     active_C: list[int] = field(default_factory=list)
+    host_s_C: list[float] = field(default_factory=list)
     calls: list[list[tuple[Any, tuple[Any, ...]]]] = field(default_factory=list)
 
     def start(self, module_class: type[Any]) -> None:
@@ -95,6 +97,7 @@ class DecodeWatch:
                 demand = outcome.plan.demand
                 self.steps.setdefault(demand.step, StepSeconds()).add(outcome, host_s - before_s)
                 self.active_C.append(len(demand.active))
+                self.host_s_C.append(self.handle.engine.host.last_s)
 
         return observed
 

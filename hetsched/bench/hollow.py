@@ -40,14 +40,14 @@ def hollow_model(name: str, num_layers: int, seed: int) -> Any:
     return model.eval()
 
 
-def tiny_model(num_layers: int, seed: int) -> Any:
-    """A random Qwen2-MoE of a few hundred kilobytes, 4 of 16 experts."""
+def tiny_model(num_layers: int, seed: int, num_experts: int = 16, top_k: int = 4) -> Any:
+    """A random Qwen2-MoE of a few hundred kilobytes."""
     import transformers
 
     torch.manual_seed(seed)
     sizes = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 32, "vocab_size": 256}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "shared_expert_intermediate_size": 64}
-    experts = {"num_experts": 16, "num_experts_per_tok": 4, "num_hidden_layers": num_layers}
+    experts = {"num_experts": num_experts, "num_experts_per_tok": top_k, "num_hidden_layers": num_layers}
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     return transformers.Qwen2MoeForCausalLM(
         transformers.Qwen2MoeConfig(**sizes, **heads, **experts, **special, experts_implementation="eager")

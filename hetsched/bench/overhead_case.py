@@ -22,7 +22,7 @@ from hetsched.types import Phase
 
 from .decode_watch import Calls, DecodeWatch
 from .hollow import hollow_model, timing_only, tiny_model
-from .spans import DECISION, MEANING, WAIT, time_everything, time_others
+from .spans import DECISION, MEANING, PARTS, WAIT, time_everything, time_others
 from .stopwatch import Stopwatch
 
 DEMO, TINY = "demo", "tiny-random"
@@ -38,8 +38,8 @@ Seen: TypeAlias = tuple[DecodeWatch, list[dict[str, float]]]
 class Settings:
     """What is measured. `steps`: decoded tokens scored of each row, in each pass; `layers`: of models without numbers.
 
-    `demo_as`: gallery model whose seconds the demo model's layers take, "" for its own. `decision_s`: what
-    each decision is charged on the emulated clock, None for what it took here.
+    `demo_as`: gallery model whose seconds the demo model's layers take, "" for its own. `decision_s`: what each
+    decision is charged on the emulated clock, and the host between decisions nothing; None for what both took here.
     """
 
     models: Sequence[str] = ("demo", "qwen3-30b-a3b")
@@ -107,7 +107,7 @@ class Case:
             **_of_layers(totals, seconds),
             "layer_overhead_warm_cpu_s": float(np.median(warm.own_s_C)),
             **_of_steps(totals),
-            "breakdown_s": {label: spent[0].get(label, 0.0) / len(detail.active_C) for label in MEANING},
+            **_where(totals, detail, spent[0]),
         }
 
     def _built(self) -> Any:
@@ -136,6 +136,7 @@ class Case:
             handle = stack.enter_context(self._attached(model))
             if self.settings.decision_s is not None:
                 handle.scheduler._clock = ConstantClock(self.settings.decision_s)
+                handle.engine.host.charge_s = 0.0  # nor anything else that this host's speed would change
             for watch in watches:
                 time_what(stack.enter_context(watch), handle.engine, module_class)
             seen = DecodeWatch(handle, watches, STEPS_BEFORE, tick)
@@ -192,6 +193,7 @@ def _of_layers(seen: DecodeWatch, seconds: list[dict[str, float]]) -> dict[str, 
         "bookkeeping": seconds[0][WAIT] - counted_s["slept"] - counted_s["late"],
     }
     return {
+        "host_layer_s": float(np.median(seen.host_s_C)),
         "layer_overhead_s": float(np.median(own_s_C)),
         "layer_overhead_p95_s": float(np.percentile(own_s_C, 95)),
         "layer_overhead_cpu_s": float(np.median(own_cpu_s_C)),
@@ -201,6 +203,15 @@ def _of_layers(seen: DecodeWatch, seconds: list[dict[str, float]]) -> dict[str, 
         "decision_cpu_s": seconds[1][DECISION] / calls,
         "emulation_s": {name: s / calls for name, s in emulation_s.items()},
     }
+
+
+def _where(totals: DecodeWatch, detail: DecodeWatch, spent_s: dict[str, float]) -> dict[str, Any]:
+    """Seconds a layer by label, and by part of the way from the door to the sum."""
+    breakdown_s = {label: spent_s.get(label, 0.0) / len(detail.active_C) for label in MEANING}
+    counted_s, calls = totals.counted_s(), len(totals.active_C)
+    parts = {name: sum(breakdown_s[label] for label in labels) for name, labels in PARTS.items()}
+    beside = {"deciding_s": counted_s["decision"] / calls, "learning_s": counted_s["overlapped"] / calls}
+    return {"breakdown_s": breakdown_s, "parts": {**parts, **beside}}
 
 
 def _of_steps(seen: DecodeWatch) -> dict[str, Any]:

@@ -26,6 +26,11 @@ MEANING = {
     "outcome": "busy and stall times gathered",
     "observing": "scheduler told of the outcome",
 }
+PARTS = {
+    "door_s": (DOOR, "step hooks"),
+    "launching_s": (ENGINE, "received", "demand", "link state", "grouping", "launching", "copies", "submitting"),
+    "finishing_s": ("collecting", "summing", "outcome", "observing"),
+}  # beside deciding, and learning and choosing prefetches
 _SCHEDULER = (("demand", "demand"), ("one_token_demand", "demand"), ("observe", "observing"))
 _EXECUTOR = (
     ("received", "received"),

@@ -8,7 +8,7 @@ import sys
 
 from .option_types import at_least_one, names_list, non_empty_text, shares_list
 from .paths import PlotTarget
-from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings
+from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, with_hosts
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,18 +42,20 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.report.compare_plot import left_out
     from hetsched.report.compare_view import print_comparison
 
+    settings = replay_settings(args)
+    hardware = with_hosts(args.hardware, settings["host_s"])
     with libraries_silenced(), replay_bar("replaying") as progress:
         compared = compare(
             args.trace,
             args.model,
             dtype=args.dtype,
-            hardware=args.hardware,
+            hardware=hardware,
             gpu_fractions=args.gpu_fraction,
             strategies=args.strategies,
             jobs=args.jobs,
             ray=args.ray,
             progress=progress,
-            **replay_settings(args),
+            **settings,
         )
     for failure in compared.failures:
         print(f"hetsched: {failure}", file=sys.stderr)

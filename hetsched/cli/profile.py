@@ -14,6 +14,7 @@ from hetsched.cache import cache_folder
 from hetsched.errors import InputError, UnknownNameError
 from hetsched.geometry import MoEGeometry
 from hetsched.machine import gallery
+from hetsched.machine.host_cost import with_host
 from hetsched.machine.profile import HardwareProfile
 from hetsched.machine.profile_yaml import profile_document, save_profile
 from hetsched.machine.store import find_profile, store_profile
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "qwen3-30b-a3b"
 TARGET_ERROR = 0.10  # of the check's median; above it the command fails
 CHECK_S = 20.0
+HOST_S = 2.0  # what measuring the engine itself is shown to take
 DEVICES = ("auto", "cpu", "cuda")
 LEAST_WIDTH, MOST_WIDTH = 16, 1 << 17  # of an expert: no model comes near either end
 
@@ -129,9 +131,13 @@ def _measure(args: argparse.Namespace, geometry: MoEGeometry) -> tuple[HardwareP
 
         request = Request(geometry, args.device, args.quick, not args.geometry, report=report)
         devices = 2 if args.device in ("auto", "cuda") and has_gpu(args.device) else 1
-        bar.update(task, total=request.budget_s * devices)
+        bar.update(task, total=request.budget_s * devices + HOST_S)
         profile = measure_profile(request)
-        bar.update(task, completed=request.budget_s * devices, description="measured")
+        bar.update(task, completed=request.budget_s * devices, description="the engine itself")
+        from hetsched.bench.host_cost import measure_host
+
+        profile = with_host(profile, measure_host())
+        bar.update(task, completed=request.budget_s * devices + HOST_S, description="measured")
     if args.out:
         save_profile(profile, args.out)
         return profile, args.out

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hetsched.errors import InputError
+from hetsched.machine import gallery
+from hetsched.machine.host_cost import KnownHost, keep_host, known_host, with_host
+from hetsched.machine.profile import HardwareProfile
 from hetsched.replay.steps import MODES
 from hetsched.report.tables import console
 
@@ -20,7 +23,7 @@ from .paths import InputFile, NameOrPath
 
 
 def add_replay_options(parser: argparse.ArgumentParser) -> None:
-    """--trace, --model, --fit-sequences, --max-tokens, --verify, --replay, --decision, --solver, --bound-windows."""
+    """--trace, --model, and how it is replayed: what is fitted and scored, charged, solved and bounded."""
     parser.add_argument("--trace", required=True, action=InputFile, metavar="FILE", help="recorded routing (.npz)")
     parser.add_argument(
         "--model",
@@ -42,6 +45,8 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)
     text = "charge each decision what it takes here, or a constant, for reproducible results (default: %(default)s)"
     parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
+    text = "charge each layer the engine's own time: measured here once, seconds, or none (default: as --decision)"
+    parser.add_argument("--host", type=name, metavar="measured|SECONDS|none", help=text)
     text = "dispatch solver (default: %(default)s)"
     parser.add_argument("--solver", type=name, default="exact", metavar="NAME", help=text)
     text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
@@ -51,7 +56,35 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Settings of a study from the parsed options."""
     names = ("fit_sequences", "max_tokens", "verify", "replay", "solver", "bound_windows")
-    return {**{name: getattr(args, name) for name in names}, "decision_s": decision_seconds(args.decision)}
+    decision_s = decision_seconds(args.decision)
+    charges = {"decision_s": decision_s, "host_s": host_seconds(args.host, decision_s)}
+    return {**{name: getattr(args, name) for name in names}, **charges}
+
+
+def with_hosts(names: Sequence[str], host_s: float | None) -> list[HardwareProfile]:
+    """Machines by name or path. Where their hosts are to be measured, those that were not are taken to be this one.
+
+    What the engine costs here is what an earlier `hetsched profile` or replay measured, else it is measured now.
+    """
+    machines = [gallery.machine(name) for name in names]
+    if host_s is not None or all(machine.host for machine in machines):
+        return machines
+    known = known_host() or _host_of_this_machine()
+    return [machine if machine.host else with_host(machine, known) for machine in machines]
+
+
+def _host_of_this_machine() -> KnownHost:
+    """Measure it, say so, and keep it where that can be."""
+    print("hetsched: measuring once what the engine itself takes here; --host none leaves it out ...", file=sys.stderr)
+    from hetsched.bench.host_cost import measure_host
+
+    known = measure_host()
+    try:
+        kept = f"kept in {keep_host(known)}"
+    except InputError as error:
+        kept = f"not kept: {error}"
+    print(f"hetsched: host {1e6 * known.cost.layer_s:.0f} µs a layer, {kept}", file=sys.stderr)
+    return known
 
 
 @contextmanager
@@ -101,11 +134,26 @@ def libraries_silenced() -> Iterator[None]:
 
 def decision_seconds(text: str) -> float | None:
     """Seconds from 0 to 1 of --decision, None for 'measured'. Raises InputError for anything else."""
-    if text.lower() == "measured":
-        return None
+    return _seconds("--decision", text, {"measured": None})
+
+
+def host_seconds(text: str | None, decision_s: float | None) -> float | None:
+    """Seconds from 0 to 1 of --host, None for 'measured'. Raises InputError for anything else.
+
+    Not given, a replay is reproducible as a whole, or measured as a whole, as its decisions are.
+    """
+    if text is None:
+        return None if decision_s is None else 0.0
+    return _seconds("--host", text, {"measured": None, "none": 0.0})
+
+
+def _seconds(option: str, text: str, words: dict[str, float | None]) -> float | None:
+    if text.lower() in words:
+        return words[text.lower()]
     try:
         return finite_float(0, 1)(text)
     except argparse.ArgumentTypeError:
+        known = ", ".join(repr(word) for word in words)
         raise InputError(
-            f"--decision {text!r:.60} is neither 'measured' nor seconds from 0 to 1; write for instance 0.00002"
+            f"{option} {text!r:.60} is neither {known} nor seconds from 0 to 1; write for instance 0.00002"
         ) from None

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 from .option_types import non_empty_text, share
-from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings
+from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, with_hosts
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.report.simulate_view import simulate_view
     from hetsched.report.tables import console
 
-    study = replace(Study.of(args.trace, args.model, [args.hardware], args.dtype), **replay_settings(args))
+    settings = replay_settings(args)
+    machines = with_hosts([args.hardware], settings["host_s"])
+    study = replace(Study.of(args.trace, args.model, machines, args.dtype), **settings)
     with libraries_silenced(), replay_bar("replaying") as progress:
         report = replay_one(study, args.strategy, args.gpu_fraction, progress)
     if args.json:

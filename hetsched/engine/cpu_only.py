@@ -20,6 +20,7 @@ from .cpu_layer import ExactExperts, Scratch, sort_by_expert
 from .cpu_measured import MeasuredExperts
 from .engine import CLOSED
 from .host_store import HostStore
+from .host_time import HostTime
 from .layer_work import LayerInput, demand_of
 from .living import lives
 
@@ -36,6 +37,7 @@ class CpuOnlyEngine:
         self.scheduler = scheduler
         self.accelerator = accelerator
         self.store = HostStore()
+        self.host = HostTime(accelerator, accelerator.emulated, scheduler.stats)
         self.phase: Phase | None = None  # of the forward pass, where it is known
         self._choice = choice
         self._scratch = Scratch()
@@ -75,6 +77,7 @@ class CpuOnlyEngine:
         with self._turn, torch.no_grad():
             if self._closed:
                 raise InputError(CLOSED)
+            self.host.resume(work.entered_s)
             try:
                 return self._forward(work)
             except BaseException:
@@ -86,13 +89,19 @@ class CpuOnlyEngine:
         self._last_phase = demand.phase
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
+        self.host.charged()
         dense_s = self.accelerator.begin_layer(0.0)
+        self.host.pause()
         plan = self.scheduler.step(demand)
         self.accelerator.decided(plan.decision_s)
+        self.host.resume()
         tokens = sort_by_expert(work.ids_TK, work.weights_TK, demand.active, demand.tokens)
+        self.host.pause()
         out_TH = self._layers[work.layer].forward(work.hidden_TH, tokens, work.arithmetic)
         makespan_s = self.accelerator.end_layer(())
+        self.host.resume()
         self.scheduler.observe(Outcome(plan, dense_s, makespan_s, cpu_s=makespan_s))
+        self.host.pause()
         return out_TH
 
     def begin_step(self, phase: Phase | None) -> None:

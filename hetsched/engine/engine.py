@@ -17,6 +17,7 @@ from ..types import Phase
 from .executor import AsyncExecutor
 from .expert_ffn import Linear
 from .host_store import HostStore
+from .host_time import HostTime
 from .layer_work import LayerInput, demand_of
 from .living import lives
 from .recovery import Patience
@@ -46,6 +47,7 @@ class Engine:
         self.scheduler = scheduler
         self.accelerator = accelerator
         self.store = HostStore() if store is None else store
+        self.host = HostTime(accelerator, accelerator.emulated, scheduler.stats)
         self.phase: Phase | None = None  # of the forward pass, where it is known
         self._slots = SlotPool(accelerator, scheduler.residency.num_slots, scheduler.geometry.expert_bytes)
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
@@ -99,6 +101,7 @@ class Engine:
             if self._unsettled:
                 self._settle()
             self._unsettled = True
+            self.host.resume(work.entered_s)
             try:
                 out_TH = self._forward(work)
             except BaseException:
@@ -108,22 +111,38 @@ class Engine:
             return out_TH
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
+        away = not work.ids_TK.is_cpu  # then the host waits for the router
+        if away:
+            self.host.pause()
         work = self._executor.received(work)
+        if away:
+            self.host.resume()
         demand = demand_of(work, self.scheduler, self.phase)
         self._last_phase = demand.phase
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
-        dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(demand.num_tokens))
-        plan = self.scheduler.step(demand, self._executor.link_state())
+        host_s = self.host.charged()
+        dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(demand.num_tokens), host_s)
+        link = self._executor.link_state()
+        self.host.pause()
+        plan = self.scheduler.step(demand, link)
         self.accelerator.decided(plan.decision_s)
+        self.host.resume()
         self._executor.submit(plan, work)
         if len(self._adopted) == self.scheduler.geometry.num_layers:  # else there may be nothing to copy from yet
-            copies = self.scheduler.prefetch(self._executor.link_state())
-            self.accelerator.overlapped(copies.decision_s)
-            self._executor.prefetch(copies.fetches)
+            self._prefetch()
         out_TH, outcome = self._executor.finish(dense_s)
-        self.scheduler.observe(outcome)
+        self.scheduler.observe(outcome._replace(host_s=host_s))
+        self.host.pause()
         return out_TH
+
+    def _prefetch(self) -> None:
+        link = self._executor.link_state()
+        self.host.pause()
+        copies = self.scheduler.prefetch(link)
+        self.accelerator.overlapped(copies.decision_s)
+        self.host.resume()
+        self._executor.prefetch(copies.fetches)
 
     def begin_step(self, phase: Phase | None) -> None:
         """A forward pass begins, of a known phase or not."""

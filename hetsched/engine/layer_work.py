@@ -31,7 +31,8 @@ class LayerInput(NamedTuple):
     """What the router hands to one layer's experts: `hidden_TH`, expert `ids_TK` and router `weights_TK`.
 
     An id of num_experts or more belongs to no expert here and adds nothing. `arithmetic`: where the module rounds.
-    `cast_to`: what torch.autocast casts products to in the caller's thread; None without.
+    `cast_to`: what torch.autocast casts products to in the caller's thread; None without. `entered_s`: what
+    time.thread_time() said at the door; None where nobody looked.
     """
 
     layer: int
@@ -41,6 +42,7 @@ class LayerInput(NamedTuple):
     weights_TK: torch.Tensor
     arithmetic: Arithmetic = PLAIN
     cast_to: torch.dtype | None = None
+    entered_s: float | None = None
 
 
 class ExpertRows(NamedTuple):

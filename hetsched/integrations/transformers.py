@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -180,10 +181,11 @@ def _experts_forward(
         return _eager(module, hidden_TH, ids_TK, weights_TK)
     place.attachment.before_layer()
     arithmetic = place.arithmetic or place.attachment.take(module, place)
+    entered_s = time.thread_time()  # attaching, loading and reloading are no part of a layer
     if weights_TK.shape[1] == module.num_experts != ids_TK.shape[1]:
         weights_TK = weights_TK.gather(1, ids_TK.clamp(max=module.num_experts - 1))
     cast_to = cast_dtype(hidden_TH.device)
-    work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, arithmetic, cast_to)
+    work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, arithmetic, cast_to, entered_s)
     out_TH = place.attachment.engine.forward(work)
     if torch.is_grad_enabled():
         out_TH = without_gradient(out_TH, [hidden_TH, weights_TK, *module.parameters()])

@@ -16,6 +16,8 @@ def note_facts(root: Node, profile: HardwareProfile) -> None:
         _at(root, "pinnable_bytes", f"exceeds cpu.capacity_bytes, {profile.cpu.capacity_bytes}")
     if (profile.gpu is None) != (profile.h2d is None) or (profile.gpu is None) != (profile.d2h is None):
         root.note("gpu, h2d and d2h come together: give all three, or none")
+    if (host := profile.host) and not host.p10_s <= host.layer_s <= host.p90_s:
+        _at(root, "host", "must have p10_s <= layer_s <= p90_s")
     for key, link in (("h2d", profile.h2d), ("d2h", profile.d2h)):
         if link and link.pageable_bytes_per_s > 1.1 * link.bytes_per_s:
             _at(root, key, "copies faster from pageable than from pinned memory; are the two swapped?")

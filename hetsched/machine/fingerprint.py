@@ -40,6 +40,11 @@ def fingerprint(geometry: MoEGeometry, threads: int | None = None, device: str =
     }
 
 
+def host_fingerprint() -> dict[str, str | int]:
+    """What the engine's own Python depends on here: CPU, cores, torch, and this program."""
+    return {"cpu": cpu_name(), "cores": core_count(), "torch": torch_version(), "tool": tool_version()}
+
+
 def digest(values: Mapping[str, str | int]) -> str:
     """Twelve hexadecimal digits that stand for the fingerprint."""
     text = json.dumps(dict(sorted(values.items())))
@@ -67,6 +72,14 @@ def torch_version() -> str:
         return version("torch")
     except PackageNotFoundError:
         return "none"
+
+
+def tool_version() -> str:
+    """Name and version of this program, for the files it writes."""
+    try:
+        return f"hetsched {version('hetsched')}"
+    except PackageNotFoundError:
+        return "hetsched, not installed"
 
 
 def _torch_threads() -> int:

@@ -117,12 +117,22 @@ class Link:
 
 
 @dataclass(frozen=True)
+class HostCost:
+    """Seconds of the engine's own Python for a layer, decisions apart: median, and 10th and 90th percentile."""
+
+    layer_s: float
+    p10_s: float
+    p90_s: float
+
+
+@dataclass(frozen=True)
 class HardwareProfile:
     """A machine as the cost model sees it.
 
     `gpu`, `h2d`, `d2h` are None on a machine without an accelerator. `cpu_slowdown`: factor >= 1 on CPU experts while
-    a host-to-device copy runs; `h2d_slowdown`: factor >= 1 on a copy while CPU experts run. `provenance` maps the
-    dotted name of a figure to its source where it differs from `source`, `reasons` to how it came about.
+    a host-to-device copy runs; `h2d_slowdown`: factor >= 1 on a copy while CPU experts run. `host` is None where it was
+    not measured, as in every datasheet. `provenance` maps the dotted name of a figure to its source where it differs
+    from `source`, `reasons` to how it came about.
     `datasheet`: what a derived profile was derived from. `notes`: what the reader of any figure should know, such as
     what could not be measured.
     """
@@ -138,6 +148,7 @@ class HardwareProfile:
     cpu_slowdown: float = 1.0
     h2d_slowdown: float = 1.0
     pinnable_bytes: int = 0
+    host: HostCost | None = None
     unified_memory: bool = False
     tool: str = ""
     fingerprint: Mapping[str, str | int] = field(default_factory=dict)

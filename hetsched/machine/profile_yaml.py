@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from .datasheet import Datasheet
 from .facts import note_facts
-from .profile import HardwareProfile, Link, Processor
+from .profile import HardwareProfile, HostCost, Link, Processor
 from .units import CHUNK, DELAY, FLOPS, MEMORY, RATE, SHARE, SLOWDOWN, Figures, read_source
 from .yaml_lines import Node, read_yaml, write_yaml
 from .yaml_tables import dense_mapping, read_datasheet, read_dense, read_table, table_mapping
@@ -45,6 +46,7 @@ def _read(root: Node) -> HardwareProfile:
         cpu_slowdown=figures.read(contention, "cpu_slowdown", SLOWDOWN, 1.0) if contention else 1.0,
         h2d_slowdown=figures.read(contention, "h2d_slowdown", SLOWDOWN, 1.0) if contention else 1.0,
         pinnable_bytes=int(figures.read(root, "pinnable_bytes", MEMORY, 0)),
+        host=read_host(root.get("host"), figures),
         fingerprint=_read_fingerprint(root.get("fingerprint")),
         notes=_read_notes(root.get("notes")),
         datasheet=_read_sheet(root.get("datasheet")),
@@ -91,6 +93,15 @@ def _read_link(node: Node | None, figures: Figures) -> Link | None:
     )
     node.only()
     return link
+
+
+def read_host(node: Node | None, figures: Figures) -> HostCost | None:
+    """The engine's own time; None where the file says nothing of it."""
+    if node is None:
+        return None
+    host = HostCost(*(figures.read(node, field.name, DELAY) for field in fields(HostCost)))
+    node.only()
+    return host
 
 
 def _read_date(root: Node) -> str:
@@ -147,6 +158,10 @@ def profile_document(profile: HardwareProfile) -> dict[str, Any]:
         }
     if profile.pinnable_bytes:
         document["pinnable_bytes"] = _figure(profile, "pinnable_bytes", profile.pinnable_bytes, "B")
+    if profile.host is not None:
+        document["host"] = {
+            name: _figure(profile, f"host.{name}", seconds, "s") for name, seconds in vars(profile.host).items()
+        }
     tail = {"fingerprint": dict(profile.fingerprint), "notes": list(profile.notes)}
     document.update({key: value for key, value in tail.items() if value})
     if profile.datasheet is not None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from ..cpu_kernels import ChosenKernel
 from ..errors import InputError, UnknownNameError
-from ..machine.fingerprint import fingerprint
+from ..machine.fingerprint import fingerprint, tool_version
 from ..machine.gallery import machine, machines
 from ..machine.profile import HardwareProfile, Source
 from .cpu import measure_cpu, runnable_shape
@@ -113,11 +112,3 @@ def _with_gpu_of(profile: HardwareProfile, other: HardwareProfile) -> HardwarePr
             f"GPU, link and contention are those of {other.name}: emulated",
         ),
     )
-
-
-def tool_version() -> str:
-    """Name and version of this program, for the files it writes."""
-    try:
-        return f"hetsched {version('hetsched')}"
-    except PackageNotFoundError:
-        return "hetsched, not installed"

@@ -28,7 +28,8 @@ class Row:
     """What a strategy came to. Tokens are all tokens scored; those of `tokens_per_s` are decoded or verified ones.
 
     `hit_rate`: active experts wholly there when the router asked; `late_share`: those then on their way.
-    `decision_s_per_token` is on the critical path, `overlapped_s_per_token` beside the lanes. `efficiency`: seconds of
+    `decision_s_per_token` and `host_s_per_token`, the engine's own, are on the critical path,
+    `overlapped_s_per_token` beside the lanes. `efficiency`: seconds of
     the clairvoyant bound over this strategy's on the same steps, None without a bound. `rank` is among strategies with
     the same machine, fraction, clairvoyance and losslessness; the lanes' utilisation is busy seconds over all seconds.
     """
@@ -52,6 +53,7 @@ class Row:
     clairvoyant: bool = False
     stand_in: str = ""
     overlapped_s_per_token: float = 0.0
+    host_s_per_token: float = 0.0
     gpu_utilisation: float = 0.0
     link_utilisation: float = 0.0
     cpu_utilisation: float = 0.0
@@ -88,7 +90,7 @@ class Cell(NamedTuple):
             tried = self.try_out(bench)
             clock = ConstantClock(tried.decision_s, tried.beside_s) if tried.is_compiled else time.perf_counter
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, policy, clock=clock)
-        return simulate(bench.scored, bench.steps, scheduler, progress)
+        return simulate(bench.scored, bench.steps, scheduler, progress, bench.study.host_layer_s(self.machine))
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
         says = traits(self.strategy.policy())
@@ -104,6 +106,7 @@ class Cell(NamedTuple):
             stall_s_per_token=figures["stall_s_per_token"],
             decision_s_per_token=figures["decision_s_per_token"],
             efficiency=None,
+            host_s_per_token=figures["host_s_per_token"],
             overlapped_s_per_token=replayed.stats.overlapped_s / max(replayed.stats.tokens, 1),
             **{name: figures[name] for name in shared},
             **lanes,

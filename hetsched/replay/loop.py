@@ -43,6 +43,7 @@ from ..board import (
     S_DECODE,
     S_DENSE,
     S_GPU,
+    S_HOST,
     S_LINK,
     S_MAKESPAN,
     S_OVERLAPPED,
@@ -129,7 +130,7 @@ def finish(board: Board, line: Line, seconds_4T: FloatArray, gpu_N: IntArray, gp
 
 
 @compiled_lean
-def record(board: Board, line: Line, dense_s: float, decision_s: float, beside_s: float) -> None:
+def record(board: Board, line: Line, dense_s: float, decision_s: float, beside_s: float, host_s: float) -> None:
     """Add one layer's counts and times."""
     at, counts, sums_s, ends_5 = board.at, board.counts, board.sums_s, line.ends_5
     decoding = at[PHASE] != PREFILL
@@ -140,8 +141,9 @@ def record(board: Board, line: Line, dense_s: float, decision_s: float, beside_s
         counts[N_DECODED] += at[TOKENS] * decoding
     counts[N_LAYERS] += 1
     if decoding:
-        sums_s[S_DECODE] += dense_s + decision_s + ends_5[lanes.MAKESPAN]
+        sums_s[S_DECODE] += dense_s + host_s + decision_s + ends_5[lanes.MAKESPAN]
     sums_s[S_DENSE] += dense_s
+    sums_s[S_HOST] += host_s
     sums_s[S_DECISION] += decision_s
     sums_s[S_OVERLAPPED] += beside_s
     sums_s[S_MAKESPAN] += ends_5[lanes.MAKESPAN]
@@ -165,14 +167,14 @@ def _looping(stamp: int) -> Callable[..., int]:
         begin_S: IntArray,
         end_S: IntArray,
         phase_S: Bytes,
-        charge_2: FloatArray,
+        charge_3: FloatArray,
         step_s_S: FloatArray,
     ) -> int:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
         line = open_line(line_arrays[0], line_arrays[1], line_arrays[2])
         asked = Demanded(experts_TLK, begin_S, end_S, phase_S)
-        decision_s, beside_s = charge_2
+        decision_s, beside_s, host_s = charge_3
         gpu_N, gpu_s_N = np.empty(board.at[EXPERTS], np.int64), np.empty(board.at[EXPERTS])
         for s in range(len(begin_S)):
             begun_s = line.time_3[lanes.NOW_S]
@@ -180,7 +182,7 @@ def _looping(stamp: int) -> Callable[..., int]:
             for layer in range(board.at[LAYERS]):
                 demand(board, asked, s, layer)
                 dense_s = seconds_4T[DENSE_S, board.at[TOKENS]]
-                pass_s(line, dense_s)
+                pass_s(line, dense_s + host_s)
                 report(board, line)
                 begin_layer(board)
                 if plan(board, seconds_4T, own) == ASKS:  # type: ignore[name-defined] # noqa: F821
@@ -204,7 +206,7 @@ def _looping(stamp: int) -> Callable[..., int]:
                 for i in range(board.at[COPIES]):
                     add(line, board.copies_3W[NEW, i], False, beside_s)
                 finish(board, line, seconds_4T, gpu_N, gpu_s_N)
-                record(board, line, dense_s, decision_s, beside_s)
+                record(board, line, dense_s, decision_s, beside_s, host_s)
             step_s_S[s] = line.time_3[lanes.NOW_S] - begun_s
         return FINE
 

@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay came to: sums over all layers, and the seconds of each step [S], decision time counted."""
+    """What a replay came to: sums over all layers, and the seconds of each step [S], host time counted."""
 
     stats: RunStats
     step_s_S: FloatArray
@@ -60,10 +60,13 @@ class ConstantClock:
         return self._now_s
 
 
-def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None = None) -> Replay:
+def simulate(
+    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None = None, host_s: float = 0.0
+) -> Replay:
     """Replay `steps` of a trace: the same Scheduler, Policy, Forecaster and Solver that run in a model.
 
-    Where all of these are compiled and decisions are charged a constant, the replay is one compiled loop over the same
+    `host_s`: what the engine itself takes for each layer before its decision; copies go on meanwhile. Where scheduler,
+    policy and solver are compiled and decisions are charged a constant, the replay is one compiled loop over the same
     kernels; else layer by layer in Python.
     Raises InputError where trace and model differ in shape, and ResidencyError or PlanError where a policy breaks its
     contract.
@@ -72,9 +75,9 @@ def simulate(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: 
     check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
     parts = compiled_parts(scheduler)
     if parts is None:
-        step_s_S = _run(trace, steps, scheduler, progress)
+        step_s_S = _run(trace, steps, scheduler, host_s, progress)
     else:
-        step_s_S = _run_compiled(trace, steps, scheduler, parts, progress)
+        step_s_S = _run_compiled(trace, steps, scheduler, parts, host_s, progress)
     scheduler.drop_copies()  # what is under way goes with the timeline
     scheduler.residency.check()
     return Replay(scheduler.stats, step_s_S)
@@ -95,6 +98,7 @@ def _run_compiled(
     steps: Steps,
     scheduler: Scheduler,
     parts: tuple[CompiledDecider, ConstantClock],
+    host_s: float,
     progress: Progress | None,
 ) -> FloatArray:
     """Seconds of each step [S], in compiled calls of some steps each."""
@@ -102,7 +106,7 @@ def _run_compiled(
     from .loop import compiled_replay
 
     (decider, clock), step_s_S = parts, np.zeros(steps.count)
-    calls, charge_2 = decider.calls, np.array([clock.charge_s, clock.beside_s])
+    calls, charge_3 = decider.calls, np.array([clock.charge_s, clock.beside_s, host_s])
     scheduler.board.at[STEP] = -1
     fixed = (
         *scheduler.arrays,
@@ -116,14 +120,16 @@ def _run_compiled(
     for first in range(0, steps.count, STEPS_AT_ONCE):
         span = slice(first, first + STEPS_AT_ONCE)
         asked = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8)
-        decider.refuse(replay(*fixed, *asked, charge_2, step_s_S[span]))
+        decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span]))
         scheduler.residency.check()
         if progress is not None:
             progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
     return step_s_S
 
 
-def _run(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None) -> FloatArray:
+def _run(
+    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, host_s: float, progress: Progress | None
+) -> FloatArray:
     """Seconds of each step [S], layer by layer."""
     step_s_S = np.zeros(steps.count)
     timeline, cost, since_check = Timeline(scheduler.cost), scheduler.cost, 0
@@ -131,13 +137,13 @@ def _run(trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Prog
         begin_s = timeline.now_s
         for demand in layers:
             dense_s = cost.dense_s(demand.num_tokens)
-            timeline.pass_s(dense_s)
+            timeline.pass_s(dense_s + host_s)
             plan = scheduler.step(demand, timeline.link_state())
             timeline.pass_s(plan.decision_s)
             timeline.begin(plan)
             copies = scheduler.prefetch(timeline.link_state())
             timeline.prefetch(copies.fetches, copies.decision_s)
-            scheduler.observe(timeline.end(dense_s))
+            scheduler.observe(timeline.end(dense_s)._replace(host_s=host_s))
             since_check += 1
             if since_check == CHECK_EVERY:
                 since_check = 0

@@ -26,7 +26,7 @@ from .simulator import check_shape
 from .steps import Steps, steps_of
 from .strategies import traits
 
-MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says
+MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says; as `host_s`: what the profile says
 
 MEASURED_NOTE = (
     "decisions are charged what they take on this host, compilation apart: each its own time, or for compiled "
@@ -40,7 +40,8 @@ class Study:
 
     `fit_sequences`: share of the sequences, the first ones, that everything fitted is fitted on; the others are scored,
     at most `max_tokens` of them. 0 fits nothing and scores everything. `decision_s`: seconds charged for each decision,
-    or MEASURED. `bound_windows`: windows of the clairvoyant bound, 0 for none.
+    or MEASURED. `host_s`: seconds charged for each layer for the engine itself, whatever the strategy, or MEASURED, as
+    each profile says of its host. `bound_windows`: windows of the clairvoyant bound, 0 for none.
     """
 
     source: Path | RoutingTrace
@@ -51,6 +52,7 @@ class Study:
     verify: int = 0
     replay: str = "auto"
     decision_s: float | None = MEASURED
+    host_s: float | None = 0.0
     solver: str = DEFAULT_SOLVER
     bound_windows: int = 12
 
@@ -83,8 +85,18 @@ class Study:
             )
         if self.decision_s is not None and not 0 <= self.decision_s <= 1:
             raise InputError(f"the decision charge is {self.decision_s:g} s; it must lie in 0..1 s")
+        if self.host_s is not None and not 0 <= self.host_s <= 1:
+            raise InputError(f"the host charge is {self.host_s:g} s a layer; it must lie in 0..1 s")
+        if self.host_s is None and (unknown := [m.name for m in self.machines if m.host is None]):
+            raise InputError(f"the profile of {unknown[0]} has no host.layer_s; give host_s seconds a layer, or 0")
         if self.bound_windows < 0:
             raise InputError(f"bound_windows is {self.bound_windows}; it must be at least 0")
+
+    def host_layer_s(self, machine: HardwareProfile) -> float:
+        """Seconds charged for each layer for the engine itself."""
+        if self.host_s is not None:
+            return self.host_s
+        return machine.host.layer_s if machine.host else 0.0
 
     def gpu_bytes(self, gpu_fraction: float) -> int:
         """Memory for experts at a fraction of all of them."""
@@ -175,6 +187,7 @@ class Bench:
             "replay": study.replay,
             "verify": study.verify,
             "decision_charge": charge,
+            "host_charge": "measured" if study.host_s is None else study.host_s,
             "solver": study.solver,
             "notes": [
                 *([steps.note] if steps.note else []),
@@ -182,9 +195,22 @@ class Bench:
                 MEASURED_NOTE
                 if study.decision_s is None
                 else f"every decision is charged {study.decision_s * 1e6:g} µs",
+                *self._host_notes(),
                 *(f"{m.name}: simulated on a profile whose figures are {m.source.value}" for m in study.machines),
             ],
         }
+
+    def _host_notes(self) -> list[str]:
+        """What is charged for the engine itself, and where it is from."""
+        study = self.study
+        if study.host_s == 0:
+            return ["the engine's own time between decisions is not charged"]
+        charged = {1e6 * study.host_layer_s(m): m.reasons.get("host.layer_s", "") for m in study.machines}
+        return [
+            f"every layer is charged {host_us:.0f} µs for the engine itself, whatever the strategy; bounds are not"
+            + (f" ({how})" if how and study.host_s is None else "")
+            for host_us, how in charged.items()
+        ]
 
 
 def _first_tokens(trace: RoutingTrace, count: int) -> RoutingTrace:

@@ -35,6 +35,7 @@ def compare(
     verify: int = 0,
     replay: str = "auto",
     decision_s: float | None = MEASURED,
+    host_s: float | None = 0.0,
     solver: str = "exact",
     bound_windows: int = 12,
     jobs: int = 1,
@@ -46,8 +47,9 @@ def compare(
     `trace`: file or object; `model`: the one it was recorded on. `strategies`: "all", names, policy objects or classes,
     or {label: any of these}. What is fitted gets the first `fit_sequences` of the sequences, the others are scored.
     `verify`, `replay`: as steps_of. `decision_s`: a constant makes results reproducible, and the same for any `jobs`
-    and on a Ray cluster (`ray`: its address, or "auto"). `progress(done, tasks)`: `done` counts parts of a task too.
-    A strategy that raises is in `failures`, the others go on. Raises InputError for bad arguments.
+    and on a Ray cluster (`ray`: its address, or "auto"). `host_s`: seconds a layer for the engine itself, or MEASURED:
+    what each profile says of its host. `progress(done, tasks)`: `done` counts parts of a task too. A strategy that
+    raises is in `failures`, the others go on. Raises InputError for bad arguments.
     """
     named = Study.of(trace, model, hardware, dtype)
     study = replace(
@@ -57,6 +59,7 @@ def compare(
         verify=verify,
         replay=replay,
         decision_s=decision_s,
+        host_s=host_s,
         solver=solver,
         bound_windows=bound_windows,
     )

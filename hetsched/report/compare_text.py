@@ -23,7 +23,7 @@ HEADINGS: tuple[str, ...] = (
     "MB moved/token",
     "MB wasted/token",
 )
-HEADINGS += ("stall ms/token", "decision ms/token")
+HEADINGS += ("stall ms/token", "decision ms/token", "host ms/token")
 
 
 def markdown(comparison: Comparison) -> str:
@@ -34,7 +34,8 @@ def markdown(comparison: Comparison) -> str:
         lines += [_line(HEADINGS), _line(["---", *["---:"] * (len(HEADINGS) - 1)])]
         lines += [_line(_cells(row)) for row in rows]
         if bound := comparison.bound(hardware, fraction):
-            lines.append(_line([f"*bound, {bound.kind}*", "", f"{1e3 * bound.step_s:.2f}", *[""] * 7]))
+            cells = [f"*bound, {bound.kind}*", "", f"{1e3 * bound.step_s:.2f}"]
+            lines.append(_line(cells + [""] * (len(HEADINGS) - len(cells))))
         lines.append("")
     lines += [f"- {note}" for note in comparison.facts["notes"]]
     return "\n".join(lines)
@@ -67,4 +68,5 @@ def _cells(row: Row) -> list[str]:
         f"{row.wasted_bytes_per_token / 1e6:.1f}",
         f"{1e3 * row.stall_s_per_token:.2f}",
         f"{1e3 * row.decision_s_per_token:.2f}",
+        f"{1e3 * row.host_s_per_token:.2f}",
     ]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 BAR_CELLS = 6
-FIGURES = ("tokens/s", "ms/step", "of bound", "hits", "late", "moved", "wasted", "stall", "decide")
-DROPPED = ("family", "late", "wasted", "decide", "stall", "moved", "hits", "ms/step")  # on narrow terminals, in order
-UNITS = "moved and wasted in MiB, stall and decide in ms, a token; hits at demand"
+FIGURES = ("tokens/s", "ms/step", "of bound", "hits", "late", "moved", "wasted", "stall", "decide", "host")
+DROPPED = ("family", "late", "wasted", "host", "decide", "stall", "moved", "hits", "ms/step")  # if narrow, in order
+UNITS = "moved and wasted in MiB, stall, decide and host (the engine itself) in ms, a token; hits at demand"
 
 
 def print_comparison(comparison: Comparison, to: Console | None = None) -> None:
@@ -83,6 +83,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.wasted_bytes_per_token / 2**20:.0f}",
         f"{1e3 * row.stall_s_per_token:.2f}",
         f"{1e3 * row.decision_s_per_token:.2f}",
+        f"{1e3 * row.host_s_per_token:.2f}",
     ]
 
 

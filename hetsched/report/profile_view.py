@@ -65,7 +65,9 @@ def _figures(profile: HardwareProfile) -> list[tuple[str, float, str]]:
             rows += [(f"{key}.pageable_bytes_per_s", link.pageable_bytes_per_s, "B/s")]
     if profile.gpu:
         rows += [(f"contention.{name}", getattr(profile, name), "1") for name in ("cpu_slowdown", "h2d_slowdown")]
-    return [*rows, ("pinnable_bytes", profile.pinnable_bytes, "B")] if profile.pinnable_bytes else rows
+    rows += [("pinnable_bytes", profile.pinnable_bytes, "B")] if profile.pinnable_bytes else []
+    host = vars(profile.host) if profile.host else {}
+    return [*rows, *((f"host.{name}", seconds, "s") for name, seconds in host.items())]
 
 
 def _of_processor(device: Processor) -> list[tuple[str, float, str]]:

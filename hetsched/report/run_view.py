@@ -23,10 +23,11 @@ def memory_line(handle: Any) -> str:
 def stats_line(stats: dict[str, Any]) -> str:
     """Speed, hits, and copies of a run."""
     kind = "emulated" if stats["emulated"] else "measured"
+    per_layer = 1e6 / max(stats["layers"], 1)
     return (
         f"{stats['tokens_per_s']:.1f} tokens/s ({kind}, decoding {stats['decode_tokens']} tokens), "
         f"hit rate {stats['hit_rate']:.0%}, {show_bytes(stats['bytes_per_token'])} moved per token, "
-        f"{1e6 * stats['decision_s'] / max(stats['layers'], 1):.0f} µs to decide a layer"
+        f"{per_layer * stats['decision_s']:.0f} µs to decide a layer, host {per_layer * stats['host_s']:.0f} µs a layer"
     )
 
 

@@ -41,7 +41,7 @@ def layers_drawn(report: Report) -> list[str]:
     lines = ["      " + "".join(heading).rstrip()]
     lines += [f" {lane:4} " + _line([b for b in blocks if b.lane == lane], scale) for lane in lanes]
     first, last = moments[0].outcome.plan.demand.layer, moments[-1].outcome.plan.demand.layer
-    legend = "▒ rest of the layer, ? deciding, numbers: experts" + (
+    legend = "▒ rest of the layer, : the engine, ? deciding, numbers: experts" + (
         ", layer.expert on the link" if cost.has_gpu else ""
     )
     return [*lines, f" layers {first} to {last} in {1e3 * total_s:.2f} ms; {legend}"]
@@ -64,6 +64,8 @@ def _blocks(moments: list[Moment], cost: CostModel) -> tuple[list[Block], list[t
         lane = "GPU" if cost.has_gpu else "CPU"
         blocks.append(Block(lane, now_s, now_s + outcome.dense_s, "", "▒"))
         now_s += outcome.dense_s
+        blocks.append(Block(lane, now_s, now_s + outcome.host_s, "", ":"))
+        now_s += outcome.host_s
         copies.see(now_s, moment.link)
         blocks.append(Block(lane, now_s, now_s + outcome.plan.decision_s, "", "?"))
         now_s += outcome.plan.decision_s

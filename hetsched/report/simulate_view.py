@@ -38,6 +38,7 @@ def time_of(stats: dict[str, Any]) -> dict[str, float]:
     return {
         "rest of the layers": stats["dense_s"],
         "decisions": stats["decision_s"],
+        "the engine itself": stats["host_s"],
         "experts on the GPU": experts_s,
         "GPU waits for a copy": stats["stall_s"],
         "GPU waits for the CPU lane": stats["makespan_s"] - experts_s - stats["stall_s"],
@@ -64,6 +65,7 @@ def _figures(report: Report) -> Sheet:
         f"{per_layer * stats['decision_s']:.0f} µs a layer before its experts run, "
         f"{per_layer * stats['overlapped_s']:.0f} µs beside them",
     )
+    table.add("host", f"{per_layer * stats['host_s']:.0f} µs a layer, the engine itself")
     if stats["solver_status"]:
         counts = ", ".join(f"{status.lower()} {count:,}" for status, count in sorted(stats["solver_status"].items()))
         table.add("solver", counts)

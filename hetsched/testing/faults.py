@@ -181,10 +181,10 @@ class FaultyAccelerator:
                 event.result()
         return makespan_s
 
-    def begin_layer(self, dense_s: float) -> float:
+    def begin_layer(self, dense_s: float, host_s: float = 0.0) -> float:
         """As the wrapped one."""
         self._before_call("begin_layer")
-        return self._inner.begin_layer(dense_s)
+        return self._inner.begin_layer(dense_s, host_s)
 
     def decided(self, decision_s: float) -> None:
         """As the wrapped one."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hetsched.bench.hollow import hollow_model, timing_only
+from hetsched.bench.host_cost import measure_host
 from hetsched.bench.overhead import Settings, overhead_document
 from hetsched.bench.overhead_case import Case
 from hetsched.bench.spans import MEANING
@@ -113,12 +114,24 @@ def test_the_document_keeps_the_contract(document: dict[str, Any]) -> None:
     assert row["executed_step_s"] == pytest.approx(row["predicted_step_s"])
     assert row["breakdown_s"].keys() == MEANING.keys()
     assert row["layer_overhead_s"] > 0
+    assert 0 < row["host_layer_s"] < 0.1
+    assert row["parts"].keys() == {"door_s", "deciding_s", "launching_s", "learning_s", "finishing_s"}
+    assert (row["parts"]["deciding_s"], row["parts"]["learning_s"]) == pytest.approx((3e-5, 3e-5))
+    others = sum(row["parts"][part] for part in ("door_s", "launching_s", "finishing_s"))
+    assert others == pytest.approx(sum(row["breakdown_s"].values()))  # every label is in one part
 
 
 def test_every_part_is_reached(document: dict[str, Any]) -> None:
     """A label that nothing is timed under means that the engine was rewritten and the benchmark was not."""
     (row,) = document["rows"]
     assert [label for label, seconds in row["breakdown_s"].items() if seconds == 0.0] == []
+
+
+def test_the_host_of_a_profile() -> None:
+    """What an engine charges itself on a tiny model: the median, and percentiles around it."""
+    known = measure_host()
+    assert 0 < known.cost.p10_s <= known.cost.layer_s <= known.cost.p90_s < 0.1
+    assert "emulated" in known.how
 
 
 def test_it_is_shown_and_drawn(document: dict[str, Any], tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def test_profile_json_equals_its_file(capsys: pytest.CaptureFixture[str], tmp_pa
     assert printed["schema"] == "hetsched-profile/1"
     assert printed == yaml.safe_load(out.read_text(encoding="utf-8"))
     assert load_profile(out).cpu.tables[0].shape.hidden == 64
+    assert 0 < load_profile(out).host.p10_s <= load_profile(out).host.layer_s < 0.1
+    assert "processor time" in printed["host"]["layer_s"]["note"]
     assert not {"gpu", "h2d", "d2h", "contention", "pinnable_bytes"} & set(printed)  # nothing is claimed unmeasured
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from hetsched.errors import InputError
 from hetsched.machine import gallery
-from hetsched.machine.profile import DenseTable, ExpertShape, HardwareProfile, LatencyTable, Source
+from hetsched.machine.profile import DenseTable, ExpertShape, HardwareProfile, HostCost, LatencyTable, Source
 from hetsched.machine.profile_yaml import load_profile, save_profile
 from hetsched.machine.yaml_lines import FileError
 
@@ -53,6 +53,8 @@ def measured() -> HardwareProfile:
     return replace(
         base,
         cpu=cpu,
+        host=HostCost(4e-4, 3e-4, 6e-4),
+        reasons={**base.reasons, "host.layer_s": "with a stopwatch"},
         source=Source.MEASURED,
         provenance={"gpu.call_s": Source.EMULATED},
         fingerprint={"cpu": "a CPU", "cores": 16},
@@ -157,6 +159,34 @@ def test_facts_of_a_latency_table(old: str, new: str, line: int, words: str, tmp
     assert load_profile(write(tmp_path, GOOD + TABLE)).cpu.tables[0].tokens_P == (1, 2, 4)
     found = problems(tmp_path, GOOD + TABLE.replace(old, new))
     assert any(at == line and words in text for at, text in found.values()), found
+
+
+HOST = """\
+host:
+  layer_s: {value: 400, unit: us, note: with a stopwatch}
+  p10_s: {value: 300, unit: us}
+  p90_s: {value: 600, unit: us}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "words"),
+    [
+        ("value: 400", "value: -400", "host.layer_s", "is -400 us; allowed: 0 µs to 100 ms"),
+        ("value: 600, unit: us", "value: 6, unit: s", "host.p90_s", "allowed: 0 µs to 100 ms"),
+        ("value: 400", "value: nan", "host.layer_s.value", "must be a number"),
+        ("400, unit: us", "400, unit: GB", "host.layer_s", "unit 'GB'"),
+        ("value: 400", "value: 200", "host", "p10_s <= layer_s"),
+        ("  p10_s: {value: 300, unit: us}\n", "", "host.p10_s", "is missing"),
+        ("layer_s", "layers_s", "host.layers_s", "layer_s"),
+    ],
+)
+def test_the_hosts_own_time(old: str, new: str, key: str, words: str, tmp_path: Path) -> None:
+    """Read with its spread and how it was measured; what cannot be is refused by key."""
+    profile = load_profile(write(tmp_path, GOOD + HOST))
+    assert profile.host == HostCost(*(pytest.approx(s) for s in (4e-4, 3e-4, 6e-4)))
+    assert profile.reasons["host.layer_s"] == "with a stopwatch"
+    assert words in problems(tmp_path, GOOD + HOST.replace(old, new))[key][1]
 
 
 def test_pinned_memory_is_part_of_host_memory(tmp_path: Path) -> None:

@@ -6,11 +6,16 @@ import csv
 import io
 import json
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
 
 from hetsched.cli import main
+from hetsched.machine.gallery import machine
+from hetsched.machine.host_cost import KnownHost
+from hetsched.machine.profile import HostCost
+from hetsched.machine.profile_yaml import save_profile
 from hetsched.replay import Comparison, compare, replay_one
 from hetsched.replay.single import RecordingScheduler
 from hetsched.replay.study import Study
@@ -25,6 +30,7 @@ ROW += [
     "wasted_bytes_per_token",
     "stall_s_per_token",
     "decision_s_per_token",
+    "host_s_per_token",
     "efficiency",
     "lossless",
 ]
@@ -102,6 +108,9 @@ def test_a_failed_strategy_is_exit_code_one(files, capfd):
         ("compare", ["--fit-sequences", "1"], "fit share"),
         ("compare", ["--model", "gpt-oss-20b"], "name the model"),
         ("compare", ["--decision", "soon"], "neither 'measured' nor seconds"),
+        ("compare", ["--host", "soon"], "neither 'measured', 'none' nor seconds"),
+        ("simulate", ["--host", "-1"], "neither 'measured', 'none' nor seconds"),
+        ("simulate", ["--host", "nan"], "neither 'measured', 'none' nor seconds"),
         ("compare", ["--hardware", "rtx-1"], "unknown machine"),
         ("simulate", ["--gpu-fraction", "-0.1"], "outside 0..1"),
         ("simulate", ["--strategy", "nope"], "unknown policy"),
@@ -113,6 +122,42 @@ def test_bad_input_is_one_line(files, capfd, verb, extra, message):
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
     assert not captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "host_s", "note"),
+    [
+        ([], 0.0, "is not charged"),  # reproducible as a whole
+        (["--host", "none"], 0.0, "is not charged"),
+        (["--host", "0.0005"], 5e-4, "charged 500 µs"),
+        (["--host", "measured"], 4e-4, "charged 400 µs for the engine itself"),  # what the test's cache holds
+        (["--decision", "measured"], 4e-4, "made up for tests"),
+        (["--decision", "measured", "--host", "none"], 0.0, "is not charged"),
+    ],
+)
+def test_what_is_charged_for_the_host(files, capfd, options, host_s, note):
+    document = json.loads(out_of(capfd, "compare", *files, "--strategies", "cpu-only", "--json", *options))
+    assert document["rows"][0]["host_s_per_token"] == pytest.approx(LAYERS * host_s)
+    assert any(note in said for said in document["notes"])
+    simulated = json.loads(out_of(capfd, "simulate", *files, "--strategy", "cpu-only", "--json", *options))
+    assert simulated["stats"]["host_s_per_token"] == pytest.approx(LAYERS * host_s)
+    assert simulated["host_charge"] == document["host_charge"]
+
+
+def test_a_host_that_is_not_known_is_measured_once(files, capfd, tmp_path, monkeypatch):
+    """It says so in two lines, and finds it again; what a machine's own profile says goes before."""
+    monkeypatch.setenv("HETSCHED_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("hetsched.bench.host_cost.measure_host", lambda: known)
+    known = KnownHost(HostCost(2e-4, 1e-4, 3e-4), "now", date.today().isoformat())
+    asked = ["simulate", *files, "--strategy", "cpu-only", "--json", "--host", "measured"]
+    for lines in (2, 0):
+        assert main(asked) == 0
+        said = capfd.readouterr()
+        assert len(said.err.splitlines()) == lines
+        assert json.loads(said.out)["row"]["host_s_per_token"] == pytest.approx(LAYERS * 2e-4)
+    save_profile(replace(machine(MACHINE), host=HostCost(1e-4, 1e-4, 1e-4)), tmp_path / "own.yaml")
+    document = json.loads(out_of(capfd, *asked, "--hardware", str(tmp_path / "own.yaml")))
+    assert document["row"]["host_s_per_token"] == pytest.approx(LAYERS * 1e-4)
 
 
 def test_plots(files, capfd, tmp_path):

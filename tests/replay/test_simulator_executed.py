@@ -32,6 +32,7 @@ from tests.replay.flat_cost import random_trace
 
 # Experts of 24 MB: a copy takes 2 ms and 6 chunks, an expert on the CPU 0.5 ms.
 TIMES = MoEGeometry("times", 3, 8, 2, hidden=2000, ffn=2000, dense_params=4_000_000)
+HOST_S = 7e-5  # of each layer, for the engine itself
 LAPTOP = replace(machine("rtx-4060-laptop-8gb"), cpu_slowdown=1.0, h2d_slowdown=1.0)  # emulation knows no contention
 
 
@@ -90,6 +91,7 @@ def executed(
     """The trace's demands, through an engine on the emulated machine; `weights` [T, L, K] of the router, else all 1."""
     made = scheduler(model, policy, trace, hardware)
     engine = Engine(made, EmulatedAccelerator(hardware, 1 << 24, time_scale=12.0))
+    engine.host.charge_s = HOST_S
     modules = expert_modules(model)
     for layer, module in enumerate(modules):
         engine.adopt(layer, module)
@@ -115,12 +117,12 @@ def test_engine_and_replay_agree(policy: Any) -> None:
     model = tiny_moe()
     trace = random_trace(np.random.default_rng(4), 10, 3, 8, 2)
     replayed = scheduler(model, policy, trace)
-    simulate(trace, steps_of(trace), replayed)
+    simulate(trace, steps_of(trace), replayed, host_s=HOST_S)
     ran = executed(model, policy, trace).stats.as_dict()
     expected = replayed.stats.as_dict()
     for key in ("layers", "hits", "late", "demanded_fetches", "prefetches", "wasted_prefetches", "evictions"):
         assert ran[key] == expected[key], key
-    for key in ("makespan_s", "dense_s", "decision_s", "gpu_s", "stall_s", "total_s", "predicted_s"):
+    for key in ("makespan_s", "dense_s", "decision_s", "host_s", "gpu_s", "stall_s", "total_s", "predicted_s"):
         assert ran[key] == pytest.approx(expected[key], abs=1e-9), key
     if policy is Restless:
         assert min(expected["late"], expected["demanded_fetches"], expected["prefetches"]) > 3
@@ -164,7 +166,7 @@ def test_what_a_model_tells_hybrimoe_its_recorded_trace_tells_it_too() -> None:
         np.concatenate([one.weights_TLK for one in passes]),
         step_T=np.repeat(np.arange(len(passes), dtype=np.int32), tokens_S),
     )
-    simulate(trace, steps_of(trace), scheduler(model, replayed, trace))
+    simulate(trace, steps_of(trace), scheduler(model, replayed, trace), host_s=HOST_S)
     assert tokens_S == [6, 1, 1, 1]
     assert told == replayed.told
     assert all(sum(weights) > 0 for weights in told)
@@ -195,11 +197,11 @@ def test_hybrimoe_decides_in_a_model_as_in_a_replay_of_its_trace() -> None:
     replayed, ran, without = (Noted(alpha=0.3) for _ in range(3))
     assert LAPTOP.h2d is not None
     quick = replace(LAPTOP, h2d=replace(LAPTOP.h2d, bytes_per_s=8 * LAPTOP.h2d.bytes_per_s))
-    simulate(trace, steps_of(trace), scheduler(model, replayed, trace, quick))
+    simulate(trace, steps_of(trace), scheduler(model, replayed, trace, quick), host_s=HOST_S)
     stats = executed(model, ran, trace, weights_TLK, quick).stats
     assert ran.told == replayed.told
     assert ran.decided == replayed.decided
-    simulate(replace(trace, weights_TLK=None), steps_of(trace), scheduler(model, without, trace, quick))
+    simulate(replace(trace, weights_TLK=None), steps_of(trace), scheduler(model, without, trace, quick), host_s=HOST_S)
     assert min(stats.demanded_fetches, stats.prefetches) > 5
     assert set(without.told) == {None}
     assert without.decided != replayed.decided  # the weights matter here

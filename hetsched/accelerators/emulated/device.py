@@ -12,7 +12,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -25,6 +26,21 @@ from .clock import MAX_SCALE, EmulatedClock
 from .lane import BACKGROUND, URGENT, EmulatedLane, LaneEvent, Part
 
 DEFAULT_SCALE = 20.0
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _apart(method: Method) -> Method:
+    """Count what a method takes of its caller's processor: no real device would ask for it."""
+
+    @wraps(method)
+    def counted(self: EmulatedAccelerator, *args: Any, **kwargs: Any) -> Any:
+        begin_s = time.thread_time()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.apart_s += time.thread_time() - begin_s
+
+    return cast(Method, counted)
 
 
 class EmulatedAccelerator(HostMemory):
@@ -57,6 +73,7 @@ class EmulatedAccelerator(HostMemory):
         self._lanes = {lane: EmulatedLane(lane.value, self.clock) for lane in Lane}
         self._arithmetic = threading.Lock()
         self._submitting = threading.RLock()  # what begins when is decided, or cancelled, by one thread at a time
+        self.apart_s = 0.0
         self.late_s = 0.0  # wall seconds that the threads still needed after the clock's
         self._host_s = 0.0  # until when the host is busy beside the lanes
 
@@ -65,6 +82,7 @@ class EmulatedAccelerator(HostMemory):
         if not self._timing_only:
             super().copy_now(source, target)
 
+    @_apart
     def copy_in(self, source: torch.Tensor, target: torch.Tensor, *, seconds: float, urgent: bool) -> LaneEvent:
         """Copy chunk by chunk; an urgent copy may come between two chunks of one that is not."""
         chunk_s = self._link.chunk_bytes / self._link.bytes_per_s
@@ -73,10 +91,12 @@ class EmulatedAccelerator(HostMemory):
         parts = [(self._move(source, target, *edge), seconds / chunks) for edge in itertools.pairwise(edges)]
         return self._submit(Lane.LINK, parts, urgency=URGENT if urgent else BACKGROUND)
 
+    @_apart
     def promote(self, copy: Event) -> None:
         """Make a waiting copy urgent."""
         self._lanes[Lane.LINK].promote(_own(copy))
 
+    @_apart
     def copy_state(self) -> tuple[float, list[tuple[LaneEvent, float]]]:
         """Seconds until an urgent copy would start, and each unfinished copy with the seconds until it ends."""
         now_s = self.clock.now_s
@@ -84,22 +104,25 @@ class EmulatedAccelerator(HostMemory):
         left = sorted(((event, end_s - now_s) for event, end_s in ends), key=lambda item: item[1])
         return urgent_s - now_s, left
 
+    @_apart
     def launch(self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()) -> LaneEvent:
         """Compute in a lane, in order of submission, after other work."""
         return self._submit(lane, [(self._one_at_a_time(kernel), seconds)], [_own(event) for event in after])
 
     def begin_step(self) -> None:
-        """Nothing: emulated time stands still between layers."""
+        """Nothing: what passes between layers, the engine says at the next."""
 
     def end_step(self) -> float:
         """The output head is no part of the profile: 0."""
         return 0.0
 
-    def begin_layer(self, dense_s: float) -> float:
-        """Let `dense_s` pass; copies go on meanwhile."""
-        self._pass(dense_s)
+    @_apart
+    def begin_layer(self, dense_s: float, host_s: float = 0.0) -> float:
+        """Let both pass; copies go on meanwhile. Nobody sleeps for `host_s`, which has taken its time already."""
+        self._pass(dense_s, host_s)
         return dense_s
 
+    @_apart
     def decided(self, decision_s: float) -> None:
         """Let the decision's time pass; the makespan begins here, and time stands still until all is submitted."""
         self._pass(decision_s)
@@ -108,6 +131,7 @@ class EmulatedAccelerator(HostMemory):
         """Copies submitted from here on begin that much later, and the layer ends no earlier."""
         self._host_s = self.clock.now_s + seconds
 
+    @_apart
     def end_layer(self, events: Sequence[Event]) -> float:
         """Let time pass until the layer's work has ended, and return its makespan."""
         start_s = self.clock.now_s
@@ -163,11 +187,11 @@ class EmulatedAccelerator(HostMemory):
         with self._submitting:
             return self._lanes[lane].submit(parts, max(self.clock.now_s, self._host_s), after, urgency)
 
-    def _pass(self, seconds: float) -> None:
-        moment_s = self.clock.now_s + seconds
+    def _pass(self, seconds: float, host_s: float = 0.0) -> None:
+        moment_s = self.clock.now_s + seconds + host_s
         with self._submitting:
             self._begin_until(moment_s)
-        self._sleep_until(moment_s)
+        self._sleep_until(moment_s, host_s)
 
     def _begin_until(self, moment_s: float) -> None:
         self.clock.start()
@@ -176,8 +200,8 @@ class EmulatedAccelerator(HostMemory):
         for lane in self._lanes.values():
             lane.hand_over()
 
-    def _sleep_until(self, moment_s: float) -> None:
-        self.clock.advance(moment_s)
+    def _sleep_until(self, moment_s: float, awake_s: float = 0.0) -> None:
+        self.clock.advance(moment_s, awake_s)
         begin_s = time.perf_counter()
         with self._submitting:
             due = [event for lane in self._lanes.values() for event in lane.due()]
