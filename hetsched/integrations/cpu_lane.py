@@ -96,7 +96,8 @@ class NoAccelerator(CpuOnly):
         else:
             named = zip(demand.active, demand.tokens, strict=True)
             runs = [Run(ExpertId(layer, e), count, cpu, "no accelerator") for e, count in named]
-        return Decision(tuple(runs), predicted_s=sum(self._setting.cost.each_cpu_s(demand.tokens)))
+        cost = self._setting.cost
+        return Decision(tuple(runs), predicted_s=cost.cpu_start_s(demand.num_tokens) + sum(cost.each_cpu_s(demand.tokens)))
 
 
 def refuse_decisions(policy: Any, solver: Any, hardware: HardwareProfile) -> None:

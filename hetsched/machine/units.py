@@ -66,6 +66,13 @@ class Figures:
             return fallback
         return value * factor
 
+    def rename(self, old: str, new: str) -> None:
+        """What was read under one dotted name is a figure of another."""
+        if old in self.provenance:
+            self.provenance[new] = self.provenance.pop(old)
+        if old in self.reasons:
+            self.reasons[new] = self.reasons.pop(old)
+
     def _unit(self, node: Node, allowed: Range) -> float | None:
         unit = node.text("unit", required=True)
         factor = UNITS[allowed.unit].get(unit)

@@ -56,12 +56,12 @@ class OneToken:
                 return None
             else:
                 missing.append(e)
-        roundtrip_s, misses, moved = cost.roundtrip_s(1), len(missing), 0
-        gpu_end_s = len(here) * gpu_s
-        makespan_s = max(gpu_end_s, roundtrip_s + misses * cpu_s) if missing else gpu_end_s
+        start_s, misses, moved = cost.cpu_start_s(1), len(missing), 0
+        gpu_end_s = cost.gpu_call_s() + len(here) * gpu_s if here else 0.0
+        makespan_s = max(gpu_end_s, start_s + misses * cpu_s) if missing else gpu_end_s
         while moved < len(here):  # the GPU's end falls and the CPU's rises: the first that is no better ends it
-            gpu_end_s -= gpu_s
-            less_s = max(gpu_end_s, roundtrip_s + (misses + moved + 1) * cpu_s)
+            gpu_end_s = gpu_end_s - gpu_s if moved + 1 < len(here) else 0.0
+            less_s = max(gpu_end_s, start_s + (misses + moved + 1) * cpu_s)
             if less_s >= makespan_s:
                 break
             makespan_s, moved = less_s, moved + 1
@@ -102,7 +102,8 @@ def pose(
         utility_N=utility_LE[layer, demand.active_N],
         victim_price_V=price_V + link_price_s,
         link_free_s=link_free_s,
-        roundtrip_s=cost.roundtrip_s(demand.num_tokens),
+        roundtrip_s=cost.cpu_start_s(demand.num_tokens),
+        gpu_call_s=cost.gpu_call_s(),
     )
     return PosedProblem(problem, victims)
 

@@ -103,13 +103,14 @@ class Timeline:
             else:
                 cpu_n.append(num_tokens)
         cpu_work_s = sum(cost.each_cpu_s(cpu_n)) if cpu_n else 0.0
-        roundtrip_s = cost.roundtrip_s(plan.demand.num_tokens) if cpu_n and cost.has_gpu else 0.0
+        cpu_start_s = cost.cpu_start_s(plan.demand.num_tokens) if cpu_n else 0.0
         waiting = {copy.expert for copy in self._copies}.intersection(gpu_experts) if self._copies else set()
-        cpu_end_s, moment_s, arrival_s = self._run_both(cpu_work_s, roundtrip_s, waiting)
+        cpu_end_s, moment_s, arrival_s = self._run_both(cpu_work_s, cpu_start_s, waiting)
         work_s = cost.each_gpu_s(gpu_n) if gpu_n else []
-        busy_s = gpu_end_s = sum(work_s)
+        call_s = cost.gpu_call_s() if gpu_n else 0.0
+        busy_s = gpu_end_s = call_s + sum(work_s)
         if arrival_s:
-            gpu_end_s = 0.0
+            gpu_end_s = call_s
             for expert, one_s in zip(gpu_experts, work_s, strict=True):
                 gpu_end_s = max(gpu_end_s, arrival_s.get(expert, 0.0)) + one_s
         stall_s = gpu_end_s - busy_s

@@ -108,7 +108,8 @@ def test_what_is_settled_is_optimal() -> None:
     brute = installed("hetsched.solvers")["brute"].load()()
     for _ in range(400):
         gpu_s, cpu_s, copy_s, roundtrip_s = random.choice([0.0, 0.3, 1.0, 2.5], 4).tolist()
-        cost = FlatCost(gpu=gpu_s + 0.1, cpu=cpu_s + 0.1, copy=copy_s + 0.1, roundtrip=roundtrip_s)
+        call_s = float(random.choice([0.0, 0.3, 4.0]))
+        cost = FlatCost(gpu=gpu_s + 0.1, cpu=cpu_s + 0.1, copy=copy_s + 0.1, roundtrip=roundtrip_s, gpu_call=call_s)
         context = replace(made.policy._setting, cost=cost)  # type: ignore[attr-defined]
         tokens_E = np.bincount(
             random.choice(SHAPE.num_experts, SHAPE.top_k, replace=False), minlength=SHAPE.num_experts

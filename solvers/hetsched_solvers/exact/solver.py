@@ -39,7 +39,7 @@ class Exact:
         with announced("hetsched: compiling the exact solver once, 15 to 40 s ..."):
             judging()
             solve_packed(
-                np.zeros(0), 0, 0.0, 0.0, NOWHERE, 1
+                np.zeros(0), 0, 0.0, 0.0, 0.0, NOWHERE, 1
             )  # compiled here (or read from disk), not in the first step
 
     def solve(self, problem: DispatchProblem, *, time_limit_s: float | None = None) -> Solution:
@@ -51,7 +51,7 @@ class Exact:
             if time_limit_s <= 0:
                 return incumbent_solution(problem, "no time to solve")
             max_nodes = min(max_nodes, 1 + int(min(time_limit_s, 1e3) * NODES_PER_S))
-        lanes = (problem.size, float(problem.link_free_s), float(problem.roundtrip_s))
+        lanes = (problem.size, *problem.numbers)
         choice_N, objective_s, bound_s, _ = solve_packed(packed, *lanes, NOWHERE, max_nodes)
         if bound_s == objective_s:
             return Solution(Status.OPTIMAL, choice_N, objective_s, bound_s, time.perf_counter() - start)

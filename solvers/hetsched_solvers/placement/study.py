@@ -99,7 +99,7 @@ def _posed(
         tier_copy_s=[costs.copy_s(size) for size in sizes],
         capacity_bytes_G=[capacity] * scenario.gpus,
         dense_s=costs.dense_s(scenario.tokens),
-        roundtrip_s=costs.roundtrip_s(scenario.tokens),
+        roundtrip_s=costs.cpu_start_s(scenario.tokens),
         window_steps=10**9,  # placed at load: copies are free
     )
 
