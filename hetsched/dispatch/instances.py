@@ -47,7 +47,8 @@ def random_problem(rng: np.random.Generator, size: int, kind: str | None = None)
     if rng.random() < 0.2:
         copy_N[rng.random(size) < 0.3] = np.inf
     link_free, roundtrip = rng.uniform(0, 2) * (rng.random() < 0.5), 0.1 * (rng.random() < 0.5)
-    gpu_call = rng.choice([0.0, 0.02, 1.0]) * rng.uniform(0.5, 1.5)
+    (apart,) = rng.spawn(1)  # a stream of its own: all else is drawn as it was before problems had this figure
+    gpu_call = apart.choice([0.0, 0.02, 1.0]) * apart.uniform(0.5, 1.5)
     return DispatchProblem(
         gpu_s_N=frozen(1e-3 * gpu_N),
         cpu_s_N=frozen(1e-3 * cpu_N),
