@@ -185,6 +185,7 @@ def step_s(tier: Tier, demand_SLE: IntArray, budget_bytes: int, gpu_s_of: FloatA
         capacity_bytes_G=[budget_bytes],
         dense_s=cost.dense_s(1),
         roundtrip_s=cost.cpu_start_s(1),
+        gpu_call_s=cost.gpu_call_s(),
         window_steps=10**9,
     )
     solver = plugin("hetsched.placement_solvers", "lagrange")(steps=SUBGRADIENT_STEPS)

@@ -67,7 +67,7 @@ def marginal_table(table: LatencyTable, device: Processor) -> LatencyTable:
     floors = [expert_s(device, table.shape, n) for n in table.tokens_P]
 
     def without_call(column: Sequence[float]) -> tuple[float, ...]:
-        return tuple(max(s - device.call_s, min(s, low)) for s, low in zip(column, floors, strict=True) if column)
+        return tuple(max(s - device.call_s, min(s, low)) for s, low in zip(column, floors, strict=False))
 
     return replace(
         table,

@@ -227,7 +227,8 @@ class PlacementProblem:
 
     `tokens_ME`: tokens per expert in each recorded layer-step; `layer_M` its layer. `gpu_s_RME` float [R, M, E] and
     `cpu_s_ME` seconds for those tokens (0 where there are none); `dense_s_M` the rest of the layer on the GPU;
-    `roundtrip_s_M` once when anything runs on the CPU. Tier r of an expert takes `bytes_RLE`, `copy_s_RLE` to fetch.
+    `roundtrip_s_M` once when anything runs on the CPU, `gpu_call_s_M` once for each GPU on which anything runs. Tier r
+    of an expert takes `bytes_RLE`, `copy_s_RLE` to fetch.
     `current_LE`: tier resident now, -1 for none. `capacity_bytes_G`: bytes for experts on each of G GPUs.
     `window_steps`: steps over which a fetch is paid off.
     """
@@ -238,6 +239,7 @@ class PlacementProblem:
     cpu_s_ME: FloatArray
     dense_s_M: FloatArray
     roundtrip_s_M: FloatArray
+    gpu_call_s_M: FloatArray
     bytes_RLE: IntArray
     copy_s_RLE: FloatArray
     current_LE: npt.NDArray[np.int8]

@@ -10,7 +10,7 @@ from typing import Any
 from .datasheet import DENSE_CALLS, Datasheet
 from .facts import note_facts
 from .profile import HardwareProfile, Link, Processor
-from .units import CHUNK, DELAY, FLOPS, MEMORY, RATE, SHARE, SLOWDOWN, Figures, read_source
+from .units import CHUNK, DELAY, DELAYS, FLOPS, MEMORY, RATE, SHARE, SLOWDOWN, Figures, read_source
 from .yaml_lines import Node, read_yaml, write_yaml
 from .yaml_tables import dense_mapping, read_datasheet, read_dense, read_table, table_mapping
 
@@ -88,7 +88,7 @@ def _read_calls(node: Node, figures: Figures) -> tuple[float, float, float]:
     that took: it is read as `per_expert_s` of a machine without a cost per lane, which predicts what it did then.
     """
     call_s = figures.read(node, "call_s", DELAY)
-    dense_call_s = figures.read(node, "dense_call_s", DELAY, DENSE_CALLS * call_s)
+    dense_call_s = figures.read(node, "dense_call_s", DELAYS, DENSE_CALLS * call_s)
     if node.get("per_expert_s"):
         return call_s, figures.read(node, "per_expert_s", DELAY), dense_call_s
     figures.rename(f"{node.key}.call_s", f"{node.key}.per_expert_s")
