@@ -143,9 +143,7 @@ def with_copies(gpu: Processor, precision: Precision, geometry: MoEGeometry, pla
 
     tokens_P = tuple(sorted({*range(1, FUSED_TOKENS + 2), *table.tokens_P}))
     seconds_P = tuple(map(seconds, tokens_P))
-    return replace(
-        gpu, tables=(LatencyTable(table.shape, tokens_P, seconds_P, source=table.source, marginal=True),)
-    )
+    return replace(gpu, tables=(LatencyTable(table.shape, tokens_P, seconds_P, source=table.source, marginal=True),))
 
 
 def preferred(tiers: Sequence[Tier], budget_bytes: int, frequency_LE: FloatArray | None = None) -> Tier:

@@ -37,9 +37,9 @@ class Envelope(NamedTuple):
 def least_makespan_s(cost: CostModel, tokens_N: Sequence[int]) -> FloatArray:
     """For each j a time [J] that no partition with j experts on the GPU beats, all of them resident.
 
-    The GPU lane takes at least its call (for j > 0) and its j shortest experts, the CPU lane at least its N - j shortest
-    and the start for the fewest tokens that visit it: as many as the largest of N - j experts has. Exact for one token,
-    and for equal experts where the round trip counts each token once.
+    The GPU lane takes at least its call (for j > 0) and its j shortest experts, the CPU lane at least its N - j
+    shortest and the start for the fewest tokens that visit it: as many as the largest of N - j experts has. Exact for
+    one token, and for equal experts where the round trip counts each token once.
     """
     gpu_s = _running(sorted(cost.each_gpu_s(tokens_N)))
     gpu_s[1:] += cost.gpu_call_s()

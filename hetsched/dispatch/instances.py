@@ -36,8 +36,8 @@ def random_problem(rng: np.random.Generator, size: int, kind: str | None = None)
     """One random problem with `size` experts. `kind`: how their costs relate, one of KINDS.
 
     None draws one; "ties" (small whole numbers, many of them zero) only up to 16 experts, as no machine is like that.
-    40 % are resident and 10 % in flight on average; prices, utilities, a busy link, a round trip and the GPU's call come
-    and go.
+    40 % are resident and 10 % in flight on average; prices, utilities, a busy link, a round trip and the GPU's call
+    come and go.
     """
     gpu_N, cpu_N, copy_N = _random_costs(rng, size, kind or _any_kind(rng, size))
     where_N = rng.random(size)

@@ -71,8 +71,8 @@ class DispatchProblem:
     Minimise makespan(choice) + sum over fetched of (price of its victim - its own utility), MODEL.md section 3 in
     the project's words:
 
-    * GPU lane, serial: one `gpu_call_s` from the start when anything runs there, copies arriving or not; then residents,
-      experts in flight in order of arrival, and fetched ones in Johnson order, each once it is there.
+    * GPU lane, serial: one `gpu_call_s` from the start when anything runs there, copies arriving or not; then
+      residents, experts in flight in order of arrival, and fetched ones in Johnson order, each once it is there.
     * LINK lane, serial: fetches start at `link_free_s`; each takes `copy_s_N`.
     * CPU lane, serial: one `roundtrip_s` when anything runs there (the CPU's call included), then the experts.
     * The k-th new fetch (in any order) takes the k-th cheapest victim: `victim_price_V`, ascending; a free slot is a

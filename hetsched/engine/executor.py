@@ -173,7 +173,8 @@ class AsyncExecutor:
         call_s: float,
     ) -> None:
         """Hand runs to their lane, after a copy if there is one; `call_s` is what they take besides."""
-        lane, after = runs[0].lane, () if copy is None else (copy,)
+        lane = runs[0].lane
+        after: tuple[Event, ...] = () if copy is None else (copy,)
         each_s = self._cost.each_gpu_s if lane is Lane.GPU else self._cost.each_cpu_s
         if copy is not None:
             under_way.awaited[runs[0].expert.expert] = copy

@@ -97,7 +97,9 @@ class NoAccelerator(CpuOnly):
             named = zip(demand.active, demand.tokens, strict=True)
             runs = [Run(ExpertId(layer, e), count, cpu, "no accelerator") for e, count in named]
         cost = self._setting.cost
-        return Decision(tuple(runs), predicted_s=cost.cpu_start_s(demand.num_tokens) + sum(cost.each_cpu_s(demand.tokens)))
+        return Decision(
+            tuple(runs), predicted_s=cost.cpu_start_s(demand.num_tokens) + sum(cost.each_cpu_s(demand.tokens))
+        )
 
 
 def refuse_decisions(policy: Any, solver: Any, hardware: HardwareProfile) -> None:

@@ -64,7 +64,9 @@ def _draw_gpu(axes: Any, cost: CostModel, profile: HardwareProfile) -> None:
     gpu_ms, copy_ms, call_ms = cost.gpu_s(tokens) * 1e3, cost.copy_s() * 1e3, cost.gpu_call_s() * 1e3
     plot = axes.plot
     plot(tokens, call_ms + gpu_ms, color=GPU_COLOUR, label=f"resident on the GPU ({cost.sources['gpu'].value})")
-    plot(tokens, max(call_ms, copy_ms) + gpu_ms, color=FETCH_COLOUR, ls="--", label=f"fetch ({copy_ms:.2g} ms), then GPU")
+    plot(
+        tokens, max(call_ms, copy_ms) + gpu_ms, color=FETCH_COLOUR, ls="--", label=f"fetch ({copy_ms:.2g} ms), then GPU"
+    )
     _band(axes, profile.gpu.tables, cost, GPU_COLOUR)
     crossover = crossover_tokens(cost)
     if crossover is not None and crossover <= MAX_TOKENS:

@@ -2,8 +2,8 @@
 
 Shapes: N experts under decision, M movable experts in lane order, V victims, C columns, R rows.
 
-Columns: x_M (1: on the GPU), y_V (1: the victim is taken), w (1: the GPU is used), z (1: the CPU is used), t (makespan).
-Minimise
+Columns: x_M (1: on the GPU), y_V (1: the victim is taken), w (1: the GPU is used), z (1: the CPU is used),
+t (makespan). Minimise
 
     t + sum of price_v y_v - sum over fetched of utility_i x_i
 

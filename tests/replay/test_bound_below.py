@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import cache
 from dataclasses import replace
+from functools import cache
 from itertools import combinations, permutations, product
 
 import numpy as np
@@ -144,7 +144,7 @@ def lru_s(trace, steps, cost, slots) -> list[float]:
 @pytest.mark.parametrize("slots", [3, 12, 30])
 @pytest.mark.parametrize(("copy", "call"), [(0.7, 0.0), (5.0, 0.0), (0.7, 0.8)])
 def test_simple_policies_are_above_it_in_every_window(tokens_per_step, slots, copy, call):
-    """Static and least-recently-used caches, in each window, also with several and unequal tokens, and a call's cost."""
+    """Static and least-recently-used caches, in each window, also with several and unequal tokens, and calls."""
     trace = random_trace(np.random.default_rng(slots), 48 * tokens_per_step, 4, 10, 3)
     steps, cost = steps_of(trace, tokens_per_step), FlatCost(1.0, 0.5, 2.0, copy, 0.25, cpu_grows=True, gpu_call=call)
     bound = clairvoyant_bound(trace, steps, cost, slots)

@@ -150,7 +150,8 @@ def test_experts_told_apart_keep_what_is_no_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "devices", "makespan"), [(0.5, "GG", 0.5 + 2.0), (1.5, "GC", 3.0), (2.5, "GC", 2.5 + 1.0), (6.5, "CC", 7.0)]
+    ("call", "devices", "makespan"),
+    [(0.5, "GG", 0.5 + 2.0), (1.5, "GC", 3.0), (2.5, "GC", 2.5 + 1.0), (6.5, "CC", 7.0)],
 )
 def test_a_call_is_charged_once_and_only_where_it_is_made(call: float, devices: str, makespan: float) -> None:
     """Two residents, 1 s each on the GPU, 4 and 3 s on the CPU: both there, shared out, or the GPU left idle."""

@@ -26,10 +26,11 @@ class Lanes(NamedTuple):
 
     `table` [5, M]; COPY and UTILITY are 0 for the `num_here` first. `price_sum_K`: the k cheapest victims together.
     `cpu_start`: round trip plus the experts that can only run on the CPU; counts when anything runs there (`stuck`: it
-    always does). `gpu_start`: the GPU's call, counted here whether anything runs there or not. `last_ready`, `last_gpu`: an expert that must run on the GPU after all others that are here, if any.
-    `final_copy`, `final_gpu`: one that must be fetched after all others, if any (-1: none); its victim and utility are
-    in `price_sum_K`. `start_24`: lengths of the lanes below with every movable expert on the CPU, as bounds see them:
-    row 0 when no movable expert is fetched, row 1 when one is.
+    always does). `gpu_start`: the GPU's call; counts whether anything runs there or not. `last_ready`, `last_gpu`: an
+    expert that must run on the GPU after all others that are here, if any. `final_copy`, `final_gpu`: one that must be
+    fetched after all others, if any (-1: none); its victim and utility are in `price_sum_K`. `start_24`: lengths of the
+    lanes below with every movable expert on the CPU, as bounds see them: row 0 when no movable expert is fetched, row 1
+    when one is.
 
     Bounds see four lanes that are linear in the choice, each at most the makespan: the CPU; WORK, all the GPU computes;
     LATE, what it computes after the first arrival or the last expert here; LINK, up to the last arrival and the
