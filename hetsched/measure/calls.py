@@ -22,6 +22,11 @@ class Calls(NamedTuple):
     call_s: float
     per_expert_s: float
 
+    def within(self, one_s: float) -> Calls:
+        """The same in proportion, where a whole call with one expert of some size took less: the machine was busy."""
+        share = min(1.0, one_s / max(self.call_s + self.per_expert_s, 1e-12))
+        return Calls(round_s(share * self.call_s), round_s(share * self.per_expert_s))
+
 
 def measure_calls(
     kernel: ExpertKernel, timer: Timer, dtype: torch.dtype, budget_s: float, device: str = "cpu"

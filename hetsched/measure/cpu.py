@@ -38,7 +38,7 @@ def measure_cpu(request: Request) -> tuple[Processor, Choice, ExpertPool, list[s
     notes.append(f"CPU kernels: {choice.reason}")
     request.report(0.0, "cost of a call, and of each expert in it")
     dtype = DTYPES[shape.dtype]
-    calls = measure_calls(kernel, time_calls, dtype, budget_s * CALL_SHARE / 2)
+    calls = measure_calls(kernel, time_calls, dtype, budget_s * CALL_SHARE / 2).within(min(table.median_s_P))
     dense_s = dense_call_s(kernel.linear, time_calls, dtype, budget_s * CALL_SHARE / 2)
     request.report(budget_s * CALL_SHARE, "rest of a layer on the CPU")
     device = Processor(

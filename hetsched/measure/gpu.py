@@ -54,7 +54,7 @@ def measure_gpu(request: Request) -> tuple[Processor, list[str]]:
     notes += table_notes("gpu", quiet, request.tokens)
     dense = measure_dense(request, F.linear, time_events, dtype, request.budget_s * DENSE_SHARE, "cuda")
     processor = _processor(name, properties.total_memory, quiet, busy, kernel, dense)
-    calls = measure_calls(kernel, time_events, dtype, 0.4, "cuda")
+    calls = measure_calls(kernel, time_events, dtype, 0.4, "cuda").within(min(quiet.median_s_P))
     dense_s = dense_call_s(F.linear, time_events, dtype, 0.1, "cuda")
     return replace(processor, **calls._asdict(), dense_call_s=dense_s), notes
 

@@ -15,7 +15,7 @@ from hetsched.geometry import MoEGeometry
 from hetsched.machine.profile import ExpertShape, Source
 from hetsched.machine.profile_yaml import load_profile, save_profile
 from hetsched.measure import check, profile_run
-from hetsched.measure.calls import EXPERTS, fit_calls, measure_calls
+from hetsched.measure.calls import EXPERTS, Calls, fit_calls, measure_calls
 from hetsched.measure.experts import CACHE_MULTIPLE, MAX_POOL, MIN_POOL_BYTES, ExpertPool, pool_size
 from hetsched.measure.links import SIZES_BYTES, fit_link
 from hetsched.measure.request import Request
@@ -237,6 +237,13 @@ def test_fit_finds_a_call_and_its_experts(call_s: float, per_expert_s: float) ->
     scale_s = call_s + per_expert_s
     assert found.call_s == pytest.approx(call_s, rel=1e-3, abs=1e-6 * scale_s)
     assert found.per_expert_s == pytest.approx(per_expert_s, rel=1e-3, abs=1e-6 * scale_s)
+
+
+def test_a_call_of_nothing_takes_no_longer_than_one_of_something() -> None:
+    """Measured in a busy moment, both parts shrink alike; else they stay."""
+    assert Calls(3e-5, 1e-5).within(2e-5) == pytest.approx((1.5e-5, 0.5e-5))
+    assert Calls(3e-5, 1e-5).within(1e-3) == (3e-5, 1e-5)
+    assert Calls(0.0, 0.0).within(1e-3) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
