@@ -262,7 +262,7 @@ class AsyncExecutor:
             under_way.plan,
             dense_s,
             makespan_s,
-            gpu_s=dense_s + sum(event.busy_s for event in (*gpu, under_way.call) if event),
+            gpu_s=dense_s + sum(event.busy_s for event in (*gpu, under_way.call) if event and not event.failed),
             cpu_s=sum(event.busy_s for event in cpu),
             link_s=under_way.copies * self._cost.copy_s() if under_way.copies else 0.0,
             stall_s=sum(event.stall_s for event in gpu),
