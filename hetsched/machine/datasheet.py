@@ -63,7 +63,6 @@ class Datasheet:
 def derive(sheet: Datasheet, name: str, date: str, title: str = "", tool: str = "") -> HardwareProfile:
     """The profile that the rule gives for a datasheet; rounded to three digits, every figure with its reason."""
     link, link_reason = _link(sheet)
-    gpu_rate = sheet.gpu_bandwidth_gb_per_s * 1e9
     host_rate = sheet.host_bandwidth_gb_per_s * 1e9
     host_flops = sheet.host_cores * sheet.host_clock_ghz * 1e9 * sheet.host_flops_per_cycle
     slowdown = _slowdown(sheet, link.bytes_per_s)
@@ -73,7 +72,7 @@ def derive(sheet: Datasheet, name: str, date: str, title: str = "", tool: str = 
         gpu=Processor(
             sheet.gpu,
             int(sheet.gpu_memory_gib * 2**30),
-            _round(gpu_rate * GPU_READ),
+            _round(sheet.gpu_bandwidth_gb_per_s * 1e9 * GPU_READ),
             _round(sheet.gpu_tflops * 1e12 * GPU_FLOPS),
             GPU_CALL_S,
             per_expert_s=GPU_EXPERT_S,

@@ -128,6 +128,16 @@ def start_from(lanes: Lanes, order_M: IntArray, start_N: Bits, best: float, best
 
 
 @compiled
+def devices(size: int, order_M: IntArray, num_here: int, x_M: Bits) -> Bits:
+    """The choice int8 [N] (problem.Device) of the movable experts' `x_M`; all others run on the CPU."""
+    choice_N = np.zeros(size, np.int8)
+    for m in range(len(order_M)):
+        if x_M[m] == 1:
+            choice_N[order_M[m]] = 1 if m < num_here else 2
+    return choice_N
+
+
+@compiled
 def leave_gpu_idle(
     packed: FloatArray, size: int, roundtrip_s: float, choice_N: Bits, best_s: float, bound_s: float
 ) -> tuple[float, float]:
@@ -185,10 +195,7 @@ def _kernel(stamp: int) -> Kernel:
                 best, parts_bound, used = search_parts(whole, order_M, best, best_x_M, max_nodes - nodes)
                 bound, nodes = max(bound, parts_bound), nodes + used
             best, bound_s = best * unit_s, bound * unit_s
-        choice_N = np.zeros(size, np.int8)
-        for m in range(len(order_M)):
-            if best_x_M[m] == 1:
-                choice_N[order_M[m]] = 1 if m < lanes.num_here else 2
+        choice_N = devices(size, order_M, lanes.num_here, best_x_M)
         if gpu_call_s > 0:
             best, bound_s = leave_gpu_idle(packed, size, roundtrip_s, choice_N, best, bound_s)
         return choice_N, best, bound_s, nodes
