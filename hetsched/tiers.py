@@ -24,7 +24,7 @@ from .types import FloatArray, IntArray
 
 BLOCK = 32  # weights of one scale
 ROW_ALIGN = 64  # bytes; slots begin where any number may
-CALL_KERNELS = 4  # launches that a profile's call_s stands for: two products, an activation, a product
+CALL_KERNELS = 4  # launches of a call with one expert: two products, an activation, a product
 FUSED_TOKENS = 4  # of one expert, that the CUDA kernels take in one launch
 SAMPLED_STEPS = 48
 SUBGRADIENT_STEPS = 20
@@ -121,7 +121,7 @@ def with_copies(gpu: Processor, precision: Precision, geometry: MoEGeometry, pla
     """The GPU with the latency of experts computed from copies.
 
     Fused kernels serve plain products of up to FUSED_TOKENS tokens where rows are whole blocks, and read the copy
-    alone: the exact expert's seconds times the ratio of the two rooflines, call cost included, as for any other dtype.
+    alone: what the exact expert adds to a call, times the ratio of the two rooflines, as for any other dtype.
     Else weights are made first, which adds the traffic of those operations at the rate at which experts are read, and
     their launches.
     """
@@ -129,7 +129,8 @@ def with_copies(gpu: Processor, precision: Precision, geometry: MoEGeometry, pla
     exact_s = Interpolation(table.tokens_P, table.median_s_P)
     weights, exact_bits = geometry.matrices * geometry.hidden * geometry.ffn, WEIGHT_BITS[geometry.dtype]
     traffic_bytes = weights * (precision.traffic_bytes + exact_bits / 8)
-    made_s = traffic_bytes / gpu.read_bytes_per_s + precision.kernels * gpu.call_s / CALL_KERNELS
+    launch_s = (gpu.call_s + gpu.per_expert_s) / CALL_KERNELS
+    made_s = traffic_bytes / gpu.read_bytes_per_s + precision.kernels * launch_s
 
     fused = plain and geometry.hidden % BLOCK == 0 and geometry.ffn % BLOCK == 0
 
@@ -137,13 +138,12 @@ def with_copies(gpu: Processor, precision: Precision, geometry: MoEGeometry, pla
         if not fused or n > FUSED_TOKENS:
             return float(exact_s(n)) + made_s
         bits = precision.weight_bits, exact_bits
-        copy_s, weights_s = (gpu.call_s + roofline_s(gpu, weights, each, n) for each in bits)
+        copy_s, weights_s = (gpu.per_expert_s + roofline_s(gpu, weights, each, n) for each in bits)
         return float(exact_s(n)) * copy_s / weights_s
 
     tokens_P = tuple(sorted({*range(1, FUSED_TOKENS + 2), *table.tokens_P}))
-    return replace(
-        gpu, tables=(LatencyTable(table.shape, tokens_P, tuple(map(seconds, tokens_P)), source=table.source),)
-    )
+    seconds_P = tuple(map(seconds, tokens_P))
+    return replace(gpu, tables=(LatencyTable(table.shape, tokens_P, seconds_P, source=table.source, marginal=True),))
 
 
 def preferred(tiers: Sequence[Tier], budget_bytes: int, frequency_LE: FloatArray | None = None) -> Tier:
@@ -182,7 +182,8 @@ def step_s(tier: Tier, demand_SLE: IntArray, budget_bytes: int, gpu_s_of: FloatA
         tier_copy_s=[cost.copy_s()],
         capacity_bytes_G=[budget_bytes],
         dense_s=cost.dense_s(1),
-        roundtrip_s=cost.roundtrip_s(1),
+        roundtrip_s=cost.cpu_start_s(1),
+        gpu_call_s=cost.gpu_call_s(),
         window_steps=10**9,
     )
     solver = plugin("hetsched.placement_solvers", "lagrange")(steps=SUBGRADIENT_STEPS)

@@ -331,7 +331,7 @@ def test_stand_in_takes_another_models_seconds(model: Any) -> None:
     with hetsched.attach(model, **FAST, gpu_memory="25%", policy="cpu-only", stand_in_for="gpt-oss-20b") as handle:
         assert generated(model, max_new_tokens=3)[0] == tokens
         cost = hetsched.CostModel(handle.hardware, hetsched.machine.gallery.model("gpt-oss-20b"))
-        decode_makespan_s = 4 * float(cost.cpu_s(1)) + cost.roundtrip_s(1)
+        decode_makespan_s = 4 * float(cost.cpu_s(1)) + cost.cpu_start_s(1)
         last = handle.scheduler.stats
         assert last.makespan_s == pytest.approx(last.predicted_s)
         assert last.makespan_s > 2 * 3 * decode_makespan_s

@@ -45,8 +45,8 @@ NOW = 8
 
 EXPERT, COUNT, LANE, CAUSE = range(4)  # rows of `runs_4N`
 NEW, VICTIM, WHY = range(3)  # rows of `fetches_3N` and `copies_3W`; flat, a victim of FREE_SLOT is none
-GPU_S, CPU_S, DENSE_S, ROUNDTRIP_S = range(4)  # rows of `seconds_4T`, by number of tokens
-COPY_S, CHUNK_S, CPU_SLOWDOWN, LINK_SLOWDOWN, HAS_GPU = range(5)  # places in `machine`
+GPU_S, CPU_S, DENSE_S, CPU_START_S = range(4)  # rows of `seconds_4T`, by number of tokens
+COPY_S, CHUNK_S, CPU_SLOWDOWN, LINK_SLOWDOWN, HAS_GPU, GPU_CALL_S = range(6)  # places in `machine`
 MACHINE = 8
 
 # Places in `counts` and `sums_s`, as in stats.RunStats; `statuses` counts the numbers of solver_answers.

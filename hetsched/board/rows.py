@@ -10,11 +10,13 @@ from . import (
     COPIES,
     COUNT,
     CPU_S,
+    CPU_START_S,
     DENSE_S,
     EVICTS,
     EXPERT,
     EXPERTS,
     FETCHES,
+    GPU_CALL_S,
     GPU_S,
     LANE,
     LAYER,
@@ -24,7 +26,6 @@ from . import (
     ON_GPU,
     PREDICTED_S,
     RESIDENT,
-    ROUNDTRIP_S,
     RUNS,
     TOKENS,
     VICTIM,
@@ -80,6 +81,8 @@ def misses_on_cpu(board: Board, seconds_4T: FloatArray) -> None:
         if board.state_F[first + board.active_N[i]] == RESIDENT:
             run(board, i, ON_GPU, IS_RESIDENT)
             gpu_end_s += seconds_4T[GPU_S, board.tokens_N[i]]
+    if at[RUNS] + at[FETCHES]:
+        gpu_end_s += board.machine[GPU_CALL_S]
     arrival_s = board.now[LINK_FREE_S]
     for k in range(at[FETCHES]):
         for i in range(at[ACTIVE]):
@@ -96,7 +99,7 @@ def misses_on_cpu(board: Board, seconds_4T: FloatArray) -> None:
             run(board, i, ON_CPU, MISSED)
             cpu_s += seconds_4T[CPU_S, board.tokens_N[i]]
     if at[RUNS] > on_gpu:
-        gpu_end_s = max(gpu_end_s, seconds_4T[ROUNDTRIP_S, at[TOKENS]] + cpu_s)
+        gpu_end_s = max(gpu_end_s, seconds_4T[CPU_START_S, at[TOKENS]] + cpu_s)
     board.now[PREDICTED_S] = gpu_end_s
 
 

@@ -11,18 +11,31 @@ import numpy as np
 
 from ..cost.model import CostModel
 from ..types import FloatArray
-from . import CHUNK_S, COPY_S, CPU_S, CPU_SLOWDOWN, DENSE_S, GPU_S, HAS_GPU, LINK_SLOWDOWN, MACHINE, ROUNDTRIP_S
+from . import (
+    CHUNK_S,
+    COPY_S,
+    CPU_S,
+    CPU_SLOWDOWN,
+    CPU_START_S,
+    DENSE_S,
+    GPU_CALL_S,
+    GPU_S,
+    HAS_GPU,
+    LINK_SLOWDOWN,
+    MACHINE,
+)
 
 FIRST_TOKENS = 16
 
 
 def machine_of(cost: CostModel) -> FloatArray:
-    """What does not depend on tokens: one expert's copy and a chunk of it, both slowdowns, whether there is a GPU."""
+    """What does not depend on tokens: a copy and a chunk of it, slowdowns, whether there is a GPU, its call."""
     profile, machine = cost.profile, np.zeros(MACHINE)
     machine[CPU_SLOWDOWN], machine[LINK_SLOWDOWN] = profile.cpu_slowdown, profile.h2d_slowdown
     machine[HAS_GPU] = cost.has_gpu
     if cost.has_gpu and profile.h2d is not None:
         chunks = math.ceil(cost.geometry.expert_bytes / profile.h2d.chunk_bytes)
+        machine[GPU_CALL_S] = cost.gpu_call_s()
         machine[COPY_S], machine[CHUNK_S] = cost.copy_s(), cost.copy_s() / max(1, chunks)
     return machine
 
@@ -40,7 +53,7 @@ class Seconds:
         return self._version != self._cost.version
 
     def table(self, num_tokens: int) -> FloatArray:
-        """Seconds on the GPU, on the CPU, of the dense part and of the round trip, float64 [4, T], T > num_tokens."""
+        """Seconds on the GPU, on the CPU, of the dense part, of the CPU lane's start; float64 [4, T], T > num_tokens."""
         if num_tokens >= self._seconds_4T.shape[1] or self.is_new():
             self._seconds_4T = self._made(max(FIRST_TOKENS, 2 * num_tokens))
             self._version = self._cost.version
@@ -50,8 +63,8 @@ class Seconds:
         cost, tokens = self._cost, np.arange(most + 1)
         seconds_4T = np.zeros((4, most + 1))
         seconds_4T[CPU_S] = cost.cpu_s(tokens)
+        seconds_4T[CPU_START_S] = [cost.cpu_start_s(n) for n in tokens.tolist()]
         seconds_4T[DENSE_S] = [cost.dense_s(n) for n in tokens.tolist()]
         if cost.has_gpu:
             seconds_4T[GPU_S] = cost.gpu_s(tokens)
-            seconds_4T[ROUNDTRIP_S] = [cost.roundtrip_s(n) for n in tokens.tolist()]
         return seconds_4T

@@ -37,14 +37,15 @@ class Envelope(NamedTuple):
 def least_makespan_s(cost: CostModel, tokens_N: Sequence[int]) -> FloatArray:
     """For each j a time [J] that no partition with j experts on the GPU beats, all of them resident.
 
-    The GPU lane takes at least its j shortest experts, the CPU lane at least its N - j shortest and the round trip of
-    the fewest tokens that visit it: as many as the largest of N - j experts has. Exact for one token, and for equal
-    experts where the round trip counts each token once.
+    The GPU lane takes at least its call (for j > 0) and its j shortest experts, the CPU lane at least its N - j
+    shortest and the start for the fewest tokens that visit it: as many as the largest of N - j experts has. Exact for
+    one token, and for equal experts where the round trip counts each token once.
     """
     gpu_s = _running(sorted(cost.each_gpu_s(tokens_N)))
+    gpu_s[1:] += cost.gpu_call_s()
     cpu_s = _running(sorted(cost.each_cpu_s(tokens_N)))[::-1]
-    roundtrip_s = np.array([*(cost.roundtrip_s(n) for n in sorted(tokens_N, reverse=True)), 0.0])
-    least_s_J: FloatArray = np.maximum(gpu_s, cpu_s + roundtrip_s)
+    start_s = np.array([*(cost.cpu_start_s(n) for n in sorted(tokens_N, reverse=True)), 0.0])
+    least_s_J: FloatArray = np.maximum(gpu_s, cpu_s + start_s)
     return least_s_J
 
 
@@ -86,12 +87,13 @@ def _is_above(value_J: FloatArray, left: int, middle: int, right: int) -> bool:
 def _blends(cost: CostModel, tokens_N: Sequence[int], rows: int) -> tuple[FloatArray, FloatArray]:
     """Weighted means of both lanes' times: the makespan is at least w * GPU + (1 - w) * CPU for any w in 0..1.
 
+    Each of N experts carries 1 / N of what its lane takes before the first: never more than that where any runs there.
     An expert whose share on the GPU would raise the mean counts as on the CPU, so that the bound never grows with y.
     """
     gpu_s_N, cpu_s_N = np.array(cost.each_gpu_s(tokens_N)), np.array(cost.each_cpu_s(tokens_N))
-    roundtrip_s = min((cost.roundtrip_s(n) for n in tokens_N), default=0.0)
+    start_s, count = min((cost.cpu_start_s(n) for n in tokens_N), default=0.0), max(len(tokens_N), 1)
     even = float(cpu_s_N.sum() / (cpu_s_N.sum() + gpu_s_N.sum())) if len(tokens_N) else 0.0
     weight_B = np.linspace(0.0, even, rows)[:, None]
-    on_cpu_s_N = cpu_s_N + roundtrip_s / max(len(tokens_N), 1)
-    saving_s = np.maximum((1 - weight_B) * on_cpu_s_N - weight_B * gpu_s_N, 0.0)
+    on_cpu_s_N, on_gpu_s_N = cpu_s_N + start_s / count, gpu_s_N + cost.gpu_call_s() / count
+    saving_s = np.maximum((1 - weight_B) * on_cpu_s_N - weight_B * on_gpu_s_N, 0.0)
     return ((1 - weight_B) * on_cpu_s_N).sum(axis=1), saving_s

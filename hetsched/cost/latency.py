@@ -41,19 +41,45 @@ class Interpolation:
 
 
 def expert_table(device: Processor, shape: ExpertShape) -> LatencyTable:
-    """The device's table at `shape`: its own, the nearest one scaled and so marked, or the bare roofline."""
+    """What an expert of `shape` adds to a call: by the device's own table, the nearest one scaled, or the roofline.
+
+    A scaled table is marked so. The answer is always `marginal`; the call itself is `device.call_s`, once.
+    """
     quiet = [table for table in device.tables if not table.copy_busy]
     own = [table for table in quiet if table.shape == shape]
     if own:
-        return own[0]
+        return marginal_table(own[0], device)
     if not quiet:
         seconds_P = tuple(expert_s(device, shape, n) for n in ROOFLINE_TOKENS)
-        return LatencyTable(shape, ROOFLINE_TOKENS, seconds_P, source=Source.SCALED)
-    return scale_table(min(quiet, key=lambda table: _distance(table.shape, shape)), device, shape)
+        return LatencyTable(shape, ROOFLINE_TOKENS, seconds_P, source=Source.SCALED, marginal=True)
+    nearest = min(quiet, key=lambda table: _distance(table.shape, shape))
+    return scale_table(marginal_table(nearest, device), device, shape)
+
+
+def marginal_table(table: LatencyTable, device: Processor) -> LatencyTable:
+    """The table without the cost of a call: each point less `call_s`, but at least what `expert_s` says.
+
+    Work may hide behind the launches of a call with one expert, and then all of it is left once the call is paid. A
+    point that lies below `expert_s` itself, call and all, stays as it is.
+    """
+    if table.marginal:
+        return table
+    floors = [expert_s(device, table.shape, n) for n in table.tokens_P]
+
+    def without_call(column: Sequence[float]) -> tuple[float, ...]:
+        return tuple(max(s - device.call_s, min(s, low)) for s, low in zip(column, floors, strict=False))
+
+    return replace(
+        table,
+        median_s_P=without_call(table.median_s_P),
+        p10_s_P=without_call(table.p10_s_P),
+        p90_s_P=without_call(table.p90_s_P),
+        marginal=True,
+    )
 
 
 def scale_table(table: LatencyTable, device: Processor, shape: ExpertShape) -> LatencyTable:
-    """The table at another shape: each point times the ratio of the two shapes' rooflines, call cost included."""
+    """A marginal table at another shape: each point times the ratio of the two shapes' `expert_s`."""
     ratios = [expert_s(device, shape, n) / expert_s(device, table.shape, n) for n in table.tokens_P]
 
     def scaled(column: Sequence[float]) -> tuple[float, ...]:
@@ -70,8 +96,8 @@ def scale_table(table: LatencyTable, device: Processor, shape: ExpertShape) -> L
 
 
 def expert_s(device: Processor, shape: ExpertShape, num_tokens: int) -> float:
-    """Roofline of one expert (Williams et al. 2009) and the cost of one call."""
-    return device.call_s + roofline_s(device, shape.params, WEIGHT_BITS[shape.dtype], num_tokens)
+    """What one expert adds to a call: its fixed cost and its roofline (Williams et al. 2009)."""
+    return device.per_expert_s + roofline_s(device, shape.params, WEIGHT_BITS[shape.dtype], num_tokens)
 
 
 def roofline_s(device: Processor, params: int, bits: float, num_tokens: int) -> float:

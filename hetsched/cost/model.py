@@ -13,7 +13,6 @@ from ..types import FloatArray
 from .correction import OPS, Corrections
 from .latency import Interpolation, dense_table, expert_table, roofline_s
 
-DENSE_KERNELS = 10  # launches of attention, norms, router and shared expert in one layer
 ACTIVATION_BYTES = 2  # activations cross the link in 16 bits
 
 
@@ -23,6 +22,9 @@ class CostModel:
     A latency table of the model's own shape is interpolated; a table of another shape is scaled by the roofline
     (Williams et al. 2009: the larger of bytes over bandwidth and FLOPs over throughput); without any table the roofline
     itself serves. All arguments named n may be scalars or arrays. `recalibrate` corrects later answers.
+
+    A lane computes a layer's experts in one call: `gpu_call_s` or `cpu_call_s` once, if it computes any, and `gpu_s` or
+    `cpu_s` for each, which is what that expert adds.
     """
 
     def __init__(self, profile: HardwareProfile, geometry: MoEGeometry) -> None:
@@ -30,7 +32,7 @@ class CostModel:
         self.geometry = geometry
         self.version = 0  # counts recalibrations
         self._corrections = Corrections()
-        self._memo: dict[str, dict[int, float]] = {name: {} for name in ("gpu", "cpu", "copy", "roundtrip", "dense")}
+        self._memo: dict[str, dict[int, float]] = {name: {} for name in ("gpu", "cpu", "copy", "start", "dense")}
         self._sources: dict[str, Source] = {}
         self._cpu = self._latency("cpu", profile.cpu)
         self._gpu = None if profile.gpu is None else self._latency("gpu", profile.gpu)
@@ -52,14 +54,23 @@ class CostModel:
         """Factor now applied to each class of operation: gpu, cpu, copy, dense."""
         return {op: self._corrections.factor(op) for op in OPS}
 
+    def gpu_call_s(self) -> float:
+        """Seconds before a layer's first expert on the GPU: once if any runs there. 0 without a GPU."""
+        gpu = self.profile.gpu
+        return gpu.call_s * self._corrections.factor("gpu") if gpu else 0.0
+
+    def cpu_call_s(self) -> float:
+        """Seconds of waking the CPU lane: once for each layer in which any expert runs there."""
+        return self.profile.cpu.call_s * self._corrections.factor("cpu")
+
     def gpu_s(self, n: npt.ArrayLike) -> FloatArray:
-        """Seconds of one expert's FFN on n tokens on the GPU; 0 for n = 0."""
+        """Seconds that one expert's FFN on n tokens adds to the GPU's call; 0 for n = 0."""
         if self._gpu is None:
             raise InputError(f"{self.profile.name} has no GPU; choose a profile with one")
         return self._gpu(n) * self._corrections.factor("gpu")
 
     def cpu_s(self, n: npt.ArrayLike) -> FloatArray:
-        """Seconds of one expert's FFN on n tokens on the CPU, all compute threads; 0 for n = 0."""
+        """Seconds that one expert's FFN on n tokens adds to the CPU's call, all compute threads; 0 for n = 0."""
         return self._cpu(n) * self._corrections.factor("cpu")
 
     def each_gpu_s(self, tokens: Iterable[int]) -> list[float]:
@@ -84,7 +95,7 @@ class CostModel:
             return float(self._dense(num_tokens))
         device = self._dense_device
         work = roofline_s(device, self.geometry.dense_params, 16.0, num_tokens)
-        return DENSE_KERNELS * device.call_s + work
+        return device.dense_call_s + work
 
     def copy_s(self, num_bytes: int | None = None) -> float:
         """Seconds to copy `num_bytes` (default: one expert) to the GPU from pinned memory."""
@@ -96,12 +107,15 @@ class CostModel:
 
     def roundtrip_s(self, num_tokens: int) -> float:
         """Seconds to bring the activations of `num_tokens` tokens to the host and the results back."""
-        memo = self._memo["roundtrip"]
+        num_bytes = num_tokens * self.geometry.hidden * ACTIVATION_BYTES
+        down, up = self._link(self.profile.d2h), self._link(self.profile.h2d)
+        return (down.seconds(num_bytes) + up.seconds(num_bytes)) * self._corrections.factor("copy")
+
+    def cpu_start_s(self, num_tokens: int) -> float:
+        """Seconds before the CPU lane's first expert: its call, and beside a GPU the round trip of the activations."""
+        memo = self._memo["start"]
         if num_tokens not in memo:
-            num_bytes = num_tokens * self.geometry.hidden * ACTIVATION_BYTES
-            down, up = self._link(self.profile.d2h), self._link(self.profile.h2d)
-            both_s = down.seconds(num_bytes) + up.seconds(num_bytes)
-            memo[num_tokens] = both_s * self._corrections.factor("copy")
+            memo[num_tokens] = self.cpu_call_s() + (self.roundtrip_s(num_tokens) if self.has_gpu else 0.0)
         return memo[num_tokens]
 
     def recalibrate(self, op: str, predicted_s: float, measured_s: float) -> None:

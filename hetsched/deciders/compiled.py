@@ -8,6 +8,7 @@ import numpy as np
 
 from ..board import (
     ACTIVE,
+    GPU_CALL_S,
     LIMIT_NODES,
     MAX_NODES,
     PLACES,
@@ -120,4 +121,5 @@ def posed_on(board: Board) -> DispatchProblem:
     gpu, cpu, utility, copy, ready = board.packed_P[: 5 * size].reshape(5, size).copy()
     prices = board.packed_P[5 * size : 5 * size + places].copy()
     link_s, start_s = float(board.now[PROBLEM_LINK_S]), float(board.now[PROBLEM_CPU_S])
-    return DispatchProblem(gpu, cpu, copy, ready, utility, prices, link_s, start_s)
+    call_s = float(board.machine[GPU_CALL_S])
+    return DispatchProblem(gpu, cpu, copy, ready, utility, prices, link_s, start_s, call_s)

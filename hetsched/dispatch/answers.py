@@ -25,7 +25,7 @@ ANSWERS = (
 class SolverKernel(NamedTuple):
     """A solver that can be compiled into a step: what `Solver.kernel(time_limit_s)` gives, where a solver has it.
 
-    solve(packed, size, link_free_s, roundtrip_s, max_nodes, always_prove, limit_nodes)
+    solve(packed, size, link_free_s, roundtrip_s, gpu_call_s, max_nodes, always_prove, limit_nodes)
         -> choice int8 [N], objective_s, bound_s
 
     with DispatchProblem.packed and the meaning of Solution. `limit_nodes`: what the time limit is worth, 0 for none.

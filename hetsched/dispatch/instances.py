@@ -28,14 +28,16 @@ class Costs(Protocol):
     def gpu_s(self, n: npt.ArrayLike) -> FloatArray: ...
     def cpu_s(self, n: npt.ArrayLike) -> FloatArray: ...
     def copy_s(self) -> float: ...
-    def roundtrip_s(self, num_tokens: int) -> float: ...
+    def cpu_start_s(self, num_tokens: int) -> float: ...
+    def gpu_call_s(self) -> float: ...
 
 
 def random_problem(rng: np.random.Generator, size: int, kind: str | None = None) -> DispatchProblem:
     """One random problem with `size` experts. `kind`: how their costs relate, one of KINDS.
 
     None draws one; "ties" (small whole numbers, many of them zero) only up to 16 experts, as no machine is like that.
-    40 % are resident and 10 % in flight on average; prices, utilities, a busy link and a round trip come and go.
+    40 % are resident and 10 % in flight on average; prices, utilities, a busy link, a round trip and the GPU's call
+    come and go.
     """
     gpu_N, cpu_N, copy_N = _random_costs(rng, size, kind or _any_kind(rng, size))
     where_N = rng.random(size)
@@ -45,6 +47,8 @@ def random_problem(rng: np.random.Generator, size: int, kind: str | None = None)
     if rng.random() < 0.2:
         copy_N[rng.random(size) < 0.3] = np.inf
     link_free, roundtrip = rng.uniform(0, 2) * (rng.random() < 0.5), 0.1 * (rng.random() < 0.5)
+    (apart,) = rng.spawn(1)  # a stream of its own: all else is drawn as it was before problems had this figure
+    gpu_call = apart.choice([0.0, 0.02, 1.0]) * apart.uniform(0.5, 1.5)
     return DispatchProblem(
         gpu_s_N=frozen(1e-3 * gpu_N),
         cpu_s_N=frozen(1e-3 * cpu_N),
@@ -54,6 +58,7 @@ def random_problem(rng: np.random.Generator, size: int, kind: str | None = None)
         victim_price_V=frozen(1e-3 * price_V),
         link_free_s=1e-3 * link_free,
         roundtrip_s=1e-3 * roundtrip,
+        gpu_call_s=1e-3 * gpu_call,
     )
 
 
@@ -148,5 +153,6 @@ def _posed(
         utility_N=frozen(utility_LE[layer, active_N]),
         victim_price_V=frozen(np.sort(utility_LE[victim_LE])[: len(missing)]),
         link_free_s=link_free_s,
-        roundtrip_s=costs.roundtrip_s(step_tokens),
+        roundtrip_s=costs.cpu_start_s(step_tokens),
+        gpu_call_s=costs.gpu_call_s(),
     )

@@ -16,9 +16,9 @@ from ..types import FloatArray, IntArray
 
 
 @compiled_and_kept
-def well_formed(packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float) -> bool:
+def well_formed(packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float, gpu_call_s: float) -> bool:
     """Whether every number is in its range; false for NaN."""
-    if not (0 <= link_free_s < np.inf and 0 <= roundtrip_s < np.inf):
+    if not (0 <= link_free_s < np.inf and 0 <= roundtrip_s < np.inf and 0 <= gpu_call_s < np.inf):
         return False
     for i in range(3 * size):
         if not 0 <= packed[i] < np.inf:
@@ -81,13 +81,18 @@ def obeys(packed: FloatArray, size: int, choice_N: npt.NDArray[np.int8]) -> bool
 
 @compiled
 def seconds(
-    packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float, choice_N: npt.NDArray[np.int8]
+    packed: FloatArray,
+    size: int,
+    link_free_s: float,
+    roundtrip_s: float,
+    gpu_call_s: float,
+    choice_N: npt.NDArray[np.int8],
 ) -> tuple[float, float]:
     """Makespan and prices of a feasible choice."""
-    gpu_end_s, arrival_s = 0.0, link_free_s
     order_N = np.empty(size, np.int64)
-    for place in range(gpu_order(packed, size, choice_N, order_N)):
-        i = order_N[place]
+    on_gpu = gpu_order(packed, size, choice_N, order_N)
+    gpu_end_s, arrival_s = gpu_call_s if on_gpu else 0.0, link_free_s
+    for i in order_N[:on_gpu]:
         if choice_N[i] == 1:
             gpu_end_s = max(gpu_end_s, packed[4 * size + i]) + packed[i]
         else:
@@ -108,14 +113,19 @@ def seconds(
 
 @compiled_and_kept
 def judge(
-    packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float, choice_N: npt.NDArray[np.int8]
+    packed: FloatArray,
+    size: int,
+    link_free_s: float,
+    roundtrip_s: float,
+    gpu_call_s: float,
+    choice_N: npt.NDArray[np.int8],
 ) -> tuple[bool, float, float, float]:
     """Of a choice int8 [N]: feasible, makespan, prices (infinite where it is not); and the incumbent's objective."""
     incumbent_N = np.zeros(size, np.int8)
     for i in range(size):
         incumbent_N[i] = packed[4 * size + i] == 0
-    makespan_s, _ = seconds(packed, size, link_free_s, roundtrip_s, incumbent_N)
+    makespan_s, _ = seconds(packed, size, link_free_s, roundtrip_s, gpu_call_s, incumbent_N)
     if not obeys(packed, size, choice_N):
         return False, np.inf, np.inf, makespan_s
-    found_s, prices_s = seconds(packed, size, link_free_s, roundtrip_s, choice_N)
+    found_s, prices_s = seconds(packed, size, link_free_s, roundtrip_s, gpu_call_s, choice_N)
     return True, found_s, prices_s, makespan_s

@@ -61,6 +61,7 @@ def validate(problem: PlacementProblem) -> None:
         "cpu_s_ME": (samples, experts),
         "dense_s_M": (samples,),
         "roundtrip_s_M": (samples,),
+        "gpu_call_s_M": (samples,),
         "copy_s_RLE": (tiers, layers, experts),
         "current_LE": (layers, experts),
     }
@@ -108,8 +109,11 @@ def layer_step_s(problem: PlacementProblem, tier_LE: Placed, gpu_LE: Placed) -> 
     on_cpu_ME = active_ME & (tier_ME < 0)
     cpu_M = (problem.cpu_s_ME * on_cpu_ME).sum(axis=1) + problem.roundtrip_s_M * on_cpu_ME.any(axis=1)
     work_ME = np.take_along_axis(problem.gpu_s_RME, np.maximum(tier_ME, 0)[None].astype(np.intp), axis=0)[0]
-    lanes = [(work_ME * (active_ME & (gpu_ME == g))).sum(axis=1) for g in range(len(problem.capacity_bytes_G))]
-    longest_M: FloatArray = np.maximum(cpu_M, np.max(lanes, axis=0))
+    longest_M: FloatArray = cpu_M
+    for gpu in range(len(problem.capacity_bytes_G)):
+        on_gpu_ME = active_ME & (gpu_ME == gpu)
+        gpu_M = (work_ME * on_gpu_ME).sum(axis=1) + problem.gpu_call_s_M * on_gpu_ME.any(axis=1)
+        longest_M = np.maximum(longest_M, gpu_M)
     return problem.dense_s_M + longest_M
 
 
@@ -160,6 +164,7 @@ def placement_problem(
     capacity_bytes_G: list[int],
     dense_s: float = 0.0,
     roundtrip_s: float = 0.0,
+    gpu_call_s: float = 0.0,
     window_steps: int = 1000,
 ) -> PlacementProblem:
     """The problem of a window, nothing resident yet: `demand_SLE` tokens per step, layer and expert.
@@ -175,6 +180,7 @@ def placement_problem(
         cpu_s_ME=frozen(cpu_s_of[tokens_ME]),
         dense_s_M=frozen(np.full(steps * layers, dense_s)),
         roundtrip_s_M=frozen(np.full(steps * layers, roundtrip_s)),
+        gpu_call_s_M=frozen(np.full(steps * layers, gpu_call_s)),
         bytes_RLE=frozen(np.broadcast_to(np.array(tier_bytes)[:, None, None], (len(tier_bytes), layers, experts)), int),
         copy_s_RLE=frozen(np.broadcast_to(np.array(tier_copy_s)[:, None, None], (len(tier_bytes), layers, experts))),
         current_LE=frozen(np.full((layers, experts), -1), np.int8),

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..types import FloatArray, IntArray
 
 _COLUMNS = ("gpu_s_N", "cpu_s_N", "utility_N", "copy_s_N", "ready_s_N")  # the finite ones first
+_NUMBERS = ("link_free_s", "roundtrip_s", "gpu_call_s")
 T = TypeVar("T")
 
 
@@ -28,8 +29,8 @@ def judging() -> ModuleType:
     """judge.py with its kernels ready. numba takes long to import: whoever judges in a hurry asks before it hurries."""
     from . import judge
 
-    judge.well_formed(np.zeros(0), 0, 0.0, 0.0)
-    judge.judge(np.zeros(0), 0, 0.0, 0.0, np.zeros(0, np.int8))
+    judge.well_formed(np.zeros(0), 0, 0.0, 0.0, 0.0)
+    judge.judge(np.zeros(0), 0, 0.0, 0.0, 0.0, np.zeros(0, np.int8))
     return judge
 
 
@@ -70,9 +71,10 @@ class DispatchProblem:
     Minimise makespan(choice) + sum over fetched of (price of its victim - its own utility), MODEL.md section 3 in
     the project's words:
 
-    * GPU lane, serial: residents first, then experts in flight in order of arrival, then fetched ones in Johnson order.
+    * GPU lane, serial: one `gpu_call_s` from the start when anything runs there, copies arriving or not; then
+      residents, experts in flight in order of arrival, and fetched ones in Johnson order, each once it is there.
     * LINK lane, serial: fetches start at `link_free_s`; each takes `copy_s_N`.
-    * CPU lane, serial: one `roundtrip_s` when anything runs there, then the experts one after another.
+    * CPU lane, serial: one `roundtrip_s` when anything runs there (the CPU's call included), then the experts.
     * The k-th new fetch (in any order) takes the k-th cheapest victim: `victim_price_V`, ascending; a free slot is a
       victim of price 0. There are no more fetches than victims.
 
@@ -90,6 +92,7 @@ class DispatchProblem:
     victim_price_V: FloatArray
     link_free_s: float = 0.0
     roundtrip_s: float = 0.0
+    gpu_call_s: float = 0.0
 
     @property
     def size(self) -> int:
@@ -118,10 +121,14 @@ class DispatchProblem:
         if not ((size,) == gpu.shape == cpu.shape == utility.shape == copy.shape == ready.shape and price.ndim == 1):
             self._refuse_shapes()
         packed: FloatArray = np.concatenate(columns, dtype=np.float64)
-        well_formed = judging().well_formed(packed, size, float(self.link_free_s), float(self.roundtrip_s))
-        if not well_formed:
+        if not judging().well_formed(packed, size, *self.numbers):
             self._refuse()
         return packed
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """What kernels take beside `packed`: link_free_s, roundtrip_s, gpu_call_s."""
+        return float(self.link_free_s), float(self.roundtrip_s), float(self.gpu_call_s)
 
     def _refuse_shapes(self) -> None:
         size = len(self.gpu_s_N)
@@ -135,7 +142,7 @@ class DispatchProblem:
             values = getattr(self, name)
             if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiub":
                 raise InputError(f"{name} is {type(values).__name__}, expected a NumPy vector of numbers; use frozen()")
-        for name in ("link_free_s", "roundtrip_s"):
+        for name in _NUMBERS:
             if not isinstance(getattr(self, name), (int, float, np.number)):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected seconds")
 
@@ -153,16 +160,16 @@ class DispatchProblem:
             raise InputError("victim_price_V must hold finite seconds; leave out what must not be evicted")
         if (self.victim_price_V < 0).any() or (np.diff(self.victim_price_V) < 0).any():
             raise InputError("victim_price_V must be ascending and >= 0; sort it")
-        for name in ("link_free_s", "roundtrip_s"):
+        for name in _NUMBERS:
             if not 0 <= getattr(self, name) < inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a finite number of seconds >= 0")
 
     def verdict(self, choice_N: npt.NDArray[np.int8]) -> Verdict:
         """All that is to know of a choice (values of Device) at once, by the arithmetic of judge.py."""
-        device_N, numbers = self._devices(choice_N), (float(self.link_free_s), float(self.roundtrip_s))
+        device_N = self._devices(choice_N)
         if device_N is None:
             return Verdict(False, inf, inf, self.incumbent_s)
-        return Verdict._make(judging().judge(self.packed, self.size, *numbers, device_N))
+        return Verdict._make(judging().judge(self.packed, self.size, *self.numbers, device_N))
 
     def _devices(self, choice_N: Any) -> npt.NDArray[np.int8] | None:
         """A copy of a choice that may be anything; None for what names no devices."""
@@ -220,7 +227,8 @@ class PlacementProblem:
 
     `tokens_ME`: tokens per expert in each recorded layer-step; `layer_M` its layer. `gpu_s_RME` float [R, M, E] and
     `cpu_s_ME` seconds for those tokens (0 where there are none); `dense_s_M` the rest of the layer on the GPU;
-    `roundtrip_s_M` once when anything runs on the CPU. Tier r of an expert takes `bytes_RLE`, `copy_s_RLE` to fetch.
+    `roundtrip_s_M` once when anything runs on the CPU, `gpu_call_s_M` once for each GPU on which anything runs. Tier r
+    of an expert takes `bytes_RLE`, `copy_s_RLE` to fetch.
     `current_LE`: tier resident now, -1 for none. `capacity_bytes_G`: bytes for experts on each of G GPUs.
     `window_steps`: steps over which a fetch is paid off.
     """
@@ -231,6 +239,7 @@ class PlacementProblem:
     cpu_s_ME: FloatArray
     dense_s_M: FloatArray
     roundtrip_s_M: FloatArray
+    gpu_call_s_M: FloatArray
     bytes_RLE: IntArray
     copy_s_RLE: FloatArray
     current_LE: npt.NDArray[np.int8]

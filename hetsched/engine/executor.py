@@ -71,11 +71,9 @@ class AsyncExecutor:
             self._copies.start(fetch, self._store)
         self._under_way = under_way = LayerUnderWay(plan, work, by_expert(work, self._send), len(plan.fetches))
         host_TH = self._host_hidden(plan, work)
-        extra_s = self._cost.roundtrip_s(plan.demand.num_tokens) if self._cost.has_gpu else 0.0
+        start_s = {Lane.GPU: self._cost.gpu_call_s(), Lane.CPU: self._cost.cpu_start_s(plan.demand.num_tokens)}
         for runs, copy in lane_groups(plan.runs, self._copies.of):
-            self._launch(under_way, runs, copy, host_TH, extra_s)
-            if runs[0].lane is Lane.CPU:
-                extra_s = 0.0
+            self._launch(under_way, runs, copy, host_TH, start_s.pop(runs[0].lane, 0.0))
 
     def prefetch(self, fetches: Sequence[Fetch]) -> None:
         """Queue copies behind the demanded ones; what they displace is not active in this layer."""
@@ -172,12 +170,12 @@ class AsyncExecutor:
         runs: Sequence[Run],
         copy: Event | None,
         host_TH: Callable[[], torch.Tensor],
-        extra_s: float,
+        call_s: float,
     ) -> None:
-        """Hand runs to their lane, after a copy if there is one."""
-        lane, after = runs[0].lane, () if copy is None else (copy,)
+        """Hand runs to their lane, after a copy if there is one; `call_s` is what they take besides."""
+        lane = runs[0].lane
+        after: tuple[Event, ...] = () if copy is None else (copy,)
         each_s = self._cost.each_gpu_s if lane is Lane.GPU else self._cost.each_cpu_s
-        seconds = sum(each_s([run.num_tokens for run in runs]), extra_s if lane is Lane.CPU else 0.0)
         if copy is not None:
             under_way.awaited[runs[0].expert.expert] = copy
         event: Event
@@ -187,6 +185,10 @@ class AsyncExecutor:
             if copy is not None:
                 self._accelerator.promote(copy)
             try:
+                if call_s and after and self._accelerator.emulated:  # the call is made while the copy is under way
+                    under_way.call = self._accelerator.launch(lane, dict, call_s)
+                    after, call_s = (*after, under_way.call), 0.0
+                seconds = sum(each_s([run.num_tokens for run in runs]), call_s)
                 event = self._accelerator.launch(lane, self._kernel(under_way, runs, host_TH), seconds, after)
             except Exception as error:  # a driver's
                 event = RefusedWork(error)
@@ -260,7 +262,7 @@ class AsyncExecutor:
             under_way.plan,
             dense_s,
             makespan_s,
-            gpu_s=dense_s + sum(event.busy_s for event in gpu),
+            gpu_s=dense_s + sum(event.busy_s for event in (*gpu, under_way.call) if event and not event.failed),
             cpu_s=sum(event.busy_s for event in cpu),
             link_s=under_way.copies * self._cost.copy_s() if under_way.copies else 0.0,
             stall_s=sum(event.stall_s for event in gpu),

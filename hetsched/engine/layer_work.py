@@ -58,7 +58,7 @@ class LayerUnderWay:
     """A layer under way: how many copies it started; by expert, where rows go, the event, and the copy it waits for.
 
     Experts that went to a lane together share an event, whose result is the part of each by its number. `lanes`: of
-    each event.
+    each event. `call`: the GPU's call, where it is work of its own before an expert that waits for a copy.
     """
 
     plan: Plan
@@ -68,6 +68,7 @@ class LayerUnderWay:
     events: dict[int, Event] = field(default_factory=dict)
     lanes: dict[Event, Lane] = field(default_factory=dict)
     awaited: dict[int, Event] = field(default_factory=dict)
+    call: Event | None = None
 
 
 def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None) -> Demand:

@@ -13,10 +13,13 @@ from .profile import HardwareProfile, Link, Processor, Source
 
 GPU_READ = 0.80  # of DRAM bandwidth: a GEMV over one expert's weights
 GPU_FLOPS = 0.55  # of dense 16-bit tensor throughput with fp32 accumulation: expert-sized GEMMs
-GPU_CALL_S = 15e-6  # three launches and an activation, at about 5 µs each
+GPU_CALL_S = 15e-6  # of all experts of a layer, grouped: three launches and an activation, at about 5 µs each
+GPU_EXPERT_S = 1e-6  # of each expert in them: ramp-up and tail of its tiles
 CPU_READ = 0.75  # of channels x rate: STREAM-like reads with all cores
 CPU_FLOPS = 0.40  # of cores x clock x lanes x 2 FMA: small GEMMs, all-core clock below boost
-CPU_CALL_S = 8e-6  # waking the compute threads
+CPU_CALL_S = 8e-6  # waking the compute threads, once for all experts of a layer
+CPU_EXPERT_S = 2e-6  # two parallel sections of threads that are awake
+DENSE_CALLS = 10  # operations in the rest of a layer that take a call each: attention, norms, router, shared experts
 LINK_RATE = 0.80  # of the PCIe line rate after encoding: packet headers, 4 MiB copies
 LINK_LATENCY_S = 10e-6  # one asynchronous copy, submission to completion
 PAGEABLE = 0.45  # of the pinned rate: the driver stages through its own buffer
@@ -60,7 +63,6 @@ class Datasheet:
 def derive(sheet: Datasheet, name: str, date: str, title: str = "", tool: str = "") -> HardwareProfile:
     """The profile that the rule gives for a datasheet; rounded to three digits, every figure with its reason."""
     link, link_reason = _link(sheet)
-    gpu_rate = sheet.gpu_bandwidth_gb_per_s * 1e9
     host_rate = sheet.host_bandwidth_gb_per_s * 1e9
     host_flops = sheet.host_cores * sheet.host_clock_ghz * 1e9 * sheet.host_flops_per_cycle
     slowdown = _slowdown(sheet, link.bytes_per_s)
@@ -70,9 +72,11 @@ def derive(sheet: Datasheet, name: str, date: str, title: str = "", tool: str = 
         gpu=Processor(
             sheet.gpu,
             int(sheet.gpu_memory_gib * 2**30),
-            _round(gpu_rate * GPU_READ),
+            _round(sheet.gpu_bandwidth_gb_per_s * 1e9 * GPU_READ),
             _round(sheet.gpu_tflops * 1e12 * GPU_FLOPS),
             GPU_CALL_S,
+            per_expert_s=GPU_EXPERT_S,
+            dense_call_s=_round(DENSE_CALLS * GPU_CALL_S),
         ),
         cpu=Processor(
             sheet.host,
@@ -80,6 +84,8 @@ def derive(sheet: Datasheet, name: str, date: str, title: str = "", tool: str = 
             _round(host_rate * _cpu_share(sheet)),
             _round(host_flops * CPU_FLOPS),
             CPU_CALL_S,
+            per_expert_s=CPU_EXPERT_S,
+            dense_call_s=_round(DENSE_CALLS * CPU_CALL_S),
         ),
         h2d=link,
         d2h=link,
@@ -125,10 +131,14 @@ def _reasons(sheet: Datasheet, link_reason: str) -> Mapping[str, str]:
     return {
         "gpu.read_bytes_per_s": f"{sheet.gpu_bandwidth_gb_per_s:g} GB/s x {GPU_READ}",
         "gpu.flops_per_s": f"{sheet.gpu_tflops:g} TFLOP/s x {GPU_FLOPS}",
-        "gpu.call_s": "three kernel launches and an activation",
+        "gpu.call_s": "three kernel launches and an activation, for all experts of a layer together",
+        "gpu.per_expert_s": "ramp-up and tail of an expert's tiles in a grouped launch",
+        "gpu.dense_call_s": f"{DENSE_CALLS} operations x 15 µs, not grouped",
         "cpu.read_bytes_per_s": f"{sheet.host_bandwidth_gb_per_s:g} GB/s x {_cpu_share(sheet)}",
         "cpu.flops_per_s": f"{cpu_peak} x {CPU_FLOPS}",
-        "cpu.call_s": "waking the compute threads",
+        "cpu.call_s": "waking the compute threads, once for all experts of a layer",
+        "cpu.per_expert_s": "two parallel sections of threads that are awake",
+        "cpu.dense_call_s": f"{DENSE_CALLS} operations x 8 µs",
         "h2d.bytes_per_s": link_reason,
         "d2h.bytes_per_s": link_reason,
         "contention.cpu_slowdown": shared,

@@ -101,6 +101,8 @@ def nominal_cpu() -> HardwareProfile:
         read_bytes_per_s=1e10 * min(cores, 4),
         flops_per_s=2e10 * cores,
         call_s=1e-5,
+        per_expert_s=2e-6,
+        dense_call_s=1e-4,
     )
     return HardwareProfile(
         name="cpu",

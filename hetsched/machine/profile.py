@@ -49,6 +49,7 @@ class ExpertShape:
 class LatencyTable:
     """Seconds of one expert's FFN over the number of tokens, at one shape; P points, ascending tokens.
 
+    Each is a whole call with this expert alone; `marginal`: what this expert adds to a call of several.
     `kernel`: what computed it. `copy_busy`: taken while a host-to-device copy ran; such a table documents the
     contention, the cost model reads the quiet one. `spread`: largest (p90 - p10) / median of the points.
     """
@@ -61,6 +62,7 @@ class LatencyTable:
     source: Source = Source.DATASHEET
     kernel: str = ""
     copy_busy: bool = False
+    marginal: bool = False
 
     @property
     def spread(self) -> float:
@@ -83,8 +85,9 @@ class DenseTable:
 class Processor:
     """A GPU or the CPU: memory, roofline, and latency tables where measured.
 
-    `read_bytes_per_s` and `flops_per_s` are what an expert's FFN reaches, not the datasheet's peak. `call_s`: fixed
-    cost of one expert (kernel launches, thread wake-up).
+    `read_bytes_per_s` and `flops_per_s` are what an expert's FFN reaches, not the datasheet's peak. `call_s`: once for
+    each layer in which this processor computes experts, however many (kernel launches, thread wake-up).
+    `per_expert_s`: fixed cost of each of them. `dense_call_s`: fixed cost of the rest of a layer.
     """
 
     name: str
@@ -94,6 +97,8 @@ class Processor:
     call_s: float
     tables: tuple[LatencyTable, ...] = ()
     dense: tuple[DenseTable, ...] = ()
+    per_expert_s: float = 0.0
+    dense_call_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from .datasheet import Datasheet
+from .datasheet import DENSE_CALLS, Datasheet
 from .facts import note_facts
 from .profile import HardwareProfile, HostCost, Link, Processor
-from .units import CHUNK, DELAY, FLOPS, MEMORY, RATE, SHARE, SLOWDOWN, Figures, read_source
+from .units import CHUNK, DELAY, DELAYS, FLOPS, MEMORY, RATE, SHARE, SLOWDOWN, Figures, read_source
 from .yaml_lines import Node, read_yaml, write_yaml
 from .yaml_tables import dense_mapping, read_datasheet, read_dense, read_table, table_mapping
 
@@ -67,17 +67,34 @@ def _read_processor(node: Node | None, figures: Figures) -> Processor | None:
     if node is None:
         return None
     tables, dense = node.get("tables"), node.get("dense")
+    call_s, each_s, dense_call_s = _read_calls(node, figures)
     device = Processor(
         name=node.text("name", required=True),
         capacity_bytes=int(figures.read(node, "capacity_bytes", MEMORY)),
         read_bytes_per_s=figures.read(node, "read_bytes_per_s", RATE),
         flops_per_s=figures.read(node, "flops_per_s", FLOPS),
-        call_s=figures.read(node, "call_s", DELAY),
+        call_s=call_s,
         tables=tuple(read_table(item, figures.source) for item in tables.items()) if tables else (),
         dense=tuple(read_dense(item, figures.source) for item in dense.items()) if dense else (),
+        per_expert_s=each_s,
+        dense_call_s=dense_call_s,
     )
     node.only()
     return device
+
+
+def _read_calls(node: Node, figures: Figures) -> tuple[float, float, float]:
+    """`call_s`, `per_expert_s` and `dense_call_s`.
+
+    A file without `per_expert_s` is from the time when every expert was a call of its own, and its `call_s` is what
+    that took: it is read as `per_expert_s` of a machine without a cost per lane, which predicts what it did then.
+    """
+    call_s = figures.read(node, "call_s", DELAY)
+    dense_call_s = figures.read(node, "dense_call_s", DELAYS, DENSE_CALLS * call_s)
+    if node.get("per_expert_s"):
+        return call_s, figures.read(node, "per_expert_s", DELAY), dense_call_s
+    figures.rename(f"{node.key}.call_s", f"{node.key}.per_expert_s")
+    return 0.0, call_s, dense_call_s
 
 
 def _read_link(node: Node | None, figures: Figures) -> Link | None:
@@ -181,7 +198,8 @@ def _figure(profile: HardwareProfile, key: str, value: float, unit: str) -> dict
 
 
 def _processor_mapping(profile: HardwareProfile, key: str, device: Processor) -> dict[str, Any]:
-    units = {"capacity_bytes": "B", "read_bytes_per_s": "B/s", "flops_per_s": "FLOP/s", "call_s": "s"}
+    units = {"capacity_bytes": "B", "read_bytes_per_s": "B/s", "flops_per_s": "FLOP/s"}
+    units |= {"call_s": "s", "per_expert_s": "s", "dense_call_s": "s"}
     mapping: dict[str, Any] = {"name": device.name}
     for name, unit in units.items():
         mapping[name] = _figure(profile, f"{key}.{name}", getattr(device, name), unit)

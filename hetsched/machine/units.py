@@ -35,6 +35,7 @@ MEMORY = Range("B", 2.0**26, 2.0**44)
 RATE = Range("B/s", 1e8, 1e14)
 FLOPS = Range("FLOP/s", 1e8, 1e17)
 DELAY = Range("s", 0.0, 0.1)
+DELAYS = Range("s", 0.0, 1.0)
 FFN = Range("s", 1e-8, 1e4)
 SLOWDOWN = Range("1", 1.0, 20.0)
 CHUNK = Range("B", 4096.0, 2.0**30)
@@ -65,6 +66,13 @@ class Figures:
             node.note(f"is {value:g} {node.text('unit')}; allowed: {ends}")
             return fallback
         return value * factor
+
+    def rename(self, old: str, new: str) -> None:
+        """What was read under one dotted name is a figure of another."""
+        if old in self.provenance:
+            self.provenance[new] = self.provenance.pop(old)
+        if old in self.reasons:
+            self.reasons[new] = self.reasons.pop(old)
 
     def _unit(self, node: Node, allowed: Range) -> float | None:
         unit = node.text("unit", required=True)

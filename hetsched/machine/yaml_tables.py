@@ -27,6 +27,7 @@ def read_table(node: Node, default: Source) -> LatencyTable:
         source=read_source(node, default),
         kernel=node.text("kernel"),
         copy_busy=node.flag("copy_busy"),
+        marginal=node.flag("marginal"),
     )
     node.only()
     _same_length(node, table)
@@ -50,6 +51,8 @@ def table_mapping(table: LatencyTable) -> dict[str, Any]:
         mapping["kernel"] = table.kernel
     if table.copy_busy:
         mapping["copy_busy"] = True
+    if table.marginal:
+        mapping["marginal"] = True
     columns = {"tokens": table.tokens_P, "median_s": table.median_s_P, "p10_s": table.p10_s_P, "p90_s": table.p90_s_P}
     return mapping | {key: list(column) for key, column in columns.items() if column}
 

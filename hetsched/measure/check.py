@@ -77,7 +77,7 @@ def _cpu_rows(
     for count in counts:
         report(f"{op} on the CPU, {count} tokens")
         timing = time_cpu(kernel, pool, shape, count, budget_s / len(counts))
-        rows.append(_row("cpu", op, count, float(cost.cpu_s(count)), timing))
+        rows.append(_row("cpu", op, count, cost.cpu_call_s() + float(cost.cpu_s(count)), timing))
     return rows
 
 
@@ -94,7 +94,7 @@ def _gpu_rows(cost: CostModel, shape: ExpertShape, budget_s: float) -> list[Chec
             lambda i, x=hidden_TH: kernel.swiglu(x, pool.at(i, kernel)),  # type: ignore[misc]
             budget_s / len(CHECK_TOKENS),
         )
-        rows.append(_row("gpu", "expert", count, float(cost.gpu_s(count)), timing))
+        rows.append(_row("gpu", "expert", count, cost.gpu_call_s() + float(cost.gpu_s(count)), timing))
     return rows
 
 

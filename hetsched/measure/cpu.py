@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import torch
 
-from ..cpu_kernels import Choice, ChosenKernel, ExpertKernel, SwigluWeights, kernel_names
+from ..cpu_kernels import Choice, ChosenKernel, ExpertKernel, kernel_names
 from ..geometry import WEIGHT_BITS
 from ..machine.fingerprint import cpu_name
 from ..machine.memory import total_bytes
 from ..machine.profile import ExpertShape, LatencyTable, Processor
+from .calls import measure_calls
 from .cpu_kernels import choose_kernels, read_bytes_per_s, time_kernel
-from .dense import measure_dense
+from .dense import dense_call_s, measure_dense
 from .experts import DTYPES, ExpertPool
 from .request import Request
-from .table import measure_table, round_s, table_notes
+from .table import measure_table, table_notes
 from .timing import Timing, time_calls
 
 ROOF_SHARE, CHOICE_SHARE, TABLE_SHARE, CALL_SHARE, DENSE_SHARE = 0.10, 0.20, 0.55, 0.05, 0.10
@@ -35,17 +36,21 @@ def measure_cpu(request: Request) -> tuple[Processor, Choice, ExpertPool, list[s
     table = _table(request, shape, kernel, pool)
     notes += table_notes("cpu", table, request.tokens)
     notes.append(f"CPU kernels: {choice.reason}")
-    request.report(0.0, "cost of one call")
-    call_s = _call_s(kernel, shape.dtype, budget_s * CALL_SHARE)
+    request.report(0.0, "cost of a call, and of each expert in it")
+    dtype = DTYPES[shape.dtype]
+    calls = measure_calls(kernel, time_calls, dtype, budget_s * CALL_SHARE / 2).within(min(table.median_s_P))
+    dense_s = dense_call_s(kernel.linear, time_calls, dtype, budget_s * CALL_SHARE / 2)
     request.report(budget_s * CALL_SHARE, "rest of a layer on the CPU")
     device = Processor(
         name=cpu_name(),
         capacity_bytes=total_bytes(),
         read_bytes_per_s=float(f"{max(read_rate, _read_by_experts(table)):.4g}"),
         flops_per_s=float(f"{_flops(table):.4g}"),
-        call_s=round_s(call_s),
+        call_s=calls.call_s,
         tables=(table,),
-        dense=measure_dense(request, kernel.linear, time_calls, DTYPES[shape.dtype], budget_s * DENSE_SHARE),
+        dense=measure_dense(request, kernel.linear, time_calls, dtype, budget_s * DENSE_SHARE),
+        per_expert_s=calls.per_expert_s,
+        dense_call_s=dense_s,
     )
     request.report(budget_s * DENSE_SHARE, "CPU done")
     return device, choice, pool, notes
@@ -81,10 +86,3 @@ def _flops(table: LatencyTable) -> float:
 def _read_by_experts(table: LatencyTable) -> float:
     """What the fewest tokens reached: no roof lies below it, whatever a busy moment made of the roof's measurement."""
     return table.shape.params * WEIGHT_BITS[table.shape.dtype] / 8 / table.median_s_P[0]
-
-
-def _call_s(kernel: ExpertKernel, dtype: str, budget_s: float) -> float:
-    """An expert too small to take time: what is left is the cost of the call."""
-    packed = kernel.pack(SwigluWeights(torch.ones(2 * 64, 64).to(DTYPES[dtype]), torch.ones(64, 64).to(DTYPES[dtype])))
-    hidden_TH = torch.randn(1, 64).to(DTYPES[dtype])
-    return time_calls(lambda _: kernel.swiglu(hidden_TH, packed), budget_s).median_s

@@ -41,6 +41,12 @@ def measure_dense(
     return (DenseTable(geometry.name, DENSE_TOKENS, tuple(medians), Source.MEASURED),)
 
 
+def dense_call_s(linear: Linear, timer: Timer, dtype: torch.dtype, budget_s: float, device: str = "cpu") -> float:
+    """The same chain with matrices too small to take time: what calling its kernels takes."""
+    weights = torch.full((2, PARTS, 64, 64), 0.01, dtype=dtype, device=device)
+    return round_s(timer(_layer(linear, weights, torch.ones(1, 64, dtype=dtype, device=device)), budget_s).median_s)
+
+
 def _layer(linear: Linear, weights: Any, hidden_TH: torch.Tensor) -> Callable[[int], object]:
     width = (hidden_TH.shape[-1],)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from threading import Event, Thread
 from typing import TypeAlias
@@ -11,14 +12,14 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
-from ..cpu_kernels import SwigluWeights
 from ..cpu_kernels.torch_kernels import TorchLinear
 from ..machine.profile import DenseTable, LatencyTable, Processor
+from .calls import measure_calls
 from .cpu import runnable_shape
-from .dense import measure_dense
+from .dense import dense_call_s, measure_dense
 from .experts import DTYPES, ExpertPool
 from .request import Request
-from .table import measure_table, round_s, table_notes
+from .table import measure_table, table_notes
 from .timing import Timing, quietest
 
 BATCH = 32  # calls queued between two waits: the lane is a queue, not one call at a time
@@ -52,7 +53,10 @@ def measure_gpu(request: Request) -> tuple[Processor, list[str]]:
         busy = measure_table(time_at, shape, request.tokens, seconds, f"{kernel.name} on cuda", copy_busy=True)
     notes += table_notes("gpu", quiet, request.tokens)
     dense = measure_dense(request, F.linear, time_events, dtype, request.budget_s * DENSE_SHARE, "cuda")
-    return _processor(name, properties.total_memory, quiet, busy, kernel, dense), notes
+    processor = _processor(name, properties.total_memory, quiet, busy, kernel, dense)
+    calls = measure_calls(kernel, time_events, dtype, 0.4, "cuda").within(min(quiet.median_s_P))
+    dense_s = dense_call_s(F.linear, time_events, dtype, 0.1, "cuda")
+    return replace(processor, **calls._asdict(), dense_call_s=dense_s), notes
 
 
 def time_events(call: Callable[[int], object], budget_s: float) -> Timing:
@@ -116,7 +120,7 @@ def _processor(
         capacity_bytes=memory_bytes,
         read_bytes_per_s=float(f"{read_rate:.4g}"),
         flops_per_s=float(f"{flops:.4g}"),
-        call_s=_call_s(kernel),
+        call_s=0.0,  # measured last
         tables=(quiet, busy),
         dense=dense,
     )
@@ -125,9 +129,3 @@ def _processor(
 def _read_rate() -> float:
     memory = torch.ones(1 << 27, dtype=torch.int64, device="cuda")
     return memory.numel() * 8 / time_events(lambda _: memory.sum(), 0.5).median_s
-
-
-def _call_s(kernel: TorchLinear) -> float:
-    ones = torch.ones(128, 64, dtype=kernel.dtype, device="cuda")
-    weights = SwigluWeights(ones, ones[:64])
-    return round_s(time_events(lambda _: kernel.swiglu(ones[:1], weights), 0.2).median_s)

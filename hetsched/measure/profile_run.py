@@ -91,7 +91,8 @@ def _with_gpu_of(profile: HardwareProfile, other: HardwareProfile) -> HardwarePr
     """This CPU, measured, beside the GPU and link of a gallery machine, marked as emulated."""
     if other.gpu is None or other.h2d is None or other.d2h is None:
         raise InputError(f"{other.name} has no GPU to emulate; choose another machine of the gallery")
-    keys = [f"gpu.{key}" for key in ("capacity_bytes", "read_bytes_per_s", "flops_per_s", "call_s")]
+    figures = ("capacity_bytes", "read_bytes_per_s", "flops_per_s", "call_s", "per_expert_s", "dense_call_s")
+    keys = [f"gpu.{figure}" for figure in figures]
     names = ("latency_s", "bytes_per_s", "chunk_bytes", "pageable_latency_s", "pageable_bytes_per_s")
     keys += [f"{link}.{name}" for link in ("h2d", "d2h") for name in names]
     keys += ["contention.cpu_slowdown", "contention.h2d_slowdown"]

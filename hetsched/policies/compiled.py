@@ -23,6 +23,7 @@ from ..board import (
     ACTIVE,
     COPIES,
     EXPERTS,
+    GPU_CALL_S,
     LAYER,
     LIMIT_NODES,
     MAX_NODES,
@@ -103,10 +104,10 @@ def _asking(stamp: int) -> Callable[[Board], bool]:
         assert stamp >= 0
         at, size = board.at, board.at[ACTIVE]
         packed = board.packed_P[: 5 * size + at[PLACES]]
-        link_s, start_s = board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S]
+        link_s, start_s, call_s = board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S], board.machine[GPU_CALL_S]
         effort = at[MAX_NODES], at[PROVE], at[LIMIT_NODES]
-        choice_N, objective_s, bound_s = solve(packed, size, link_s, start_s, *effort)  # type: ignore[name-defined] # noqa: F821
-        feasible, makespan_s, prices_s, incumbent_s = judge(packed, size, link_s, start_s, choice_N)
+        choice_N, objective_s, bound_s = solve(packed, size, link_s, start_s, call_s, *effort)  # type: ignore[name-defined] # noqa: F821
+        feasible, makespan_s, prices_s, incumbent_s = judge(packed, size, link_s, start_s, call_s, choice_N)
         found_s = makespan_s + prices_s
         if feasible and found_s <= incumbent_s:
             tolerance_s = REL_TOL * max(abs(found_s), makespan_s)

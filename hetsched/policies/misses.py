@@ -20,11 +20,11 @@ def misses_on_cpu(demand: Demand, view: View, setting: Setting) -> Decision:
     here, cost = len(runs), setting.cost
     runs += [cpu_E[e] for e in demand.active if states[e] < RESIDENT]
     away = len(runs) - here
-    gpu_end_s = here * cost.each_gpu_s(_ONE)[0] if here else 0.0
+    gpu_end_s = cost.gpu_call_s() + here * cost.each_gpu_s(_ONE)[0] if here else 0.0
     if not away:
         return Decision(tuple(runs), predicted_s=gpu_end_s)
-    roundtrip_s = cost.roundtrip_s(1) if cost.has_gpu else 0.0
-    return Decision(tuple(runs), predicted_s=max(gpu_end_s, roundtrip_s + away * cost.each_cpu_s(_ONE)[0]))
+    cpu_end_s = cost.cpu_start_s(1) + away * cost.each_cpu_s(_ONE)[0]
+    return Decision(tuple(runs), predicted_s=max(gpu_end_s, cpu_end_s))
 
 
 def decision(
@@ -54,12 +54,12 @@ def _makespan_s(
     demand: Demand, link_free_s: float, cost: CostModel, on_gpu_n: list[int], fetched_n: list[int], missed_n: list[int]
 ) -> float:
     """When the last lane ends: GPU residents, then fetches in order as they arrive; beside it the CPU."""
-    gpu_end_s = sum(cost.each_gpu_s(on_gpu_n)) if on_gpu_n else 0.0
+    gpu_end_s = cost.gpu_call_s() if on_gpu_n or fetched_n else 0.0
+    gpu_end_s += sum(cost.each_gpu_s(on_gpu_n)) if on_gpu_n else 0.0
     arrival_s = link_free_s
     for work_s in cost.each_gpu_s(fetched_n) if fetched_n else ():
         arrival_s += cost.copy_s()
         gpu_end_s = max(gpu_end_s, arrival_s) + work_s
     if not missed_n:
         return gpu_end_s
-    roundtrip_s = cost.roundtrip_s(demand.num_tokens) if cost.has_gpu else 0.0
-    return max(gpu_end_s, roundtrip_s + sum(cost.each_cpu_s(missed_n)))
+    return max(gpu_end_s, cost.cpu_start_s(demand.num_tokens) + sum(cost.each_cpu_s(missed_n)))

@@ -53,7 +53,8 @@ def pose(
         utility_N=utility_LE[layer, demand.active_N],
         victim_price_V=price_V + link_price_s,
         link_free_s=link_free_s,
-        roundtrip_s=cost.roundtrip_s(demand.num_tokens),
+        roundtrip_s=cost.cpu_start_s(demand.num_tokens),
+        gpu_call_s=cost.gpu_call_s(),
     )
     return PosedProblem(problem, victims)
 

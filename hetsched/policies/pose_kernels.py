@@ -12,10 +12,12 @@ from ..board import (
     COPY_S,
     COPYING,
     CPU_S,
+    CPU_START_S,
     EXPERTS,
     FLYING,
     FREE,
     FREE_SLOT,
+    GPU_CALL_S,
     GPU_S,
     LAYER,
     LINK_FREE_S,
@@ -26,7 +28,6 @@ from ..board import (
     PROBLEM_CPU_S,
     PROBLEM_LINK_S,
     RESIDENT,
-    ROUNDTRIP_S,
     SLOTS,
     STATUS,
     TOKENS,
@@ -48,18 +49,19 @@ def settle(board: Board, seconds_4T: FloatArray, most_gain_s: float) -> bool:
     exceeds that). The difference is linear in k, so k = 1 decides unless each further fetch pays for its own copy.
     """
     at, first = board.at, board.at[LAYER] * board.at[EXPERTS]
-    gpu_s, cpu_s, roundtrip_s = seconds_4T[GPU_S, 1], seconds_4T[CPU_S, 1], seconds_4T[ROUNDTRIP_S, 1]
+    gpu_s, cpu_s, start_s = seconds_4T[GPU_S, 1], seconds_4T[CPU_S, 1], seconds_4T[CPU_START_S, 1]
     here = 0
     for i in range(at[ACTIVE]):
         state = board.state_F[first + board.active_N[i]]
         if state == COPYING:
             return False
         here += state == RESIDENT
-    misses, moved, gpu_end_s = at[ACTIVE] - here, 0, here * gpu_s
-    makespan_s = max(gpu_end_s, roundtrip_s + misses * cpu_s) if misses else gpu_end_s
+    misses, moved = at[ACTIVE] - here, 0
+    gpu_end_s = board.machine[GPU_CALL_S] + here * gpu_s if here else 0.0
+    makespan_s = max(gpu_end_s, start_s + misses * cpu_s) if misses else gpu_end_s
     while moved < here:  # the GPU's end falls and the CPU's rises: the first that is no better ends it
-        gpu_end_s -= gpu_s
-        less_s = max(gpu_end_s, roundtrip_s + (misses + moved + 1) * cpu_s)
+        gpu_end_s = gpu_end_s - gpu_s if moved + 1 < here else 0.0
+        less_s = max(gpu_end_s, start_s + (misses + moved + 1) * cpu_s)
         if less_s >= makespan_s:
             break
         makespan_s, moved = less_s, moved + 1
@@ -113,7 +115,7 @@ def pose(board: Board, seconds_4T: FloatArray, utility_F: FloatArray, link_price
     at[PLACES] = _cheapest(board, utility_F, free, missing)
     for v in range(at[PLACES]):
         packed_P[5 * size + v] += link_price_s
-    board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S] = link_free_s, seconds_4T[ROUNDTRIP_S, at[TOKENS]]
+    board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S] = link_free_s, seconds_4T[CPU_START_S, at[TOKENS]]
 
 
 @compiled_lean

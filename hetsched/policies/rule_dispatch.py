@@ -120,7 +120,8 @@ def problem_of(cost: CostModel, tokens: Sequence[int], here: Sequence[bool], num
         ready_s_N=np.where(here, 0.0, np.inf),
         utility_N=np.zeros(len(tokens)),
         victim_price_V=np.zeros(len(tokens) - sum(here)),
-        roundtrip_s=cost.roundtrip_s(num_tokens),
+        roundtrip_s=cost.cpu_start_s(num_tokens),
+        gpu_call_s=cost.gpu_call_s(),
     )
 
 

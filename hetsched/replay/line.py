@@ -143,18 +143,19 @@ def _swap(line: Line, i: int, j: int) -> None:
 
 
 @compiled_lean
-def end(line: Line, gpu_N: IntArray, gpu_s_N: FloatArray, cpu_work_s: float, roundtrip_s: float) -> None:
+def end(line: Line, gpu_N: IntArray, gpu_s_N: FloatArray, call_s: float, cpu_work_s: float, cpu_start_s: float) -> None:
     """Run the layer to its end, into `ends_5`: makespan, busy seconds of the GPU and the link, the CPU's end, stall.
 
-    `gpu_N`: experts on the GPU in order, flat, with their seconds; the CPU lane begins after the round trip.
+    `gpu_N`: experts on the GPU in order, flat, with their seconds after those of the lane's call; the CPU lane begins
+    its work at `cpu_start_s`.
     """
     awaited = 0
     for i in range(len(gpu_N)):
         line.arrival_s_Q[i] = -1.0
         for q in range(line.count_2[UNDER_WAY]):
             awaited += line.flat_Q[q] == gpu_N[i]
-    cpu_end_s, moment_s = _run_both(line, cpu_work_s, roundtrip_s, gpu_N, awaited)
-    busy_s = gpu_end_s = 0.0
+    cpu_end_s, moment_s = _run_both(line, cpu_work_s, cpu_start_s, gpu_N, awaited)
+    busy_s = gpu_end_s = call_s
     for i in range(len(gpu_N)):
         busy_s += gpu_s_N[i]
         gpu_end_s = max(gpu_end_s, line.arrival_s_Q[i]) + gpu_s_N[i]
@@ -323,11 +324,12 @@ def _entries(stamp: int) -> Entries:
         floats_R: FloatArray,
         gpu_N: IntArray,
         gpu_s_N: FloatArray,
+        call_s: float,
         cpu_work_s: float,
-        roundtrip_s: float,
+        cpu_start_s: float,
     ) -> None:
         assert stamp >= 0
-        end(open_line(bytes_B, ints_I, floats_R), gpu_N, gpu_s_N, cpu_work_s, roundtrip_s)
+        end(open_line(bytes_B, ints_I, floats_R), gpu_N, gpu_s_N, call_s, cpu_work_s, cpu_start_s)
 
     return Entries(passing, reporting, beginning, prefetching, ending)
 

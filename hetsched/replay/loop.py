@@ -17,11 +17,13 @@ from ..board import (
     COPIES,
     COUNT,
     CPU_S,
+    CPU_START_S,
     DENSE_S,
     EXPERT,
     EXPERTS,
     FETCHES,
     FLYING,
+    GPU_CALL_S,
     GPU_S,
     LANE,
     LAST_STEP,
@@ -36,7 +38,6 @@ from ..board import (
     ON_GPU,
     PHASE,
     PREDICTED_S,
-    ROUNDTRIP_S,
     RUNS,
     S_CPU,
     S_DECISION,
@@ -123,8 +124,9 @@ def finish(board: Board, line: Line, seconds_4T: FloatArray, gpu_N: IntArray, gp
             count += 1
         else:
             cpu_work_s += seconds_4T[CPU_S, tokens]
-    roundtrip_s = seconds_4T[ROUNDTRIP_S, at[TOKENS]] if count < at[RUNS] else 0.0
-    lanes.end(line, gpu_N[:count], gpu_s_N[:count], cpu_work_s, roundtrip_s)
+    call_s = board.machine[GPU_CALL_S] if count else 0.0
+    start_s = seconds_4T[CPU_START_S, at[TOKENS]] if count < at[RUNS] else 0.0
+    lanes.end(line, gpu_N[:count], gpu_s_N[:count], call_s, cpu_work_s, start_s)
     for i in range(count):
         arrive(board, gpu_N[i])
 

@@ -72,10 +72,11 @@ class Timeline:
         """Run the layer to its end."""
         plan, cost = self._plan, self._cost
         cpu_n = [run.num_tokens for run in plan.runs if run.lane is not GPU]
-        cpu_work_s = sum(cost.each_cpu_s(cpu_n), 0.0)
-        roundtrip_s = cost.roundtrip_s(plan.demand.num_tokens) if cpu_n and cost.has_gpu else 0.0
+        cpu_work_s = float(sum(cost.each_cpu_s(cpu_n), 0.0))
+        cpu_start_s = float(cost.cpu_start_s(plan.demand.num_tokens) if cpu_n else 0.0)
         gpu_s_N = np.array(cost.each_gpu_s(self._gpu_n) if self._gpu_n else [], float)
-        self._kernels.end(*self._arrays, self._gpu_N, gpu_s_N, float(cpu_work_s), float(roundtrip_s))
+        call_s = float(cost.gpu_call_s() if self._gpu_n else 0.0)
+        self._kernels.end(*self._arrays, self._gpu_N, gpu_s_N, call_s, cpu_work_s, cpu_start_s)
         makespan_s, busy_s, cpu_end_s, link_s, stall_s = self._line.ends_5.tolist()
         return Outcome(plan, dense_s, makespan_s, dense_s + busy_s, cpu_end_s, link_s, stall_s)
 

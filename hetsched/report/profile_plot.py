@@ -26,8 +26,8 @@ def crossover_tokens(cost: CostModel, max_tokens: int = 4096) -> int | None:
     if not cost.has_gpu:
         return None
     tokens = np.arange(1, max_tokens + 1)
-    roundtrip_s = np.array([cost.roundtrip_s(int(n)) for n in tokens])
-    pays = cost.copy_s() + cost.gpu_s(tokens) < roundtrip_s + cost.cpu_s(tokens)
+    start_s = np.array([cost.cpu_start_s(int(n)) for n in tokens])
+    pays = max(cost.copy_s(), cost.gpu_call_s()) + cost.gpu_s(tokens) < start_s + cost.cpu_s(tokens)
     return int(tokens[np.argmax(pays)]) if pays.any() else None
 
 
@@ -54,17 +54,19 @@ def plot_profile(profile: HardwareProfile, geometry: MoEGeometry, path: Path) ->
 def _draw_cpu(axes: Any, cost: CostModel, profile: HardwareProfile) -> None:
     tokens = _tokens()
     label = f"on the CPU ({cost.sources['cpu'].value})"
-    axes.plot(tokens, cost.cpu_s(tokens) * 1e3, color=CPU_COLOUR, label=label)
+    axes.plot(tokens, (cost.cpu_call_s() + cost.cpu_s(tokens)) * 1e3, color=CPU_COLOUR, label=label)
     _band(axes, profile.cpu.tables, cost, CPU_COLOUR)
 
 
 def _draw_gpu(axes: Any, cost: CostModel, profile: HardwareProfile) -> None:
     assert profile.gpu is not None
     tokens = _tokens()
-    gpu_ms, copy_ms = cost.gpu_s(tokens) * 1e3, cost.copy_s() * 1e3
+    gpu_ms, copy_ms, call_ms = cost.gpu_s(tokens) * 1e3, cost.copy_s() * 1e3, cost.gpu_call_s() * 1e3
     plot = axes.plot
-    plot(tokens, gpu_ms, color=GPU_COLOUR, label=f"resident on the GPU ({cost.sources['gpu'].value})")
-    plot(tokens, gpu_ms + copy_ms, color=FETCH_COLOUR, ls="--", label=f"fetch ({copy_ms:.2g} ms), then GPU")
+    plot(tokens, call_ms + gpu_ms, color=GPU_COLOUR, label=f"resident on the GPU ({cost.sources['gpu'].value})")
+    plot(
+        tokens, max(call_ms, copy_ms) + gpu_ms, color=FETCH_COLOUR, ls="--", label=f"fetch ({copy_ms:.2g} ms), then GPU"
+    )
     _band(axes, profile.gpu.tables, cost, GPU_COLOUR)
     crossover = crossover_tokens(cost)
     if crossover is not None and crossover <= MAX_TOKENS:
@@ -73,10 +75,10 @@ def _draw_gpu(axes: Any, cost: CostModel, profile: HardwareProfile) -> None:
 
 
 def _band(axes: Any, tables: tuple[LatencyTable, ...], cost: CostModel, colour: str) -> None:
-    """10th to 90th percentile of the table at this very shape, where it was measured."""
+    """10th to 90th percentile of the table at this very shape, where calls of one expert were measured."""
     shape = ExpertShape.of(cost.geometry)
     for table in tables:
-        if table.shape == shape and table.p10_s_P and not table.copy_busy:
+        if table.shape == shape and table.p10_s_P and not (table.copy_busy or table.marginal):
             low, high = np.array(table.p10_s_P) * 1e3, np.array(table.p90_s_P) * 1e3
             axes.fill_between(table.tokens_P, low, high, color=colour, alpha=0.2, lw=0)
 

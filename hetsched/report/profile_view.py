@@ -76,6 +76,8 @@ def _of_processor(device: Processor) -> list[tuple[str, float, str]]:
         ("read_bytes_per_s", device.read_bytes_per_s, "B/s"),
         ("flops_per_s", device.flops_per_s, "FLOP/s"),
         ("call_s", device.call_s, "s"),
+        ("per_expert_s", device.per_expert_s, "s"),
+        ("dense_call_s", device.dense_call_s, "s"),
     ]
 
 

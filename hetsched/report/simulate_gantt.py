@@ -78,10 +78,7 @@ def _blocks(moments: list[Moment], cost: CostModel) -> tuple[list[Block], list[t
 
 def _experts(moment: Moment, from_s: float, copies: _Copies, cost: CostModel) -> Iterable[Block]:
     outcome = moment.outcome
-    gpu_s = from_s
-    on_cpu = [run for run in outcome.plan.runs if run.lane is Lane.CPU]
-    roundtrip_s = cost.roundtrip_s(outcome.plan.demand.num_tokens) if on_cpu and cost.has_gpu else 0.0
-    cpu_s = from_s + roundtrip_s
+    gpu_s, cpu_s = from_s + cost.gpu_call_s(), from_s + cost.cpu_start_s(outcome.plan.demand.num_tokens)
     for run in outcome.plan.runs:
         if run.lane is Lane.GPU:
             begin_s = max(gpu_s, copies.end_s.get(run.expert, 0.0))

@@ -29,7 +29,8 @@ def dispatch_problems(draw: st.DrawFn, max_size: int = 7) -> DispatchProblem:
     columns = [column(_MS), column(_MS), column(_COPY_MS), column(_READY_MS), column(_MS)]
     prices = sorted(draw(st.lists(_MS, max_size=max_size + 1)))
     gpu, cpu, copy, ready, utility, price = (frozen(1e-3 * np.array(v, float)) for v in (*columns, prices))
-    return DispatchProblem(gpu, cpu, copy, ready, utility, price, 1e-3 * draw(_MS), 1e-3 * draw(_MS))
+    link_free_s, roundtrip_s, gpu_call_s = (1e-3 * draw(_MS) for _ in range(3))
+    return DispatchProblem(gpu, cpu, copy, ready, utility, price, link_free_s, roundtrip_s, gpu_call_s)
 
 
 @st.composite
@@ -63,4 +64,6 @@ def degenerate_problems() -> dict[str, DispatchProblem]:
         ),
         "all in flight": replace(base, ready_s_N=frozen(np.linspace(1e-3, 2e-3, 6))),
         "busy link": replace(base, link_free_s=1.0),
+        "no call": replace(base, gpu_call_s=0.0),
+        "a call that never pays": replace(base, gpu_call_s=1e6),
     }

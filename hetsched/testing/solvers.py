@@ -137,9 +137,8 @@ def permuted(problem: DispatchProblem, order_N: IntArray) -> DispatchProblem:
 def scaled(problem: DispatchProblem, factor: float) -> DispatchProblem:
     """The same problem in other units of time."""
     columns: dict[str, Any] = {name: frozen(factor * getattr(problem, name)) for name in ARRAYS}
-    return replace(
-        problem, **columns, link_free_s=factor * problem.link_free_s, roundtrip_s=factor * problem.roundtrip_s
-    )
+    link_free_s, roundtrip_s, gpu_call_s = (factor * seconds for seconds in problem.numbers)
+    return replace(problem, **columns, link_free_s=link_free_s, roundtrip_s=roundtrip_s, gpu_call_s=gpu_call_s)
 
 
 def _same_optimum(solver: Solver, problem: DispatchProblem, other: DispatchProblem, factor: float) -> None:

@@ -18,7 +18,7 @@ class Dali(Rule):
     def choose(self, problem: DispatchProblem) -> npt.NDArray[np.int8]:
         """One pass over the experts; every lane remembers until when it is busy."""
         choice_N = np.zeros(problem.size, np.int8)
-        gpu_free, cpu_free, link_free = 0.0, problem.roundtrip_s, problem.link_free_s
+        gpu_free, cpu_free, link_free = problem.gpu_call_s, problem.roundtrip_s, problem.link_free_s
         victims = len(problem.victim_price_V)
         for i in np.argsort(-problem.cpu_s_N, kind="stable").tolist():
             ready, copy = float(problem.ready_s_N[i]), float(problem.copy_s_N[i])

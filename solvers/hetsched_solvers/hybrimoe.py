@@ -25,7 +25,7 @@ class HybriMoe(Rule):
         gpu_s, cpu_s, copy_s = problem.gpu_s_N, problem.cpu_s_N, problem.copy_s_N
         waiting = missing(problem)  # descending load: LINK takes from the front, CPU from the back
         here = np.flatnonzero(choice_N == Device.GPU)
-        gpu_end = float(gpu_s[here].sum())
+        gpu_end = problem.gpu_call_s + float(gpu_s[here].sum())
         cpu_end = problem.roundtrip_s + float(cpu_s[np.isfinite(problem.ready_s_N) & (choice_N == Device.CPU)].sum())
         link_end, victims = problem.link_free_s, len(problem.victim_price_V)
         while waiting:

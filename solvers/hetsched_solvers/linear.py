@@ -2,12 +2,14 @@
 
 Shapes: N experts under decision, M movable experts in lane order, V victims, C columns, R rows.
 
-Columns: x_M (1: on the GPU), y_V (1: the victim is taken), z (1: the CPU is used), t (makespan). Minimise
+Columns: x_M (1: on the GPU), y_V (1: the victim is taken), w (1: the GPU is used), z (1: the CPU is used),
+t (makespan). Minimise
 
     t + sum of price_v y_v - sum over fetched of utility_i x_i
 
     t >= roundtrip z + cpu_s of what is not on the GPU               z >= 1 - x_i
-    t >= sum of gpu_s_i x_i                                          sum of y = number of fetches
+    t >= gpu_call w + sum of gpu_s_i x_i                             w >= x_i   (where a call takes any time)
+    sum of y = number of fetches
     t >= arrival_j x_j + sum of gpu_s_i x_i from j on                for every j that has to arrive
 
 The arrival of a fetched expert is link_free + copies up to it. With x_j = 0 the last row still holds: what follows j
@@ -66,7 +68,7 @@ class LinearProgram:
         value_C = np.zeros(self.num_columns)
         value_C[: self.movable] = start_N[self.order_M] != Device.CPU
         value_C[self.movable : self.movable + int((start_N == Device.FETCH).sum())] = 1.0
-        value_C[-2] = float((start_N == Device.CPU).any())
+        value_C[-3:-1] = (start_N != Device.CPU).any(), (start_N == Device.CPU).any()
         value_C[-1] = self.problem.makespan_s(start_N) / self.unit_s
         return value_C
 
@@ -89,7 +91,7 @@ def linear_program(problem: DispatchProblem, size_of_t: float = 1.0) -> LinearPr
     unit_s = longest_s / size_of_t if longest_s > 0 else 1.0
     num_here, movable = len(here), len(order_M)
     victims = min(len(problem.victim_price_V), movable - num_here)
-    columns = movable + victims + 2
+    columns = movable + victims + 3
 
     def in_units(values: FloatArray) -> FloatArray:
         return np.minimum(values[order_M] / unit_s, 2 * size_of_t)
@@ -110,6 +112,10 @@ def linear_program(problem: DispatchProblem, size_of_t: float = 1.0) -> LinearPr
     uses[:, -2] = 1.0
     low_uses[-1] = float(stuck_N.any())
     gpu = _gpu_rows(problem, gpu_M, in_units(problem.copy_s_N), in_units(problem.ready_s_N), num_here, columns, unit_s)
+    if problem.gpu_call_s > 0:
+        calls = np.zeros((movable, columns))
+        calls[:, -3], calls[np.arange(movable), np.arange(movable)] = 1.0, -1.0
+        gpu = np.concatenate([gpu, calls])
     rows = np.concatenate([same, cpu, uses, gpu])
     low = np.concatenate([low_same, low_cpu, low_uses, np.zeros(len(gpu))])
     return LinearProgram(problem, order_M, num_here, cost_C, rows, low, unit_s)
@@ -128,7 +134,7 @@ def _gpu_rows(
     arriving = [j for j in range(movable) if j >= num_here or ready_M[j] > 0]
     rows = np.zeros((1 + len(arriving), columns))
     rows[:, -1] = 1.0
-    rows[0, :movable] = -gpu_M
+    rows[0, :movable], rows[0, -3] = -gpu_M, -problem.gpu_call_s / unit_s
     for row, j in zip(rows[1:], arriving, strict=True):
         row[j:movable] = -gpu_M[j:]
         if j < num_here:

@@ -24,20 +24,22 @@ TABLE = LatencyTable(
     ExpertShape.of(GEOMETRY), (1, 2, 4, 8), (4e-4, 3.8e-4, 5e-4, 9e-4), source=Source.MEASURED, kernel="k@1"
 )
 
+CALL_S = 1e-5
+READ_S = GEOMETRY.expert_params * 2 / 1e10
 
 LAPTOP = CostModel(gallery.machine("rtx-4060-laptop-8gb"), gallery.model("qwen3-30b-a3b"))
 
 
 def machine(*tables: LatencyTable, dense: tuple[DenseTable, ...] = ()) -> HardwareProfile:
-    """A machine without a GPU: 10 GB/s, 100 GFLOP/s, 10 µs a call."""
-    cpu = Processor("a CPU", 2**35, 1e10, 1e11, 1e-5, tables, dense)
+    """A machine without a GPU: 10 GB/s, 100 GFLOP/s, 10 µs a call, 2 µs for each expert in it."""
+    cpu = Processor("a CPU", 2**35, 1e10, 1e11, 1e-5, tables, dense, per_expert_s=2e-6, dense_call_s=1e-4)
     return HardwareProfile("box", cpu, None, None, None, Source.MEASURED, "2026-01-31")
 
 
 def test_table_points_are_returned_exactly_dip_included() -> None:
-    """The table is believed where it was measured: no line is fitted through it, and curves may fall."""
+    """A call of one expert takes what was measured: no line is fitted through the table, and curves may fall."""
     cost = CostModel(machine(TABLE), GEOMETRY)
-    assert cost.cpu_s([1, 2, 4, 8]) == pytest.approx(TABLE.median_s_P, rel=1e-12)
+    assert cost.cpu_call_s() + cost.cpu_s([1, 2, 4, 8]) == pytest.approx(TABLE.median_s_P, rel=1e-12)
     assert cost.sources == {"cpu": Source.MEASURED}
 
 
@@ -49,10 +51,37 @@ def test_interpolation_stays_between_its_neighbours(n: int) -> None:
         assert seconds == 0
     elif n <= 8:
         upper = next(i for i, tokens in enumerate(TABLE.tokens_P) if tokens >= n)
-        ends = TABLE.median_s_P[max(upper - 1, 0)], TABLE.median_s_P[upper]
+        ends = TABLE.median_s_P[max(upper - 1, 0)] - CALL_S, TABLE.median_s_P[upper] - CALL_S
         assert min(ends) * (1 - 1e-9) <= seconds <= max(ends) * (1 + 1e-9)
     else:
-        assert 9e-4 <= seconds <= 9e-4 * n / 8 * (1 + 1e-9)
+        assert 9e-4 - CALL_S <= seconds <= (9e-4 - CALL_S) * n / 8 * (1 + 1e-9)
+
+
+def test_work_hidden_behind_a_call_is_what_is_left_without_it() -> None:
+    """0.31 ms to read the weights: a call of 0.2 ms that hides them leaves all of it; no time of a call is made up."""
+    for one_s, marginal_s in ((6e-4, 4e-4), (4e-4, 2e-6 + READ_S), (1e-4, 1e-4)):
+        table = replace(TABLE, tokens_P=(1,), median_s_P=(one_s,))
+        slow = machine(table)
+        cost = CostModel(replace(slow, cpu=replace(slow.cpu, call_s=2e-4)), GEOMETRY)
+        assert float(cost.cpu_s(1)) == pytest.approx(marginal_s)
+
+
+def test_a_marginal_table_is_taken_as_it_is() -> None:
+    """What was measured in calls of several experts holds no call."""
+    cost = CostModel(machine(replace(TABLE, marginal=True)), GEOMETRY)
+    assert cost.cpu_s([1, 8]) == pytest.approx([4e-4, 9e-4])
+
+
+def test_a_lane_starts_with_its_call_and_the_round_trip() -> None:
+    """Without a GPU nothing travels; corrections of a class hold for its calls too."""
+    assert CostModel(machine(), GEOMETRY).cpu_start_s(5) == CALL_S
+    assert CostModel(machine(), GEOMETRY).gpu_call_s() == 0.0
+    cost = CostModel(gallery.machine("rtx-4090"), GEOMETRY)
+    assert cost.cpu_start_s(5) == pytest.approx(cost.roundtrip_s(5) + cost.cpu_call_s())
+    before_s = cost.gpu_call_s()
+    cost.recalibrate("gpu", 1.0, 2.0)
+    assert cost.gpu_call_s() == pytest.approx(before_s * cost.corrections["gpu"])
+    assert cost.corrections["gpu"] > 1
 
 
 def test_arrays_give_what_scalars_give() -> None:
@@ -65,11 +94,11 @@ def test_arrays_give_what_scalars_give() -> None:
 
 
 def test_roofline_by_hand_without_a_table() -> None:
-    """1 token: 3.1 MB over 10 GB/s; 256 tokens: 0.8 GFLOP over 100 GFLOP/s; 10 µs a call on both."""
+    """1 token: 3.1 MB over 10 GB/s; 256 tokens: 0.8 GFLOP over 100 GFLOP/s; 2 µs an expert on both, the call apart."""
     cost = CostModel(machine(), GEOMETRY)
     params = 3 * 1024 * 512
-    assert float(cost.cpu_s(1)) == pytest.approx(1e-5 + params * 2 / 1e10)
-    assert float(cost.cpu_s(256)) == pytest.approx(1e-5 + params * 2 * 256 / 1e11)
+    assert float(cost.cpu_s(1)) == pytest.approx(2e-6 + params * 2 / 1e10)
+    assert float(cost.cpu_s(256)) == pytest.approx(2e-6 + params * 2 * 256 / 1e11)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -77,7 +106,7 @@ def test_scaling_is_exact_on_a_roofline_machine(factor: int) -> None:
     """On a machine that obeys the roofline, a table scaled from another geometry equals that geometry's own."""
     other = replace(GEOMETRY, hidden=GEOMETRY.hidden * factor)
     truth = CostModel(machine(), other)
-    seconds = CostModel(machine(), GEOMETRY).cpu_s([1, 2, 4, 8, 64, 512])
+    seconds = CALL_S + CostModel(machine(), GEOMETRY).cpu_s([1, 2, 4, 8, 64, 512])
     table = LatencyTable(ExpertShape.of(GEOMETRY), (1, 2, 4, 8, 64, 512), tuple(seconds.tolist()))
     scaled = CostModel(machine(table), other)
     assert scaled.cpu_s([1, 4, 8, 512]) == pytest.approx(truth.cpu_s([1, 4, 8, 512]), rel=1e-9)
@@ -88,9 +117,9 @@ def test_scaling_prefers_the_same_dtype_and_ignores_busy_tables() -> None:
     """Another dtype is another kernel; a table taken beside copies documents contention and predicts nothing."""
     near_other_dtype = replace(TABLE, shape=ExpertShape(1024, 520, "fp32"), median_s_P=(1.0,) * 4)
     busy = replace(TABLE, shape=ExpertShape(1024, 1024, "bf16"), median_s_P=(2.0,) * 4, copy_busy=True)
-    far = replace(TABLE, shape=ExpertShape(4096, 4096, "bf16"), median_s_P=(8e-3,) * 4)
+    far = replace(TABLE, shape=ExpertShape(4096, 4096, "bf16"), median_s_P=(1.00663e-2 + CALL_S,) * 4)
     cost = CostModel(machine(near_other_dtype, busy, far), GEOMETRY)
-    assert float(cost.cpu_s(1)) == pytest.approx(8e-3 * (1e-5 + 3.1457e-4) / (1e-5 + 1.00663e-2), rel=1e-3)
+    assert float(cost.cpu_s(1)) == pytest.approx(1.00663e-2 * (2e-6 + READ_S) / (2e-6 + 1.00663e-2), rel=1e-3)
 
 
 def test_measured_rest_of_a_layer_is_used_for_its_model_only() -> None:
@@ -98,7 +127,7 @@ def test_measured_rest_of_a_layer_is_used_for_its_model_only() -> None:
     dense = (DenseTable("toy", (1, 4), (2e-4, 3e-4)),)
     assert CostModel(machine(dense=dense), GEOMETRY).dense_s(4) == pytest.approx(3e-4)
     other = replace(GEOMETRY, name="other")
-    assert CostModel(machine(dense=dense), other).dense_s(1) == pytest.approx(10 * 1e-5 + 8e6 / 1e10)
+    assert CostModel(machine(dense=dense), other).dense_s(1) == pytest.approx(1e-4 + 8e6 / 1e10)
 
 
 def test_machine_without_gpu_refuses_gpu_questions() -> None:
@@ -130,7 +159,8 @@ def test_makespan_equals_the_dispatch_problems(
         utility_N=np.zeros(len(tokens)),
         victim_price_V=np.zeros(len(fetched)),
         link_free_s=free_s,
-        roundtrip_s=cost.roundtrip_s(sum(on_cpu)),
+        roundtrip_s=cost.cpu_start_s(sum(on_cpu)),
+        gpu_call_s=cost.gpu_call_s(),
     )
     expected = problem.makespan_s(np.array(choice, np.int8))
     assert makespan_of(cost, resident, fetched, on_cpu, free_s) == pytest.approx(expected, rel=1e-9, abs=1e-12)

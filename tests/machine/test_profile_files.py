@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hetsched.cost.model import CostModel
 from hetsched.errors import InputError
 from hetsched.machine import gallery
 from hetsched.machine.profile import DenseTable, ExpertShape, HardwareProfile, HostCost, LatencyTable, Source
@@ -26,6 +27,7 @@ cpu:
   flops_per_s: {value: 1, unit: TFLOP/s}
   call_s: {value: 8, unit: us}
 """
+APART = "  per_expert_s: {value: 2, unit: us}\n"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -48,7 +50,7 @@ def measured() -> HardwareProfile:
         shape, (1, 2, 4), (4e-4, 4.3e-4, 5.1e-4), (3e-4, 4e-4, 5e-4), (5e-4, 5e-4, 6e-4), Source.MEASURED, "k@1"
     )
     base = gallery.machine("rtx-4090")
-    tables = (table, replace(table, copy_busy=True))
+    tables = (table, replace(table, copy_busy=True), replace(table, marginal=True))
     cpu = replace(base.cpu, tables=tables, dense=(DenseTable("m", (1, 8), (1e-4, 2e-4)),))
     return replace(
         base,
@@ -89,9 +91,25 @@ def test_units_are_converted(tmp_path: Path) -> None:
     """A figure may use any multiple of its base unit; provenance of single figures is kept."""
     profile = load_profile(write(tmp_path, GOOD))
     assert profile.cpu.capacity_bytes == 64 * 2**30
-    assert profile.cpu.call_s == pytest.approx(8e-6)
+    assert profile.cpu.per_expert_s == pytest.approx(8e-6)
     assert (profile.cpu.read_bytes_per_s, profile.cpu.flops_per_s) == (40e9, 1e12)
     assert profile.provenance == {"cpu.read_bytes_per_s": Source.MEASURED}
+
+
+def test_a_file_of_calls_per_expert_keeps_its_meaning(tmp_path: Path) -> None:
+    """Without per_expert_s, call_s is what every expert takes, and its source goes with it; the rest of a layer ten."""
+    profile = load_profile(write(tmp_path, GOOD.replace("unit: us}", "unit: us, source: measured}")))
+    assert (profile.cpu.call_s, profile.cpu.per_expert_s) == pytest.approx((0.0, 8e-6))
+    assert profile.cpu.dense_call_s == pytest.approx(8e-5)
+    assert profile.provenance["cpu.per_expert_s"] is Source.MEASURED
+    assert "cpu.call_s" not in profile.provenance
+    save_profile(profile, tmp_path / "again.yaml")
+    assert load_profile(tmp_path / "again.yaml") == profile
+    geometry = gallery.model("olmoe-1b-7b")
+    before, after = CostModel(profile, geometry), CostModel(load_profile(write(tmp_path, GOOD + APART)), geometry)
+    assert float(before.cpu_s(1) - after.cpu_s(1)) == pytest.approx(6e-6)
+    assert after.cpu_call_s() - before.cpu_call_s() == pytest.approx(8e-6)
+    assert before.dense_s(1) == after.dense_s(1)
 
 
 def test_all_problems_are_reported_at_once_by_key_and_line(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hetsched.geometry import MoEGeometry
 from hetsched.machine.profile import ExpertShape, Source
 from hetsched.machine.profile_yaml import load_profile, save_profile
 from hetsched.measure import check, profile_run
+from hetsched.measure.calls import EXPERTS, Calls, fit_calls, measure_calls
 from hetsched.measure.experts import CACHE_MULTIPLE, MAX_POOL, MIN_POOL_BYTES, ExpertPool, pool_size
 from hetsched.measure.links import SIZES_BYTES, fit_link
 from hetsched.measure.request import Request
@@ -172,6 +173,8 @@ def test_profile_of_this_machine(tiny: Request, tmp_path: Any) -> None:
     assert 0 < len(tokens) <= 3
     assert any("left out" in note for note in profile.notes) == (len(tokens) < 3)
     assert profile.cpu.dense[0].model == "tiny"
+    assert profile.cpu.call_s + profile.cpu.per_expert_s > 0
+    assert profile.cpu.dense_call_s > 0
     assert profile.fingerprint["hidden"] == 64
     # A tiny expert stays in a cache, which the loader refuses as too fast; the figures of the roof are not under test.
     slow = replace(profile, cpu=replace(profile.cpu, read_bytes_per_s=1e12))
@@ -225,3 +228,48 @@ def test_timing_in_turns_meets_all_alike() -> None:
     assert [timing.median_s for timing in timings] == pytest.approx([0.01, 0.02])
     changes = sum(earlier != later for earlier, later in pairwise(order))
     assert changes >= 7
+
+
+@given(st.floats(0, 1e-4), st.floats(1e-8, 1e-4))
+def test_fit_finds_a_call_and_its_experts(call_s: float, per_expert_s: float) -> None:
+    """What is paid once and what is paid for each, from 1, 2, 4 and 8 experts in one go."""
+    found = fit_calls([call_s + count * per_expert_s for count in EXPERTS])
+    scale_s = call_s + per_expert_s
+    assert found.call_s == pytest.approx(call_s, rel=1e-3, abs=1e-6 * scale_s)
+    assert found.per_expert_s == pytest.approx(per_expert_s, rel=1e-3, abs=1e-6 * scale_s)
+
+
+def test_a_call_of_nothing_takes_no_longer_than_one_of_something() -> None:
+    """Measured in a busy moment, both parts shrink alike; else they stay."""
+    assert Calls(3e-5, 1e-5).within(2e-5) == pytest.approx((1.5e-5, 0.5e-5))
+    assert Calls(3e-5, 1e-5).within(1e-3) == (3e-5, 1e-5)
+    assert Calls(0.0, 0.0).within(1e-3) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "zero"), [([1e-6, 2.2e-6, 4.6e-6, 9.4e-6], "call_s"), ([4e-6, 3.9e-6, 4e-6, 3.8e-6], "per_expert_s")]
+)
+def test_no_part_of_a_call_is_negative(seconds: list[float], zero: str) -> None:
+    """Noise that bends the line below zero leaves the other part alone, near what was measured."""
+    found = fit_calls(seconds)
+    assert getattr(found, zero) == 0.0
+    for count, measured_s in zip(EXPERTS, seconds, strict=True):
+        assert found.call_s + count * found.per_expert_s == pytest.approx(measured_s, rel=0.2)
+
+
+def test_experts_one_after_another_pay_for_themselves() -> None:
+    """A kernel that is called anew for every expert: what one takes is what each adds, and the call itself is small."""
+    clock = Setting(0.0)
+
+    class Slow:
+        pack = staticmethod(lambda weights: weights)
+
+        def swiglu(self, hidden_TH: Any, weights: Any) -> None:
+            clock.now_s += 1e-5
+
+    def timer(call: Any, budget_s: float) -> Timing:
+        return time_calls(call, budget_s, clock.clock)
+
+    torch = pytest.importorskip("torch")
+    found = measure_calls(Slow(), timer, torch.float32, 0.01)  # type: ignore[arg-type]
+    assert found == pytest.approx((0.0, 1e-5), abs=1e-12)

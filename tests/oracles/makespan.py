@@ -43,8 +43,11 @@ def lanes(
     link_free_s: float = 0.0,
     cpu_slowdown: float = 1.0,
     link_slowdown: float = 1.0,
+    gpu_call_s: float = 0.0,
 ) -> Lanes:
     """Ends of the three lanes. `resident_s`, `cpu_s`: work on the GPU and the CPU, 0 where there is none.
+
+    `gpu_call_s`: before the GPU's first expert, if there is one.
 
     Slowdowns of 1 give the formula without contention. Otherwise the CPU lane runs at 1 / cpu_slowdown of its rate, and
     the link at 1 / link_slowdown, for as long as both are busy.
@@ -54,7 +57,7 @@ def lanes(
     copy_work_s = float(copied_s_F[-1]) if order else 0.0
     start_s = roundtrip_s if cpu_s > 0 else 0.0
     cpu_end_s = finish_s(cpu_s, start_s, cpu_slowdown, copy_work_s, link_free_s, link_slowdown)
-    gpu_end_s = resident_s
+    gpu_end_s = gpu_call_s + resident_s if resident_s or order else 0.0
     for copied_s, compute_s in zip(copied_s_F, fetch_gpu_s_F[order], strict=True):
         arrival_s = finish_s(float(copied_s), link_free_s, link_slowdown, cpu_s, start_s, cpu_slowdown, copy_work_s)
         gpu_end_s = max(gpu_end_s, arrival_s) + float(compute_s)
@@ -113,8 +116,9 @@ def makespan_of(
         cost.gpu_s(fetched) if fetched.size else np.zeros(0),
         np.full(fetched.size, cost.copy_s() if fetched.size else 0.0),
         float(np.sum(cost.cpu_s(on_cpu))) if on_cpu.size else 0.0,
-        cost.roundtrip_s(int(on_cpu.sum())) if cost.has_gpu and on_cpu.size else 0.0,
+        cost.cpu_start_s(int(on_cpu.sum())) if on_cpu.size else 0.0,
         link_free_s,
         cost.profile.cpu_slowdown if contention else 1.0,
         cost.profile.h2d_slowdown if contention else 1.0,
+        cost.gpu_call_s(),
     ).makespan_s

@@ -44,7 +44,7 @@ def makespan_s(problem: DispatchProblem, choice_N: Any) -> float:
     """Seconds until the last lane ends: residents and arrivals, then fetches in Johnson's order, beside the CPU."""
     gpu_s, cpu_s, choice = problem.gpu_s_N.tolist(), problem.cpu_s_N.tolist(), choice_N.tolist()
     copy_s, ready_s = problem.copy_s_N.tolist(), problem.ready_s_N.tolist()
-    gpu_end_s = 0.0
+    gpu_end_s = float(problem.gpu_call_s) if any(choice) else 0.0
     here = [i for i, device in enumerate(choice) if device == 1]
     for i in sorted(here, key=ready_s.__getitem__):
         gpu_end_s = max(gpu_end_s, ready_s[i]) + gpu_s[i]
@@ -84,6 +84,7 @@ def well_formed(problem: DispatchProblem) -> bool:
         and price_s == sorted(price_s)
         and 0 <= problem.link_free_s < inf
         and 0 <= problem.roundtrip_s < inf
+        and 0 <= problem.gpu_call_s < inf
     )
 
 

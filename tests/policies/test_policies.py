@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from hetsched.board import COPY_S, RUNS
+from hetsched.board import COPY_S, GPU_CALL_S, RUNS
 from hetsched.board.contract import open_board
 from hetsched.deciders.compiled import posed_on
 from hetsched.deciders.views import Views
@@ -123,6 +123,7 @@ def test_what_is_settled_is_optimal() -> None:
     for _ in range(400):
         gpu_s, cpu_s, copy_s, roundtrip_s = random.choice([0.0, 0.3, 1.0, 2.5], 4).tolist()
         made.board.machine[COPY_S] = copy_s + 0.1
+        made.board.machine[GPU_CALL_S] = float(random.choice([0.0, 0.3, 4.0]))
         seconds_4T = np.array([[0.0, s] for s in (gpu_s + 0.1, cpu_s + 0.1, 1.0, roundtrip_s)])
         tokens_E = np.bincount(
             random.choice(SHAPE.num_experts, SHAPE.top_k, replace=False), minlength=SHAPE.num_experts

@@ -22,6 +22,7 @@ class FlatCost:
     copy: float = 2.0
     roundtrip: float = 0.0
     cpu_grows: bool = False
+    gpu_call: float = 0.0
 
     def dense_s(self, num_tokens: int) -> float:
         return self.dense
@@ -29,8 +30,11 @@ class FlatCost:
     def copy_s(self) -> float:
         return self.copy
 
-    def roundtrip_s(self, num_tokens: int) -> float:
+    def cpu_start_s(self, num_tokens: int) -> float:
         return self.roundtrip
+
+    def gpu_call_s(self) -> float:
+        return self.gpu_call
 
     def each_gpu_s(self, tokens: Iterable[int]) -> list[float]:
         return [self.gpu for _ in tokens]

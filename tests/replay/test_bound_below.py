@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 from itertools import combinations, permutations, product
 
@@ -73,7 +74,7 @@ def layer_times(active, resident, queue, cost) -> set[float]:
         chosen = [e for e, gpu in zip(sorted(active), on_gpu, strict=True) if gpu]
         if any(e not in arrival for e in chosen):
             continue
-        gpu_end = 0.0
+        gpu_end = cost.gpu_call if chosen else 0.0
         for start in sorted(arrival[e] for e in chosen):
             gpu_end = max(gpu_end, start) + cost.gpu
         on_cpu = len(active) - len(chosen)
@@ -88,6 +89,7 @@ def test_no_policy_beats_it(seed):
     layers, experts = ((1, 4), (2, 2), (2, 3))[seed % 3]
     trace = random_trace(rng, 4 if layers == 1 else 3, layers, experts, 1 + seed % 2)
     cost = FlatCost(1.0, 1.0, float(rng.integers(2, 6)), float(rng.integers(1, 4)), 0.5 * (seed % 4 == 0))
+    cost = replace(cost, gpu_call=float(rng.choice([0.0, 0.5, 1.5])))
     slots = int(rng.integers(1, 4))
     uses = [frozenset(int(l * experts + e) for e in token[l]) for token in trace.experts_TLK for l in range(layers)]
     best = best_s(uses, cost, slots, layers * experts)
@@ -106,7 +108,8 @@ def static_s(trace, steps, cost, slots) -> list[float]:
             active = tokens_E.nonzero()[0]
             here = [layer * trace.num_experts + e in kept for e in active]
             cpu_s = sum(s for s, gpu in zip(cost.each_cpu_s(tokens_E[active]), here, strict=True) if not gpu)
-            step_s += cost.dense + max(sum(here) * cost.gpu, cpu_s and cost.roundtrip + cpu_s)
+            gpu_s = sum(here) and cost.gpu_call + sum(here) * cost.gpu
+            step_s += cost.dense + max(gpu_s, cpu_s and cost.roundtrip + cpu_s)
         times.append(step_s)
     return times
 
@@ -130,7 +133,8 @@ def lru_s(trace, steps, cost, slots) -> list[float]:
             away = [int(tokens_E[e % trace.num_experts]) for e in active if e not in cached]
             copies = np.full(len(fetched), cost.copy)
             runs = np.full(len(fetched), cost.gpu)
-            ends = lanes(len(hits) * cost.gpu, runs, copies, sum(cost.each_cpu_s(away)), cost.roundtrip)
+            works = len(hits) * cost.gpu, runs, copies, sum(cost.each_cpu_s(away))
+            ends = lanes(*works, cost.roundtrip, gpu_call_s=cost.gpu_call)
             step_s += cost.dense + ends.makespan_s
         times.append(step_s)
     return times
@@ -138,11 +142,11 @@ def lru_s(trace, steps, cost, slots) -> list[float]:
 
 @pytest.mark.parametrize("tokens_per_step", [1, 5])
 @pytest.mark.parametrize("slots", [3, 12, 30])
-@pytest.mark.parametrize("copy", [0.7, 5.0])
-def test_simple_policies_are_above_it_in_every_window(tokens_per_step, slots, copy):
-    """Static and least-recently-used caches, in each window, also with several and unequal tokens."""
+@pytest.mark.parametrize(("copy", "call"), [(0.7, 0.0), (5.0, 0.0), (0.7, 0.8)])
+def test_simple_policies_are_above_it_in_every_window(tokens_per_step, slots, copy, call):
+    """Static and least-recently-used caches, in each window, also with several and unequal tokens, and calls."""
     trace = random_trace(np.random.default_rng(slots), 48 * tokens_per_step, 4, 10, 3)
-    steps, cost = steps_of(trace, tokens_per_step), FlatCost(1.0, 0.5, 2.0, copy, 0.25, cpu_grows=True)
+    steps, cost = steps_of(trace, tokens_per_step), FlatCost(1.0, 0.5, 2.0, copy, 0.25, cpu_grows=True, gpu_call=call)
     bound = clairvoyant_bound(trace, steps, cost, slots)
     for policy in (static_s, lru_s):
         achieved = np.add.reduceat(policy(trace, steps, cost, slots), bound.begin_S)

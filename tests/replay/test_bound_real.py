@@ -24,7 +24,7 @@ class Priced:
     def __init__(self, cost: CostModel) -> None:
         self.each_cpu_s = cost.each_cpu_s
         self.dense, self.gpu = cost.dense_s(1), cost.each_gpu_s([1])[0]
-        self.copy, self.roundtrip = cost.copy_s(), cost.roundtrip_s(1)
+        self.copy, self.roundtrip, self.gpu_call = cost.copy_s(), cost.cpu_start_s(1), cost.gpu_call_s()
 
 
 @pytest.mark.parametrize(

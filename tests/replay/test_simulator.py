@@ -52,8 +52,8 @@ def test_cpu_only_by_hand() -> None:
     made = scheduler(TINY, "cpu-only", 0)
     replay, cost = simulate(trace, steps, made), made.cost
     one_s, two_s = cost.each_cpu_s((1, 2))
-    first_s = 2 * (cost.dense_s(2) + CHARGE_S + cost.roundtrip_s(2)) + (two_s + 2 * one_s) + 2 * two_s
-    later_s = 2 * (cost.dense_s(1) + CHARGE_S + cost.roundtrip_s(1) + 2 * one_s)
+    first_s = 2 * (cost.dense_s(2) + CHARGE_S + cost.cpu_start_s(2)) + (two_s + 2 * one_s) + 2 * two_s
+    later_s = 2 * (cost.dense_s(1) + CHARGE_S + cost.cpu_start_s(1) + 2 * one_s)
     assert replay.step_s_S == pytest.approx([first_s, later_s, later_s, later_s])
     assert replay.step_s == pytest.approx((first_s + 3 * later_s) / 4)
     assert replay.stats.total_s == pytest.approx(first_s + 3 * later_s)
@@ -70,17 +70,17 @@ def test_a_static_placement_by_hand() -> None:
     replay, cost = simulate(trace, steps, made), made.cost
     gpu_s, cpu_s = dict(enumerate(cost.each_gpu_s((0, 1, 2)))), dict(enumerate(cost.each_cpu_s((0, 1, 2))))
     fixed_s = {n: 2 * (cost.dense_s(n) + CHARGE_S) for n in (1, 2)}
-    back_s = {n: cost.roundtrip_s(n) for n in (1, 2)}
+    back_s, call_s = {n: cost.cpu_start_s(n) for n in (1, 2)}, cost.gpu_call_s()
     expected = [
-        fixed_s[2] + max(gpu_s[2] + gpu_s[1], back_s[2] + cpu_s[1]) + back_s[2] + 2 * cpu_s[2],
-        fixed_s[1] + max(2 * gpu_s[1], CHARGE_S) + max(gpu_s[1], back_s[1] + cpu_s[1]),
-        fixed_s[1] + back_s[1] + 2 * cpu_s[1] + max(gpu_s[1], back_s[1] + cpu_s[1]),
-        fixed_s[1] + max(2 * gpu_s[1], CHARGE_S) + back_s[1] + 2 * cpu_s[1],
+        fixed_s[2] + max(call_s + gpu_s[2] + gpu_s[1], back_s[2] + cpu_s[1]) + back_s[2] + 2 * cpu_s[2],
+        fixed_s[1] + max(call_s + 2 * gpu_s[1], CHARGE_S) + max(call_s + gpu_s[1], back_s[1] + cpu_s[1]),
+        fixed_s[1] + back_s[1] + 2 * cpu_s[1] + max(call_s + gpu_s[1], back_s[1] + cpu_s[1]),
+        fixed_s[1] + max(call_s + 2 * gpu_s[1], CHARGE_S) + back_s[1] + 2 * cpu_s[1],
     ]
     assert replay.step_s_S == pytest.approx(expected)
     assert (replay.stats.hits, replay.stats.late, replay.stats.bytes_moved) == (2 + 3 + 1 + 2, 0, 0)
     assert replay.stats.gpu_s == pytest.approx(
-        sum(fixed_s[n] / 2 * k for n, k in ((2, 2), (1, 6))) - 8 * CHARGE_S + gpu_s[2] + 7 * gpu_s[1]
+        sum(fixed_s[n] / 2 * k for n, k in ((2, 2), (1, 6))) - 8 * CHARGE_S + gpu_s[2] + 7 * gpu_s[1] + 5 * call_s
     )
 
 
@@ -108,7 +108,8 @@ def test_static_frequency_recomputed(verify: int) -> None:
             chosen = trace.experts_TLK[begin:end, layer].ravel().tolist()
             gpu_s = sum(float(cost.gpu_s(chosen.count(e))) for e in {*chosen} if (layer, e) in here)
             cpu_s = sum(float(cost.cpu_s(chosen.count(e))) for e in {*chosen} if (layer, e) not in here)
-            cpu_s += cost.roundtrip_s(end - begin) if cpu_s else 0.0
+            gpu_s += cost.gpu_call_s() if gpu_s else 0.0
+            cpu_s += cost.cpu_start_s(end - begin) if cpu_s else 0.0
             step_s += cost.dense_s(end - begin) + CHARGE_S + max(gpu_s, cpu_s, CHARGE_S)
         expected.append(step_s)
     assert replay.step_s_S == pytest.approx(expected)

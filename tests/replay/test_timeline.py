@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +29,7 @@ class Setting:
     roundtrip: float = 0.0
     cpu_slowdown: float = 1.0
     link_slowdown: float = 1.0
+    gpu_call: float = 0.0
     has_gpu = True
 
     @property
@@ -43,8 +44,11 @@ class Setting:
     def copy_s(self) -> float:
         return self.copy
 
-    def roundtrip_s(self, num_tokens: int) -> float:
+    def cpu_start_s(self, num_tokens: int) -> float:
         return self.roundtrip
+
+    def gpu_call_s(self) -> float:
+        return self.gpu_call
 
     def each_gpu_s(self, tokens: Sequence[int]) -> list[float]:
         return [self.gpu * n for n in tokens]
@@ -81,7 +85,15 @@ def run_layer(timeline: Timeline, plan: Plan, prefetches: Sequence[Fetch] = (), 
 counts = st.lists(st.integers(1, 30), max_size=4)
 rates = st.floats(0.05, 3.0)
 slowdowns = st.floats(1.0, 3.0)
-machines = st.builds(Setting, rates, rates, st.floats(0.1, 20.0), st.integers(1, 5), st.floats(0.0, 5.0))
+machines = st.builds(
+    Setting,
+    rates,
+    rates,
+    st.floats(0.1, 20.0),
+    st.integers(1, 5),
+    st.floats(0.0, 5.0),
+    gpu_call=st.just(0.0) | st.floats(0.0, 30.0),
+)
 
 
 @settings(max_examples=150)
@@ -90,14 +102,15 @@ def test_a_layer_is_the_closed_form(machine, here, fetched, away, cpu_slowdown, 
     """All three lanes, with contention, against the closed form; without it against the dispatch problem too."""
     for slow in (False, True):
         cpu_slow, link_slow = (cpu_slowdown, link_slowdown) if slow else (1.0, 1.0)
-        cost = Setting(machine.gpu, machine.cpu, machine.copy, machine.chunks, machine.roundtrip, cpu_slow, link_slow)
+        cost = replace(machine, cpu_slowdown=cpu_slow, link_slowdown=link_slow)
         gpu_F, copy_F = np.array(fetched) * machine.gpu, np.full(len(fetched), machine.copy)
         ordered = [fetched[i] for i in johnson_order(copy_F, gpu_F)]
         outcome = run_layer(Timeline(cost), plan_of(here, ordered, away))
         numbers = (sum(cost.each_gpu_s(here)), gpu_F, copy_F, sum(cost.each_cpu_s(away)), cost.roundtrip)
-        expected = lanes(*numbers, 0.0, cpu_slow, link_slow)
+        expected = lanes(*numbers, 0.0, cpu_slow, link_slow, machine.gpu_call)
         assert outcome.makespan_s == pytest.approx(expected.makespan_s, rel=1e-9, abs=1e-9)
-        assert outcome.gpu_s == pytest.approx(sum(cost.each_gpu_s([*here, *fetched])))
+        call_s = machine.gpu_call if here or fetched else 0.0
+        assert outcome.gpu_s == pytest.approx(call_s + sum(cost.each_gpu_s([*here, *fetched])))
         assert outcome.link_s == pytest.approx(expected.link_end_s)
         assert outcome.stall_s <= max(0.0, expected.gpu_end_s - outcome.gpu_s) + 1e-9
     assert outcome.makespan_s >= problem_of(machine, here, fetched, away) - 1e-9
@@ -112,7 +125,10 @@ def problem_of(machine: Setting, here: list[int], fetched: list[int], away: list
     ready = np.where(np.arange(size) < len(here), 0.0, np.inf)
     columns = [tokens * machine.gpu, tokens * machine.cpu, np.full(size, machine.copy), ready, np.zeros(size)]
     problem = DispatchProblem(
-        *(frozen(column) for column in columns), frozen(np.zeros(copies)), roundtrip_s=machine.roundtrip
+        *(frozen(column) for column in columns),
+        frozen(np.zeros(copies)),
+        roundtrip_s=machine.roundtrip,
+        gpu_call_s=machine.gpu_call,
     )
     choice = [Device.GPU] * len(here) + [Device.FETCH] * copies + [Device.CPU] * len(away)
     return problem.makespan_s(np.array(choice, np.int8))
@@ -205,7 +221,7 @@ layers = st.lists(
 @given(machines, layers, st.sampled_from([(1.0, 1.0), (1.5, 2.5)]))
 def test_nothing_is_lost_over_many_layers(machine, sequence, slow) -> None:
     """Every copy arrives once; the link is busy for what it copied; what is predicted comes true when left alone."""
-    cost = Setting(machine.gpu, machine.cpu, machine.copy, machine.chunks, machine.roundtrip, *slow)
+    cost = replace(machine, cpu_slowdown=slow[0], link_slowdown=slow[1])
     timeline, arrived, busy_s, copies, total_s = Timeline(cost), [], 0.0, 0, 0.0
     for l, (here, fetched, away, prefetches, after_s, dense_s) in enumerate(sequence):
         timeline.pass_s(dense_s)
@@ -255,4 +271,4 @@ def test_the_free_time_reported_comes_true(machine, moved, prefetches, tokens) -
     free_s = timeline.link_state().free_s
     assert free_s <= machine.copy / machine.chunks + 1e-12
     outcome = run_layer(timeline, plan_of(fetched=[tokens]))
-    assert outcome.makespan_s == pytest.approx(free_s + machine.copy + tokens * machine.gpu)
+    assert outcome.makespan_s == pytest.approx(max(machine.gpu_call, free_s + machine.copy) + tokens * machine.gpu)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from hetsched.dispatch.guard import solve_guarded
 from hetsched.dispatch.instances import KINDS, random_problem
 from hetsched.dispatch.problem import Device, DispatchProblem, frozen
-from hetsched.dispatch.solver import Status
+from hetsched.dispatch.solver import Solver, Status
 from hetsched_solvers.brute import Brute
 from hetsched_solvers.cpsat import CpSat
 from hetsched_solvers.exact.solver import Exact, without_ties
@@ -146,3 +147,31 @@ def test_experts_told_apart_keep_what_is_no_time() -> None:
     assert grown[:30].sum() <= 1e-3
     assert (grown[60:90] == 0).all()
     assert len(set(grown[:60].tolist())) == 60
+
+
+@pytest.mark.parametrize(
+    ("call", "devices", "makespan"),
+    [(0.5, "GG", 0.5 + 2.0), (1.5, "GC", 3.0), (2.5, "GC", 2.5 + 1.0), (6.5, "CC", 7.0)],
+)
+def test_a_call_is_charged_once_and_only_where_it_is_made(call: float, devices: str, makespan: float) -> None:
+    """Two residents, 1 s each on the GPU, 4 and 3 s on the CPU: both there, shared out, or the GPU left idle."""
+    columns = ([1.0, 1.0], [4.0, 3.0], [math.inf] * 2, [0.0, 0.0], [0.0, 0.0], [])
+    found = EXACT.solve(DispatchProblem(*(frozen(column) for column in columns), gpu_call_s=call))
+    assert found.status is Status.OPTIMAL
+    assert found.choice_N.tolist() == ["CG".index(device) for device in devices]
+    assert found.objective_s == makespan
+
+
+@pytest.mark.parametrize("solver", [Exact(), Exact(max_nodes=1, always_prove=0), CpSat(), MathOptHighs()])
+def test_calls_of_any_length_leave_certificates_true(solver: Solver) -> None:
+    """From calls that hardly count to ones that no GPU is worth: brute force's optimum, and no bound above it."""
+    rng, count, idle = np.random.default_rng(8), 120 if isinstance(solver, Exact) else 30, 0
+    for number in range(count):
+        problem = replace(random_problem(rng, 7), gpu_call_s=1e-3 * float(rng.choice([0.05, 0.5, 1.0, 2.0, 4.0])))
+        best, found = Brute().solve(problem), solver.solve(problem)
+        tolerance_s = 1e-9 * problem.makespan_s(best.choice_N)
+        assert found.bound_s <= best.objective_s + tolerance_s, number
+        if found.status is Status.OPTIMAL:
+            assert found.objective_s == pytest.approx(best.objective_s, rel=1e-9, abs=tolerance_s), number
+        idle += not best.choice_N.any()
+    assert 2 < idle < count / 2  # or the test would show one side only

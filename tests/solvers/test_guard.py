@@ -115,6 +115,7 @@ BAD = {
     "victim_price_V": frozen([2.0, 1.0]),
     "link_free_s": float("nan"),
     "roundtrip_s": -1.0,
+    "gpu_call_s": float("inf"),
 }
 
 

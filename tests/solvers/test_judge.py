@@ -88,9 +88,9 @@ def test_one_bad_number_names_its_field(field: str, value: float, place: int) ->
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
-@pytest.mark.parametrize("field", ["link_free_s", "roundtrip_s"])
+@pytest.mark.parametrize("field", ["link_free_s", "roundtrip_s", "gpu_call_s"])
 def test_one_bad_scalar_names_its_field(field: str, value: float) -> None:
-    """Seconds before the link is free, and of the round trip."""
+    """Seconds before the link is free, of the round trip, and of the GPU's call."""
     good = random_problem(np.random.default_rng(2), 6, "different")
     with pytest.raises(InputError, match=field):
         replace(good, **{field: value}).validate()
@@ -106,6 +106,7 @@ def test_one_bad_scalar_names_its_field(field: str, value: float) -> None:
         ("victim_price_V", [0.0]),
         ("link_free_s", "soon"),
         ("roundtrip_s", None),
+        ("gpu_call_s", [0.0]),
     ],
 )
 def test_other_types_name_their_field(field: str, value: object) -> None:

@@ -21,7 +21,7 @@ SOLVERS = sorted(installed("hetsched.placement_solvers"))
 N = np.arange(5.0)
 
 
-def small(seed: int, tiers: int = 1, gpus: int = 1, **changes: Any) -> PlacementProblem:
+def small(seed: int, tiers: int = 1, gpus: int = 1, call: float = 0.0, **changes: Any) -> PlacementProblem:
     """Two layers of three experts, four steps; a tier of half the bytes is half as fast again."""
     demand_SLE = np.random.default_rng(seed).integers(0, 4, (4, 2, 3))
     problem = placement_problem(
@@ -32,6 +32,7 @@ def small(seed: int, tiers: int = 1, gpus: int = 1, **changes: Any) -> Placement
         tier_copy_s=[1.0, 0.5][:tiers],
         capacity_bytes_G=[8] * gpus,
         roundtrip_s=0.05,
+        gpu_call_s=call,
         window_steps=50,
     )
     return replace(problem, **changes)
@@ -50,7 +51,7 @@ def optimum_s(problem: PlacementProblem) -> float:
 
 
 def test_the_objective_is_the_longest_lane_and_the_copies() -> None:
-    """One layer, one step: 2 tokens on the GPU (0.2), 3 on the CPU (0.9 + 0.05), dense 1, a copy in 50 steps."""
+    """One layer, one step: 2 tokens on the GPU (0.2), 3 on the CPU (0.9 + 0.05), dense 1, a copy in 50 steps; calls."""
     problem = placement_problem(
         np.array([[[2, 3]]]),
         gpu_s_of=[0.1 * N],
@@ -66,14 +67,17 @@ def test_the_objective_is_the_longest_lane_and_the_copies() -> None:
     assert objective_s(problem, first, first) == pytest.approx(1.0 + 0.95 + 1 / 50)
     stays = replace(problem, current_LE=frozen(first, np.int8))
     assert objective_s(stays, first, first) == pytest.approx(1.0 + 0.95)
+    calls, none = replace(stays, gpu_call_s_M=frozen([0.8])), np.full((1, 2), -1, np.int8)
+    assert objective_s(calls, first, first) == pytest.approx(1.0 + 0.8 + 0.2)
+    assert objective_s(calls, none, none) == pytest.approx(1.0 + 1.5 + 0.05)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize(("tiers", "gpus"), [(1, 1), (2, 1), (1, 2)])
-def test_against_brute_force(name: str, tiers: int, gpus: int) -> None:
+@pytest.mark.parametrize(("tiers", "gpus", "call"), [(1, 1, 0.0), (2, 1, 0.0), (1, 2, 0.2), (1, 1, 0.4)])
+def test_against_brute_force(name: str, tiers: int, gpus: int, call: float) -> None:
     """Feasible, bound below the optimum, and the programs find the optimum."""
     for seed in range(2):
-        problem = small(seed, tiers, gpus)
+        problem = small(seed, tiers, gpus, call)
         best_s = optimum_s(problem)
         found = solve_guarded(plugin("hetsched.placement_solvers", name)(), problem, time_limit_s=20.0)
         assert not found.note
@@ -131,10 +135,10 @@ def test_malformed_problems_name_the_field(changes: dict[str, Any], named: str) 
         validate(small(1, **changes))
 
 
-@pytest.mark.parametrize(("tiers", "gpus"), [(1, 1), (2, 1), (1, 2)])
-def test_the_hint_is_complete(tiers: int, gpus: int) -> None:
+@pytest.mark.parametrize(("tiers", "gpus", "call"), [(1, 1, 0.0), (2, 1, 0.0), (1, 2, 0.0), (2, 2, 0.3)])
+def test_the_hint_is_complete(tiers: int, gpus: int, call: float) -> None:
     """Every row of the program holds at the hint, and it costs what the placement costs."""
-    problem = small(5, tiers, gpus, dense_s_M=frozen(np.full(8, 0.2)))
+    problem = small(5, tiers, gpus, call, dense_s_M=frozen(np.full(8, 0.2)))
     first = starting_point(problem, None)
     program = sparse_program(problem, 1.0)
     value_C = np.array(hint(program, first))

@@ -38,7 +38,8 @@ def test_everything_says_lossy_and_detach_restores_every_bit(precision: str) -> 
     model = tiny_moe()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = logits(model)
-    with hetsched.attach(model, **FAST, gpu_memory="40%", gpu_precision=precision) as handle:
+    options = {**FAST, "gpu_memory": "40%", "policy": "static-frequency", "gpu_precision": precision}
+    with hetsched.attach(model, **options) as handle:
         found, stats = logits(model), handle.stats()
         handle.scheduler.residency.check()
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -144,7 +145,8 @@ def test_a_model_that_attaches_itself_takes_it_too() -> None:
     model = tiny_moe()
     expected = logits(model)
     model.set_experts_implementation("eager")
-    with hetsched.integrations.transformers.defaults(**FAST, gpu_memory="50%", gpu_precision="int4"):
+    options = {**FAST, "gpu_memory": "50%", "policy": "static-frequency", "gpu_precision": "int4"}
+    with hetsched.integrations.transformers.defaults(**options):
         model.set_experts_implementation("hetsched")
         found = logits(model)
         handle = hetsched.integrations.transformers.attachment_of(model)

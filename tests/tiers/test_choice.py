@@ -23,7 +23,7 @@ SHAPE = MoEGeometry("made", num_layers=3, num_experts=8, top_k=2, hidden=1024, f
 def slow_cpu() -> HardwareProfile:
     """A machine on which a CPU expert takes far longer than any GPU expert."""
     made = machine("rtx-4090")
-    return replace(made, cpu=replace(made.cpu, tables=(), call_s=1e-2))
+    return replace(made, cpu=replace(made.cpu, tables=(), per_expert_s=1e-2))
 
 
 def tiers(hardware: HardwareProfile) -> list[Tier]:
@@ -86,8 +86,8 @@ def test_gpu_experts_take_what_reading_or_making_weights_takes() -> None:
         row_bytes = stored_bytes(precision, SHAPE)
         fused = lossy_tier(precision, row_bytes, SHAPE, hardware).cost
         plain = lossy_tier(precision, row_bytes, SHAPE, hardware, plain=False).cost
-        made_s = SHAPE.expert_params * traffic / gpu.read_bytes_per_s + kernels * gpu.call_s / 4
-        read_s = gpu.call_s + row_bytes / gpu.read_bytes_per_s
+        made_s = SHAPE.expert_params * traffic / gpu.read_bytes_per_s + kernels * (gpu.call_s + gpu.per_expert_s) / 4
+        read_s = gpu.per_expert_s + row_bytes / gpu.read_bytes_per_s
         for n in (1, 2, 4):
             assert float(fused.gpu_s(n)) == pytest.approx(read_s)
         for n in (5, 64, 1024):

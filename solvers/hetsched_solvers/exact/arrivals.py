@@ -17,7 +17,7 @@ from .branch import longest_makespan, search, simple_choice
 from .lanes import READY, Bits, Lanes, assign, lay_out, movable_experts, objective
 from .polish import polish
 
-Kernel: TypeAlias = Callable[[FloatArray, int, float, float, Bits, int], tuple[Bits, float, float, int]]
+Kernel: TypeAlias = Callable[[FloatArray, int, float, float, float, Bits, int], tuple[Bits, float, float, int]]
 
 MOST_TRIALS = 2_000_000  # exchanges tried by the local search, all moves together
 MAX_FINALS = 64  # splitting by the last fetch pays while the fetches are few
@@ -32,6 +32,7 @@ class Whole(NamedTuple):
     num_here: int
     link_free_s: float
     roundtrip_s: float
+    gpu_call_s: float
     unit_s: float
 
 
@@ -66,6 +67,7 @@ def search_part(
         final_expert,
         whole.link_free_s,
         whole.roundtrip_s,
+        whole.gpu_call_s,
         whole.unit_s,
         2.0,
     )
@@ -125,18 +127,54 @@ def start_from(lanes: Lanes, order_M: IntArray, start_N: Bits, best: float, best
     return min(found, best)
 
 
+@compiled
+def devices(size: int, order_M: IntArray, num_here: int, x_M: Bits) -> Bits:
+    """The choice int8 [N] (problem.Device) of the movable experts' `x_M`; all others run on the CPU."""
+    choice_N = np.zeros(size, np.int8)
+    for m in range(len(order_M)):
+        if x_M[m] == 1:
+            choice_N[order_M[m]] = 1 if m < num_here else 2
+    return choice_N
+
+
+@compiled
+def leave_gpu_idle(
+    packed: FloatArray, size: int, roundtrip_s: float, choice_N: Bits, best_s: float, bound_s: float
+) -> tuple[float, float]:
+    """Put everything on the CPU where that is no worse: the one choice without the GPU's call.
+
+    The bound before held for all choices with the call, so that the lower of it and this choice holds for all. Updates
+    `choice_N`; returns objective and bound.
+    """
+    all_cpu_s = 0.0
+    for i in range(size):
+        all_cpu_s += packed[size + i]
+    if size > 0:
+        all_cpu_s += roundtrip_s
+    if all_cpu_s <= best_s:
+        for i in range(size):
+            choice_N[i] = 0
+    return min(best_s, all_cpu_s), min(bound_s, all_cpu_s)
+
+
 def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def solve_packed(
-        packed: FloatArray, size: int, link_free_s: float, roundtrip_s: float, start_N: Bits, max_nodes: int
+        packed: FloatArray,
+        size: int,
+        link_free_s: float,
+        roundtrip_s: float,
+        gpu_call_s: float,
+        start_N: Bits,
+        max_nodes: int,
     ) -> tuple[Bits, float, float, int]:
         """Choice int8 [N] (problem.Device), objective and lower bound in seconds, nodes searched.
 
-        `start_N`: a feasible choice to start from, or of length 0.
+        `start_N`: a feasible choice to start from, or of length 0. The search counts the GPU's call in every choice.
         """
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
         order_M = movable_experts(packed, size, len(packed) - 5 * size)
-        lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, 1.0, np.inf)
+        lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, gpu_call_s, 1.0, np.inf)
         best_x_M = np.zeros(len(order_M), np.int8)
         best = simple_choice(lanes, best_x_M)
         if len(start_N) > 0:
@@ -144,7 +182,7 @@ def _kernel(stamp: int) -> Kernel:
         unit_s = longest_makespan(lanes, best)
         bound_s, nodes = best, 0
         if unit_s > 0:  # otherwise nothing takes time
-            lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, unit_s, 2.0)
+            lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, gpu_call_s, unit_s, 2.0)
             best = objective(lanes, best_x_M)
             moves = max(2, min(max_nodes, MOST_TRIALS) // (1 + len(order_M) ** 2))
             best, bound, nodes = search(lanes, best, best_x_M, min(max_nodes, first_nodes(len(order_M))), moves)
@@ -153,14 +191,13 @@ def _kernel(stamp: int) -> Kernel:
                 resident = 0
                 while resident < lanes.num_here and lanes.table[READY, resident] == 0:
                     resident += 1
-                whole = Whole(packed, size, resident, lanes.num_here, link_free_s, roundtrip_s, unit_s)
+                whole = Whole(packed, size, resident, lanes.num_here, link_free_s, roundtrip_s, gpu_call_s, unit_s)
                 best, parts_bound, used = search_parts(whole, order_M, best, best_x_M, max_nodes - nodes)
                 bound, nodes = max(bound, parts_bound), nodes + used
             best, bound_s = best * unit_s, bound * unit_s
-        choice_N = np.zeros(size, np.int8)
-        for m in range(len(order_M)):
-            if best_x_M[m] == 1:
-                choice_N[order_M[m]] = 1 if m < lanes.num_here else 2
+        choice_N = devices(size, order_M, lanes.num_here, best_x_M)
+        if gpu_call_s > 0:
+            best, bound_s = leave_gpu_idle(packed, size, roundtrip_s, choice_N, best, bound_s)
         return choice_N, best, bound_s, nodes
 
     return solve_packed

@@ -26,10 +26,11 @@ class Lanes(NamedTuple):
 
     `table` [5, M]; COPY and UTILITY are 0 for the `num_here` first. `price_sum_K`: the k cheapest victims together.
     `cpu_start`: round trip plus the experts that can only run on the CPU; counts when anything runs there (`stuck`: it
-    always does). `last_ready`, `last_gpu`: an expert that must run on the GPU after all others that are here, if any.
-    `final_copy`, `final_gpu`: one that must be fetched after all others, if any (-1: none); its victim and utility are
-    in `price_sum_K`. `start_24`: lengths of the lanes below with every movable expert on the CPU, as bounds see them:
-    row 0 when no movable expert is fetched, row 1 when one is.
+    always does). `gpu_start`: the GPU's call; counts whether anything runs there or not. `last_ready`, `last_gpu`: an
+    expert that must run on the GPU after all others that are here, if any. `final_copy`, `final_gpu`: one that must be
+    fetched after all others, if any (-1: none); its victim and utility are in `price_sum_K`. `start_24`: lengths of the
+    lanes below with every movable expert on the CPU, as bounds see them: row 0 when no movable expert is fetched, row 1
+    when one is.
 
     Bounds see four lanes that are linear in the choice, each at most the makespan: the CPU; WORK, all the GPU computes;
     LATE, what it computes after the first arrival or the last expert here; LINK, up to the last arrival and the
@@ -41,6 +42,7 @@ class Lanes(NamedTuple):
     price_sum_K: FloatArray
     link_free: float
     cpu_start: float
+    gpu_start: float
     stuck: bool
     last_ready: float
     last_gpu: float
@@ -145,7 +147,13 @@ def only_on_cpu(packed: FloatArray, size: int, order_M: IntArray, last: int, fin
 
 @compiled
 def lane_starts(
-    table: FloatArray, num_here: int, can_fetch: bool, link_free: float, cpu_start: float, ends_4: Ends
+    table: FloatArray,
+    num_here: int,
+    can_fetch: bool,
+    link_free: float,
+    cpu_start: float,
+    gpu_start: float,
+    ends_4: Ends,
 ) -> FloatArray:
     """`start_24`. `ends_4`: `last_ready`, `last_gpu`, `final_copy` and `final_gpu` of Lanes."""
     on_cpu, shortest_copy, shortest = 0.0, np.inf, np.inf
@@ -157,8 +165,8 @@ def lane_starts(
     start_24 = np.zeros((2, 4))
     for fetched in range(2):
         start_24[fetched, ON_CPU] = cpu_start + on_cpu
-        start_24[fetched, WORK] = last_gpu + final_gpu
-        start_24[fetched, LATE] = last_ready + last_gpu + final_gpu
+        start_24[fetched, WORK] = gpu_start + last_gpu + final_gpu
+        start_24[fetched, LATE] = max(gpu_start, last_ready) + last_gpu + final_gpu
         if final_copy >= 0:
             first = min(shortest_copy, final_copy) if fetched else final_copy
             start_24[fetched, LATE] = max(start_24[fetched, LATE], link_free + first + final_gpu)
@@ -178,6 +186,7 @@ def lay_out(
     final: int,
     link_free_s: float,
     roundtrip_s: float,
+    gpu_call_s: float,
     unit_s: float,
     cap: float,
 ) -> Lanes:
@@ -195,9 +204,9 @@ def lay_out(
         ends_4 = (packed[4 * size + last] / unit_s, packed[last] / unit_s, ends_4[2], ends_4[3])
     if final >= 0:
         ends_4 = (ends_4[0], ends_4[1], packed[3 * size + final] / unit_s, packed[final] / unit_s)
-    cpu_start, link_free = (roundtrip_s + stuck_s) / unit_s, link_free_s / unit_s
-    start_24 = lane_starts(table, num_here, len(price_sum_K) > 1, link_free, cpu_start, ends_4)
-    return Lanes(table, num_here, price_sum_K, link_free, cpu_start, stuck, *ends_4, start_24)
+    cpu_start, link_free, gpu_start = (roundtrip_s + stuck_s) / unit_s, link_free_s / unit_s, gpu_call_s / unit_s
+    start_24 = lane_starts(table, num_here, len(price_sum_K) > 1, link_free, cpu_start, gpu_start, ends_4)
+    return Lanes(table, num_here, price_sum_K, link_free, cpu_start, gpu_start, stuck, *ends_4, start_24)
 
 
 @compiled
@@ -225,8 +234,11 @@ def move_to_gpu(lanes: Lanes, m: int, sign: int, length_5: FloatArray) -> int:
 
 @compiled
 def objective(lanes: Lanes, x_M: Bits) -> float:
-    """Makespan plus prices of a choice: DispatchProblem.objective_s on the table; infinite with too many fetches."""
-    gpu_end, cpu_end, arrival, utility, fetches = 0.0, lanes.cpu_start, lanes.link_free, 0.0, 0
+    """Makespan plus prices of a choice: DispatchProblem.objective_s on the table; infinite with too many fetches.
+
+    With nothing on the GPU it is that of a GPU which makes its call for nothing.
+    """
+    gpu_end, cpu_end, arrival, utility, fetches = lanes.gpu_start, lanes.cpu_start, lanes.link_free, 0.0, 0
     on_cpu = lanes.stuck
     table = lanes.table
     for m in range(lanes.num_here):

@@ -41,7 +41,7 @@ class Exact:
         self.always_prove = always_prove
         with announced("hetsched: compiling the exact solver once, 15 to 40 s ..."):
             judging()
-            answer(np.zeros(0), 0, 0.0, 0.0, 1, 0, 0)  # compiled here (or read from disk), not in the first step
+            answer(np.zeros(0), 0, 0.0, 0.0, 0.0, 1, 0, 0)  # compiled here (or read from disk), not in the first step
 
     def solve(self, problem: DispatchProblem, *, time_limit_s: float | None = None) -> Solution:
         """The best choice and a lower bound; the incumbent when there is no time at all."""
@@ -49,8 +49,7 @@ class Exact:
         if time_limit_s is not None and time_limit_s <= 0:
             return incumbent_solution(problem, "no time to solve")
         kernel = self.kernel(time_limit_s)
-        lanes = (problem.size, float(problem.link_free_s), float(problem.roundtrip_s))
-        choice_N, objective_s, bound_s = answer(problem.packed, *lanes, *kernel[3:])
+        choice_N, objective_s, bound_s = answer(problem.packed, problem.size, *problem.numbers, *kernel[3:])
         status = Status.OPTIMAL if bound_s == objective_s else Status.FEASIBLE
         return Solution(status, choice_N, objective_s, bound_s, time.perf_counter() - start)
 
@@ -81,6 +80,7 @@ def _answering(stamp: int) -> Callable[..., tuple[Bits, float, float]]:
         size: int,
         link_free_s: float,
         roundtrip_s: float,
+        gpu_call_s: float,
         max_nodes: int,
         always_prove: int,
         limit_nodes: int,
@@ -90,21 +90,20 @@ def _answering(stamp: int) -> Callable[..., tuple[Bits, float, float]]:
         nodes = UNLIMITED if size <= always_prove else max_nodes
         if limit_nodes:
             nodes = min(nodes, limit_nodes)
+        lanes = size, link_free_s, roundtrip_s, gpu_call_s
         nowhere = np.zeros(0, np.int8)
-        choice_N, objective_s, bound_s, _ = solve_packed(packed, size, link_free_s, roundtrip_s, nowhere, nodes)
+        choice_N, objective_s, bound_s, _ = solve_packed(packed, *lanes, nowhere, nodes)
         if bound_s == objective_s or limit_nodes:
             return choice_N, objective_s, bound_s
-        makespan_s, _ = seconds(packed, size, link_free_s, roundtrip_s, choice_N)
+        makespan_s, _ = seconds(packed, *lanes, choice_N)
         if objective_s - bound_s > WIDE_GAP * makespan_s:
             apart = without_ties(packed, size, makespan_s)
-            other_N, _, _, _ = solve_packed(apart, size, link_free_s, roundtrip_s, choice_N, nodes)
-            other_s, prices_s = seconds(packed, size, link_free_s, roundtrip_s, other_N)
+            other_N, _, _, _ = solve_packed(apart, *lanes, choice_N, nodes)
+            other_s, prices_s = seconds(packed, *lanes, other_N)
             if other_s + prices_s < objective_s:
                 choice_N = other_N
             first_bound_s = bound_s
-            choice_N, objective_s, bound_s, _ = solve_packed(
-                packed, size, link_free_s, roundtrip_s, choice_N, AGAIN * nodes
-            )
+            choice_N, objective_s, bound_s, _ = solve_packed(packed, *lanes, choice_N, AGAIN * nodes)
             bound_s = min(max(bound_s, first_bound_s), objective_s)
         return choice_N, objective_s, bound_s
 

@@ -70,7 +70,7 @@ def relaxed(problem: PlacementProblem, weight_M: FloatArray, worth_RLE: FloatArr
     """Relaxed knapsack: what it takes of each expert (float [R, L, E]) and the lower bound on the objective.
 
     For any price of a byte, all-on-CPU less what is worth more than its bytes, less the price of the capacity, is a
-    bound; the price is found by bisection. Round trips are left out, as they may be avoided.
+    bound; the price is found by bisection. Round trips and calls are left out, as they may be avoided.
     """
     capacity = float(problem.capacity_bytes_G.sum())
     low, high = 0.0, float((worth_RLE / np.maximum(problem.bytes_RLE, 1)).max(initial=0.0))

@@ -2,14 +2,14 @@
 
 Shapes: M recorded layer-steps, L layers, E experts, R tiers, G GPUs.
 
-    min  sum_m t_m / steps + sum copy x / window             x[r, g, l, e] binary, t_m >= 0, z_m in 0..1
+    min  sum_m t_m / steps + sum copy x / window             x[r, g, l, e] binary, t_m >= 0, z_m, w_mg in 0..1
     t_m >= dense + sum cpu_s (1 - sum_rg x) + roundtrip z_m      z_m >= 1 - sum_rg x of each active expert
-    t_m >= dense + sum_re gpu_s x   for each GPU                 sum_rg x <= 1   for each expert
+    t_m >= dense + gpu_call w_g + sum_re gpu_s x for each GPU    w_g >= sum_r x of each active expert
+    sum_rg x <= 1                   for each expert
     sum bytes x <= capacity         for each GPU
 
 Layer-steps of one layer with the same demand are one row with a weight. Experts never asked for have no column.
-Rows that give a t or a z its lower bound begin with it, and those of z come before those of the t that it adds to.
-Rows that give a t or a z its lower bound begin with it, and those of z come before those of the t that it adds to.
+Rows that give a t, w or z its lower bound begin with it; those of w and z come before those of the t they add to.
 """
 
 from __future__ import annotations
@@ -117,7 +117,10 @@ def _layer_step(
     t = program.add_column(times / problem.num_samples, np.inf)
     z = program.add_column(0.0, 1.0)
     cpu_columns, cpu_values, total = [t, z], [1.0, -float(problem.roundtrip_s_M[m]) / unit_s], 0.0
-    gpu_rows: dict[int, tuple[list[int], list[float]]] = {g: ([t], [1.0]) for g in range(len(problem.capacity_bytes_G))}
+    call = float(problem.gpu_call_s_M[m]) / unit_s
+    gpu_rows: dict[int, tuple[list[int], list[float]]] = {}
+    for gpu in range(len(problem.capacity_bytes_G)):
+        gpu_rows[gpu] = ([t, program.add_column(0.0, 1.0)], [1.0, -call]) if call > 0 else ([t], [1.0])
     for expert in active:
         columns = columns_of[layer, expert]
         cpu = float(problem.cpu_s_ME[m, expert]) / unit_s
@@ -130,6 +133,9 @@ def _layer_step(
             tier, gpu, _, _ = program.where[column]
             gpu_rows[gpu][0].append(column)
             gpu_rows[gpu][1].append(-float(problem.gpu_s_RME[tier, m, expert]) / unit_s)
+        for gpu, (used, _) in gpu_rows.items() if call > 0 else ():
+            here = [column for column in columns if program.where[column][1] == gpu]
+            program.add_row([used[1], *here], [1.0] + [-1.0] * len(here), 0.0, np.inf)
     dense = float(problem.dense_s_M[m]) / unit_s
     program.add_row(cpu_columns, cpu_values, dense + total, np.inf)
     for columns, values in gpu_rows.values():

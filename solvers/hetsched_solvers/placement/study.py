@@ -99,7 +99,8 @@ def _posed(
         tier_copy_s=[costs.copy_s(size) for size in sizes],
         capacity_bytes_G=[capacity] * scenario.gpus,
         dense_s=costs.dense_s(scenario.tokens),
-        roundtrip_s=costs.roundtrip_s(scenario.tokens),
+        roundtrip_s=costs.cpu_start_s(scenario.tokens),
+        gpu_call_s=costs.gpu_call_s(),
         window_steps=10**9,  # placed at load: copies are free
     )
 
