@@ -99,14 +99,16 @@ def count_source(state: State, layer: int, a: int) -> None:
 
 
 @compiled
-def count_pairs(state: State, layer: int, a: int, d: int, active_N: npt.NDArray[Any]) -> None:
-    """These experts were active d + 1 layers after this one."""
-    count_E = state.count_LEDE[layer, a, d]
-    largest = 255 if count_E.itemsize == 1 else 65535
-    for j in range(len(active_N)):
-        if count_E[active_N[j]] == largest:
-            halve(state, layer, a)
-        count_E[active_N[j]] += 1
+def count_pairs(state: State, layer: int, d: int, sources_N: npt.NDArray[Any], active_N: npt.NDArray[Any]) -> None:
+    """The second experts were active d + 1 layers after the first."""
+    count_LEDE = state.count_LEDE
+    largest = 255 if count_LEDE.itemsize == 1 else 65535
+    for i in range(len(sources_N)):
+        a = sources_N[i]
+        for j in range(len(active_N)):
+            if count_LEDE[layer, a, d, active_N[j]] == largest:
+                halve(state, layer, a)
+            count_LEDE[layer, a, d, active_N[j]] += 1
 
 
 @compiled_and_kept
@@ -116,10 +118,9 @@ def fit(experts_TLK: npt.NDArray[np.int16], state: State) -> None:
     for t in range(tokens):
         for l in range(layers):
             for i in range(top_k):
-                a = experts_TLK[t, l, i]
-                count_source(state, l, a)
-                for d in range(min(state.count_LEDE.shape[2], layers - 1 - l)):
-                    count_pairs(state, l, a, d, experts_TLK[t, l + d + 1])
+                count_source(state, l, experts_TLK[t, l, i])
+            for d in range(min(state.count_LEDE.shape[2], layers - 1 - l)):
+                count_pairs(state, l, d, experts_TLK[t, l], experts_TLK[t, l + d + 1])
 
 
 @compiled
@@ -127,8 +128,8 @@ def learn_pairs(state: State, layer: int, active_N: IntArray) -> None:
     """This layer's experts against those of the layers before it in the same token."""
     active_LN = state.active_LN
     for d in range(min(state.count_LEDE.shape[2], layer)):
-        for i in range(active_LN[layer - 1 - d, 0]):
-            count_pairs(state, layer - 1 - d, active_LN[layer - 1 - d, 1 + i], d, active_N)
+        source = layer - 1 - d
+        count_pairs(state, source, d, active_LN[source, 1 : 1 + active_LN[source, 0]], active_N)
     active_LN[layer, 0] = len(active_N)
     for i in range(len(active_N)):
         active_LN[layer, 1 + i] = active_N[i]
@@ -166,7 +167,7 @@ def weigh(state: State, layer: int, d: int, active_N: IntArray, share_N: FloatAr
     """Evidence of these experts about the layer d + 1 after theirs, into the ring."""
     spare_5E, evidence_E = state.spare_5E, state.ring_RDE[layer % RING, d]
     prior_E, given_E, others_E = spare_5E[2], spare_5E[3], spare_5E[4]
-    mean_E = state.table_6LE[MEAN, layer + 1 + d]
+    mean_E, count_LEDE = state.table_6LE[MEAN, layer + 1 + d], state.count_LEDE
     for e in range(len(mean_E)):
         prior_E[e] = PRIOR * min(max(np.float32(mean_E[e]), LEAST), MOST)
         given_E[e] = others_E[e] = ONE
@@ -174,10 +175,9 @@ def weigh(state: State, layer: int, d: int, active_N: IntArray, share_N: FloatAr
     total, waiting = ZERO, 0
     for i in range(len(active_N)):
         a, share = active_N[i], np.float32(share_N[i])
-        count_E = state.count_LEDE[layer, a, d]
         inverse = ONE / (np.float32(state.table_6LE[SEEN, layer, a]) + PRIOR)
         for e in range(len(mean_E)):
-            given = min(max((np.float32(count_E[e]) + prior_E[e]) * inverse, LEAST), MOST)
+            given = min(max((np.float32(count_LEDE[layer, a, d, e]) + prior_E[e]) * inverse, LEAST), MOST)
             given_E[e] *= given
             others_E[e] *= ONE - given
         total += share
