@@ -84,10 +84,10 @@ def sigmoid(odds_E: Float32Array, out_E: FloatArray, spare_5E: Float32Array) -> 
 def halve(state: State, layer: int, a: int) -> None:
     """Forget half of what was counted of an expert; of odd counts every other one is rounded up."""
     seen_LE, row_DE = state.table_6LE[SEEN], state.count_LEDE[layer, a]
-    seen_LE[layer, a] = np.floor(0.5 * seen_LE[layer, a])
+    seen = seen_LE[layer, a] = int(seen_LE[layer, a]) >> 1
     for d in range(row_DE.shape[0]):
         for e in range(row_DE.shape[1]):
-            row_DE[d, e] = (int(row_DE[d, e]) + ((d + e) & 1)) >> 1
+            row_DE[d, e] = min((int(row_DE[d, e]) + ((d + e) & 1)) >> 1, seen)
 
 
 @compiled

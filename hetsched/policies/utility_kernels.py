@@ -134,7 +134,9 @@ def _bar(barred_E: BoolArray, l: int, this_layer: int, active_N: IntArray, swaps
     if not found:
         return False
     barred_E[:] = False
-    if l == this_layer:  # while it works an expert is no victim; and no newcomer: it is there, or was thought not worth it
+    if (
+        l == this_layer
+    ):  # while it works an expert is no victim; and no newcomer: it is there, or was thought not worth it
         barred_E[active_N] = True
     for i in range(count):
         for row in (NEW, VICTIM):
