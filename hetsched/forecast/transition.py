@@ -19,11 +19,25 @@ from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
 from . import shares_LE
-from .transition_kernels import FAST, LEAST, MEAN, NEXT, OWN, SLOW, SOURCES, empty, fit, learn_from, observe, renew
+from .transition_kernels import (
+    FAST,
+    LEAST,
+    MEAN,
+    MOST,
+    NEXT,
+    OWN,
+    SLOW,
+    SOURCES,
+    empty,
+    fit,
+    learn_from,
+    observe,
+    renew,
+)
 
 # Rounded from a logistic regression on the first halves of two traces (gpt-oss-20b, DeepSeek-V2-Lite), which agreed.
 WEIGHTS = (-0.15, 0.5, 0.13, 0.28, 0.27, 0.15, 0.11, 0.12)
-MOST = 100_000  # tokens of a calibration trace that are counted, the last ones
+LATEST = 100_000  # tokens of a calibration trace that are counted, the last ones
 LONG = 5000.0  # steps over which the long mean forgets
 
 
@@ -58,17 +72,18 @@ class Transition:
         self._state = empty(layers, experts, distances)
         table_6LE = self._state.table_6LE
         table_6LE[[MEAN, SLOW, FAST, NEXT]] = shares_LE(geometry, frequency_LE, history)
-        share_LE = table_6LE[MEAN].clip(LEAST, 1.0 - LEAST)
+        share_LE = table_6LE[MEAN].clip(LEAST, MOST)
+        self._state.alone_LE[:] = np.log(share_LE / (1.0 - share_LE))
         constant, *own_weights = self._settings[3:7]
-        table_6LE[OWN] = constant + sum(own_weights) * np.log(share_LE / (1.0 - share_LE))
-        chosen_TLK = np.zeros((0, layers, 1)) if history is None else history.experts_TLK[-MOST:]
+        table_6LE[OWN] = constant + sum(own_weights) * self._state.alone_LE
+        chosen_TLK = np.zeros((0, layers, 1)) if history is None else history.experts_TLK[-LATEST:]
         fit(np.array(chosen_TLK, np.int16), self._state)
         self._rates = np.array(
             (*self.rates, self.max_tokens, 0 if history is None else history.num_tokens, LONG), float
         )
         self._share_E = np.ones(experts)
         nobody = np.zeros(0, np.int64)  # compiled here (or read from disk), not in the first step
-        observe(*empty(1, 1, 1), 0, nobody, self._share_E[:0], True, self._settings)
+        observe(*empty(1, experts, 1), 0, nobody, self._share_E[:0], True, self._settings)
 
     def observe(self, demand: Demand) -> None:
         """Learn one layer's demand."""

@@ -1,5 +1,9 @@
 """Kernels of the transition forecaster.
 
+Pairs of experts are counted, in a byte or two each, and nothing else is kept of them. What a layer's experts a1, a2 ..
+tell of an expert e of a later layer, the sum of logit P(e | a) - logit P(e), is taken from the counts when it is
+needed: as a product first, so that one logarithm does for several of them.
+
 Shapes: L layers, E experts, D distances, T tokens, K top-k, N active experts, R ring.
 """
 
@@ -13,125 +17,123 @@ import numpy.typing as npt
 
 from ..board import ACTIVE, LAYER, TOKENS, Board
 from ..jit import compiled_and_kept, compiled_lean, source_stamp
-from ..types import FloatArray, IntArray
-from .elementary import exp, log
+from ..types import Float32Array, FloatArray, IntArray
+from .elementary import ONE, ZERO, exp, log
 
 RING = 4  # layers back whose evidence is kept apart: the nearest tells most
-LEAST = 1e-3  # probabilities are held within LEAST..1-LEAST
-REFRESH = 8  # a well-known row's log-odds are recomputed once in so many updates
-PRIOR = 4.0  # observations that the layer's own frequency counts for
-CAP = 2000.0  # observations after which old ones begin to be forgotten
-Float32 = npt.NDArray[np.float32]
+LEAST, MOST = np.float32(1e-3), np.float32(1.0 - 1e-3)  # probabilities are held between these
+PRIOR = np.float32(2.0)  # observations that the layer's own frequency counts for
+CAP = 2000  # observations after which old ones begin to be forgotten
+GROUP = 12  # probabilities whose product is a normal float32
+WIDE = 256  # experts up to which a count has two bytes
 
 
-# Rows of a table [row, L, E]: demand per token averaged over ever shorter times, how often each expert was active, its
-# log-odds from its own past, and the forecast.
+# Rows of a table [row, L, E]: demand per token averaged over ever shorter times, counted tokens in which each expert
+# was active, its log-odds from its own past, and the forecast.
 MEAN, SLOW, FAST, SEEN, OWN, NEXT = range(6)
-GIVEN, ODDS = range(2)  # of pairs: P(e active d + 1 layers after l | a active in l); its log-odds less those of e alone
 
 
 class State(NamedTuple):
     """All that the forecaster knows, in few arrays, since each costs a call as much as a hundred additions.
 
-    `table_6LE`, `pairs_2LDEE` as above. `ring_RDE`: evidence of the last layers, layer l in row l % R. `active_LN`:
-    how many experts each layer of this step demanded, then which. `spare_4E`: room to compute in.
+    `table_6LE` as above; `alone_LE`: log-odds of its row MEAN. `count_LEDE`: at [l, a, d, e] the tokens in which e was
+    active d + 1 layers after a was in l, of `table_6LE[SEEN, l, a]`. `ring_RDE`: evidence of the last layers, layer l
+    in row l % R. `active_LN`: how many experts each layer of this step demanded, then which. `spare_5E`: room to
+    compute in.
     """
 
     table_6LE: FloatArray
-    pairs_2LDEE: Float32
-    ring_RDE: FloatArray
+    alone_LE: Float32Array
+    count_LEDE: npt.NDArray[Any]
+    ring_RDE: Float32Array
     active_LN: IntArray
-    spare_4E: FloatArray
-
-
-@compiled_lean
-def logits(p_E: FloatArray | Float32, out_E: FloatArray, spare_4E: FloatArray) -> None:
-    """logit of every entry; `out_E` is another array, or row 2 or 3 of `spare_4E`."""
-    for e in range(len(p_E)):
-        held = min(max(np.float64(p_E[e]), LEAST), 1.0 - LEAST)
-        spare_4E[0, e] = held / (1.0 - held)
-    log(spare_4E[0], out_E, spare_4E[1])
-
-
-@compiled_lean
-def sigmoid(odds_E: FloatArray, out_E: FloatArray, spare_E: FloatArray) -> None:
-    """1 / (1 + e ** -odds) of every entry."""
-    for e in range(len(odds_E)):
-        out_E[e] = -odds_E[e]
-    exp(out_E, out_E, spare_E)
-    for e in range(len(odds_E)):
-        out_E[e] = 1.0 / (1.0 + out_E[e])
-
-
-@compiled_lean
-def logit(p: float) -> float:
-    """log(p / (1 - p)), p held away from 0 and 1."""
-    held = min(max(p, LEAST), 1.0 - LEAST)
-    return float(np.log(held / (1.0 - held)))
-
-
-@compiled_and_kept
-def fit(experts_TLK: npt.NDArray[np.int16], state: State) -> None:
-    """Count a calibration trace into `seen`, `given` and `odds`."""
-    tokens, layers, top_k = experts_TLK.shape
-    given_LDEE, odds_LDEE = state.pairs_2LDEE[GIVEN], state.pairs_2LDEE[ODDS]
-    mean_LE, seen_LE = state.table_6LE[MEAN], state.table_6LE[SEEN]
-    distances, num_experts = given_LDEE.shape[1], mean_LE.shape[1]
-    for t in range(tokens):
-        for l in range(layers):
-            for i in range(top_k):
-                a = experts_TLK[t, l, i]
-                seen_LE[l, a] += 1.0
-                for d in range(min(distances, layers - 1 - l)):
-                    row_E = given_LDEE[l, d, a]
-                    for j in range(top_k):
-                        row_E[experts_TLK[t, l + d + 1, j]] += 1.0
-    for l in range(layers):
-        for d in range(min(distances, layers - 1 - l)):
-            for a in range(num_experts):
-                row_E = given_LDEE[l, d, a]
-                for e in range(num_experts):
-                    alone = mean_LE[l + d + 1, e]
-                    row_E[e] = (row_E[e] + PRIOR * alone) / (seen_LE[l, a] + PRIOR)
-                    odds_LDEE[l, d, a, e] = logit(row_E[e]) - logit(alone)
+    spare_5E: Float32Array
 
 
 def empty(layers: int, experts: int, distances: int) -> State:
     """Arrays for a model of this shape, all zero."""
     return State(
         table_6LE=np.zeros((6, layers, experts)),
-        pairs_2LDEE=np.zeros((2, layers, distances, experts, experts), np.float32),
-        ring_RDE=np.zeros((RING, distances, experts)),
+        alone_LE=np.zeros((layers, experts), np.float32),
+        count_LEDE=np.zeros((layers, experts, distances, experts), np.uint16 if experts <= WIDE else np.uint8),
+        ring_RDE=np.zeros((RING, distances, experts), np.float32),
         active_LN=np.zeros((layers, 1 + experts), np.int64),
-        spare_4E=np.zeros((4, experts)),
+        spare_5E=np.zeros((5, experts), np.float32),
     )
+
+
+@compiled_lean
+def logits(p_E: FloatArray, out_E: Float32Array, spare_5E: Float32Array) -> None:
+    """logit of every entry; `out_E` is another array, or one of the rows from 2 of `spare_5E`."""
+    for e in range(len(p_E)):
+        held = min(max(np.float32(p_E[e]), LEAST), MOST)
+        spare_5E[0, e] = held / (ONE - held)
+    log(spare_5E[0], out_E, spare_5E[1])
+
+
+@compiled_lean
+def sigmoid(odds_E: Float32Array, out_E: FloatArray, spare_5E: Float32Array) -> None:
+    """1 / (1 + e ** -odds) of every entry; `odds_E` is one of the rows from 2 of `spare_5E`, or another array."""
+    for e in range(len(odds_E)):
+        spare_5E[0, e] = -odds_E[e]
+    exp(spare_5E[0], spare_5E[0], spare_5E[1])
+    for e in range(len(odds_E)):
+        out_E[e] = ONE / (ONE + spare_5E[0, e])
+
+
+@compiled_lean
+def halve(state: State, layer: int, a: int) -> None:
+    """Forget half of what was counted of an expert; of odd counts every other one is rounded up."""
+    seen_LE, row_DE = state.table_6LE[SEEN], state.count_LEDE[layer, a]
+    seen = seen_LE[layer, a] = int(seen_LE[layer, a]) >> 1
+    for d in range(row_DE.shape[0]):
+        for e in range(row_DE.shape[1]):
+            row_DE[d, e] = min((int(row_DE[d, e]) + ((d + e) & 1)) >> 1, seen)
+
+
+@compiled_lean
+def count_source(state: State, layer: int, a: int) -> None:
+    """One token more in which this expert was active."""
+    if state.table_6LE[SEEN, layer, a] >= CAP:
+        halve(state, layer, a)
+    state.table_6LE[SEEN, layer, a] += 1.0
+
+
+@compiled_lean
+def count_pairs(state: State, layer: int, d: int, sources_N: npt.NDArray[Any], active_N: npt.NDArray[Any]) -> None:
+    """The second experts were active d + 1 layers after the first."""
+    count_LEDE = state.count_LEDE
+    largest = 255 if count_LEDE.itemsize == 1 else 65535
+    for i in range(len(sources_N)):
+        a = sources_N[i]
+        for j in range(len(active_N)):
+            if count_LEDE[layer, a, d, active_N[j]] == largest:
+                halve(state, layer, a)
+            count_LEDE[layer, a, d, active_N[j]] += 1
+
+
+@compiled_and_kept
+def fit(experts_TLK: npt.NDArray[np.int16], state: State) -> None:
+    """Count a calibration trace."""
+    tokens, layers, top_k = experts_TLK.shape
+    for t in range(tokens):
+        for l in range(layers):
+            for i in range(top_k):
+                count_source(state, l, experts_TLK[t, l, i])
+            for d in range(min(state.count_LEDE.shape[2], layers - 1 - l)):
+                count_pairs(state, l, d, experts_TLK[t, l], experts_TLK[t, l + d + 1])
 
 
 @compiled_lean
 def learn_pairs(state: State, layer: int, active_N: IntArray) -> None:
     """This layer's experts against those of the layers before it in the same token."""
-    given_LDEE, odds_LDEE = state.pairs_2LDEE[GIVEN], state.pairs_2LDEE[ODDS]
-    mean_E, seen_LE = state.table_6LE[MEAN, layer], state.table_6LE[SEEN]
-    alone_E, given_E, is_known = state.spare_4E[2], state.spare_4E[3], False
-    for d in range(min(given_LDEE.shape[1], layer)):
+    active_LN = state.active_LN
+    for d in range(min(state.count_LEDE.shape[2], layer)):
         source = layer - 1 - d
-        for i in range(state.active_LN[source, 0]):
-            a = state.active_LN[source, 1 + i]
-            seen = seen_LE[source, a]
-            row_E = given_LDEE[source, d, a]
-            rate = np.float32(1.0 / min(seen + PRIOR, CAP))
-            for e in range(len(mean_E)):
-                row_E[e] -= rate * row_E[e]
-            for j in range(len(active_N)):
-                row_E[active_N[j]] += rate
-            if seen < 64 or int(seen) % REFRESH == 0:
-                if not is_known:
-                    logits(mean_E, alone_E, state.spare_4E)
-                    is_known = True
-                odds_E = odds_LDEE[source, d, a]
-                logits(row_E, given_E, state.spare_4E)
-                for e in range(len(mean_E)):
-                    odds_E[e] = given_E[e] - alone_E[e]
+        count_pairs(state, source, d, active_LN[source, 1 : 1 + active_LN[source, 0]], active_N)
+    active_LN[layer, 0] = len(active_N)
+    for i in range(len(active_N)):
+        active_LN[layer, 1 + i] = active_N[i]
 
 
 @compiled_lean
@@ -139,26 +141,58 @@ def learn_own(
     state: State, layer: int, active_N: IntArray, share_N: FloatArray, rates_3: FloatArray, weights: FloatArray
 ) -> None:
     """Averages of this layer's demand, and the log-odds that follow from them."""
-    table_6LE = state.table_6LE
+    table_6LE, alone_E = state.table_6LE, state.alone_LE[layer]
     mean_E, fast_E, slow_E = table_6LE[MEAN, layer], table_6LE[FAST, layer], table_6LE[SLOW, layer]
-    own_E, next_E = table_6LE[OWN, layer], table_6LE[NEXT, layer]
     for e in range(len(mean_E)):
         mean_E[e] -= rates_3[0] * mean_E[e]
         fast_E[e] -= rates_3[1] * fast_E[e]
         slow_E[e] -= rates_3[2] * slow_E[e]
     for i in range(len(active_N)):
         e = active_N[i]
-        table_6LE[SEEN, layer, e] += 1.0
         mean_E[e] += rates_3[0] * share_N[i]
         fast_E[e] += rates_3[1] * share_N[i]
         slow_E[e] += rates_3[2] * share_N[i]
-    own_E[:] = weights[0]
-    logit_E = state.spare_4E[2]
-    for i, share_E in enumerate((mean_E, fast_E, slow_E)):
-        logits(share_E, logit_E, state.spare_4E)
+    logit_fast_E, logit_slow_E, odds_E = state.spare_5E[2], state.spare_5E[3], state.spare_5E[4]
+    logits(mean_E, alone_E, state.spare_5E)
+    logits(fast_E, logit_fast_E, state.spare_5E)
+    logits(slow_E, logit_slow_E, state.spare_5E)
+    w0, w1, w2, w3 = np.float32(weights[0]), np.float32(weights[1]), np.float32(weights[2]), np.float32(weights[3])
+    for e in range(len(mean_E)):
+        odds_E[e] = w0 + w1 * alone_E[e] + w2 * logit_fast_E[e] + w3 * logit_slow_E[e]
+        table_6LE[OWN, layer, e] = odds_E[e]
+    sigmoid(odds_E, table_6LE[NEXT, layer], state.spare_5E)
+
+
+@compiled_lean
+def weigh(state: State, layer: int, d: int, active_N: IntArray, share_N: FloatArray) -> None:
+    """Evidence of these experts about the layer d + 1 after theirs, into the ring."""
+    spare_5E, evidence_E = state.spare_5E, state.ring_RDE[layer % RING, d]
+    prior_E, given_E, others_E = spare_5E[2], spare_5E[3], spare_5E[4]
+    mean_E, count_LEDE = state.table_6LE[MEAN, layer + 1 + d], state.count_LEDE
+    for e in range(len(mean_E)):
+        prior_E[e] = PRIOR * min(max(np.float32(mean_E[e]), LEAST), MOST)
+        given_E[e] = others_E[e] = ONE
+        evidence_E[e] = ZERO
+    total, waiting = ZERO, 0
+    for i in range(len(active_N)):
+        a, share = active_N[i], np.float32(share_N[i])
+        inverse = ONE / (np.float32(state.table_6LE[SEEN, layer, a]) + PRIOR)
         for e in range(len(mean_E)):
-            own_E[e] += weights[1 + i] * logit_E[e]
-    sigmoid(own_E, next_E, state.spare_4E[0])
+            given = min(max((np.float32(count_LEDE[layer, a, d, e]) + prior_E[e]) * inverse, LEAST), MOST)
+            given_E[e] *= given
+            others_E[e] *= ONE - given
+        total += share
+        waiting += 1
+        if waiting == GROUP or i + 1 == len(active_N) or share_N[i + 1] != share_N[i]:
+            for e in range(len(mean_E)):
+                given_E[e] /= others_E[e]
+            log(given_E, others_E, spare_5E[0])
+            for e in range(len(mean_E)):
+                evidence_E[e] += share * others_E[e]
+                given_E[e] = others_E[e] = ONE
+            waiting = 0
+    for e in range(len(mean_E)):
+        evidence_E[e] -= total * state.alone_LE[layer + 1 + d, e]
 
 
 @compiled_lean
@@ -166,49 +200,39 @@ def learn(
     state: State, layer: int, active_N: IntArray, share_N: FloatArray, one_token: bool, settings: FloatArray
 ) -> None:
     """As `observe`, of a state in one piece."""
-    table_6LE, pairs_2LDEE, ring_RDE, active_LN, spare_4E = state
-    rates_3, weights = settings[:3], settings[3:]
+    table_6LE, ring_RDE, weights = state.table_6LE, state.ring_RDE, settings[3:]
     _, layers, num_experts = table_6LE.shape
-    odds_LDEE = pairs_2LDEE[ODDS]
-    distances = odds_LDEE.shape[1]
+    distances = ring_RDE.shape[1]
     if layer == 0:
-        ring_RDE[:] = 0.0
-        active_LN[:, 0] = 0
+        ring_RDE[:] = ZERO
+        state.active_LN[:, 0] = 0
     if one_token:
         learn_pairs(state, layer, active_N)
-        active_LN[layer, 0] = len(active_N)
-        for i in range(len(active_N)):
-            active_LN[layer, 1 + i] = active_N[i]
-    learn_own(state, layer, active_N, share_N, rates_3, weights)
-    ahead = min(distances, layers - 1 - layer)
-    for d in range(ahead):
-        evidence_E = ring_RDE[layer % RING, d]
-        evidence_E[:] = 0.0
-        for i in range(len(active_N)):
-            row_E = odds_LDEE[layer, d, active_N[i]]
-            for e in range(num_experts):
-                evidence_E[e] += share_N[i] * row_E[e]
-    back = min(RING, layer + 1)
-    for d in range(ahead):
-        odds_E = spare_4E[2]
-        own_E = table_6LE[OWN, layer + 1 + d]
+    learn_own(state, layer, active_N, share_N, settings[:3], weights)
+    for d in range(min(distances, layers - 1 - layer)):
+        weigh(state, layer, d, active_N, share_N)
+        odds_E = state.spare_5E[2]
         for e in range(num_experts):
-            odds_E[e] = own_E[e]
-        for r in range(min(back, distances - d)):
-            evidence_E = ring_RDE[(layer - r) % RING, d + r]
+            odds_E[e] = np.float32(table_6LE[OWN, layer + 1 + d, e])
+        for r in range(min(RING, layer + 1, distances - d)):
+            weight, evidence_E = np.float32(weights[4 + r]), ring_RDE[(layer - r) % RING, d + r]
             for e in range(num_experts):
-                odds_E[e] += weights[4 + r] * evidence_E[e]
-        sigmoid(odds_E, table_6LE[NEXT, layer + 1 + d], spare_4E[0])
+                odds_E[e] += weight * evidence_E[e]
+        sigmoid(odds_E, table_6LE[NEXT, layer + 1 + d], state.spare_5E)
+    if one_token:
+        for i in range(len(active_N)):
+            count_source(state, layer, active_N[i])
 
 
 def _kernel(stamp: int) -> Callable[..., None]:
     @compiled_and_kept
     def observe(
         table_6LE: FloatArray,
-        pairs_2LDEE: Float32,
-        ring_RDE: FloatArray,
+        alone_LE: Float32Array,
+        count_LEDE: npt.NDArray[Any],
+        ring_RDE: Float32Array,
         active_LN: IntArray,
-        spare_4E: FloatArray,
+        spare_5E: Float32Array,
         layer: int,
         active_N: IntArray,
         share_N: FloatArray,
@@ -221,9 +245,8 @@ def _kernel(stamp: int) -> Callable[..., None]:
         the weights: constant, mean, fast, slow, evidence of the layer 1, 2, 3, 4 back.
         """
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        learn(
-            State(table_6LE, pairs_2LDEE, ring_RDE, active_LN, spare_4E), layer, active_N, share_N, one_token, settings
-        )
+        state = State(table_6LE, alone_LE, count_LEDE, ring_RDE, active_LN, spare_5E)
+        learn(state, layer, active_N, share_N, one_token, settings)
 
     return observe
 
@@ -250,10 +273,10 @@ def renew(settings: FloatArray, rates_R: FloatArray, tokens: int) -> None:
 @compiled_lean
 def learn_from(board: Board, known: Any) -> None:
     """One layer's demand on a board: `known` are a State's arrays, the settings, rates_R, and scratch [E]."""
-    state, settings, share_E = State(known[0], known[1], known[2], known[3], known[4]), known[5], known[7]
-    tokens, active = board.at[TOKENS], board.at[ACTIVE]
+    state = State(known[0], known[1], known[2], known[3], known[4], known[5])
+    settings, share_E, tokens, active = known[6], known[8], board.at[TOKENS], board.at[ACTIVE]
     if board.at[LAYER] == 0:
-        renew(settings, known[6], tokens)
+        renew(settings, known[7], tokens)
     for i in range(active):
         share_E[i] = 1.0 if tokens == 1 else board.tokens_N[i] / max(tokens, 1)
     learn(state, board.at[LAYER], board.active_N[:active], share_E[:active], tokens == 1, settings)

@@ -131,16 +131,21 @@ def _bring_up_to_date(
 def _bar(barred_E: BoolArray, l: int, this_layer: int, active_N: IntArray, swaps_3W: FloatArray, count: int) -> bool:
     """Mark the experts of a layer that are no newcomers and no victims; whether there are any."""
     found = l == this_layer
+    for i in range(count):
+        for row in (NEW, VICTIM):
+            found |= int(swaps_3W[row, i]) // len(barred_E) == l  # a free slot, -1, is in no layer
+    if not found:
+        return False
     barred_E[:] = False
-    if found:  # while it works an expert is no victim; and no newcomer: it is there, or was thought not worth it
+    if l == this_layer:  # what works is no victim; and no newcomer: it is there, or was thought not worth it
         for i in range(len(active_N)):
             barred_E[active_N[i]] = True
     for i in range(count):
         for row in (NEW, VICTIM):
             f = int(swaps_3W[row, i])
-            if f >= 0 and f // len(barred_E) == l:
-                barred_E[f % len(barred_E)] = found = True
-    return found
+            if f // len(barred_E) == l:
+                barred_E[f % len(barred_E)] = True
+    return True
 
 
 @compiled_lean
