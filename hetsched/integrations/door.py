@@ -10,15 +10,18 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import is_grad_enabled
+from torch.compiler import is_dynamo_compiling
 
+from ..engine.expert_ffn import PLAIN
 from ..engine.layer_work import LayerInput, cast_dtype
 from ..errors import InputError
 from .places import Place, place_of
-from .torch_modes import is_compiling_around, not_compiled, without_gradient
+from .torch_modes import any_autocast, frame_compiler, not_compiled, without_gradient
 
 _OPENED: dict[int, weakref.ref[Place]] = {}  # by number, which is all that a compiled graph can hold
-_LIBRARY = torch.library.Library("hetsched", "DEF")
-_LIBRARY.define(
+_LIBRARY = torch.library.Library("hetsched", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
     "experts(Tensor hidden_TH, Tensor ids_TK, Tensor weights_TK, int number, ScalarType? cast_to) -> Tensor",
     tags=(torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else (),
 )
@@ -40,48 +43,66 @@ def close_door(module: Any) -> None:
         del module.__dict__["forward"]
 
 
-def enter(place: Place, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
-    """The experts' sum [T, H]: what an adopted module's forward is.
-
-    Router weights may also come for all experts, [T, E]; those of the chosen are then picked by id. In a graph that
-    torch.compile makes it is one operator; with gradients asked for, a break, after which nothing differs from eager.
-    """
-    cast_to = cast_dtype(hidden_TH.device)
-    if torch.compiler.is_dynamo_compiling() and not torch.is_grad_enabled():
-        operator: torch.Tensor = torch.ops.hetsched.experts(hidden_TH, ids_TK, weights_TK, place.number, cast_to)
-        return operator
-    if torch.compiler.is_dynamo_compiling() or is_compiling_around():
-        return _uncompiled(place, hidden_TH, ids_TK, weights_TK, cast_to)
-    return _served(place, hidden_TH, ids_TK, weights_TK, cast_to)
-
-
-def _served(
+def enter(
     place: Place,
     hidden_TH: torch.Tensor,
     ids_TK: torch.Tensor,
     weights_TK: torch.Tensor,
-    cast_to: torch.dtype | None,
+    cast_to: torch.dtype | None = None,
 ) -> torch.Tensor:
-    module, attachment, arithmetic = place.module(), place.attachment, place.arithmetic
-    learning = torch.is_grad_enabled()
-    if learning and module.training:
-        raise InputError("hetsched runs inference only; call model.eval() or detach() before training")
-    if arithmetic is None:
-        if place_of(module) is not place:  # detached since; whoever wrapped this door has kept it
-            own: torch.Tensor = type(module).forward(module, hidden_TH, ids_TK, weights_TK)
-            return own
-        arithmetic = attachment.take(module, place)
-    if not attachment.in_step:  # outside of the model's own forward pass, and so nobody has looked yet
-        attachment.look()
-    if weights_TK.shape[1] == module.num_experts != ids_TK.shape[1]:
+    """The experts' sum [T, H]: what an adopted module's forward is.
+
+    Router weights may also come for all experts, [T, E]; those of the chosen are then picked by id. `cast_to`: what
+    autocast casts to, for a caller that has left it.
+    """
+    if is_dynamo_compiling() or frame_compiler() is not None:
+        return _compiled(place, hidden_TH, ids_TK, weights_TK)
+    module, attachment, learning = place.module(), place.attachment, is_grad_enabled()
+    if learning:
+        refuse_training(module)
+    if (place.arithmetic is None or not attachment.in_step) and not _looked(place, module):
+        own: torch.Tensor = type(module).forward(module, hidden_TH, ids_TK, weights_TK)
+        return own
+    if weights_TK.numel() != ids_TK.numel() and weights_TK.shape[1] == module.num_experts:
         weights_TK = weights_TK.gather(1, ids_TK.clamp(max=module.num_experts - 1))
-    work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, arithmetic, cast_to)
+    if any_autocast():  # asking for a device's own takes longer than the rest of the door
+        cast_to = cast_dtype(hidden_TH.device)
+    work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, place.arithmetic or PLAIN, cast_to)
     out_TH = attachment.engine.forward(work)
     place.calls += 1
     return without_gradient(out_TH, [hidden_TH, weights_TK, *module.parameters()]) if learning else out_TH
 
 
-_uncompiled = not_compiled(_served)
+def refuse_training(module: Any) -> None:
+    """Raise InputError for a module that would learn from what is computed here."""
+    if module.training and is_grad_enabled():
+        raise InputError("hetsched runs inference only; call model.eval() or detach() before training")
+
+
+def _looked(place: Place, module: Any) -> bool:
+    """What is seldom necessary before a call: weights taken over, or looked at outside of the model's own pass.
+
+    False where the model was detached and somebody's wrapper around the door has kept it.
+    """
+    if place_of(module) is not place:
+        return False
+    if place.arithmetic is None:
+        place.attachment.take(module, place)
+    if not place.attachment.in_step:
+        place.attachment.look()
+    return True
+
+
+def _compiled(place: Place, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
+    """In a graph that torch.compile makes, one operator; where gradients are asked for or no graph is, as without."""
+    if is_dynamo_compiling() and not is_grad_enabled():
+        cast_to = cast_dtype(hidden_TH.device)
+        operator: torch.Tensor = torch.ops.hetsched.experts(hidden_TH, ids_TK, weights_TK, place.number, cast_to)
+        return operator
+    return _uncompiled(place, hidden_TH, ids_TK, weights_TK)
+
+
+_uncompiled = not_compiled(enter)
 
 
 @not_compiled
@@ -92,7 +113,7 @@ def _operator(
     place = _OPENED[number]() if number in _OPENED else None
     if place is None:
         raise InputError("a graph compiled while the model was attached ran after detach(); compile the model again")
-    return _served(place, hidden_TH, ids_TK, weights_TK, cast_to).contiguous()
+    return enter(place, hidden_TH, ids_TK, weights_TK, cast_to).contiguous()
 
 
 def _operator_shape(
@@ -101,5 +122,5 @@ def _operator_shape(
     return hidden_TH.new_empty(hidden_TH.shape)
 
 
-_LIBRARY.impl("experts", _operator, "CompositeExplicitAutograd")
+_LIBRARY.impl("experts", _operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("hetsched::experts", _operator_shape, lib=_LIBRARY)

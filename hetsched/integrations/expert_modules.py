@@ -107,7 +107,7 @@ def is_late(config: Any) -> bool:
 
 def is_selected(config: Any) -> bool:
     """Whether a config asks for hetsched now, whoever chose it."""
-    return getattr(config, _SETTING, None) == IMPLEMENTATION  # type: ignore[no-any-return]
+    return getattr(config, _SETTING, None) == IMPLEMENTATION
 
 
 def selected_name(config: Any) -> str:

@@ -11,8 +11,10 @@ import torch
 from ..errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
-# What torch.compile does with the frames of this thread; None: nothing. Where torch does not say, it may do anything.
-_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: False)
+# What torch.compile does with the frames of this thread, None for nothing; whether any device casts in it. Where torch
+# does not say, it might.
+frame_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: False)
+any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 
 
 @contextlib.contextmanager
@@ -33,11 +35,6 @@ def plain_torch() -> Iterator[None]:
 def not_compiled(function: F) -> F:
     """The function, left as it is by torch.compile, which compiles what is around it."""
     return cast(F, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
-
-
-def is_compiling_around() -> bool:
-    """Whether torch.compile would look at what is called from here, for it runs code that it could not compile."""
-    return _compiler() is not None
 
 
 def refuse_inference_tensor(module: Any, name: str) -> None:

@@ -23,7 +23,7 @@ from ..machine.profile import HardwareProfile
 from ..types import FloatArray
 from .assembly import Options
 from .attachment import Attachment, attachments
-from .door import enter
+from .door import enter, refuse_training
 from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
 from .interrupts import uninterrupted
 from .load_report import report_of
@@ -177,8 +177,7 @@ def _without_place(
     module: Any, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor
 ) -> torch.Tensor:
     """A model's first call, which attaches it, or a module that is none of an attached model's."""
-    if module.training and torch.is_grad_enabled():
-        raise InputError("hetsched runs inference only; call model.eval() or detach() before training")
+    refuse_training(module)
     known_late = module in LATE or is_late(module.config)
     place = None if known_late else _attach_itself(module, hidden_TH.device.type)
     if place is None:
