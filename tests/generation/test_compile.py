@@ -126,7 +126,7 @@ def test_one_graph_and_the_tokens_of_the_compiled_eager_model(qwen: Any) -> None
 
 def test_what_was_compiled_follows_detach_and_attach() -> None:
     """The same compiled function: under hetsched, as transformers computes, under another attachment."""
-    made = stack(expert_class("mixtral.MixtralExperts"))
+    made: Any = stack(expert_class("mixtral.MixtralExperts"))
     given = hidden(made.layers[0], 5), *routing(5)
     compiled = torch.compile(made.forward, backend="eager")
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_what_was_compiled_follows_detach_and_attach() -> None:
 
 def test_autocast_and_gradients() -> None:
     """Casts are those of the compiled code's surroundings; asking for a gradient is an error."""
-    made = stack(expert_class("mixtral.MixtralExperts"))
+    made: Any = stack(expert_class("mixtral.MixtralExperts"))
     given = hidden(made.layers[0], 5), *routing(5)
     for backend in ("eager", "aot_eager"):
         compiled = torch.compile(made.forward, backend=backend)

@@ -57,9 +57,9 @@ def test_another_implementation_is_refused_before_anything_runs(model: Any, way:
     given = torch.randn(2, 32), torch.tensor([[0, 3], [1, 2]]), torch.rand(2, 2)
     with torch.no_grad(), hetsched.attach(model, **way) as handle:
         model.set_experts_implementation("eager")
-        for call in (lambda: model(ALONE), lambda: model.model(ALONE), lambda: expert_modules(model)[2](*given)):
+        for module, inputs in ((model, (ALONE,)), (model.model, (ALONE,)), (expert_modules(model)[2], given)):
             with pytest.raises(InputError, match=r"layer 0 .* would run outside hetsched, .*'eager'; call detach\(\)"):
-                call()
+                module(*inputs)
         assert handle.stats()["layers"] == 0
         model.set_experts_implementation("hetsched")
         model(ALONE)
