@@ -128,7 +128,7 @@ def test_what_was_compiled_follows_detach_and_attach() -> None:
     """The same compiled function: under hetsched, as transformers computes, under another attachment."""
     made: Any = stack(expert_class("mixtral.MixtralExperts"))
     given = hidden(made.layers[0], 5), *routing(5)
-    compiled = torch.compile(made.forward, backend="eager")
+    compiled: Any = torch.compile(made.forward, backend="eager")
     with torch.no_grad():
         eager = made(*given)
         for layer in made.layers:
@@ -147,7 +147,7 @@ def test_autocast_and_gradients() -> None:
     made: Any = stack(expert_class("mixtral.MixtralExperts"))
     given = hidden(made.layers[0], 5), *routing(5)
     for backend in ("eager", "aot_eager"):
-        compiled = torch.compile(made.forward, backend=backend)
+        compiled: Any = torch.compile(made.forward, backend=backend)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             eager = made(*given)
             with hetsched.attach(made, **EMULATED):
