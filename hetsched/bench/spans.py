@@ -11,7 +11,7 @@ from .stopwatch import Stopwatch
 
 DOOR, ENGINE, DECISION, WAIT = "door", "engine loop", "decision", "wait"
 MEANING = {
-    DOOR: "transformers' call of the module, its hooks, and the door to the engine",
+    DOOR: "transformers' call of the module, and the door to the engine",
     "step hooks": "hooks of the model at the beginning and end of a step",
     ENGINE: "lock, token counts (bincount), order of calls",
     "received": "ids to the host",

@@ -53,7 +53,7 @@ class Seconds:
         return self._version != self._cost.version
 
     def table(self, num_tokens: int) -> FloatArray:
-        """Seconds on the GPU and the CPU, of the dense part and the CPU lane's start; float64 [4, T], T > num_tokens."""
+        """Seconds on the GPU and the CPU, of the dense part and the CPU lane's start: float64 [4, T > num_tokens]."""
         if num_tokens >= self._seconds_4T.shape[1] or self.is_new():
             self._seconds_4T = self._made(max(FIRST_TOKENS, 2 * num_tokens))
             self._version = self._cost.version

@@ -17,7 +17,8 @@ from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
 from .dense_part import DensePart
-from .expert_modules import Selection
+from .door import close_door, open_door
+from .expert_modules import Selection, is_selected, selected_name
 from .gpu_precision import precision_stats
 from .interrupts import uninterrupted
 from .phases import phase_of_call as phase_of_call
@@ -48,7 +49,7 @@ class Attachment:
         self._selection = Selection()
         self._dense = DensePart()
         self._weights = WeightWatch()
-        self._in_step = False  # weights have been looked at in this forward pass
+        self.in_step = False  # configs and weights have been looked at in this forward pass
         self._attached = True
         self.model: Callable[[], torch.nn.Module | None] = lambda: None
         _LIVING.add(self)
@@ -101,6 +102,7 @@ class Attachment:
                 take_off(model, self)
             for _, module in self._living():
                 take_off(module)
+                close_door(module)
         self.engine.close()  # waits for the layer under way, and so must not hold Ctrl-C back
         with uninterrupted():
             for layer, references in enumerate(self._layers):
@@ -120,8 +122,12 @@ class Attachment:
         stored = [layer for layer in range(len(self._layers)) if self.engine.store.holds(layer)]
         self._reload(stored, self._weights.look())
 
-    def look_at_weights(self) -> None:
-        """Reload what was written to since the last look. Raises InputError where weights were replaced."""
+    def look(self) -> None:
+        """Reload what was written to since the last look.
+
+        Raises InputError where weights were replaced, or a config was told to compute experts in another way.
+        """
+        self._refuse_other_ways()
         versions = self._weights.look()
         if changed := self._weights.changed(versions):
             self._reload(changed, versions)
@@ -140,8 +146,9 @@ class Attachment:
         self._layers.append([weakref.ref(module) for module in modules])
         self._bytes_L.append(Layout.of(modules[0]).row_bytes * modules[0].num_experts)
         for module in modules:
-            place = Place(self, layer, module is modules[0])
+            place = Place(self, weakref.ref(module), layer, module is modules[0])
             put(module, place)
+            open_door(module, place)
             if not any(getattr(module, name).is_meta for name in parameter_names(module)):
                 self._take(module, place)
         return layer
@@ -195,20 +202,25 @@ class Attachment:
         found = ((layer, reference()) for layer, references in enumerate(self._layers) for reference in references)
         return [(layer, module) for layer, module in found if module is not None]
 
-    def before_layer(self) -> None:
-        """A layer is about to run; outside of the model's own forward pass nobody has looked at the weights yet."""
-        if not self._in_step:
-            self.look_at_weights()
+    def _refuse_other_ways(self) -> None:
+        if all(is_selected(config) for config in self._selection.configs()):
+            return
+        for layer, module in self._living():
+            if not is_selected(module.config):
+                raise InputError(
+                    f"the experts of layer {layer} ({type(module).__name__}) would run outside hetsched, with "
+                    f"implementation {selected_name(module.config)!r}; call detach() before changing it"
+                )
 
     @not_compiled
     def _begin_step(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self.engine.begin_step(phase_of_call(args, kwargs))
-        self.look_at_weights()
-        self._in_step = True
+        self.look()
+        self.in_step = True
 
     @not_compiled
     def _end_step(self, *_: Any) -> None:
-        self._in_step = False
+        self.in_step = False
         self.engine.end_step()
         self.engine.phase = None  # an inner module may be called next, and says nothing
 

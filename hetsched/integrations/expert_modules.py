@@ -84,6 +84,10 @@ class Selection:
             self._before[id(config)] = config, before
             setattr(config, _SETTING, selected)
 
+    def configs(self) -> list[Any]:
+        """Those that were told so."""
+        return [config for config, _ in self._before.values()]
+
     def restore(self) -> None:
         """Put every config back."""
         for config, before in self._before.values():
@@ -99,6 +103,11 @@ def is_late(config: Any) -> bool:
     """
     setting = getattr(config, _SETTING, None)
     return isinstance(setting, SelectedName) and setting.loaded_as != id(config)
+
+
+def is_selected(config: Any) -> bool:
+    """Whether a config asks for hetsched now, whoever chose it."""
+    return getattr(config, _SETTING, None) == IMPLEMENTATION
 
 
 def selected_name(config: Any) -> str:

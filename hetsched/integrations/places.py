@@ -6,15 +6,14 @@ Everything hangs on the module itself, so that a forgotten model and all that be
 from __future__ import annotations
 
 import weakref
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..engine.expert_ffn import Arithmetic, parameter_names
-from ..errors import InputError
-from .expert_modules import selected_name
 
 if TYPE_CHECKING:
     from .attachment import Attachment
@@ -27,15 +26,17 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwarg
 class Place:
     """Where an expert module belongs; `first` of those that share their layer's parameters.
 
-    `arithmetic`: None until its weights are there. `served`: in this very call.
+    `module`: a weak reference. `arithmetic`: None until its weights are there, and after detach(). `number`: no other
+    place's in this process, now or later.
     """
 
     attachment: Attachment
+    module: Callable[[], Any]
     layer: int
     first: bool = True
     arithmetic: Arithmetic | None = None
-    served: bool = False
     calls: int = 0
+    number: int = field(default_factory=count().__next__)
 
 
 def place_of(module: Any) -> Place | None:
@@ -44,9 +45,8 @@ def place_of(module: Any) -> Place | None:
 
 
 def put(module: Any, place: Place) -> None:
-    """Adopt a module: its place, and hooks that watch over its calls and its saving."""
+    """Adopt a module: its place, and a hook that watches over its saving."""
     module.__dict__[_PLACE] = place
-    module.register_forward_hook(_refuse_unserved)
     module.register_state_dict_post_hook(_with_tensors_of_their_own)
 
 
@@ -59,7 +59,7 @@ def take_off(module: Any, attachment: Attachment | None = None) -> None:
         (holder, number)
         for holder in (module.__dict__[name] for name in _HOOKS)
         for number, hook in holder.items()
-        if hook in (_refuse_unserved, _with_tensors_of_their_own)
+        if hook is _with_tensors_of_their_own
         or (attachment is not None and getattr(hook, "__self__", None) is attachment)
     ]
     for holder, number in ours:
@@ -69,7 +69,8 @@ def take_off(module: Any, attachment: Attachment | None = None) -> None:
 
 def forget(module: Any) -> None:
     """The module has no place any more."""
-    module.__dict__.pop(_PLACE, None)
+    if (place := module.__dict__.pop(_PLACE, None)) is not None:
+        place.arithmetic = None
 
 
 class SavedCopies:
@@ -97,16 +98,3 @@ def _with_tensors_of_their_own(module: Any, state: Any, prefix: str, _: Any) -> 
         parameter = module._parameters[name]
         if state.get(prefix + name) is not parameter:  # else the parameters themselves were asked for (keep_vars)
             state[prefix + name] = place.attachment.saved.copy(state, place, name, parameter)
-
-
-def _refuse_unserved(module: Any, args: Any, output: Any) -> None:
-    """A forward hook: an adopted module that was not computed here is an error, since statistics would be wrong."""
-    place = place_of(module)
-    if place is None:
-        return
-    if not place.served:
-        raise InputError(
-            f"the experts of layer {place.layer} ({type(module).__name__}) ran outside hetsched, with implementation "
-            f"{selected_name(module.config)!r}; call detach() before changing it"
-        )
-    place.served = False

@@ -11,6 +11,10 @@ import torch
 from ..errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
+# What torch.compile does with the frames of this thread, None for nothing; whether any device casts in it. Where torch
+# does not say, it might.
+frame_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: False)
+any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 
 
 @contextlib.contextmanager

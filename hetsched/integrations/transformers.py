@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -18,19 +17,19 @@ import torch
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from ..engine.layer_work import LayerInput, cast_dtype
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
 from ..types import FloatArray
 from .assembly import Options
 from .attachment import Attachment, attachments
+from .door import enter, refuse_training
 from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
 from .interrupts import uninterrupted
 from .load_report import report_of
 from .model_shape import geometry_of, layers_of
 from .places import Place, place_of
-from .torch_modes import not_compiled, plain_torch, without_gradient
+from .torch_modes import not_compiled, plain_torch
 
 _DEFAULTS = Options()
 _LOCK = threading.Lock()
@@ -164,34 +163,26 @@ def defaults(**options: Any) -> Iterator[None]:
         _DEFAULTS = before
 
 
-@not_compiled
 def _experts_forward(
     module: Any, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor
 ) -> torch.Tensor:
-    """What transformers calls in place of the module's own forward.
+    """What transformers calls in place of the module's own forward, unless the door stands on the module already."""
+    if (place := place_of(module)) is None:
+        return _without_place(module, hidden_TH, ids_TK, weights_TK)
+    return enter(place, hidden_TH, ids_TK, weights_TK)
 
-    Router weights may also come for all experts, [T, E]; those of the chosen are then picked by id.
-    """
-    if module.training and torch.is_grad_enabled():
-        raise InputError("hetsched runs inference only; call model.eval() or detach() before training")
-    place = place_of(module)
-    if place is None and module not in LATE and not is_late(module.config):
-        place = _attach_itself(module, hidden_TH.device.type)
+
+@not_compiled
+def _without_place(
+    module: Any, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor
+) -> torch.Tensor:
+    """A model's first call, which attaches it, or a module that is none of an attached model's."""
+    refuse_training(module)
+    known_late = module in LATE or is_late(module.config)
+    place = None if known_late else _attach_itself(module, hidden_TH.device.type)
     if place is None:
         return _eager(module, hidden_TH, ids_TK, weights_TK)
-    place.attachment.before_layer()
-    arithmetic = place.arithmetic or place.attachment.take(module, place)
-    entered_s = time.thread_time()  # attaching, loading and reloading are no part of a layer
-    if weights_TK.shape[1] == module.num_experts != ids_TK.shape[1]:
-        weights_TK = weights_TK.gather(1, ids_TK.clamp(max=module.num_experts - 1))
-    cast_to = cast_dtype(hidden_TH.device)
-    work = LayerInput(place.layer, module, hidden_TH, ids_TK, weights_TK, arithmetic, cast_to, entered_s)
-    out_TH = place.attachment.engine.forward(work)
-    if torch.is_grad_enabled():
-        out_TH = without_gradient(out_TH, [hidden_TH, weights_TK, *module.parameters()])
-    place.served = True
-    place.calls += 1
-    return out_TH
+    return enter(place, hidden_TH, ids_TK, weights_TK)
 
 
 def _eager(module: Any, hidden_TH: torch.Tensor, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:

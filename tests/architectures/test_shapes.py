@@ -130,7 +130,7 @@ def test_a_module_that_runs_elsewhere_is_an_error() -> None:
     given = hidden(made.layers[0], 2), *routing(2)
     with torch.no_grad(), hetsched.attach(made, **EMULATED):
         made.layers[1].config._experts_implementation_internal = "eager"
-        with pytest.raises(InputError, match=r"layer 1 .* ran outside hetsched, with implementation 'eager'"):
+        with pytest.raises(InputError, match=r"layer 1 .* would run outside hetsched, with implementation 'eager'"):
             made(*given)
 
 
