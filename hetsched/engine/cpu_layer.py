@@ -6,6 +6,7 @@ Shapes: T tokens, K top-k, S = tokens sorted by expert (at most T * K), N active
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +34,28 @@ class TokenOrder(NamedTuple):
 
 def sort_by_expert(ids_TK: torch.Tensor, weights_TK: torch.Tensor, active: list[int], counts: list[int]) -> TokenOrder:
     """Sort once for the whole layer. `active`, `counts`: which experts exist here; larger ids are left out."""
-    order = ids_TK.numpy().T.ravel().astype(np.int16).argsort(kind="stable")[: sum(counts)]
-    weights_S1 = weights_TK.t().reshape(-1, 1).index_select(0, torch.from_numpy(order))
-    return TokenOrder(active, counts, torch.from_numpy(order % ids_TK.shape[0]), weights_S1)
+    order = order_of_choices(ids_TK, sum(counts))
+    weights_S1 = weights_TK.t().reshape(-1, 1).index_select(0, order)
+    return TokenOrder(active, counts, rows_of_choices(order, ids_TK.shape[0]), weights_S1)
+
+
+def order_of_choices(ids_TK: torch.Tensor, size: int) -> torch.Tensor:
+    """Which choices (choice * T + token) the experts have, one expert after another; `size` of them are of experts."""
+    ids = ids_TK.numpy()
+    flat = ids[0] if len(ids) == 1 else ids.T.ravel().astype(np.int16)
+    return torch.from_numpy(flat.argsort(kind="stable")[:size])
+
+
+def rows_of_choices(order: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """The token of each choice. Nobody writes to it."""
+    return first_rows(len(order), order.device) if num_tokens == 1 else order % num_tokens
+
+
+@cache
+def first_rows(size: int, device: torch.device) -> torch.Tensor:
+    """The row number of a step's only token, so many times."""
+    with torch.inference_mode(False):
+        return torch.zeros(size, dtype=torch.int64, device=device)
 
 
 class Scratch:
