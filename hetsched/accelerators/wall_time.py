@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from .base import Event
+from .host_lane import CallersWork
 
 
 class WallTime:
@@ -33,7 +34,10 @@ class WallTime:
         """Wall time has passed by itself."""
 
     def end_layer(self, events: Sequence[Event]) -> float:
-        """Wall seconds since the decision, when the layer's own events have come."""
+        """Wall seconds since the decision, when the layer's own events have come; first the caller does its own work."""
+        for event in events:
+            if isinstance(event, CallersWork):
+                event.do()
         for event in events:
             event.result()
         return self._since_mark_s()

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..cpu_kernels.ordered_sum import add_rows
 from .expert_ffn import Arithmetic, expert_ffn
 
 ALIGN = 64  # bytes; a matrix product may round otherwise where its rows begin elsewhere in a cache line
 SERIAL = 1 << 14  # elements; up to here torch does every elementwise operation in one thread, row after row
 CHUNK = 1 << 21  # elements of a gathered matrix
+SUM_ALONE = 1 << 17  # elements; up to here one thread adds rows before torch has started several
 
 
 class TokenOrder(NamedTuple):
@@ -35,7 +37,8 @@ class TokenOrder(NamedTuple):
 def sort_by_expert(ids_TK: torch.Tensor, weights_TK: torch.Tensor, active: list[int], counts: list[int]) -> TokenOrder:
     """Sort once for the whole layer. `active`, `counts`: which experts exist here; larger ids are left out."""
     order = order_of_choices(ids_TK, sum(counts))
-    weights_S1 = weights_TK.t().reshape(-1, 1).index_select(0, order)
+    weights_P1 = weights_TK.reshape(-1, 1) if len(weights_TK) == 1 else weights_TK.t().reshape(-1, 1)
+    weights_S1 = weights_P1.index_select(0, order)
     return TokenOrder(active, counts, rows_of_choices(order, ids_TK.shape[0]), weights_S1)
 
 
@@ -107,7 +110,7 @@ class ExactExperts:
             else:
                 weights, input_SH = self._weights_E[experts[0]], hidden_TH.index_select(0, rows)
                 part_SH = expert_ffn(self._module, weights, input_SH, F.linear, arithmetic.compute)
-            _add(out_TH, rows, (part_SH * work.weights_S1[span]).to(out_TH.dtype), counts)
+            add_in_order(out_TH, rows, (part_SH * work.weights_S1[span]).to(out_TH.dtype), counts)
         return out_TH.to(hidden_TH.dtype)
 
     def _several(
@@ -135,9 +138,11 @@ def _multiply(
         torch.mm(rows, factor_E[e], out=target)
 
 
-def _add(out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor, counts: list[int]) -> None:
-    """Add experts one after another; in half precision one call for several would round their sum only once."""
-    if len(counts) == 1 or out_TH.dtype == torch.float32:
+def add_in_order(out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor, counts: list[int]) -> None:
+    """Add experts one after another; in half precision one call of torch's would round their sum only once."""
+    if part_SH.numel() <= SUM_ALONE and add_rows(out_TH, rows_S, part_SH):
+        return
+    if len(counts) == 1 or (out_TH.dtype == torch.float32 and out_TH.is_cpu):
         out_TH.index_add_(0, rows_S, part_SH)
         return
     for rows, part in zip(rows_S.split_with_sizes(counts), part_SH.split_with_sizes(counts), strict=True):

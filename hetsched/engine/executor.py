@@ -19,7 +19,7 @@ from ..types import Evict, ExpertId, Fetch, Lane, LinkState, Outcome, Plan
 from .copies import CopiesUnderWay
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
-from .layer_work import LaneCall, LayerInput, LayerUnderWay, add_in_order, casting, lane_calls
+from .layer_work import LaneCall, LayerInput, LayerUnderWay, casting, lane_calls, summed
 from .recovery import Listener, Patience, RefusedWork, copy_to_device, copy_to_host, on_the_cpu
 from .slots import SlotPool
 
@@ -237,7 +237,7 @@ class AsyncExecutor:
                 if not call.on_gpu:
                     counts = [under_way.order.counts[at] for at in call.at_N]
                     under_way.put(call.at_N, self._send(call.event.result()).split_with_sizes(counts))
-        return add_in_order(under_way).to(work.hidden_TH.dtype)
+        return summed(under_way).to(work.hidden_TH.dtype)
 
     def _hidden(self, work: LayerInput, on_host: bool) -> Hidden:
         """The hidden states for the CPU lane: as they are, or on their way to the host while the GPU works."""

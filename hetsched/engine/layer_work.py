@@ -17,7 +17,7 @@ from ..accelerators.base import Event
 from ..accelerators.host_memory import Here
 from ..scheduler import Scheduler
 from ..types import Demand, FloatArray, Phase, Plan
-from .cpu_layer import TokenOrder, first_rows, order_of_choices, rows_of_choices, sort_by_expert
+from .cpu_layer import TokenOrder, add_in_order, first_rows, order_of_choices, rows_of_choices, sort_by_expert
 from .expert_ffn import PLAIN, Arithmetic
 
 NOT_LAUNCHED: Event = Here(None)
@@ -200,14 +200,17 @@ def casting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextM
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype, cache_enabled=False)
 
 
-def add_in_order(under_way: LayerUnderWay) -> torch.Tensor:
+def summed(under_way: LayerUnderWay) -> torch.Tensor:
     """A layer's parts added by ascending expert, in their dtype: [T, H]."""
-    part_SH, (active, counts, rows_S, _) = under_way.part_SH, under_way.order
-    out_TH = torch.zeros_like(under_way.work.hidden_TH, dtype=part_SH.dtype)
-    parts, rows_N = list(part_SH.split_with_sizes(counts)), rows_S.split_with_sizes(counts)
+    part_SH, (_, counts, rows_S, _) = under_way.part_SH, under_way.order
+    out_TH = torch.zeros(under_way.work.hidden_TH.shape, dtype=part_SH.dtype, device=part_SH.device)
+    if not under_way.elsewhere and part_SH.is_cpu:
+        add_in_order(out_TH, rows_S, part_SH, counts)
+        return out_TH
+    parts = list(part_SH.split_with_sizes(counts))
     for at, part in under_way.elsewhere.items():
         parts[at] = part.to(part_SH.dtype)
-    for part, rows in zip(parts, rows_N, strict=True):
+    for part, rows in zip(parts, rows_S.split_with_sizes(counts), strict=True):
         if part.shape[0] == out_TH.shape[0] == 1:
             out_TH.add_(part)
         else:
