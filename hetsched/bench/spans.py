@@ -17,13 +17,13 @@ MEANING = {
     "received": "ids to the host",
     "demand": "the demand as an object",
     "link state": "asking the copy engine, arrivals",
-    "grouping": "rows and router weights by expert",
-    "launching": "kernels as closures, and their seconds",
+    "grouping": "tokens and router weights sorted by expert",
+    "launching": "the lanes' calls, their seconds, and room for results",
     "copies": "slots changed, copies prepared",
     "submitting": "calls of the accelerator that queue work or ask for copies (the emulated one's)",
     "collecting": "arming the watch over copies, waiting for the layer, without the wait itself",
-    "summing": "contributions added in order",
-    "outcome": "busy and stall times gathered",
+    "summing": "contributions added in order, by one compiled call",
+    "outcome": "busy and stall times of the lanes' calls",
     "observing": "scheduler told of the outcome",
 }
 _SCHEDULER = (("demand", "demand"), ("one_token_demand", "demand"), ("observe", "observing"))

@@ -139,8 +139,10 @@ def _multiply(
 
 
 def add_in_order(out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor, counts: list[int]) -> None:
-    """Add experts one after another; in half precision one call of torch's would round their sum only once."""
-    if part_SH.numel() <= SUM_ALONE and add_rows(out_TH, rows_S, part_SH):
+    """Add experts one after another. In half precision one call of torch's rounds the sum of a token only once: that
+    must not be for several experts, and must be for one that the router named twice."""
+    exact = out_TH.dtype == torch.float32 or (out_TH.shape[0] == 1 and len(counts) == len(rows_S))
+    if exact and part_SH.numel() <= SUM_ALONE and add_rows(out_TH, rows_S, part_SH):
         return
     if len(counts) == 1 or (out_TH.dtype == torch.float32 and out_TH.is_cpu):
         out_TH.index_add_(0, rows_S, part_SH)
