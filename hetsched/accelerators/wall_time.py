@@ -34,7 +34,7 @@ class WallTime:
         """Wall time has passed by itself."""
 
     def end_layer(self, events: Sequence[Event]) -> float:
-        """Wall seconds since the decision, when the layer's own events have come; first the caller does its own work."""
+        """Wall seconds since the decision until the layer's events have come; the caller's own work is done first."""
         for event in events:
             if isinstance(event, CallersWork):
                 event.do()

@@ -27,9 +27,7 @@ def add_rows(out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor) 
 
 
 @compiled_and_kept
-def _add_fp32(
-    out_TH: npt.NDArray[np.float32], rows_S: npt.NDArray[np.int64], part_SH: npt.NDArray[np.float32]
-) -> None:
+def _add_fp32(out_TH: npt.NDArray[np.float32], rows_S: npt.NDArray[np.int64], part_SH: npt.NDArray[np.float32]) -> None:
     for s in range(len(rows_S)):
         t = rows_S[s]
         for h in range(out_TH.shape[1]):
@@ -66,9 +64,7 @@ def _accumulate(sum_H: npt.NDArray[np.float32], part_H: npt.NDArray[np.float32])
 
 
 @compiled_and_kept
-def _add_bf16(
-    out_TH: npt.NDArray[np.uint16], rows_S: npt.NDArray[np.int64], part_SH: npt.NDArray[np.uint16]
-) -> None:
+def _add_bf16(out_TH: npt.NDArray[np.uint16], rows_S: npt.NDArray[np.int64], part_SH: npt.NDArray[np.uint16]) -> None:
     """The sum of a token stays wide while the next row is the same token's."""
     sum_H, part_H = np.empty(out_TH.shape[1], np.uint32), np.empty(out_TH.shape[1], np.uint32)
     sum_float_H, part_float_H = sum_H.view(np.float32), part_H.view(np.float32)

@@ -52,7 +52,7 @@ class CopiesUnderWay:
     def of_layer(self, layer: int) -> Callable[[int], Event | None]:
         """The event of the copy of one of a layer's experts, while it has not been reported."""
         of = self._event_of.get
-        return lambda expert: of((layer, expert))  # type: ignore[call-overload,no-any-return]
+        return lambda expert: of((layer, expert))  # type: ignore[call-overload]
 
     def link_state(self, between_layers: bool) -> LinkState:
         """The copy engine now; between layers, one that has been at the same copy for too long is cleared."""

@@ -23,7 +23,6 @@ from .layer_work import LaneCall, LayerInput, LayerUnderWay, casting, lane_calls
 from .recovery import Listener, Patience, RefusedWork, copy_to_device, copy_to_host, on_the_cpu
 from .slots import SlotPool
 
-
 Hidden: TypeAlias = Callable[[], torch.Tensor]
 
 
@@ -210,9 +209,7 @@ class AsyncExecutor:
         else:
             weights = self._store.weights(expert)
         linear = F.linear if on_gpu or work.cast_to is not None else self._cpu_linear
-        return expert_ffn(
-            work.module, weights, under_way.rows(at, hidden_TH), linear, work.arithmetic.compute
-        )
+        return expert_ffn(work.module, weights, under_way.rows(at, hidden_TH), linear, work.arithmetic.compute)
 
     def _at_once(self, under_way: LayerUnderWay, call: LaneCall) -> bool:
         """Compute the experts by the device's own kernels; False where there are none for them."""

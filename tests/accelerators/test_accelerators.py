@@ -179,7 +179,7 @@ def test_another_thread_may_cancel_what_would_never_end(device: EmulatedAccelera
 
 @pytest.mark.parametrize("late", ["caller", "work"])
 def test_who_wakes_late_moves_nothing(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies interrupted, promoted and waited for end at the very same moments when waits or work take long or short."""
+    """Copies interrupted, promoted and waited for end at the same moments when waits or work take long or short."""
     undisturbed = _moments()
     random = Random(5)
     if late == "caller":

@@ -159,7 +159,7 @@ class EmulatedAccelerator(HostMemory):
         begin_s = time.perf_counter()
         with self._submitting:
             self.clock.start()
-            while any([lane.begin_until(moment_s) for lane in self._lanes.values()]):
+            while any(lane.begin_until(moment_s) for lane in self._lanes.values()):
                 pass  # again: what ends in one lane may let work begin in another
         with contextlib.suppress(IndexError):  # none is left, or another thread has cancelled them
             while self._begun:
