@@ -103,7 +103,10 @@ class LayerTime(Protocol):
         ...
 
     def end_layer(self, events: Sequence[Event]) -> float:
-        """Wait for the layer's work; returns its makespan in seconds. What the host does next is not counted."""
+        """Wait for the layer's work, and do what was left to the caller; returns its makespan in seconds.
+
+        What the host does next is not counted.
+        """
         ...
 
 
@@ -174,7 +177,10 @@ class Device(Protocol):
         ...
 
     def launch(self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()) -> Event:
-        """Compute on the GPU or CPU lane, after other work. `seconds`: what it takes by the profile."""
+        """Compute on the GPU or CPU lane, after other work. `seconds`: what it takes by the profile.
+
+        The CPU lane's work may be left to whoever waits for it (CallersLane): end_layer then does it first.
+        """
         ...
 
     def cancel(self) -> None:

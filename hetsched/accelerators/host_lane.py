@@ -1,4 +1,4 @@
-"""Lanes of the host: a queue that a thread serves, first in, first out, and its work, timed by the host's clock."""
+"""Lanes of the host, timed by its clock: a queue that a thread serves, and one that whoever waits serves."""
 
 from __future__ import annotations
 
@@ -161,3 +161,81 @@ class HostLane(WorkQueue):
             value, error = None, caught
         work.busy_s = time.perf_counter() - begin_s - work.stall_s
         work.finish(value, error)
+
+
+class CallersWork:
+    """Work of the CPU lane that is done by the thread that asks for its result: no other has to be woken."""
+
+    def __init__(self, kernel: Callable[[], Any], after: Sequence[Event]) -> None:
+        self.kernel: Callable[[], Any] | None = kernel
+        self.after = after
+        self.busy_s = 0.0
+        self.stall_s = 0.0
+        self._value: Any = None
+        self._error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has been done, well or not."""
+        return self.kernel is None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        return self._error is not None
+
+    def do(self) -> None:
+        """Do it, unless that has been done; an error is kept for result()."""
+        if self.kernel is None:
+            return
+        kernel, after, begin_s = self.kernel, self.after, time.perf_counter()
+        try:
+            for event in after:
+                event.result()
+            self.stall_s = time.perf_counter() - begin_s
+            self._value, self._error = kernel(), None  # also where another thread has cancelled it meanwhile
+        except Exception as error:
+            self._error = error
+        self.busy_s = time.perf_counter() - begin_s - self.stall_s
+        self.kernel, self.after = None, ()
+
+    def cancel(self) -> None:
+        """Let it never be done, unless that has been."""
+        if self.kernel is not None:
+            self.kernel, self.after, self._error = None, (), Cancelled("cancelled while waiting")
+
+    def result(self) -> Any:
+        """Do it now unless it is done, then the value. Raises LaneError with the cause, or Cancelled."""
+        self.do()
+        if isinstance(self._error, Cancelled):
+            raise Cancelled(str(self._error))
+        if self._error is not None:
+            raise LaneError(f"work in a lane failed: {self._error}") from self._error
+        return self._value
+
+
+class CallersLane:
+    """The CPU lane of a caller that computes while it waits for the other lanes."""
+
+    def __init__(self) -> None:
+        self._waiting: list[CallersWork] = []
+        self._closed = False
+
+    def launch(self, kernel: Callable[[], Any], after: Sequence[Event]) -> CallersWork:
+        """What is to be computed, after other work."""
+        if self._closed:
+            raise Cancelled("the accelerator is closed")
+        work = CallersWork(kernel, after)
+        self._waiting = [*(other for other in self._waiting if not other.done), work]
+        return work
+
+    def cancel(self) -> None:
+        """Give up what waits."""
+        for work in self._waiting:
+            work.cancel()
+        self._waiting = []
+
+    def close(self) -> None:
+        """Cancel, and take no more. May be called twice."""
+        self._closed = True
+        self.cancel()

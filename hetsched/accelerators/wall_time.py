@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from .base import Event
+from .host_lane import CallersWork
 
 
 class WallTime:
@@ -34,8 +35,11 @@ class WallTime:
         """Wall time has passed by itself."""
 
     def end_layer(self, events: Sequence[Event]) -> float:
-        """Wall seconds since the decision, when the layer's own events have come."""
+        """Wall seconds since the decision until the layer's events have come; the caller's own work is done first."""
         begin_s = time.thread_time()
+        for event in events:
+            if isinstance(event, CallersWork):
+                event.do()
         for event in events:
             event.result()
         self.apart_s += time.thread_time() - begin_s

@@ -82,7 +82,7 @@ class DecodeWatch:
             "overlapped": stats.overlapped_s,
             "due": accelerator.clock.due_s,
             "slept": accelerator.clock.slept_s,
-            "late": accelerator.late_s,
+            "worked": accelerator.worked_s,
         }
 
     def _observing(self, observe: Callable[[Outcome], None]) -> Callable[[Outcome], None]:

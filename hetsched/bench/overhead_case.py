@@ -189,8 +189,8 @@ def _of_layers(seen: DecodeWatch, seconds: list[dict[str, float]]) -> dict[str, 
     calls, counted_s = len(own_s_C), seen.counted_s()
     emulation_s = {
         "woke late from sleeping": counted_s["slept"] - counted_s["due"],
-        "waited for threads": counted_s["late"],
-        "bookkeeping": seconds[0][WAIT] - counted_s["slept"] - counted_s["late"],
+        "did the lanes' work": counted_s["worked"],
+        "bookkeeping": seconds[0][WAIT] - counted_s["slept"] - counted_s["worked"],
     }
     return {
         "host_layer_s": float(np.median(seen.host_s_C)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetsched.engine import executor as executor_module
+from hetsched.engine import layer_work
 from hetsched.engine.engine import Engine
 
 from .stopwatch import Stopwatch
@@ -17,13 +17,13 @@ MEANING = {
     "received": "ids to the host",
     "demand": "the demand as an object",
     "link state": "asking the copy engine, arrivals",
-    "grouping": "rows and router weights by expert",
-    "launching": "kernels as closures, and their seconds",
+    "grouping": "tokens and router weights sorted by expert",
+    "launching": "the lanes' calls, their seconds, and room for results",
     "copies": "slots changed, copies prepared",
     "submitting": "calls of the accelerator that queue work or ask for copies (the emulated one's)",
     "collecting": "arming the watch over copies, waiting for the layer, without the wait itself",
-    "summing": "contributions added in order",
-    "outcome": "busy and stall times gathered",
+    "summing": "contributions added in order, by one compiled call",
+    "outcome": "busy and stall times of the lanes' calls",
     "observing": "scheduler told of the outcome",
 }
 PARTS = {
@@ -70,6 +70,6 @@ def time_everything(watch: Stopwatch, engine: Engine, module_class: type[Any]) -
     for owner, spans in ((engine.scheduler, _SCHEDULER), (executor, _EXECUTOR), (engine.accelerator, _ACCELERATOR)):
         for name, label in spans:
             watch.wrap(owner, name, label)
-    watch.wrap(executor_module, "by_expert", "grouping")
+    watch.wrap(layer_work, "sort_by_expert", "grouping")
     watch.wrap(executor._copies, "start", "copies")
     watch.wrap(executor._copies, "wait", "collecting")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ..accelerators.base import Accelerator, Event
 from ..cost.model import CostModel
@@ -14,6 +14,7 @@ from .host_store import HostStore
 from .recovery import LinkAge, Listener, Patience, RefusedWork, error_of
 from .slots import SlotPool
 
+NOTHING = LinkState()
 LOOKS = 4  # at overdue copies in the time that they are given at least
 
 
@@ -30,6 +31,7 @@ class CopiesUnderWay:
         self._watch = CopyWatch(accelerator.cancel)
         self._age = LinkAge(time.monotonic)
         self._event_of: dict[ExpertId, Event] = {}
+        self._expert_of: dict[Event, ExpertId] = {}
         self.be_patient(patience)
 
     def be_patient(self, patience: Patience) -> None:
@@ -45,24 +47,29 @@ class CopiesUnderWay:
             event = self._accelerator.copy_in(row, target, seconds=self._copy_s, urgent=not fetch.prefetch)
         except Exception as error:  # a driver's; whoever needs this copy goes to the CPU lane
             event = RefusedWork(error)
-        self._event_of[fetch.expert] = event
+        self._event_of[fetch.expert], self._expert_of[event] = event, fetch.expert
 
-    def of(self, expert: ExpertId) -> Event | None:
-        """The event of an expert's copy that has not been reported yet."""
-        return self._event_of.get(expert)
+    def of_layer(self, layer: int) -> Callable[[int], Event | None]:
+        """The event of the copy of one of a layer's experts, while it has not been reported."""
+        of = self._event_of.get
+        return lambda expert: of((layer, expert))  # type: ignore[call-overload]
 
     def link_state(self, between_layers: bool) -> LinkState:
         """The copy engine now; between layers, one that has been at the same copy for too long is cleared."""
+        if not self._event_of:
+            return NOTHING
         free_s, unfinished = self._accelerator.copy_state()
         if unfinished and between_layers and self._age.is_over(unfinished[0][0], self._limit_s()):
             self._listener.fault(Fault.OVERDUE, f"{len(unfinished)} copies behind one that did not end")
             self._accelerator.cancel()
             free_s, unfinished = 0.0, ()
-        expert_of = {id(event): expert for expert, event in self._event_of.items()}
-        in_flight = tuple((expert_of[id(event)], left_s) for event, left_s in unfinished)
+        expert_of = self._expert_of
+        in_flight = tuple([(expert_of[event], left_s) for event, left_s in unfinished])
+        if len(in_flight) == len(expert_of):
+            return LinkState(free_s, (), in_flight)
         waiting = {expert for expert, _ in in_flight}
         ended = [expert for expert in self._event_of if expert not in waiting]
-        return LinkState(free_s, tuple(expert for expert in ended if self._has_arrived(expert)), in_flight)
+        return LinkState(free_s, tuple([expert for expert in ended if self._has_arrived(expert)]), in_flight)
 
     def wait(self, events: Sequence[Event], awaited: Collection[Event]) -> float:
         """Wait for a layer's events; its makespan in seconds.
@@ -89,6 +96,7 @@ class CopiesUnderWay:
         self._watch.disarm()
         self._accelerator.cancel()
         self._event_of.clear()
+        self._expert_of.clear()
 
     def close(self) -> None:
         """End the watching thread. May be called twice."""
@@ -96,6 +104,7 @@ class CopiesUnderWay:
 
     def _has_arrived(self, expert: ExpertId) -> bool:
         copy = self._event_of.pop(expert)
+        del self._expert_of[copy]
         if not copy.failed:
             return True
         self._slots.vacate(expert)

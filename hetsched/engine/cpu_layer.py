@@ -6,17 +6,20 @@ Shapes: T tokens, K top-k, S = tokens sorted by expert (at most T * K), N active
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..cpu_kernels.ordered_sum import add_rows
 from .expert_ffn import Arithmetic, expert_ffn
 
 ALIGN = 64  # bytes; a matrix product may round otherwise where its rows begin elsewhere in a cache line
 SERIAL = 1 << 14  # elements; up to here torch does every elementwise operation in one thread, row after row
 CHUNK = 1 << 21  # elements of a gathered matrix
+SUM_ALONE = 1 << 17  # elements; up to here one thread adds rows before torch has started several
 
 
 class TokenOrder(NamedTuple):
@@ -33,9 +36,29 @@ class TokenOrder(NamedTuple):
 
 def sort_by_expert(ids_TK: torch.Tensor, weights_TK: torch.Tensor, active: list[int], counts: list[int]) -> TokenOrder:
     """Sort once for the whole layer. `active`, `counts`: which experts exist here; larger ids are left out."""
-    order = ids_TK.numpy().T.ravel().astype(np.int16).argsort(kind="stable")[: sum(counts)]
-    weights_S1 = weights_TK.t().reshape(-1, 1).index_select(0, torch.from_numpy(order))
-    return TokenOrder(active, counts, torch.from_numpy(order % ids_TK.shape[0]), weights_S1)
+    order = order_of_choices(ids_TK, sum(counts))
+    weights_P1 = weights_TK.reshape(-1, 1) if len(weights_TK) == 1 else weights_TK.t().reshape(-1, 1)
+    weights_S1 = weights_P1.index_select(0, order)
+    return TokenOrder(active, counts, rows_of_choices(order, ids_TK.shape[0]), weights_S1)
+
+
+def order_of_choices(ids_TK: torch.Tensor, size: int) -> torch.Tensor:
+    """Which choices (choice * T + token) the experts have, one expert after another; `size` of them are of experts."""
+    ids = ids_TK.numpy()
+    flat = ids[0] if len(ids) == 1 else ids.T.ravel().astype(np.int16)
+    return torch.from_numpy(flat.argsort(kind="stable")[:size])
+
+
+def rows_of_choices(order: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """The token of each choice. Nobody writes to it."""
+    return first_rows(len(order), order.device) if num_tokens == 1 else order % num_tokens
+
+
+@cache
+def first_rows(size: int, device: torch.device) -> torch.Tensor:
+    """The row number of a step's only token, so many times."""
+    with torch.inference_mode(False):
+        return torch.zeros(size, dtype=torch.int64, device=device)
 
 
 class Scratch:
@@ -87,7 +110,7 @@ class ExactExperts:
             else:
                 weights, input_SH = self._weights_E[experts[0]], hidden_TH.index_select(0, rows)
                 part_SH = expert_ffn(self._module, weights, input_SH, F.linear, arithmetic.compute)
-            _add(out_TH, rows, (part_SH * work.weights_S1[span]).to(out_TH.dtype), counts)
+            add_in_order(out_TH, rows, (part_SH * work.weights_S1[span]).to(out_TH.dtype), counts)
         return out_TH.to(hidden_TH.dtype)
 
     def _several(
@@ -115,9 +138,13 @@ def _multiply(
         torch.mm(rows, factor_E[e], out=target)
 
 
-def _add(out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor, counts: list[int]) -> None:
-    """Add experts one after another; in half precision one call for several would round their sum only once."""
-    if len(counts) == 1 or out_TH.dtype == torch.float32:
+def add_in_order(out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor, counts: list[int]) -> None:
+    """Add experts one after another. In half precision one call of torch's rounds the sum of a token only once: that
+    must not be for several experts, and must be for one that the router named twice."""
+    exact = out_TH.dtype == torch.float32 or (out_TH.shape[0] == 1 and len(counts) == len(rows_S))
+    if exact and part_SH.numel() <= SUM_ALONE and add_rows(out_TH, rows_S, part_SH):
+        return
+    if len(counts) == 1 or (out_TH.dtype == torch.float32 and out_TH.is_cpu):
         out_TH.index_add_(0, rows_S, part_SH)
         return
     for rows, part in zip(rows_S.split_with_sizes(counts), part_SH.split_with_sizes(counts), strict=True):

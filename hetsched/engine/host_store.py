@@ -124,7 +124,7 @@ class HostStore:
 
         Raises InputError for parameters that hold no plain numbers (on meta, sharded, quantised).
         """
-        layout = Layout.of(module)
+        layout = self._known(Layout.of(module))
         for name in (piece.name for piece in layout.pieces):
             refuse_unreadable(module, name)
         rows = layout.rows_of(module)
@@ -140,6 +140,10 @@ class HostStore:
                 stacked.copy_(parameter.data)
                 parameter.data = stacked
         return layout
+
+    def _known(self, layout: Layout) -> Layout:
+        """One object for all equal layouts."""
+        return next((known for known in self._layouts.values() if known == layout), layout)
 
     def share(self, layer: int, module: Any) -> None:
         """Let a module whose experts are tied to a stored layer's look at the same bytes.

@@ -33,6 +33,7 @@ class QuantisedStore(HostStore):
         """Move a module's expert parameters in, and make their copies."""
         super().adopt(layer, module)
         layout = QuantisedLayout.quantising(module, self.precision)
+        layout = next((known for known in self._copied_layouts.values() if known == layout), layout)
         self._copied_rows[layer] = torch.zeros((module.num_experts, layout.row_bytes), dtype=torch.uint8)
         self._copied_layouts[layer] = layout
         self.refresh(layer)

@@ -14,9 +14,9 @@ import torch
 from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
 from ..accelerators.host_memory import Here
 from ..faults import Fault, story
-from ..types import ExpertId, Lane, Run
+from ..types import ExpertId
+from .layer_work import LaneCall
 
-AGAIN = "once more: the CPU lane failed"
 STUCK_LAYERS = 256  # with the same copy at the head of the link, before its age is looked at
 
 
@@ -76,25 +76,25 @@ class LinkAge:
         return self._layers > STUCK_LAYERS and self._clock() - self._since_s > limit_s
 
 
-def on_the_cpu(run: Run, event: Event, copy: Event | None, listener: Listener | None) -> Run:
-    """The run that takes the place of a failed one, on the CPU lane; `listener`, if any, is told what failed.
+def on_the_cpu(call: LaneCall, experts: str, listener: Listener) -> tuple[LaneCall, str]:
+    """The call that takes the place of a failed one, on the CPU lane, and why; `listener` is told what failed.
 
-    `copy`: what it waited for. Raises the event's LaneError when the CPU lane had its second try.
+    Raises the event's LaneError when the CPU lane had its second try.
     """
-    if run.cause == AGAIN:
-        event.result()
-    error = error_of(event)
-    told = f"layer {run.expert.layer} expert {run.expert.expert}: {story(error)}"
+    if call.again:
+        call.event.result()
+    error = error_of(call.event)
+    told = f"{experts}: {story(error)}"
     cancelled = isinstance(error, Cancelled)  # with an overdue copy; no fault of its own
-    if run.lane is Lane.CPU:
-        if listener and not cancelled:
+    if not call.on_gpu:
+        if not cancelled:
             listener.fault(Fault.CPU, told)
-        return run._replace(cause=AGAIN)
-    if copy is not None and copy.failed:  # told when the copy is dropped
-        return run._replace(lane=Lane.CPU, cause="its copy failed")
-    if listener and not cancelled:
+        return LaneCall(False, call.at_N, again=True), "once more: the CPU lane failed"
+    if call.copy is not None and call.copy.failed:  # told when the copy is dropped
+        return LaneCall(False, call.at_N), "its copy failed"
+    if not cancelled:
         listener.fault(Fault.GPU, told)
-    return run._replace(lane=Lane.CPU, cause="the GPU lane failed")
+    return LaneCall(False, call.at_N), "the GPU lane failed"
 
 
 def error_of(event: Event) -> BaseException:

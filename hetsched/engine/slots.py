@@ -33,7 +33,7 @@ class SlotPool:
             ) from error
         self._free = list(range(num_slots - 1, -1, -1))
         self._slot_of: dict[ExpertId, int] = {}
-        self._views: dict[tuple[int, Layout], Mapping[str, torch.Tensor]] = {}
+        self._views: dict[tuple[int, int], tuple[Layout, Mapping[str, torch.Tensor]]] = {}  # by slot and layout
 
     @property
     def num_bytes(self) -> int:
@@ -72,10 +72,11 @@ class SlotPool:
 
     def weights(self, expert: ExpertId, layout: Layout) -> Mapping[str, torch.Tensor]:
         """An expert's parameters in device memory; valid until its slot is given away."""
-        key = self._slot_of[expert], layout
-        if key not in self._views:
-            self._views[key] = layout.views(self.buffer(expert, layout.row_bytes))
-        return self._views[key]
+        slot = self._slot_of[expert]
+        held = self._views.get((slot, id(layout)))
+        if held is None:
+            held = self._views[slot, id(layout)] = layout, layout.views(self.buffer(expert, layout.row_bytes))
+        return held[1]
 
     def close(self) -> None:
         """Release the memory."""

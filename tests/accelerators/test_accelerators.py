@@ -14,7 +14,6 @@ import torch
 
 from hetsched.accelerators.base import Accelerator, Cancelled, OutOfDeviceMemory
 from hetsched.accelerators.cpu import CpuAccelerator
-from hetsched.accelerators.emulated import lane
 from hetsched.accelerators.emulated.clock import EmulatedClock
 from hetsched.accelerators.emulated.device import EmulatedAccelerator
 from hetsched.accelerators.emulated.lane import LaneEvent
@@ -160,7 +159,8 @@ def test_another_thread_may_cancel_what_would_never_end(device: EmulatedAccelera
     never = device.launch(Lane.GPU, lambda: 1, 1e-3, [copy])
 
     def give_up() -> None:
-        fine.wait()
+        while not fine.ended:
+            time.sleep(1e-3)
         time.sleep(0.02)
         device.cancel()
 
@@ -177,15 +177,15 @@ def test_another_thread_may_cancel_what_would_never_end(device: EmulatedAccelera
     assert device.end_layer([device.launch(Lane.GPU, lambda: 1, 2e-3)]) == pytest.approx(2e-3)
 
 
-@pytest.mark.parametrize("late", ["caller", "threads"])
+@pytest.mark.parametrize("late", ["caller", "work"])
 def test_who_wakes_late_moves_nothing(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies interrupted, promoted and waited for end at the very same moments when every wait takes long or short."""
+    """Copies interrupted, promoted and waited for end at the same moments when waits or work take long or short."""
     undisturbed = _moments()
     random = Random(5)
     if late == "caller":
         _delay(monkeypatch, EmulatedClock, "advance", random)
     else:
-        _delay(monkeypatch, lane, "_do", random)
+        _delay(monkeypatch, LaneEvent, "do_part", random)
     assert [_moments() for _ in range(3)] == [undisturbed] * 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,24 @@ def test_work_is_launched_in_order_and_waits_only_for_its_own_copy(device: Strea
     assert seen == [0, 3, 1, 2]
     assert waiting.stall_s >= 0.0399  # four chunks, from the end of the first work
     assert behind.stall_s == 0.0
+
+
+def test_the_caller_is_the_cpu_lane(device: StreamAccelerator) -> None:
+    """Its work is done in the thread that waits, before the device is waited for, once; what is cancelled, never."""
+    target, ones, seen = device.allocate(4 * CHUNK), torch.ones(4 * CHUNK, dtype=torch.uint8), list[Any]()
+    with device._queues.standing():
+        copy = device.copy_in(ones, target, seconds=0.04, urgent=True)
+        work = device.launch(Lane.CPU, lambda: seen.append((threading.current_thread(), copy.done)), 0.0)
+        assert not seen
+        device.end_layer([work])
+    assert seen == [(threading.current_thread(), False)]
+    device.end_layer([copy, work])
+    assert len(seen) == 1
+    dropped = device.launch(Lane.CPU, lambda: seen.append(1), 0.0)
+    device.cancel()
+    with pytest.raises(Cancelled):
+        device.end_layer([dropped])
+    assert len(seen) == 1
 
 
 def test_a_failed_copy_fails_what_waits_for_it_and_nothing_else(device: StreamAccelerator) -> None:

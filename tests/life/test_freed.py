@@ -61,7 +61,8 @@ def test_a_model_that_has_generated_is_freed(way: str, itself: bool) -> None:
         generated(model, ALONE)
         del handle
     threads, left = own_threads(), left_of(model)
-    assert bool(threads) == way.startswith("emulated")
+    watching = {"hetsched-watch"} if way.startswith("emulated") else set()  # where a layer has waited for a copy
+    assert {thread.name for thread in threads} <= watching
     del model
     gc.collect()
     assert [ref() for ref in left if ref() is not None] == []
@@ -90,7 +91,7 @@ def test_streams_end_with_their_accelerator() -> None:
     generated(model, ALONE)
     threads, left = own_threads(), left_of(model)
     assert len(queues.pinned_at) == 3
-    assert {thread.name for thread in threads} >= {"hetsched-copy", "hetsched-cpu", "hetsched-gpu"}
+    assert {thread.name for thread in threads} >= {"hetsched-copy", "hetsched-gpu"}
     del model
     gc.collect()
     assert ended(threads)

@@ -25,12 +25,12 @@ class EmulatedClock:
         self._since_s: float | None = None
         self._until_s = 0.0
 
-    def advance(self, until_s: float, awake_s: float = 0.0) -> None:
+    def advance(self, until_s: float, spent_s: float = 0.0) -> None:
         """Sleep until `until_s`; it is exactly that then, however late the host wakes. Returns at once if stopped.
 
-        `awake_s` of it need no sleep.
+        `spent_s`: wall seconds of it that have passed already.
         """
-        due_s, begin_s = max(0.0, until_s - self.now_s - awake_s) * self.scale, time.perf_counter()
+        due_s, begin_s = max(0.0, (until_s - self.now_s) * self.scale - spent_s), time.perf_counter()
         self._until_s, self._since_s = until_s, begin_s
         if due_s > 0:
             self._stopped.wait(min(due_s, threading.TIMEOUT_MAX))

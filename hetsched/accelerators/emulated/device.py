@@ -1,16 +1,17 @@
 """emulated: a machine that is not here. Results are really computed, times are the profile's and labelled emulated.
 
-Its own memory with a hard capacity; copy engine, compute queue and CPU lane are threads that do the work. When each
-piece begins and ends follows from what was submitted alone, by arithmetic in the caller's thread, which also sleeps for
-as long as it takes, stretched by a scale; every time reported is scaled back.
+Its own memory with a hard capacity, copy engine, compute queue and CPU lane. When each piece of work begins and ends
+follows from what was submitted alone, by arithmetic. Whoever lets the time pass does the work that begins in it, one
+piece after another, and sleeps for what is left of the time, stretched by a scale; every time reported is scaled back.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -20,10 +21,10 @@ import torch
 from ...errors import InputError
 from ...machine.profile import HardwareProfile, Link
 from ...types import Lane
-from ..base import Event
+from ..base import Cancelled, Event
 from ..host_memory import HostMemory
 from .clock import MAX_SCALE, EmulatedClock
-from .lane import BACKGROUND, URGENT, EmulatedLane, LaneEvent, Part
+from .lane import BACKGROUND, URGENT, EmulatedLane, LaneEvent
 
 DEFAULT_SCALE = 20.0
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -70,12 +71,14 @@ class EmulatedAccelerator(HostMemory):
         self.clock = EmulatedClock(time_scale)
         self._link: Link = profile.h2d
         self._timing_only = timing_only
-        self._lanes = {lane: EmulatedLane(lane.value, self.clock) for lane in Lane}
-        self._arithmetic = threading.Lock()
+        self._begun: deque[tuple[LaneEvent, int]] = deque()  # parts of work that have begun and are still to be done
+        self._lanes = {lane: EmulatedLane(self.clock, self._begun) for lane in Lane}
+        self._link_lane = self._lanes[Lane.LINK]
         self._submitting = threading.RLock()  # what begins when is decided, or cancelled, by one thread at a time
         self.apart_s = 0.0
-        self.late_s = 0.0  # wall seconds that the threads still needed after the clock's
+        self.worked_s = 0.0  # wall seconds of the lanes' work
         self._host_s = 0.0  # until when the host is busy beside the lanes
+        self._closed = False
 
     def copy_now(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy at once; no emulated time passes."""
@@ -85,29 +88,30 @@ class EmulatedAccelerator(HostMemory):
     @_apart
     def copy_in(self, source: torch.Tensor, target: torch.Tensor, *, seconds: float, urgent: bool) -> LaneEvent:
         """Copy chunk by chunk; an urgent copy may come between two chunks of one that is not."""
-        chunk_s = self._link.chunk_bytes / self._link.bytes_per_s
-        chunks = max(1, math.ceil(min((seconds - self._link.latency_s) / chunk_s, len(source))))
-        edges = [len(source) * i // chunks for i in range(chunks + 1)]
-        parts = [(self._move(source, target, *edge), seconds / chunks) for edge in itertools.pairwise(edges)]
-        return self._submit(Lane.LINK, parts, urgency=URGENT if urgent else BACKGROUND)
+        size, link = len(source), self._link
+        chunks = max(1, math.ceil(min((seconds - link.latency_s) * link.bytes_per_s / link.chunk_bytes, size)))
+
+        def move(part: int) -> None:
+            begin, end = size * part // chunks, size * (part + 1) // chunks
+            target[begin:end].copy_(source[begin:end])
+
+        do = _nothing if self._timing_only else move
+        return self._submit(Lane.LINK, do, chunks, seconds / chunks, (), URGENT if urgent else BACKGROUND)
 
     @_apart
     def promote(self, copy: Event) -> None:
         """Make a waiting copy urgent."""
-        self._lanes[Lane.LINK].promote(_own(copy))
+        self._link_lane.promote(_own(copy))
 
     @_apart
     def copy_state(self) -> tuple[float, list[tuple[LaneEvent, float]]]:
         """Seconds until an urgent copy would start, and each unfinished copy with the seconds until it ends."""
-        now_s = self.clock.now_s
-        urgent_s, ends = self._lanes[Lane.LINK].pending()
-        left = sorted(((event, end_s - now_s) for event, end_s in ends), key=lambda item: item[1])
-        return urgent_s - now_s, left
+        return self._link_lane.pending()
 
     @_apart
     def launch(self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()) -> LaneEvent:
         """Compute in a lane, in order of submission, after other work."""
-        return self._submit(lane, [(self._one_at_a_time(kernel), seconds)], [_own(event) for event in after])
+        return self._submit(lane, lambda part: kernel(), 1, seconds, [_own(event) for event in after])
 
     def begin_step(self) -> None:
         """Nothing: what passes between layers, the engine says at the next."""
@@ -119,13 +123,13 @@ class EmulatedAccelerator(HostMemory):
     @_apart
     def begin_layer(self, dense_s: float, host_s: float = 0.0) -> float:
         """Let both pass; copies go on meanwhile. Nobody sleeps for `host_s`, which has taken its time already."""
-        self._pass(dense_s, host_s)
+        self._pass_until(self.clock.now_s + dense_s + host_s, host_s)
         return dense_s
 
     @_apart
     def decided(self, decision_s: float) -> None:
         """Let the decision's time pass; the makespan begins here, and time stands still until all is submitted."""
-        self._pass(decision_s)
+        self._pass_until(self.clock.now_s + decision_s)
 
     def overlapped(self, seconds: float) -> None:
         """Copies submitted from here on begin that much later, and the layer ends no earlier."""
@@ -139,75 +143,59 @@ class EmulatedAccelerator(HostMemory):
         with self._submitting:
             for event in own:
                 event.lane.settle(event)
-            end_s = max([start_s, self._host_s, *(event.end_s for event in own)])
-            self._begin_until(end_s)
-        self._sleep_until(end_s)
+            end_s = max([start_s, self._host_s, *[event.end_s for event in own]])
+        self._pass_until(end_s)
         for any_event in events:
             any_event.result()
         return self.clock.now_s - start_s
 
     def cancel(self) -> None:
-        """Give up all that has not ended, let what runs end; whoever waits in another thread waits no more."""
+        """Give up all that has not ended; whoever waits in another thread waits no more."""
         with self._submitting:
             self.clock.stop()
             for lane in self._lanes.values():
                 lane.cancel()
+            self._begun.clear()
             self._host_s = self.clock.now_s
-        for lane in self._lanes.values():
-            lane.drain()
 
     def close(self) -> None:
-        """Cancel, end every thread, free all memory."""
+        """Cancel, free all memory."""
+        self._closed = True
         self.cancel()
-        for lane in self._lanes.values():
-            lane.close()
         self._allocated.clear()
 
-    def _one_at_a_time(self, kernel: Callable[[], Any]) -> Callable[[], Any]:
-        """The kernel with the caller's number of torch threads, so that it rounds as the caller would.
-
-        The host's cores serve one lane's arithmetic at a time; that both lanes work at once is the clock's affair.
-        """
-        threads = torch.get_num_threads()
-
-        def work() -> Any:
-            with self._arithmetic:
-                if torch.get_num_threads() != threads:
-                    torch.set_num_threads(threads)
-                return kernel()
-
-        return work
-
-    def _move(self, source: torch.Tensor, target: torch.Tensor, begin: int, end: int) -> Callable[[], Any]:
-        return (lambda: None) if self._timing_only else lambda: target[begin:end].copy_(source[begin:end])
-
     def _submit(
-        self, lane: Lane, parts: list[Part], after: Sequence[LaneEvent] = (), urgency: int = URGENT
+        self,
+        lane: Lane,
+        do: Callable[[int], Any],
+        parts: int,
+        part_s: float,
+        after: Sequence[LaneEvent],
+        urgency: int = URGENT,
     ) -> LaneEvent:
         with self._submitting:
-            return self._lanes[lane].submit(parts, max(self.clock.now_s, self._host_s), after, urgency)
+            if self._closed:
+                raise Cancelled("the accelerator is closed")
+            return self._lanes[lane].submit(do, parts, part_s, max(self.clock.now_s, self._host_s), after, urgency)
 
-    def _pass(self, seconds: float, host_s: float = 0.0) -> None:
-        moment_s = self.clock.now_s + seconds + host_s
-        with self._submitting:
-            self._begin_until(moment_s)
-        self._sleep_until(moment_s, host_s)
-
-    def _begin_until(self, moment_s: float) -> None:
-        self.clock.start()
-        while any(lane.begin_until(moment_s) for lane in self._lanes.values()):
-            pass  # again: what ends in one lane may let work begin in another
-        for lane in self._lanes.values():
-            lane.hand_over()
-
-    def _sleep_until(self, moment_s: float, awake_s: float = 0.0) -> None:
-        self.clock.advance(moment_s, awake_s)
+    def _pass_until(self, moment_s: float, awake_s: float = 0.0) -> None:
+        """Let time pass: do what begins meanwhile, then sleep for the rest; `awake_s` of it need no sleep."""
         begin_s = time.perf_counter()
         with self._submitting:
-            due = [event for lane in self._lanes.values() for event in lane.due()]
-        for event in due:
-            event.wait()
-        self.late_s += time.perf_counter() - begin_s
+            self.clock.start()
+            while any(lane.begin_until(moment_s) for lane in self._lanes.values()):
+                pass  # again: what ends in one lane may let work begin in another
+        with contextlib.suppress(IndexError):  # none is left, or another thread has cancelled them
+            while self._begun:
+                event, part = self._begun.popleft()
+                event.do_part(part)
+        worked_s = time.perf_counter() - begin_s
+        self.worked_s += worked_s
+        self.clock.advance(moment_s, worked_s + awake_s * self.clock.scale)
+
+
+def _nothing(part: int) -> None:
+    """What copies do where only their time counts."""
 
 
 def _own(event: Event) -> LaneEvent:

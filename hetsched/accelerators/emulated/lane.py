@@ -1,44 +1,80 @@
-"""One serial lane of an emulated machine: when each piece of work begins and ends, and a thread that does it.
+"""One serial lane of an emulated machine: when each piece of work begins and ends.
 
-Begin and end follow from what was submitted and when, by arithmetic in the submitting thread: work begins when it was
-submitted, the lane is free, and what it depends on has ended, whichever is last. The lane's thread does the work in
-that order and has no say in its times, so that a thread which wakes late changes nothing.
+Both follow from what was submitted and when, by arithmetic: work begins when it was submitted, the lane is free, and
+what it depends on has ended, whichever is last. The work itself is done by the thread that lets the time pass, in the
+order in which it began, and has no say in the times.
 """
 
 from __future__ import annotations
 
 import math
-import weakref
+from bisect import insort
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from queue import SimpleQueue
-from threading import Condition, Thread
-from threading import Event as Flag
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..base import Cancelled, LaneError
 from .clock import EmulatedClock
 
 URGENT, BACKGROUND = 0, 1
-Part: TypeAlias = tuple[Callable[[], Any], float]
-ToDo: TypeAlias = Callable[[], None]
 
 
 class LaneEvent:
-    """Completion of one piece of work. `is_open`: its end is not known yet; `end_s`: its end on the emulated clock."""
+    """One piece of work and its completion: `parts` parts of `part_s` seconds, `do(i)` for the i-th.
 
-    def __init__(self, lane: EmulatedLane, clock: EmulatedClock) -> None:
+    More urgent work may come between two parts. `is_open`: its end is not known yet; `end_s`: its end on the clock.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_clock",
+        "_error",
+        "_value",
+        "after",
+        "at_s",
+        "begun",
+        "busy_s",
+        "do",
+        "end_s",
+        "ended",
+        "is_open",
+        "lane",
+        "order",
+        "part_s",
+        "parts",
+        "stall_s",
+    )
+
+    def __init__(
+        self,
+        lane: EmulatedLane,
+        do: Callable[[int], Any],
+        parts: int,
+        part_s: float,
+        at_s: float,
+        after: Sequence[LaneEvent],
+        order: tuple[int, int],
+    ) -> None:
         self.lane = lane
+        self.do: Callable[[int], Any] | None = do
+        self.parts = parts
+        self.part_s = part_s
+        self.at_s = at_s
+        self.after = after
+        self.order = order  # the more urgent first, then the earlier submitted
+        self.begun = 0
         self.is_open = True
         self.end_s = math.inf
         self.busy_s = 0.0
         self.stall_s = 0.0
-        self.ended = False  # the thread is through with it, whatever the emulated clock says
-        self._clock = clock
-        self._awaited = False
+        self.ended = False  # it has been done, whatever the emulated clock says
+        self._clock = lane.clock
         self._value: Any = None
         self._error: BaseException | None = None
         self._cancelled = False
+
+    def __lt__(self, other: LaneEvent) -> bool:
+        return self.order < other.order
 
     @property
     def done(self) -> bool:
@@ -50,17 +86,14 @@ class LaneEvent:
         """Whether it ended with an error, or was cancelled."""
         return self.done and (self._cancelled or self._error is not None)
 
-    def wait(self) -> None:
-        """Wait until the thread is through with it."""
-        if not self.ended:
-            with self.lane.changed:
-                self._awaited = True
-                self.lane.changed.wait_for(lambda: self.ended)
+    @property
+    def left_s(self) -> float:
+        """Seconds of the parts not yet begun."""
+        return self.part_s * (self.parts - self.begun)
 
     def result(self) -> Any:
-        """Wait, then the value; raises LaneError with the cause, or Cancelled."""
-        assert not self.is_open, "nobody has let the time pass in which this ends; end_layer([event]) does"
-        self.wait()
+        """The value; raises LaneError with the cause, or Cancelled."""
+        assert self.ended, "nobody has let the time pass in which this ends; end_layer([event]) does"
         if self._cancelled:
             raise Cancelled("cancelled before its end")
         if self._error is not None:
@@ -69,80 +102,64 @@ class LaneEvent:
             raise LaneError(f"work in a lane failed: {self._error}") from self._error
         return self._value
 
-    def finish(self, value: Any = None, error: BaseException | None = None) -> None:
-        """The thread is through with it, well or not."""
-        self._value, self._error = value, error
-        self._end()
-
     def cancel(self) -> None:
-        """It ends now, whatever the thread is at."""
-        self._cancelled = True
-        self.is_open = False
+        """It ends now, whatever has been done of it."""
+        self._cancelled, self.is_open, self.ended = True, False, True
         self.end_s = min(self.end_s, self._clock.now_s)
-        self._end()
+        self.do, self.after = None, ()
 
-    def _end(self) -> None:
-        with self.lane.changed:
-            self.ended = True
-            if self._awaited:
-                self.lane.changed.notify_all()
-
-
-@dataclass
-class Work:
-    """Parts in turn, each a function and its seconds; more urgent work may come between two parts."""
-
-    event: LaneEvent
-    parts: Sequence[Part]
-    at_s: float
-    after: Sequence[LaneEvent]
-    urgency: int
-    number: int
-    begun: int = 0
-
-    @property
-    def left_s(self) -> float:
-        """Seconds of the parts not yet begun."""
-        return sum(seconds for _, seconds in self.parts[self.begun :])
+    def do_part(self, part: int) -> None:
+        """Do one part, once what it depends on has been done; an error is the event's."""
+        do = self.do
+        if self.ended or do is None:  # cancelled, or an earlier part failed
+            return
+        try:
+            for other in self.after:
+                other.result()
+            self._value = do(part)
+        except Exception as error:
+            self._error = error
+        if self._error is not None or part == self.parts - 1:
+            self.ended, self.do, self.after = True, None, ()
 
 
 class EmulatedLane:
-    """A queue ordered by urgency then submission, on a clock, and the thread that does what has begun.
+    """A queue ordered by urgency then submission, on a clock.
 
-    All methods belong to one thread at a time. The thread knows the list of what to do and nothing else, and ends with
-    the lane, closed or not.
+    All methods belong to one thread at a time. What has begun is appended to `begun`, each part with its event.
     """
 
-    def __init__(self, name: str, clock: EmulatedClock) -> None:
-        self.changed = Condition()
-        self._clock = clock
+    def __init__(self, clock: EmulatedClock, begun: deque[tuple[LaneEvent, int]]) -> None:
+        self.clock = clock
+        self._begun = begun
         self._free_s = 0.0  # when the part begun last ends
-        self._queue: list[Work] = []  # with parts not yet begun
-        self._ending: list[LaneEvent] = []  # begun to the last part, not yet waited for
+        self._queue: list[LaneEvent] = []  # with parts not yet begun, in order
+        self._ending: list[LaneEvent] = []  # begun to the last part; some may have ended
         self._count = 0
-        self._closed = False
-        self._begun: list[ToDo] = []  # not yet handed to the thread
-        self._to_do: SimpleQueue[list[ToDo] | None] = SimpleQueue()
-        weakref.finalize(self, self._to_do.put, None).atexit = False
-        self._thread = Thread(target=_do_all, args=(self._to_do,), name=f"hetsched-{name}", daemon=True)
-        self._thread.start()
 
     def submit(
-        self, parts: Sequence[Part], at_s: float, after: Sequence[LaneEvent] = (), urgency: int = URGENT
+        self,
+        do: Callable[[int], Any],
+        parts: int,
+        part_s: float,
+        at_s: float,
+        after: Sequence[LaneEvent] = (),
+        urgency: int = URGENT,
     ) -> LaneEvent:
         """Queue work as of `at_s`, no earlier than now; its result is that of the last part."""
-        if self._closed:
-            raise Cancelled("the lane is closed")
         self._count += 1
-        work = Work(LaneEvent(self, self._clock), parts, at_s, after, urgency, self._count)
-        self._queue.append(work)
-        return work.event
+        event = LaneEvent(self, do, parts, part_s, at_s, after, (urgency, self._count))
+        if self._queue:
+            insort(self._queue, event)
+        else:
+            self._queue.append(event)
+        return event
 
     def promote(self, event: LaneEvent) -> None:
         """Make waiting work urgent."""
-        for work in self._queue:
-            if work.event is event:
-                work.urgency = URGENT
+        if event in self._queue:
+            event.order = URGENT, event.order[1]
+            self._queue.sort()
 
     def begin_until(self, moment_s: float) -> bool:
         """Begin all that begins before `moment_s`; whether there was any."""
@@ -155,101 +172,53 @@ class EmulatedLane:
     def settle(self, event: LaneEvent) -> None:
         """Begin parts until the event's end is known. Nothing may be submitted afterwards as of a moment before it."""
         while event.is_open:
-            work, _ = self._next()
-            for other in work.after:
+            for other in self._next()[0].after:
                 other.lane.settle(other)
             self._begin(*self._next())
 
-    def due(self) -> list[LaneEvent]:
-        """What ends by now on the clock and that the thread may not be through with, the last first."""
-        self._ending = [event for event in self._ending if not event.done]
-        return [event for event in reversed(self._ending) if event.end_s <= self._clock.now_s]
-
-    def hand_over(self) -> None:
-        """Let the thread do what has begun."""
-        if self._begun:
-            self._to_do.put(self._begun)
-            self._begun = []
-
     def pending(self) -> tuple[float, list[tuple[LaneEvent, float]]]:
-        """When urgent work submitted now would begin, and every unfinished piece with its end; seconds on the clock."""
-        ends = [(event, event.end_s) for event in self._ending if event.end_s > self._clock.now_s]
-        moment_s = max(self._free_s, self._clock.now_s)
-        urgent_s = moment_s + sum(work.left_s for work in self._queue if work.urgency == URGENT)
-        for work in sorted(self._queue, key=_order):
-            moment_s += work.left_s
-            ends.append((work.event, moment_s))
-        return urgent_s, ends
+        """Seconds until urgent work submitted now would begin, and until the end of each unfinished piece, in order."""
+        now_s = self.clock.now_s
+        self._ending = [event for event in self._ending if event.end_s > now_s]
+        left = [(event, event.end_s - now_s) for event in self._ending]
+        urgent_s = moment_s = max(self._free_s - now_s, 0.0)
+        for event in self._queue:
+            moment_s += event.left_s
+            left.append((event, moment_s))
+            if event.order[0] == URGENT:
+                urgent_s = moment_s
+        return urgent_s, left
 
     def cancel(self) -> None:
         """Give up what has not ended."""
-        for event in [*self._ending, *(work.event for work in self._queue)]:
+        for event in [*self._ending, *self._queue]:
             if not event.done:
                 event.cancel()
-        self._queue, self._ending, self._begun = [], [], []
-        self._free_s = self._clock.now_s
+        self._queue, self._ending = [], []
+        self._free_s = self.clock.now_s
 
-    def drain(self) -> None:
-        """Wait for the function that the thread is in, and for what it has been given."""
-        drained = Flag()
-        self._to_do.put([drained.set])
-        if self._thread.is_alive():
-            drained.wait()
-
-    def close(self) -> None:
-        """Cancel, and end the thread. May be called twice."""
-        self._closed = True
-        self.cancel()
-        self._to_do.put(None)
-        self._thread.join()
-
-    def _next(self) -> tuple[Work, float]:
+    def _next(self) -> tuple[LaneEvent, float]:
         """The work whose part comes next, and when it begins: infinite where it waits for what has no end yet."""
-        moment_s = max(self._free_s, min([work.at_s for work in self._queue]))
-        work = min([work for work in self._queue if work.at_s <= moment_s], key=_order)
-        if work.begun == 0 and work.after:
-            return work, max(moment_s, *(event.end_s for event in work.after))
-        return work, moment_s
+        queue = self._queue
+        event = queue[0]
+        moment_s = max(self._free_s, event.at_s)
+        if len(queue) > 1 and event.at_s > self._free_s:  # another may come before it
+            moment_s = max(self._free_s, min([other.at_s for other in queue]))
+            event = next(other for other in queue if other.at_s <= moment_s)
+        if event.after and event.begun == 0:
+            return event, max(moment_s, *[other.end_s for other in event.after])
+        return event, moment_s
 
-    def _begin(self, work: Work, start_s: float) -> None:
-        event, (function, seconds) = work.event, work.parts[work.begun]
-        after = work.after if work.begun == 0 else ()
-        if after:
-            event.stall_s = start_s - max(self._free_s, work.at_s)
-        work.begun += 1
-        self._free_s = start_s + seconds
-        event.busy_s += seconds
-        is_last = work.begun == len(work.parts)
-        if is_last:
+    def _begin(self, event: LaneEvent, start_s: float) -> None:
+        if event.after and event.begun == 0:
+            event.stall_s = start_s - max(self._free_s, event.at_s)
+        self._begun.append((event, event.begun))
+        event.begun += 1
+        self._free_s = start_s + event.part_s
+        event.busy_s += event.part_s
+        if event.begun == event.parts:
             event.end_s, event.is_open = self._free_s, False
-            self._queue.remove(work)
+            self._queue.remove(event)
+            now_s = self.clock.now_s
+            self._ending = [other for other in self._ending if other.end_s > now_s]
             self._ending.append(event)
-        self._begun.append(lambda: _do(event, function, after, is_last))
-
-
-def _do_all(to_do: SimpleQueue[list[ToDo] | None]) -> None:
-    """The thread: what has been done is let go of, for it holds on to a model and its weights."""
-    while (begun := to_do.get()) is not None:
-        begun.reverse()
-        while begun:
-            begun.pop()()
-
-
-def _order(work: Work) -> tuple[int, int]:
-    """The more urgent first, then the earlier submitted."""
-    return work.urgency, work.number
-
-
-def _do(event: LaneEvent, function: Callable[[], Any], after: Sequence[LaneEvent], is_last: bool) -> None:
-    """In the lane's thread: one part, once what it depends on has been done."""
-    if event.ended:
-        return
-    try:
-        for other in after:
-            other.result()
-        value = function()
-    except BaseException as error:  # whatever it is belongs to the caller, not to this thread
-        event.finish(error=error)
-        return
-    if is_last:
-        event.finish(value)

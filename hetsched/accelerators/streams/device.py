@@ -13,7 +13,7 @@ import torch
 
 from ...types import Lane
 from ..base import Event, GroupedExperts
-from ..host_lane import HostLane, HostWork, WorkQueue
+from ..host_lane import CallersLane, CallersWork
 from ..wall_time import WallTime
 from .copies import CopyEngine, DeviceCopy
 from .lanes import DeviceLane, DeviceWork
@@ -23,10 +23,9 @@ from .queues import Queues
 CHUNK_BYTES = 4 << 20
 
 
-def _abandon(copies: CopyEngine, lanes: Sequence[WorkQueue], pins: HostPins) -> None:
+def _abandon(copies: CopyEngine, lane: DeviceLane, pins: HostPins) -> None:
     """End the threads of an accelerator that nobody has any more. Waits for none: the collector may run in any."""
-    for lane in lanes:
-        lane.abandon()
+    lane.abandon()
     copies.abandon(at_end=pins.close)
 
 
@@ -56,10 +55,10 @@ class StreamAccelerator(WallTime):
         self._pins = HostPins(queues, pinnable_bytes)
         self._copies = CopyEngine(queues, chunk_bytes)
         self._gpu = DeviceLane(queues)
-        self._cpu = HostLane("cpu")
+        self._cpu = CallersLane()
         self._out = queues.stream()
         self.begin_step()
-        weakref.finalize(self, _abandon, self._copies, (self._gpu, self._cpu), self._pins).atexit = False
+        weakref.finalize(self, _abandon, self._copies, self._gpu, self._pins).atexit = False
 
     @property
     def notes(self) -> list[str]:
@@ -122,8 +121,8 @@ class StreamAccelerator(WallTime):
 
     def launch(
         self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()
-    ) -> DeviceWork | HostWork:
-        """Compute on the GPU, on the stream that the caller is on, or on the CPU in a thread."""
+    ) -> DeviceWork | CallersWork:
+        """Compute on the GPU, on the stream that the caller is on, or on the CPU when the caller waits for it."""
         return self._gpu.launch(kernel, after) if lane is Lane.GPU else self._cpu.launch(kernel, after)
 
     def decided(self, decision_s: float) -> None:
@@ -136,15 +135,13 @@ class StreamAccelerator(WallTime):
         self._cpu.cancel()
         self._gpu.cancel()
         self._copies.cancel()
-        self._cpu.drain()
         self._gpu.settle()
 
     def close(self) -> None:
         """Cancel, end every thread, unpin and free all memory. May be called twice."""
-        self._cpu.cancel()
+        self._cpu.close()
         self._gpu.cancel()
         self._copies.close()
-        self._cpu.close()
         self._gpu.close()
         self._pins.close()
         self._memory.close()
