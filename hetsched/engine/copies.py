@@ -107,7 +107,6 @@ class CopiesUnderWay:
         del self._expert_of[copy]
         if not copy.failed:
             return True
-        self._slots.vacate(expert)
         self._listener.lose(expert, story(error_of(copy)))
         return False
 

@@ -49,15 +49,13 @@ class Engine:
         self.store = HostStore() if store is None else store
         self.host = HostTime(accelerator, accelerator.emulated, scheduler.stats)
         self.phase: Phase | None = None  # of the forward pass, where it is known
-        self._slots = SlotPool(accelerator, scheduler.residency.num_slots, scheduler.geometry.expert_bytes)
+        self._slots = SlotPool(accelerator, scheduler.residency, scheduler.geometry.expert_bytes)
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
         self._turn = threading.RLock()
         self._unsettled = False  # a layer is under way, or ended in a way that left something to put right
         self._over = ""  # why nothing can run here any more
         self._last_phase = Phase.PREFILL
         self._adopted: set[int] = set()
-        for expert in scheduler.initial:
-            self._slots.place(expert)
         lives(self)
 
     @property
@@ -162,8 +160,8 @@ class Engine:
         self._executor.be_patient(patience)
 
     def check(self) -> None:
-        """Verify between two layers that scheduler and slots agree; raises ResidencyError."""
-        self._slots.check(self.scheduler.residency)
+        """Verify between two layers that every slot has one expert or none; raises ResidencyError."""
+        self.scheduler.residency.check()
 
     def close(self) -> None:
         """End all threads and release device memory, after the layer under way. May be called twice."""
@@ -186,7 +184,6 @@ class Engine:
         self._executor.abort()
         self.scheduler.residency.recount()
         self.scheduler.drop_copies()
-        self._slots.reconcile(self.scheduler.residency.residents())
         self._unsettled = False
 
     def _load(self, layer: int) -> None:

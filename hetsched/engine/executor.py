@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
 from ..cost.model import CostModel
 from ..errors import InputError
-from ..types import Evict, ExpertId, Fetch, Lane, LinkState, Outcome, Plan
+from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan
 from .copies import CopiesUnderWay
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
@@ -26,18 +26,7 @@ from .slots import SlotPool
 Hidden: TypeAlias = Callable[[], torch.Tensor]
 
 
-class PlanRows(NamedTuple):
-    """A plan as the executor reads it: runs (expert, whether on the GPU) in order of execution, and what moves."""
-
-    runs: list[tuple[int, bool]]
-    fetches: Sequence[Fetch]
-    evicts: Sequence[Evict]
-
-
-def rows_of(plan: Plan) -> PlanRows:
-    """What the executor wants to know of a plan."""
-    gpu = Lane.GPU
-    return PlanRows([(expert.expert, lane is gpu) for expert, _, lane, _ in plan.runs], plan.fetches, plan.evicts)
+GPU = Lane.GPU  # a global costs a third of an enum's attribute
 
 
 class AsyncExecutor:
@@ -81,11 +70,7 @@ class AsyncExecutor:
 
     def submit(self, plan: Plan, work: LayerInput) -> None:
         """Start one layer's copies and computations; they work while the caller goes on."""
-        runs, fetches, evicts = rows_of(plan)
-        for evict in evicts:
-            self._slots.vacate(evict.expert)
-        for fetch in fetches:
-            self._slots.place(fetch.expert, fetch.victim)
+        runs, fetches = [(expert.expert, lane is GPU) for expert, _, lane, _ in plan.runs], plan.fetches
         for fetch in fetches:
             self._copies.start(fetch, self._store)
         self._under_way = under_way = LayerUnderWay.begin(plan, work, len(fetches), self._send)
@@ -98,7 +83,6 @@ class AsyncExecutor:
     def prefetch(self, fetches: Sequence[Fetch]) -> None:
         """Queue copies behind the demanded ones; what they displace is not active in this layer."""
         for fetch in fetches:
-            self._slots.place(fetch.expert, fetch.victim)
             self._copies.start(fetch, self._store)
         if self._under_way:
             self._under_way.copies += len(fetches)

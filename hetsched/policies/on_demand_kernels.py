@@ -19,7 +19,7 @@ Kernel: TypeAlias = Callable[[Any, "Slots", "Visits"], None]
 
 SOURCES = ("hetsched.policies.on_demand_kernels", "hetsched.policies.queues")  # whose stamp a kept rule holds
 ABSENT, RESIDENT = 0, 2
-VISIT, PASS, LAYER, STALE = range(4)  # places in Slots.at
+VISIT, PASS, LAYER = range(3)  # places in Slots.at
 
 
 class Slots(NamedTuple):
@@ -28,7 +28,7 @@ class Slots(NamedTuple):
     `state_F` as in residency.State. `busy_F`: visit that last asked for an expert. `capacity_G`, `used_G`: slots of a
     region. `held_F`: region g's experts are the first used_G[g] from g * span on; `where_F`: their places in it.
     `span`: experts of a region, which is one layer or all. `experts`: of a layer. `at`: visits so far, passes over the
-    model so far, layer of the last visit, whether copies were under way then.
+    model so far, layer of the last visit.
     """
 
     state_F: npt.NDArray[np.uint8]
@@ -69,7 +69,7 @@ def slots_of(num_layers: int, num_experts: int, num_slots: int, per_layer: bool)
         capacity_G[:left] += 1
     else:
         capacity_G = np.array([num_slots], np.int64)
-    at = np.array([0, -1, num_layers, 0], np.int64)
+    at = np.array([0, -1, num_layers], np.int64)
     busy_F, held_F, where_F = (np.zeros(flat, np.int64) for _ in range(3))
     span, used_G = num_experts if per_layer else flat, np.zeros_like(capacity_G)
     return Slots(np.zeros(flat, np.uint8), busy_F, capacity_G, used_G, held_F, where_F, span, num_experts, at)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..board import ACTIVE, COPYING, EXPERTS, FREE, LAYER, RESIDENT, SLOTS, TOKENS, UNDER_WAY, Board
+from ..board import ABSENT, ACTIVE, EXPERTS, LAYER, NO_EXPERT, TOKENS, Board
 from ..board.rows import WAS_MISSED, fetch, misses_on_cpu
 from ..jit import compiled_lean, specialised
 from ..types import FloatArray
 from .compiled import DECIDED, PolicyKernels, stamp_of
-from .on_demand_kernels import SOURCES, STALE, Kernel, Slots, Visits, take_stock
+from .on_demand_kernels import SOURCES, Kernel, Slots, Visits, take_stock
 
 HERE = "hetsched.policies.on_demand_plan"
 SCRATCH = 7  # rows: the visit; hits, fetched, evicted; new, victim, lowest
@@ -23,13 +23,13 @@ SCRATCH = 7  # rows: the visit; hits, fetched, evicted; new, victim, lowest
 
 @compiled_lean
 def follow(board: Board, slots: Slots) -> None:
-    """Bring the rule's view of the residency up to date, where more has happened than its own fetches."""
-    held = board.at[SLOTS] - board.at[FREE]
-    if board.at[UNDER_WAY] or slots.at[STALE] or slots.used_G.sum() != held:
-        slots.at[STALE] = board.at[UNDER_WAY]
+    """Bring the rule's view of the residency up to date, where its fetches are not all that has happened."""
+    is_same = True
+    for f in range(len(slots.state_F)):
+        is_same &= slots.state_F[f] == board.state_F[f] or board.state_F[f] == NO_EXPERT
+    if not is_same:
         for f in range(len(slots.state_F)):
-            state = board.state_F[f]
-            slots.state_F[f] = state if state in (RESIDENT, COPYING) else 0
+            slots.state_F[f] = ABSENT if board.state_F[f] == NO_EXPERT else board.state_F[f]
         take_stock(slots)
 
 

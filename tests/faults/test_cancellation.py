@@ -43,7 +43,7 @@ def test_at_any_line(ground: Ground) -> None:
             assert interrupted.where
             assert ground.lost(0, ground.generate(0, 2), 2) == 0, interrupted.where
             handle.engine.check()
-        for at in range(2, 14):  # a fetch into a victim's slot takes about as many lines
+        for at in range(2, 14):  # changes one by one: arrivals
             with at_line(at, "apply") as interrupted, pytest.raises(KeyboardInterrupt):
                 ground.generate(0, 1)
             assert ground.lost(0, ground.generate(0, 1), 1) == 0, interrupted.where
@@ -53,15 +53,15 @@ def test_at_any_line(ground: Ground) -> None:
 def test_interrupted_while_it_recovers(ground: Ground) -> None:
     """A second Ctrl-C in the middle of putting things right: the next call does it first."""
     with ground.attached(Dice({}), "on-demand-lru") as handle:
-        slots, executor = handle.engine._slots, handle.engine._executor
-        reconcile, finish = slots.reconcile, executor.finish
+        residency, executor = handle.scheduler.residency, handle.engine._executor
+        recount, finish = residency.recount, executor.finish
 
         def interrupt(*_: Any) -> Any:
             raise KeyboardInterrupt
 
-        slots.reconcile = executor.finish = interrupt  # type: ignore[method-assign]
+        residency.recount = executor.finish = interrupt  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             ground.generate(0)
-        slots.reconcile, executor.finish = reconcile, finish  # type: ignore[method-assign]
+        residency.recount, executor.finish = recount, finish  # type: ignore[method-assign]
         assert ground.lost(0, ground.generate(0)) == 0
         handle.engine.check()

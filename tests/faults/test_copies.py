@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,6 @@ from hetsched.bench.fault_ground import Ground
 from hetsched.engine import recovery
 from hetsched.engine.copy_watch import CopyWatch
 from hetsched.engine.recovery import Patience
-from hetsched.engine.slots import SlotPool
 from hetsched.errors import InputError
 from hetsched.faults import Fault
 from hetsched.policies.misses import misses_on_cpu
@@ -163,28 +162,25 @@ def test_refused_work_says_why() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-def broken_slots(break_it: Callable[[SlotPool, Residency], None]) -> None:
-    residency, device = Residency(2, 3, 4), Device()
-    pool = SlotPool(device, 4, 8)  # type: ignore[arg-type]
-    for expert in residency.fill([ExpertId(0, 1), ExpertId(1, 2)]):
-        pool.place(expert)
-    pool.check(residency)
-    break_it(pool, residency)
-    pool.check(residency)
-
-
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda pool, residency: pool.vacate(ExpertId(0, 1)), "not both"),
-        (lambda pool, residency: pool.place(ExpertId(1, 0)), "not both"),
-        (lambda pool, residency: pool._free.pop(), "are taken"),
-        (lambda pool, residency: pool._slot_of.update({ExpertId(0, 1): pool._slot_of[ExpertId(1, 2)]}), "are taken"),
+        (lambda made: made._slot_LE.__setitem__((0, 1), -1), "held by one expert or free"),
+        (lambda made: made._slot_LE.__setitem__((1, 0), 3), "held by one expert or free"),
+        (lambda made: made._slot_LE.__setitem__((0, 1), made._slot_LE[1, 2]), "held by one expert or free"),
+        (lambda made: made._board.free_S.__setitem__(0, 0), "held by one expert or free"),
+        (lambda made: made._state_LE.__setitem__((1, 0), 2), "slots used"),
+        (lambda made: made._state_LE.__setitem__((0, 1), 1), "said to be under way"),
+        (lambda made: made._state_LE.__setitem__((1, 1), 9), "no known state"),
     ],
 )
-def test_disagreement_of_slots_and_residency_is_found(break_it: Any, message: str) -> None:
+def test_disagreement_of_slots_and_states_is_found(break_it: Any, message: str) -> None:
+    residency = Residency(2, 3, 4)
+    residency.fill([ExpertId(0, 1), ExpertId(1, 2)])
+    residency.check()
+    break_it(residency)
     with pytest.raises(ResidencyError, match=message):
-        broken_slots(break_it)
+        residency.check()
 
 
 def test_a_detached_engine_says_so(ground: Ground) -> None:

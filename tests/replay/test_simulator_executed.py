@@ -179,11 +179,12 @@ def test_router_weights_are_added_by_expert() -> None:
     ids_TK, weights_TK = torch.tensor([[1, 1], [3, 8]]), torch.tensor([[0.5, 0.25], [1.0, 2.0]], dtype=torch.bfloat16)
     for rows, expected in ((2, [0, 0.75, 0, 1, 0, 0, 0, 0]), (1, [0, 0.75, 0, 0, 0, 0, 0, 0])):
         work = LayerInput(0, module, torch.ones(rows, 32), ids_TK[:rows], weights_TK[:rows])
-        made = scheduler(model, "hybrimoe", random_trace(np.random.default_rng(4), 2, 3, 8, 2))
+        trace = random_trace(np.random.default_rng(4), 2, 3, 8, 2)
+        made = scheduler(model, "hybrimoe", trace)
         found = demand_of(work, made, None).weights_E
         assert found is not None
         assert found.tolist() == expected
-        assert demand_of(work, scheduler(model, "hetsched", made._setting.history), None).weights_E is None
+        assert demand_of(work, scheduler(model, "hetsched", trace), None).weights_E is None
 
 
 def test_hybrimoe_decides_in_a_model_as_in_a_replay_of_its_trace() -> None:
@@ -202,6 +203,6 @@ def test_hybrimoe_decides_in_a_model_as_in_a_replay_of_its_trace() -> None:
     assert ran.told == replayed.told
     assert ran.decided == replayed.decided
     simulate(replace(trace, weights_TLK=None), steps_of(trace), scheduler(model, without, trace, quick), host_s=HOST_S)
-    assert min(stats.demanded_fetches, stats.prefetches) > 5
+    assert min(stats.demanded_fetches, stats.prefetches) > 3
     assert set(without.told) == {None}
     assert without.decided != replayed.decided  # the weights matter here
