@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .cost.model import CostModel
 from .dispatch.guard import SolverGuard
@@ -16,6 +16,9 @@ from .geometry import MoEGeometry
 from .residency import Residency
 from .traces.trace import RoutingTrace
 from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Run
+
+if TYPE_CHECKING:
+    from .policies.compiled import PolicyKernels
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,44 @@ class Policy(Protocol):
     def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
         """Copies for an idle link, of experts that `demand`'s layer or any other will want; none is a good answer."""
         ...
+
+
+class Kernelled:
+    """Base of a policy that supplies kernels (policies/compiled.py) in place of the three methods below.
+
+    Where one of them is overridden, or somebody calls them, the others do in Python what the kernels do, one layer at a
+    time; `in_python` is handed over by the scheduler, and by deciders.methods.WithMethods.
+    """
+
+    in_python: Any = None
+
+    def kernels(self) -> PolicyKernels:
+        """What a scheduler calls, after `start`."""
+        raise NotImplementedError
+
+    def plan(self, demand: Demand, view: View) -> Decision:
+        """Decide one layer."""
+        decided: Decision = self.in_python.plan(demand, view)
+        return decided
+
+    def observe(self, demand: Demand) -> None:
+        """Learn one layer's demand."""
+        self.in_python.observe(demand)
+
+    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
+        """Copies for an idle link."""
+        copies: Sequence[Fetch] = self.in_python.prefetch(demand, view)
+        return copies
+
+
+def is_compiled(policy: object) -> bool:
+    """Whether a policy's kernels speak for it: a subclass that overrides a method is one in Python."""
+    order = type(policy).__mro__
+
+    def place(method: str) -> int:
+        return next((i for i, cls in enumerate(order) if method in vars(cls)), len(order))
+
+    return place("kernels") < len(order) and all(place(m) >= place("kernels") for m in ("plan", "observe", "prefetch"))
 
 
 def asks_solver(policy: object) -> bool:

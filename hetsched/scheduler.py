@@ -24,7 +24,7 @@ from .faults import Fault, story
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import plugin
-from .policy import Decision, Policy, Setting, asks_solver
+from .policy import Decision, Kernelled, Policy, Setting, asks_solver, is_compiled
 from .residency import Arrive, Drop, Residency
 from .stats import RunStats
 from .traces.trace import RoutingTrace
@@ -88,7 +88,7 @@ class Scheduler:
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(setting)))
         self._views = Views(self.board)
-        self.decider: Decider = self._decider()
+        self.decider: Decider = self._decider(setting)
         self.clock = clock
         self._step = -1
         self._layer = layers
@@ -177,20 +177,22 @@ class Scheduler:
         self._layer = layer
         return self._step
 
-    def _decider(self) -> Decider:
-        """The policy's kernels with the solver's, or the policy's methods."""
-        if not hasattr(self.policy, "kernels"):
-            from .deciders.python import PythonDecider
+    def _decider(self, setting: Setting) -> Decider:
+        """The policy's kernels with the solver's, or its methods, those not overridden by way of its kernels."""
+        policy: Any = self.policy
+        if is_compiled(policy):
+            from .deciders.compiled import CompiledDecider  # numba takes long to import
 
-            return PythonDecider(self.policy, self.residency, self.arrays, self._views, self._excuse)
-        from .deciders.compiled import CompiledDecider  # numba takes long to import
+            solver = kernel_of(self.solver, SOLVER_BUDGET_S if self._degrade else None)
+            given = self.guard, self.seconds, self.arrays, self._views, self._excuse
+            return CompiledDecider(policy.kernels(), solver, *given)
+        if isinstance(policy, Kernelled):
+            from .deciders.methods import Methods
 
-        solver = kernel_of(self.solver, SOLVER_BUDGET_S if self._degrade else None)
-        kernels = self.policy.kernels()
-        observe = self.policy.observe if kernels.observes_in_python else None
-        return CompiledDecider(
-            kernels, solver, self.guard, self.seconds, self.arrays, self._views, self._excuse, observe
-        )
+            policy.in_python = Methods(policy.kernels(), setting)
+        from .deciders.python import PythonDecider
+
+        return PythonDecider(policy, self.residency, self.arrays, self._views, self._excuse)
 
     def _plain(self, demand: Demand, error: Exception) -> Decision:
         """In place of a decision that failed, which has changed nothing: residents stay, misses run on the CPU."""

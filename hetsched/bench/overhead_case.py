@@ -135,7 +135,7 @@ class Case:
         with contextlib.ExitStack() as stack:
             handle = stack.enter_context(self._attached(model))
             if self.settings.decision_s is not None:
-                handle.scheduler._clock = ConstantClock(self.settings.decision_s)
+                handle.scheduler.clock = ConstantClock(self.settings.decision_s)
                 handle.engine.host.charge_s = 0.0  # nor anything else that this host's speed would change
             for watch in watches:
                 time_what(stack.enter_context(watch), handle.engine, module_class)

@@ -146,6 +146,9 @@ def apply_copies(board: Board) -> int:
 def fetch(board: Board, new: int, victim: int) -> int:
     """One copy begins, into its victim's slot or a free one; `mark_E` says who is active."""
     at, state_F = board.at, board.state_F
+    at[WRONG_AT] = victim
+    if victim != FREE_SLOT and _is_active(board, victim):
+        return EVICTS_ACTIVE
     at[WRONG_AT] = new
     if state_F[new] != ABSENT:
         return FETCHES_PRESENT
@@ -156,8 +159,6 @@ def fetch(board: Board, new: int, victim: int) -> int:
         board.slot_F[new] = board.free_S[at[FREE]]
     else:
         at[WRONG_AT] = victim
-        if _is_active(board, victim):
-            return EVICTS_ACTIVE
         if state_F[victim] != RESIDENT:
             return EVICTS_ABSENT
         state_F[victim] = ABSENT

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ..board import (
@@ -33,10 +31,7 @@ from .views import Views
 
 
 class CompiledDecider:
-    """Calls the kernels of `kernels`; a solver that is not compiled is asked in between, under its guard.
-
-    `observe`: a forecaster in Python, whose arrays the kernels read; it is told before they are.
-    """
+    """Calls the kernels of `kernels`; a solver that is not compiled is asked in between, under its guard."""
 
     def __init__(
         self,
@@ -47,7 +42,6 @@ class CompiledDecider:
         arrays: Arrays,
         views: Views,
         excuse: Excuse,
-        observe: Callable[[Demand], None] | None = None,
     ) -> None:
         self.calls = compiled_policy(kernels, solver)
         self._guard = guard
@@ -56,7 +50,6 @@ class CompiledDecider:
         self._board = open_board(*arrays)
         self._views = views
         self._excuse = excuse
-        self._observe = observe
         if solver is not None:
             effort = solver.max_nodes, solver.always_prove, solver.limit_nodes
             self._board.at[[MAX_NODES, PROVE, LIMIT_NODES]] = effort
@@ -96,9 +89,10 @@ class CompiledDecider:
         self.refuse(wrong)
 
     def _observed(self, demand: Demand) -> None:
-        if self._observe is not None:
+        observe = self.calls.kernels.observe
+        if observe is not None:
             try:
-                self._observe(demand)
+                observe(demand)
             except Exception as error:  # any plug-in may fail in any way; this layer is not learned
                 self._excuse(Fault.LEARNING, error)
 

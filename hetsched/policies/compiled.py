@@ -41,7 +41,7 @@ from ..dispatch.answers import FEASIBLE, INFEASIBLE, OPTIMAL, WORSE, SolverKerne
 from ..dispatch.judge import judge
 from ..dispatch.solver import REL_TOL
 from ..jit import compiled_lean, source_stamp, specialised
-from ..types import FloatArray, IntArray
+from ..types import Demand, FloatArray, IntArray
 
 DECIDED, ASKS = 0, 100  # apart from what contract.py may say
 SOURCES = (
@@ -74,7 +74,7 @@ class PolicyKernels(NamedTuple):
     """What a compiled policy supplies. `name` tells its compiled forms apart on disk; `sources`: modules with kernels.
 
     `own`, `known`: the arrays that plan, answer and choose, and those that learn, are called with; plain tuples cost
-    least. `observes_in_python`: the policy's `observe` is to be called before the kernels learn.
+    least. `observe`: a forecaster in Python is told by it, before the kernels learn.
     """
 
     name: str
@@ -86,7 +86,7 @@ class PolicyKernels(NamedTuple):
     learn: Callable[..., None] = nothing
     own: Any = ()
     known: Any = ()
-    observes_in_python: bool = False
+    observe: Callable[[Demand], None] | None = None
 
     def stamp(self, *more: str) -> int:
         """A number that changes with the source of any kernel."""
@@ -203,7 +203,7 @@ class CompiledPolicy(NamedTuple):
     def is_whole(self) -> bool:
         """Whether nothing in Python is needed: the solver and the forecaster are compiled too."""
         asks_python = self.kernels.answer is not never and self.solver is None
-        return not (asks_python or self.kernels.observes_in_python)
+        return not asks_python and self.kernels.observe is None
 
 
 def compiled_policy(kernels: PolicyKernels, solver: SolverKernel | None) -> CompiledPolicy:

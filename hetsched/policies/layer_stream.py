@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..policy import Setting
+from ..policy import Kernelled, Setting
 from ..types import ExpertId
 
 if TYPE_CHECKING:
     from .compiled import PolicyKernels
 
 
-class LayerStream:
+class LayerStream(Kernelled):
     """Every expert is copied at every use. In a model of one MoE layer, what two steps in a row want is copied once."""
 
     name = "layer-stream"

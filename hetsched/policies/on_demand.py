@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..policy import Setting
+from ..policy import Kernelled, Setting
 from ..types import ExpertId
 from .on_demand_kernels import Kernel, Slots, Visits, slots_of
 
@@ -23,7 +23,7 @@ def _serve_nothing(rule: Any, slots: Slots, visits: Visits) -> None:
 _no_rule: Kernel = _serve_nothing
 
 
-class OnDemand:
+class OnDemand(Kernelled):
     """What such caches share; a rule gives `serve`, a kernel, and `rule`, the arrays that it works on.
 
     The cache starts empty. A layer's experts are asked for at once: hits are noted first, then misses are fetched in

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..policy import Setting
+from ..policy import Kernelled, Setting
 from ..types import ExpertId
 
 if TYPE_CHECKING:
     from .compiled import PolicyKernels
 
 
-class CpuOnly:
+class CpuOnly(Kernelled):
     """Nothing on the GPU but the dense part."""
 
     name = "cpu-only"

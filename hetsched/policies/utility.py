@@ -10,22 +10,22 @@ work, absent experts replace resident ones as long as that gains and the link ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..jit import announced
 from ..plugins import plugin
-from ..policy import Setting
-from ..types import Demand, ExpertId
+from ..policy import Kernelled, Setting
+from ..types import ExpertId
 from .static import most_frequent
 
 if TYPE_CHECKING:
     from .compiled import PolicyKernels
 
 
-class Utility:
+class Utility(Kernelled):
     """hetsched's own policy.
 
     `later`: weight of demand after the next visit. `hysteresis`: by how many copy times the newcomer must be better.
@@ -71,13 +71,8 @@ class Utility:
 
         learning = getattr(self.forecaster, "kernel", None)
         if learning is None:
-            return own.KERNELS._replace(own=self._own, observes_in_python=True)
+            return own.KERNELS._replace(own=self._own, observe=self.forecaster.observe)
         name, sources, learn, known = learning()
         return own.KERNELS._replace(
             name=f"hetsched {name}", sources=(*own.KERNELS.sources, *sources), learn=learn, own=self._own, known=known
         )
-
-    @property
-    def observe(self) -> Callable[[Demand], None] | None:
-        """What a forecaster in Python is told by; None where it is compiled."""
-        return None if hasattr(self.forecaster, "kernel") else self.forecaster.observe

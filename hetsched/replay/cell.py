@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..machine.profile import HardwareProfile
+from ..policy import is_compiled
 from ..scheduler import IDLE, Scheduler
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from .simulator import ConstantClock, Progress, Replay, simulate
@@ -80,7 +81,7 @@ class Cell(NamedTuple):
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, self.strategy.policy(), Probe)
         assert isinstance(scheduler, Probe)
         simulate(bench.scored, steps, scheduler)
-        return Tried(_typical(scheduler.taken_s), _typical(scheduler.beside_s), hasattr(scheduler.policy, "kernels"))
+        return Tried(_typical(scheduler.taken_s), _typical(scheduler.beside_s), is_compiled(scheduler.policy))
 
     def _replay(self, bench: Bench, progress: Progress | None) -> Replay:
         charge_s, policy = bench.study.decision_s, self.strategy.policy()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..deciders.compiled import CompiledDecider
 
 CHECK_EVERY = 32  # layers between two checks of the residency's invariants
-STEPS_AT_ONCE = 256  # in one compiled call
+STEPS_AT_ONCE = 64  # in one compiled call
 Progress = Callable[[int, int], None]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..deciders.methods import with_methods
+from ..deciders.methods import WithMethods
 from ..dispatch.problem import DispatchProblem
 from ..dispatch.solver import Solution, Solver
 from ..plugins import plugin
@@ -26,7 +26,7 @@ class BrokenPolicy:
 
     def __init__(self, inner: str | Policy, dice: Dice) -> None:
         found = plugin("hetsched.policies", inner)
-        self._inner: Policy = with_methods(found() if isinstance(found, type) else found)
+        self._inner: Policy = WithMethods(found() if isinstance(found, type) else found)
         self._dice = dice
         self._turn = 0
         self.name = f"broken {self._inner.name}"

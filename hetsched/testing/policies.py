@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..deciders.methods import with_methods
+from ..deciders.methods import WithMethods
 from ..geometry import MoEGeometry
 from ..machine.gallery import machine
 from ..machine.hardware import nominal_cpu
@@ -191,7 +191,7 @@ class _Watched:
 
     def __init__(self, policy: Policy, learned: list[int]) -> None:
         self.name = policy.name
-        self._policy = with_methods(policy)
+        self._policy = WithMethods(policy)
         self._learned = learned
 
     def start(self, machine: Setting) -> Sequence[ExpertId]:

