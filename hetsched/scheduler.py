@@ -116,6 +116,8 @@ class Scheduler:
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
         start = self.clock()
+        if self.seconds.is_new():
+            self.board.machine[:] = machine_of(self.cost)
         self._views.tell(demand, link)
         try:
             decision = self.decider.decide(demand, link)

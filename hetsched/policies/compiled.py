@@ -17,7 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from ..board import (
     ACTIVE,
@@ -42,6 +45,17 @@ from ..dispatch.judge import judge
 from ..dispatch.solver import REL_TOL
 from ..jit import compiled_lean, source_stamp, specialised
 from ..types import Demand, FloatArray, IntArray
+
+if TYPE_CHECKING:  # names that jit.specialised binds in the templates below
+
+    def plan(board: Board, seconds_4T: FloatArray, own: Any) -> int: ...
+    def answer(board: Board, seconds_4T: FloatArray, own: Any) -> None: ...
+    def note(board: Board, seconds_4T: FloatArray, own: Any) -> None: ...
+    def choose(board: Board, seconds_4T: FloatArray, own: Any) -> None: ...
+    def learn(board: Board, known: Any) -> None: ...
+    def ask(board: Board) -> bool: ...
+    def solve(*problem: Any) -> tuple[npt.NDArray[np.int8], float, float]: ...
+
 
 DECIDED, ASKS = 0, 100  # apart from what contract.py may say
 SOURCES = (
@@ -106,7 +120,7 @@ def _asking(stamp: int) -> Callable[[Board], bool]:
         packed = board.packed_P[: 5 * size + at[PLACES]]
         link_s, start_s, call_s = board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S], board.machine[GPU_CALL_S]
         effort = at[MAX_NODES], at[PROVE], at[LIMIT_NODES]
-        choice_N, objective_s, bound_s = solve(packed, size, link_s, start_s, call_s, *effort)  # type: ignore[name-defined] # noqa: F821
+        choice_N, objective_s, bound_s = solve(packed, size, link_s, start_s, call_s, *effort)
         feasible, makespan_s, prices_s, incumbent_s = judge(packed, size, link_s, start_s, call_s, choice_N)
         found_s = makespan_s + prices_s
         if feasible and found_s <= incumbent_s:
@@ -139,10 +153,10 @@ def _stepping(stamp: int) -> Callable[..., int]:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
         begin_layer(board)
-        if plan(board, seconds_4T, own) == ASKS:  # type: ignore[name-defined] # noqa: F821
-            if not ask(board):  # type: ignore[name-defined] # noqa: F821
+        if plan(board, seconds_4T, own) == ASKS:
+            if not ask(board):
                 return ASKS
-            answer(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+            answer(board, seconds_4T, own)
         return apply_plan(board)
 
     return step
@@ -152,7 +166,7 @@ def _answering(stamp: int) -> Callable[..., int]:
     def resume(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, seconds_4T: FloatArray, own: Any) -> int:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
-        answer(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+        answer(board, seconds_4T, own)
         return apply_plan(board)
 
     return resume
@@ -175,11 +189,11 @@ def _looking_ahead(stamp: int) -> Callable[..., int]:
         board.at[COPIES] = 0
         if learning:
             count_seen(board)
-            learn(board, known)  # type: ignore[name-defined] # noqa: F821
-            note(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+            learn(board, known)
+            note(board, seconds_4T, own)
         if not choosing:
             return FINE
-        choose(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+        choose(board, seconds_4T, own)
         return apply_copies(board)
 
     return ahead

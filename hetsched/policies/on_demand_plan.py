@@ -6,7 +6,7 @@ Shapes: F all experts flat (layer * E + expert), N active experts of a layer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from ..jit import compiled_lean, specialised
 from ..types import FloatArray
 from .compiled import DECIDED, PolicyKernels, stamp_of
 from .on_demand_kernels import SOURCES, Kernel, Slots, Visits, take_stock
+
+if TYPE_CHECKING:  # a name that jit.specialised binds in the template below
+
+    def serve(rule: Any, slots: Slots, visits: Visits) -> None: ...
+
 
 HERE = "hetsched.policies.on_demand_plan"
 SCRATCH = 7  # rows: the visit; hits, fetched, evicted; new, victim, lowest
@@ -46,7 +51,7 @@ def _planning(stamp: int) -> Callable[..., int]:
         hits_R, fetched_R, evicted_R = scratch_7N[1, :1], scratch_7N[2, :1], scratch_7N[3, :1]
         new_N, victim_N, lowest_N = scratch_7N[4], scratch_7N[5], scratch_7N[6]
         visits = Visits(flat_RN, hits_R, fetched_R, evicted_R, new_N, victim_N, lowest_N, board.at[TOKENS])
-        serve(rule, slots, visits)  # type: ignore[name-defined] # noqa: F821
+        serve(rule, slots, visits)
         for i in range(fetched_R[0]):
             fetch(board, new_N[i], victim_N[i], WAS_MISSED)
         misses_on_cpu(board, seconds_4T)

@@ -7,13 +7,12 @@ Shapes: Q copies under way, F experts flat (layer * E + expert), N experts of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from ..board import CHUNK_S, COPY_S, CPU_SLOWDOWN, LINK_SLOWDOWN, MACHINE, Bytes
-from ..jit import borrowed, compiled_and_kept, compiled_lean, source_stamp
+from ..jit import borrowed, compiled_lean
 from ..types import FloatArray, IntArray
 
 UNDER_WAY, ARRIVED = range(2)  # places in `count_2`
@@ -269,69 +268,3 @@ def _piece_s(line: Line, i: int) -> float:
     if not line.urgent_Q[i] and line.urgent_Q[0]:
         return _chunk_left_s(line, i)
     return float(line.left_s_Q[i])
-
-
-class Entries(NamedTuple):
-    """What Python calls, with the three arrays of a line."""
-
-    pass_s: Callable[..., None]
-    link_state: Callable[..., tuple[float, int, int]]
-    begin: Callable[..., None]
-    prefetch: Callable[..., None]
-    end: Callable[..., None]
-
-
-def _entries(stamp: int) -> Entries:
-    @compiled_and_kept
-    def passing(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, seconds: float) -> None:
-        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        pass_s(open_line(bytes_B, ints_I, floats_R), seconds)
-
-    @compiled_and_kept
-    def reporting(
-        bytes_B: Bytes,
-        ints_I: IntArray,
-        floats_R: FloatArray,
-        flying_F: IntArray,
-        left_s_F: FloatArray,
-        arrived_F: IntArray,
-    ) -> tuple[float, int, int]:
-        assert stamp >= 0
-        return link_state(open_line(bytes_B, ints_I, floats_R), flying_F, left_s_F, arrived_F)
-
-    @compiled_and_kept
-    def beginning(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, gpu_N: IntArray, fetched_N: IntArray) -> None:
-        assert stamp >= 0
-        line = open_line(bytes_B, ints_I, floats_R)
-        for f in gpu_N:
-            want(line, f)
-        for f in fetched_N:
-            add(line, f, True, 0.0)
-        sort_by_urgency(line)
-
-    @compiled_and_kept
-    def prefetching(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, new_W: IntArray, at_s: float) -> None:
-        assert stamp >= 0
-        line = open_line(bytes_B, ints_I, floats_R)
-        line.time_3[HOST_S] = at_s
-        for f in new_W:
-            add(line, f, False, at_s)
-
-    @compiled_and_kept
-    def ending(
-        bytes_B: Bytes,
-        ints_I: IntArray,
-        floats_R: FloatArray,
-        gpu_N: IntArray,
-        gpu_s_N: FloatArray,
-        call_s: float,
-        cpu_work_s: float,
-        cpu_start_s: float,
-    ) -> None:
-        assert stamp >= 0
-        end(open_line(bytes_B, ints_I, floats_R), gpu_N, gpu_s_N, call_s, cpu_work_s, cpu_start_s)
-
-    return Entries(passing, reporting, beginning, prefetching, ending)
-
-
-entries = _entries(source_stamp("hetsched.replay.line"))

@@ -6,7 +6,7 @@ Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,9 @@ from ..policies.compiled import ASKS, CompiledPolicy, count_seen
 from ..types import FloatArray, IntArray
 from . import line as lanes
 from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
+
+if TYPE_CHECKING:  # names that jit.specialised binds in the loop
+    from ..policies.compiled import answer, ask, choose, learn, note, plan
 
 PREFILL = 0  # as types.Phase
 SOURCES = ("hetsched.replay.loop", "hetsched.replay.line")
@@ -187,9 +190,9 @@ def _looping(stamp: int) -> Callable[..., int]:
                 pass_s(line, dense_s + host_s)
                 report(board, line)
                 begin_layer(board)
-                if plan(board, seconds_4T, own) == ASKS:  # type: ignore[name-defined] # noqa: F821
-                    ask(board)  # type: ignore[name-defined] # noqa: F821
-                    answer(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+                if plan(board, seconds_4T, own) == ASKS:
+                    ask(board)
+                    answer(board, seconds_4T, own)
                 wrong = apply_plan(board)
                 if wrong != FINE:
                     return wrong
@@ -198,9 +201,9 @@ def _looping(stamp: int) -> Callable[..., int]:
                 report(board, line)
                 note_arrivals(board)
                 count_seen(board)
-                learn(board, known)  # type: ignore[name-defined] # noqa: F821
-                note(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
-                choose(board, seconds_4T, own)  # type: ignore[name-defined] # noqa: F821
+                learn(board, known)
+                note(board, seconds_4T, own)
+                choose(board, seconds_4T, own)
                 wrong = apply_copies(board)
                 if wrong != FINE:
                     return wrong

@@ -27,9 +27,9 @@ class Timeline:
     """
 
     def __init__(self, cost: CostModel) -> None:
-        from . import line  # numba takes long to import
+        from . import line, line_calls  # numba takes long to import
 
-        self._kernels = line.entries
+        self._kernels = line_calls.calls
         self._cost = cost
         self._arrays = line.new_line(MOST_COPIES, machine_of(cost))
         self._line = line.sections(*self._arrays)
