@@ -65,6 +65,7 @@ SOURCES = (
     "hetsched.dispatch.judge",
     "hetsched.policies.compiled",
     "hetsched.policies.pose_kernels",
+    "hetsched.policies.settle_kernels",
 )
 
 

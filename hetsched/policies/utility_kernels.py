@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..board import ABSENT, NO_EXPERT, RESIDENT
+from ..board import ABSENT, RESIDENT
 from ..jit import compiled_lean
 from ..types import BoolArray, FloatArray, IntArray
 
@@ -22,18 +22,18 @@ from ..types import BoolArray, FloatArray, IntArray
 # demand after the next visit; one copy; gain below which none is; a layer's part before its router speaks.
 LAYER, FREE, TOKENS, BACKLOG, LIMIT, LAYER_S, LEFT, SAVING, LATER, COPY, WORTH, DENSE = range(12)
 NEW, VICTIM, GAIN = range(3)  # rows of `swaps_3W`
-BEST, BEST_S, WORST, WORST_S, LOWEST_S = range(5)  # rows of `top_5L`: experts by number, seconds
+BEST, BEST_S, WORST, WORST_S = range(4)  # rows of `top_4L`: experts by number, seconds
 
 
 class UtilityState(NamedTuple):
     """What is kept between calls.
 
-    `utility_LE` seconds saved; `top_5L` of each layer; `state_LE` and `for_2` (tokens in a step, weight of demand after
+    `utility_LE` seconds saved; `top_4L` of each layer; `state_LE` and `for_2` (tokens in a step, weight of demand after
     the next visit) that they were made for; `stale_L`: layers whose forecast has changed since. `barred_E`: scratch.
     """
 
     utility_LE: FloatArray
-    top_5L: FloatArray
+    top_4L: FloatArray
     state_LE: npt.NDArray[np.uint8]
     for_2: FloatArray
     stale_L: BoolArray
@@ -44,7 +44,7 @@ def empty_state(layers: int, experts: int) -> UtilityState:
     """The beginning: every layer is stale."""
     return UtilityState(
         utility_LE=np.zeros((layers, experts)),
-        top_5L=np.zeros((5, layers)),
+        top_4L=np.zeros((4, layers)),
         state_LE=np.zeros((layers, experts), np.uint8),
         for_2=np.zeros(2),
         stale_L=np.ones(layers, np.bool_),
@@ -57,7 +57,7 @@ def _renew(known: UtilityState, l: int, soon_E: FloatArray, often_E: FloatArray,
     """One layer's utilities from its forecasts, and its best absent and worst resident expert."""
     tokens, later = known.for_2
     utility_E, state_E = known.utility_LE[l], known.state_LE[l]
-    best, best_s, worst, worst_s, lowest_s = -1, -1.0, -1, np.inf, np.inf
+    best, best_s, worst, worst_s = -1, -1.0, -1, np.inf
     for e in range(len(utility_E)):
         soon, often = min(soon_E[e], 1.0), min(often_E[e], 1.0)
         if tokens > 1:
@@ -68,13 +68,10 @@ def _renew(known: UtilityState, l: int, soon_E: FloatArray, often_E: FloatArray,
             if worth_s > best_s:
                 best, best_s = e, worth_s
             continue
-        if state_E[e] == NO_EXPERT:
-            continue
-        lowest_s = min(lowest_s, worth_s)
         if state_E[e] == RESIDENT and worth_s < worst_s:
             worst, worst_s = e, worth_s
-    known.top_5L[BEST, l], known.top_5L[BEST_S, l] = best, best_s
-    known.top_5L[WORST, l], known.top_5L[WORST_S, l], known.top_5L[LOWEST_S, l] = worst, worst_s, lowest_s
+    known.top_4L[BEST, l], known.top_4L[BEST_S, l] = best, best_s
+    known.top_4L[WORST, l], known.top_4L[WORST_S, l] = worst, worst_s
 
 
 @compiled_lean
@@ -108,12 +105,11 @@ def _bring_up_to_date(
     demand_LE: FloatArray,
     state_LE: npt.NDArray[np.uint8],
     now: FloatArray,
-) -> float:
-    """Renew the layers that changed since they were last looked at; the lowest price of a place."""
+) -> None:
+    """Renew the layers that changed since they were last looked at."""
     for_2 = known.for_2
     is_new = for_2[0] != now[TOKENS] or for_2[1] != now[LATER]
     for_2[0], for_2[1] = now[TOKENS], now[LATER]
-    lowest_s = np.inf if now[FREE] == 0 else 0.0
     for l in range(len(state_LE)):
         same = True
         for e in range(state_LE.shape[1]):
@@ -123,8 +119,6 @@ def _bring_up_to_date(
                 known.state_LE[l, e] = state_LE[l, e]
             _renew(known, l, next_LE[l], demand_LE[l], now[SAVING])
             known.stale_L[l] = False
-        lowest_s = min(lowest_s, known.top_5L[LOWEST_S, l])
-    return lowest_s
 
 
 @compiled_lean
@@ -157,17 +151,17 @@ def choose_swaps(
     active_N: IntArray,
     now: FloatArray,
     swaps_3W: FloatArray,
-) -> tuple[int, float]:
-    """Bring what is known up to date and fill in the swaps, best first.
+) -> int:
+    """Bring what is known up to date and fill in the swaps, best first; how many.
 
-    Returns how many, and the lowest price of a place. A swap's gain is utility(new) - utility(victim); where the copy
+    A swap's gain is utility(new) - utility(victim); where the copy
     would miss the next visit of the newcomer's layer, that visit does not count. Experts are numbered
     layer * E + expert; a victim of -1 is a free slot.
     """
     layers, num_experts = next_LE.shape
-    top_5L = known.top_5L
+    top_4L = known.top_4L
     this_layer, saving_s, copy_s = int(now[LAYER]), now[SAVING], now[COPY]
-    lowest_s = _bring_up_to_date(known, next_LE, demand_LE, state_LE, now)
+    _bring_up_to_date(known, next_LE, demand_LE, state_LE, now)
     barred_E = known.barred_E
     count, free, backlog_s = 0, now[FREE], now[BACKLOG]
     while count < swaps_3W.shape[1] and backlog_s <= now[LIMIT]:
@@ -179,10 +173,10 @@ def choose_swaps(
                 new, new_s, victim, victim_s = _look(known, l, barred_E, demand_LE[l], late, saving_s)
             else:
                 new, new_s, victim, victim_s = (
-                    int(top_5L[BEST, l]),
-                    top_5L[BEST_S, l],
-                    int(top_5L[WORST, l]),
-                    top_5L[WORST_S, l],
+                    int(top_4L[BEST, l]),
+                    top_4L[BEST_S, l],
+                    int(top_4L[WORST, l]),
+                    top_4L[WORST_S, l],
                 )
             if new_s > best_s:
                 best, best_s = l * num_experts + new, new_s
@@ -198,4 +192,4 @@ def choose_swaps(
         count += 1
         free -= 1
         backlog_s += copy_s
-    return count, lowest_s
+    return count

@@ -34,7 +34,8 @@ from ..jit import compiled_lean
 from ..types import FloatArray
 from . import utility_kernels as swap
 from .compiled import ASKS, DECIDED, PolicyKernels
-from .pose_kernels import pose, settle, to_rows
+from .pose_kernels import pose, to_rows
+from .settle_kernels import settle
 from .utility_kernels import UtilityState, choose_swaps
 
 MOST_SWAPS = 4  # prefetches chosen at once
@@ -45,8 +46,8 @@ NOW = 12  # numbers that choose_swaps is told
 
 # Places in `numbers`. Seconds that one hit saves and that a copy takes, the weight of demand after the next visit,
 # hysteresis in copies, backlog in layers, layers that learning one changes; averages: a layer's seconds, what copies
-# have been gaining, the CPU lane's share of a layer; the lowest price of a place, and what was left of the last layer.
-SAVING_S, COPY_S, LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_SHARE, LOWEST_S, LEFT_S = range(11)
+# have been gaining, the CPU lane's share of a layer; and what was left of the last layer.
+SAVING_S, COPY_S, LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_SHARE, LEFT_S = range(10)
 
 
 class Own(NamedTuple):
@@ -65,7 +66,7 @@ class Own(NamedTuple):
 
 def first_numbers(cost: CostModel, top_k: int, tuning: Sequence[float], reach: int) -> FloatArray:
     """`numbers` before the first step; `tuning`: weight of later demand, hysteresis, backlog."""
-    numbers = np.zeros(11)
+    numbers = np.zeros(10)
     numbers[[LATER, HYSTERESIS, BACKLOG]], numbers[REACH] = tuning, reach
     if cost.has_gpu:
         (cpu_s,), (gpu_s,) = cost.each_cpu_s((1,)), cost.each_gpu_s((1,))
@@ -84,27 +85,24 @@ def own_of(a: Any) -> Own:
 
 @compiled_lean
 def plan(board: Board, seconds_4T: FloatArray, arrays: Any) -> int:
-    """The layer's integer program, posed; or decided, where one token's answer is settled without."""
+    """The layer's integer program, posed; or decided, where one token's is settled by counting."""
     own = own_of(arrays)
     if not board.machine[HAS_GPU]:
         misses_on_cpu(board, seconds_4T)
         return DECIDED
     numbers = own.numbers
-    if board.at[TOKENS] == 1:
-        most_s = numbers[SAVING_S] * (1.0 + numbers[LATER]) - numbers[LOWEST_S] - numbers[LINK_PRICE_S]
-        if settle(board, seconds_4T, most_s):
-            _follow(board, seconds_4T, numbers)
-            return DECIDED
     utility_E, demand_E = own.known.utility_LE[board.at[LAYER]], own.demand_LE[board.at[LAYER]]
-    lowest_s, ahead = np.inf, _tokens_ahead(board)
+    ahead = _tokens_ahead(board)
     for i in range(board.at[ACTIVE]):
         e = board.active_N[i]
         p = min(demand_E[e], 1.0)
         again = 1.0 - (1.0 - p - RECENT * (1.0 - p)) ** ahead
         utility_E[e] = numbers[SAVING_S] * (1.0 + numbers[LATER]) * again
-        lowest_s = min(lowest_s, utility_E[e])
-    numbers[LOWEST_S] = min(numbers[LOWEST_S], lowest_s)
-    pose(board, seconds_4T, own.known.utility_LE.reshape(-1), numbers[LINK_PRICE_S] + _contention_s(board, numbers))
+    utility_F, price_s = own.known.utility_LE.reshape(-1), numbers[LINK_PRICE_S] + _contention_s(board, numbers)
+    if board.at[TOKENS] == 1 and settle(board, seconds_4T, utility_F, price_s):
+        _follow(board, seconds_4T, numbers)
+        return DECIDED
+    pose(board, seconds_4T, utility_F, price_s)
     return ASKS
 
 
@@ -143,9 +141,7 @@ def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     now[swap.DENSE] = seconds_4T[DENSE_S, 1]
     layers, experts = own.next_LE.shape
     state_LE, active_N = board.state_F.reshape(layers, experts), board.active_N[: at[ACTIVE]]
-    count, numbers[LOWEST_S] = choose_swaps(
-        own.known, own.next_LE, own.demand_LE, state_LE, active_N, now, own.swaps_3W
-    )
+    count = choose_swaps(own.known, own.next_LE, own.demand_LE, state_LE, active_N, now, own.swaps_3W)
     gained_s = 0.0
     for i in range(count):
         new, victim, gain_s = own.swaps_3W[:, i]

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from numba import njit
 
-from hetsched.board import COPY_S, GPU_CALL_S, RUNS
+from hetsched.board import COPY_S, FETCHES, GPU_CALL_S, RUNS
 from hetsched.board.contract import open_board
 from hetsched.deciders.compiled import posed_on
 from hetsched.deciders.views import Views
 from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
-from hetsched.policies import pose_kernels
+from hetsched.policies import pose_kernels, settle_kernels
 from hetsched.policy import Decision, View
 from hetsched.residency import ResidencyError
 from hetsched.scheduler import PlanError, Scheduler
 from hetsched.testing.policies import HARDWARE, LAWS, SHAPE, Make, replay
-from hetsched.types import Copies, Demand, ExpertId, Fetch, FloatArray, Lane, LinkState, Outcome, Phase, Run
+from hetsched.types import Copies, Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Outcome, Phase, Run
 
 POLICIES = sorted(installed("hetsched.policies"))
 
@@ -107,42 +107,56 @@ def test_hetsched_prefetches_only_while_the_link_is_idle() -> None:
 
 @njit
 def settled_on(
-    bytes_B: Any, ints_I: Any, floats_R: Any, seconds_4T: FloatArray, utility_F: FloatArray, most_s: float
+    bytes_B: Any, ints_I: Any, floats_R: Any, seconds_4T: FloatArray, utility_F: FloatArray, price_s: float
 ) -> bool:
-    """pose_kernels.settle; where it leaves the layer to a solver, the problem is posed instead."""
+    """settle_kernels.settle, and then the problem that a solver would have got."""
     board = open_board(bytes_B, ints_I, floats_R)
-    board.at[RUNS] = 0
-    pose_kernels.pose(board, seconds_4T, utility_F, 0.0)
-    return pose_kernels.settle(board, seconds_4T, most_s)
+    board.at[RUNS] = board.at[FETCHES] = 0
+    settled = settle_kernels.settle(board, seconds_4T, utility_F, price_s)
+    pose_kernels.pose(board, seconds_4T, utility_F, price_s)
+    return settled
 
 
 def test_what_is_settled_is_optimal() -> None:
     """Wherever the solver is not asked for one token, trying every choice finds nothing better."""
-    made, random, settled, moved = scheduler("hetsched", 20), np.random.default_rng(1), 0, 0
+    made, random, fetched, moved = scheduler("hetsched", 20), np.random.default_rng(1), 0, 0
     brute, views = installed("hetsched.solvers")["brute"].load()(), Views(made.board)
-    for _ in range(400):
+    for turn in range(400):
+        if turn % 40 == 20:
+            made.residency.apply(Evict(made.residency.residents()[0], "a slot becomes free"))
         gpu_s, cpu_s, copy_s, roundtrip_s = random.choice([0.0, 0.3, 1.0, 2.5], 4).tolist()
         made.board.machine[COPY_S] = copy_s + 0.1
         made.board.machine[GPU_CALL_S] = float(random.choice([0.0, 0.3, 4.0]))
         seconds_4T = np.array([[0.0, s] for s in (gpu_s + 0.1, cpu_s + 0.1, 1.0, roundtrip_s)])
-        tokens_E = np.bincount(
-            random.choice(SHAPE.num_experts, SHAPE.top_k, replace=False), minlength=SHAPE.num_experts
-        )
+        tokens_E = np.bincount(random.choice(SHAPE.num_experts, 5, replace=False), minlength=SHAPE.num_experts)
         demand = made.demand(int(random.integers(4)), tokens_E, 1, Phase.DECODE)
         views.tell(demand, LinkState(free_s=float(random.choice([0.0, 0.5]))))
         utility_LE = random.random((SHAPE.num_layers, SHAPE.num_experts)) * random.choice([0.01, 0.5, 3.0])
-        price_s = min(utility_LE[expert] for expert in made.residency.residents())
-        most_s = max(utility_LE[demand.layer, demand.active]) - price_s
-        if settled_on(*made.arrays, seconds_4T, utility_LE.reshape(-1), most_s):
-            settled += 1
-            problem, decision = posed_on(made.board), views.decision()
-            on_gpu = {run.expert.expert for run in decision.runs if run.lane is Lane.GPU}
-            choice_N = np.array([e in on_gpu for e in demand.active], np.int8)
-            moved += len(on_gpu) < (problem.ready_s_N == 0).sum()
-            assert decision.predicted_s == pytest.approx(problem.makespan_s(choice_N))
-            assert problem.objective_s(choice_N) <= brute.solve(problem).objective_s + 1e-12
-    assert 20 < settled < 400
+        price_s = float(random.choice([0.0, 0.2]))
+        assert settled_on(*made.arrays, seconds_4T, utility_LE.reshape(-1), price_s)
+        problem, decision = posed_on(made.board), views.decision()
+        new = {fetch.expert.expert for fetch in decision.fetches}
+        on_gpu = {run.expert.expert for run in decision.runs if run.lane is Lane.GPU}
+        choice_N = np.array([2 if e in new else int(e in on_gpu) for e in demand.active], np.int8)
+        fetched, moved = fetched + len(new), moved + (len(on_gpu - new) < (problem.ready_s_N == 0).sum())
+        assert decision.predicted_s == pytest.approx(problem.makespan_s(choice_N))
+        assert problem.objective_s(choice_N) == pytest.approx(brute.solve(problem).objective_s, abs=1e-12)
+        victims = [fetch.victim for fetch in decision.fetches]
+        paid_s = sum(0.0 if victim is None else utility_LE[victim] for victim in victims) + price_s * len(victims)
+        assert paid_s == pytest.approx(problem.victim_price_V[: len(victims)].sum())
+    assert fetched > 50
     assert moved > 5
+
+
+def test_what_is_in_flight_is_left_to_the_solver() -> None:
+    made = scheduler("hetsched", 20)
+    views, seconds_4T = Views(made.board), np.ones((4, 2))
+    absent = next(e for e in range(SHAPE.num_experts) if made.residency.state_LE[0, e] == 0)
+    made.residency.apply(Fetch(ExpertId(0, absent), made.residency.residents()[-1], True, "test"))
+    for active, settled in (([absent], False), ([e for e in range(SHAPE.num_experts) if e != absent][:3], True)):
+        tokens_E = np.bincount(active, minlength=SHAPE.num_experts)
+        views.tell(made.demand(0, tokens_E, 1, Phase.DECODE), LinkState())
+        assert settled_on(*made.arrays, seconds_4T, np.ones(SHAPE.num_layers * SHAPE.num_experts), 0.0) is settled
 
 
 class Broken:
