@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from numba import njit
+from numba import njit, typeof
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -70,6 +70,11 @@ def announced(message: str, after_s: float = 5.0) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
+
+
+def types_of(*arguments: Any) -> tuple[Any, ...]:
+    """The types by which a kernel knows these arguments; `kernel.compile(types)` compiles it without a call."""
+    return tuple(typeof(argument) for argument in arguments)
 
 
 def source_stamp(*modules: str) -> int:

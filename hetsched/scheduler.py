@@ -187,7 +187,10 @@ class Scheduler:
 
             solver = kernel_of(self.solver, SOLVER_BUDGET_S if self._degrade else None)
             given = self.guard, self.seconds, self.arrays, self._views, self._excuse
-            return CompiledDecider(policy.kernels(), solver, *given)
+            compiled = CompiledDecider(policy.kernels(), solver, *given)
+            if self._degrade:  # a replay may need none of its calls
+                compiled.make_ready()
+            return compiled
         if isinstance(policy, Kernelled):
             from .deciders.methods import Methods
 

@@ -14,6 +14,12 @@ from ..jit import compiled, compiled_and_kept
 BITS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16}  # what NumPy and numba know them as
 
 
+def make_ready() -> None:
+    """Compile now what the first layer would else wait for, or read it from disk."""
+    for dtype in BITS:
+        add_rows(torch.zeros((1, 1), dtype=dtype), torch.zeros(1, dtype=torch.int64), torch.zeros((1, 1), dtype=dtype))
+
+
 def add_rows(out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor) -> bool:
     """out_TH[rows_S[s]] += part_SH[s] for each s in turn, on the host; False where that dtype has no kernel."""
     bits = BITS.get(out_TH.dtype)

@@ -23,7 +23,8 @@ from ..dispatch.answers import SolverKernel
 from ..dispatch.guard import SolverGuard
 from ..dispatch.problem import DispatchProblem
 from ..faults import Fault
-from ..policies.compiled import ASKS, PolicyKernels, compiled_policy
+from ..jit import announced, types_of
+from ..policies.compiled import ASKS, PolicyKernels, compiled_policy, never
 from ..policy import Decision
 from ..types import Demand, Fetch, LinkState
 from . import Excuse
@@ -53,6 +54,17 @@ class CompiledDecider:
         if solver is not None:
             effort = solver.max_nodes, solver.always_prove, solver.limit_nodes
             self._board.at[[MAX_NODES, PROVE, LIMIT_NODES]] = effort
+
+    def make_ready(self) -> None:
+        """Compile now what the first layer would else wait for, or read it from disk."""
+        calls = self.calls
+        own, known = calls.kernels.own, calls.kernels.known
+        given = (*self._arrays, self._seconds.table(1), own)
+        with announced(f"hetsched: compiling policy {calls.kernels.name} once, about 20 s ..."):
+            calls.step.compile(types_of(*given))
+            calls.ahead.compile(types_of(*given, known, True, True))
+            if calls.kernels.answer is not never and calls.solver is None:
+                calls.resume.compile(types_of(*given))
 
     def decide(self, demand: Demand, link: LinkState) -> Decision:
         """One compiled call; two where a solver in Python comes between."""
@@ -98,7 +110,8 @@ class CompiledDecider:
 
     def _ahead(self, demand: Demand, learning: bool, choosing: bool) -> int:
         calls, seconds_4T = self.calls, self._seconds.table(demand.num_tokens)
-        return calls.ahead(*self._arrays, seconds_4T, calls.kernels.own, calls.kernels.known, learning, choosing)
+        given = *self._arrays, seconds_4T, calls.kernels.own, calls.kernels.known
+        return int(calls.ahead(*given, learning, choosing))
 
     def _ask(self) -> str:
         """Have the problem on the board answered; what is known of the answer."""

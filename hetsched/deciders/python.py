@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..board import COPIES, Arrays, open_board
+from ..board import COPIES, Arrays, new_board, open_board
 from ..faults import Fault
 from ..policy import Decision, Policy, View
 from ..residency import Arrive, Residency
@@ -24,6 +24,10 @@ class PythonDecider:
         self._views = views
         self._excuse = excuse
         self._contract = entries
+        nothing = new_board(1, 1, 0)  # compiled here (or read from disk), not in the first step
+        entries.begin(*nothing)
+        entries.plan(*nothing)
+        entries.copies(*nothing)
 
     def decide(self, demand: Demand, link: LinkState) -> Decision:
         """By the policy's `plan`."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..accelerators.base import Accelerator
-from ..cpu_kernels import Choice
+from ..cpu_kernels import Choice, ordered_sum
 from ..errors import InputError
 from ..scheduler import Scheduler
 from ..types import ExpertId, Outcome, Phase
@@ -45,6 +45,7 @@ class CpuOnlyEngine:
         self._turn = threading.RLock()
         self._last_phase = Phase.PREFILL
         self._closed = False
+        ordered_sum.make_ready()
         lives(self)
 
     @property

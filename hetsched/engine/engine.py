@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator
+from ..cpu_kernels import ordered_sum
 from ..errors import InputError
 from ..faults import Fault, story
 from ..scheduler import Scheduler
@@ -56,6 +57,7 @@ class Engine:
         self._over = ""  # why nothing can run here any more
         self._last_phase = Phase.PREFILL
         self._adopted: set[int] = set()
+        ordered_sum.make_ready()
         lives(self)
 
     @property

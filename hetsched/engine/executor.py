@@ -180,9 +180,9 @@ class AsyncExecutor:
             if on_gpu and self._at_once(under_way, call):
                 return None
             hidden_TH = work.hidden_TH if on_gpu else host_TH()
-            found = [self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N]
+            found = (self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N)
             if hidden_TH is not work.hidden_TH:
-                return torch.cat(found)
+                return torch.cat(list(found))
             under_way.put(call.at_N, found)
         return None
 

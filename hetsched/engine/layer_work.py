@@ -5,7 +5,7 @@ Shapes: T tokens, K top-k, H hidden, N active experts, S = tokens sorted by expe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -107,8 +107,8 @@ class LayerUnderWay:
         rows_N, weights_N = rows_S.split_with_sizes(counts), weights_S1.split_with_sizes(counts)
         return torch.cat([rows_N[at] for at in at_N]), torch.cat([weights_N[at] for at in at_N])
 
-    def put(self, at_N: Sequence[int], parts: Sequence[torch.Tensor]) -> None:
-        """Weight the results of these experts, and put them into their rows."""
+    def put(self, at_N: Sequence[int], parts: Iterable[torch.Tensor]) -> None:
+        """Weight the results of these experts, one after another, and put them into their rows."""
         counts = self.order.counts
         weights_N, target_N = self.order.weights_S1.split_with_sizes(counts), self.part_SH.split_with_sizes(counts)
         for at, part in zip(at_N, parts, strict=True):

@@ -63,7 +63,7 @@ def take_off(module: Any, attachment: Attachment | None = None) -> None:
         or (attachment is not None and getattr(hook, "__self__", None) is attachment)
     ]
     for holder, number in ours:
-        for each in (holder, module._forward_pre_hooks_with_kwargs):
+        for each in (module._forward_pre_hooks_with_kwargs, holder):  # last where it is looked for
             each.pop(number, None)
 
 

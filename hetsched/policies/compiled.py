@@ -207,9 +207,9 @@ class CompiledPolicy(NamedTuple):
     against the decision. `ahead` takes `known` too, and whether to learn and to choose copies.
     """
 
-    step: Callable[..., int]
-    resume: Callable[..., int]
-    ahead: Callable[..., int]
+    step: Any
+    resume: Any
+    ahead: Any
     ask: Callable[..., bool]
     kernels: PolicyKernels
     solver: SolverKernel | None

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import hetsched
+from hetsched.engine import executor, layer_work
 from hetsched.integrations.attachment import Attachment
 from hetsched.types import ExpertId, Phase
 from tests.conftest import tiny_moe
@@ -72,29 +73,27 @@ def test_an_expert_is_copied_once_a_chunk(policy: str) -> None:
 def test_memory_beside_the_model_is_bounded_by_the_chunk(
     monkeypatch: pytest.MonkeyPatch, chunk: int, options: dict[str, Any]
 ) -> None:
-    """Experts' results wait for their turn to be added: together tokens x top-k x hidden, and one more in each lane."""
+    """Experts' results wait in one matrix, tokens x top-k x hidden; beside it there is one more in each lane."""
     model, ids = tiny_moe(layers=2, experts=EXPERTS), prompt()
     alive: dict[int, int] = {}
     peaks: list[int] = []
     largest = 0
 
-    def watched(kernel: Any) -> Any:
-        def compute() -> dict[int, torch.Tensor]:
-            nonlocal largest
-            parts: dict[int, torch.Tensor] = kernel()
-            for part in parts.values():
-                largest = max(largest, part.nbytes)
-                alive[id(part)] = part.nbytes
-                weakref.finalize(part, alive.pop, id(part), None)
-            peaks.append(sum(alive.values()))
-            return parts
+    def seen(made: torch.Tensor) -> torch.Tensor:
+        alive[id(made)] = made.nbytes
+        weakref.finalize(made, alive.pop, id(made), None)
+        peaks.append(sum(alive.values()))
+        return made
 
-        return compute
+    def one(*args: Any, inner: Any = executor.expert_ffn) -> torch.Tensor:
+        nonlocal largest
+        part = seen(inner(*args))
+        largest = max(largest, part.nbytes)
+        return part
 
-    with hetsched.attach(model, **MACHINE | options) as handle:
-        accelerator: Any = handle.engine.accelerator
-        launch = accelerator.launch
-        monkeypatch.setattr(accelerator, "launch", lambda lane, kernel, *rest: launch(lane, watched(kernel), *rest))
+    monkeypatch.setattr(executor, "expert_ffn", one)
+    monkeypatch.setattr(layer_work, "lasting", lambda *args, inner=layer_work.lasting: seen(inner(*args)))
+    with hetsched.attach(model, **MACHINE | options):
         generated(model, ids, prefill_chunk_size=chunk, new_tokens=1)
     whole = BATCH * chunk * TOP_K * HIDDEN * 4
     assert whole <= max(peaks) <= whole + 2 * largest
