@@ -8,10 +8,10 @@ from . import (
     ACTIVE,
     CAUSE,
     COPIES,
+    COPY_S,
     COUNT,
     CPU_S,
     CPU_START_S,
-    DENSE_S,
     EVICTS,
     EXPERT,
     EXPERTS,
@@ -32,12 +32,9 @@ from . import (
     WHY,
     Board,
 )
-from . import COPY_S as COPY_TIME_S
 
 IS_RESIDENT, IN_FLIGHT, FETCHED, CPU_SOONER, MISSED = range(5)
-RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")
 BEATS_CPU, WAS_MISSED = range(2)
-FETCH_CAUSES = ("demanded: fetching beats the CPU", "missed")
 
 
 @compiled_lean
@@ -88,7 +85,7 @@ def misses_on_cpu(board: Board, seconds_4T: FloatArray) -> None:
         for i in range(at[ACTIVE]):
             if first + board.active_N[i] == board.fetches_3N[NEW, k]:
                 run(board, i, ON_GPU, FETCHED)
-                arrival_s += board.machine[COPY_TIME_S]
+                arrival_s += board.machine[COPY_S]
                 gpu_end_s = max(gpu_end_s, arrival_s) + seconds_4T[GPU_S, board.tokens_N[i]]
     on_gpu = at[RUNS]
     for i in range(at[ACTIVE]):
@@ -101,9 +98,3 @@ def misses_on_cpu(board: Board, seconds_4T: FloatArray) -> None:
     if at[RUNS] > on_gpu:
         gpu_end_s = max(gpu_end_s, seconds_4T[CPU_START_S, at[TOKENS]] + cpu_s)
     board.now[PREDICTED_S] = gpu_end_s
-
-
-@compiled_lean
-def dense_s(board: Board, seconds_4T: FloatArray) -> float:
-    """The rest of the layer under decision."""
-    return float(seconds_4T[DENSE_S, board.at[TOKENS]])

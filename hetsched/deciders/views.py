@@ -31,7 +31,7 @@ from ..policy import Decision
 from ..residency import ResidencyError, State
 from ..types import Demand, Evict, ExpertId, Fetch, Lane, LinkState, Run
 
-RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")  # by rows.IS_RESIDENT and so on
+RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")  # by the numbers of board/rows.py
 FETCH_CAUSES = ("demanded: fetching beats the CPU", "missed")
 LANES = (Lane.CPU, Lane.GPU)
 

@@ -11,15 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..dispatch.problem import Device, DispatchProblem, johnson_order
-from ..dispatch.solver import Status
 from ..policy import Setting, View
 from ..residency import RESIDENT
 from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Run
 
 FREE = -1  # a place that nobody has to leave
 _CPU, _GPU, _FETCH = (int(device) for device in Device)
-_ONE = (1,)
-_OPTIMAL = Status.OPTIMAL.name
 
 
 class PosedProblem(NamedTuple):
@@ -29,13 +26,8 @@ class PosedProblem(NamedTuple):
     victims: npt.NDArray[np.int64]
 
 
-def pose(
-    demand: Demand, view: View, setting: Setting, utility_LE: FloatArray, link_price_s: float = 0.0
-) -> PosedProblem:
-    """The dispatch problem of one layer; seconds from the cost model, prices from `utility_LE` (seconds saved).
-
-    Each fetch pays `link_price_s` besides its victim's utility: what the copy engine would else have gained.
-    """
+def pose(demand: Demand, view: View, setting: Setting, utility_LE: FloatArray) -> PosedProblem:
+    """The dispatch problem of one layer; seconds from the cost model, prices from `utility_LE` (seconds saved)."""
     cost, layer, states = setting.cost, demand.layer, view.residency.states(demand.layer)
     ready = {e: 0.0 if states[e] >= RESIDENT else np.inf for e in demand.active}
     link_free_s = view.link.free_s
@@ -51,7 +43,7 @@ def pose(
         copy_s_N=np.full(len(ready), cost.copy_s()),
         ready_s_N=np.array(list(ready.values())),
         utility_N=utility_LE[layer, demand.active_N],
-        victim_price_V=price_V + link_price_s,
+        victim_price_V=price_V,
         link_free_s=link_free_s,
         roundtrip_s=cost.cpu_start_s(demand.num_tokens),
         gpu_call_s=cost.gpu_call_s(),
