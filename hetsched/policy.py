@@ -106,7 +106,7 @@ class Kernelled:
     """Base of a policy that supplies kernels (policies/compiled.py) in place of the three methods below.
 
     Where one of them is overridden, or somebody calls them, the others do in Python what the kernels do, one layer at a
-    time; `in_python` is handed over by the scheduler, and by deciders.methods.WithMethods.
+    time; `in_python` is handed over by deciders.methods.give_methods, which the scheduler calls.
     """
 
     in_python: Any = None

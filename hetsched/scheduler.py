@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .board import STATUS, new_board, open_board
-from .board.seconds import Seconds, machine_of
+from .board.seconds import Seconds
 from .cost.model import CostModel
 from .deciders import Decider
 from .deciders.views import PlanError as PlanError
@@ -24,7 +24,7 @@ from .faults import Fault, story
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import plugin
-from .policy import Decision, Kernelled, Policy, Setting, asks_solver, is_compiled
+from .policy import Decision, Policy, Setting, asks_solver, is_compiled
 from .residency import Arrive, Drop, Residency
 from .stats import RunStats
 from .traces.trace import RoutingTrace
@@ -72,8 +72,7 @@ class Scheduler:
         slots = geometry.slots(gpu_bytes) if self.cost.has_gpu else 0
         self.arrays = new_board(layers, experts, slots)
         self.board = open_board(*self.arrays)
-        self.board.machine[:] = machine_of(self.cost)
-        self.seconds = Seconds(self.cost)
+        self.seconds = Seconds(self.cost, self.board.machine)
         self.residency = Residency(layers, experts, slots, self.board, geometry.experts_L or ())
         self.stats = RunStats(geometry.expert_bytes, self.board)
         self.policy: Policy = _instance("hetsched.policies", policy)
@@ -116,8 +115,6 @@ class Scheduler:
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
         start = self.clock()
-        if self.seconds.is_new():
-            self.board.machine[:] = machine_of(self.cost)
         self._views.tell(demand, link)
         try:
             decision = self.decider.decide(demand, link)
@@ -191,12 +188,10 @@ class Scheduler:
             if self._degrade:  # a replay may need none of its calls
                 compiled.make_ready()
             return compiled
-        if isinstance(policy, Kernelled):
-            from .deciders.methods import Methods
-
-            policy.in_python = Methods(policy.kernels(), setting)
+        from .deciders.methods import give_methods
         from .deciders.python import PythonDecider
 
+        give_methods(policy, setting)
         return PythonDecider(policy, self.residency, self.arrays, self._views, self._excuse)
 
     def _plain(self, demand: Demand, error: Exception) -> Decision:

@@ -22,7 +22,7 @@ from hetsched.types import Outcome, Phase
 from .hollow import timing_only, tiny_model
 
 MACHINE = "rtx-4060-laptop-8gb"
-POLICY = "on-demand-lru"  # has copies to start, as most do, and nothing to compile
+POLICY = "on-demand-lru"  # has copies to start, as most do, and asks no solver
 LAYERS, EXPERTS, TOP_K = 4, 32, 8
 STEPS, STEPS_BEFORE = 48, 8
 HOW = f"processor time in {LAYERS} layers of {TOP_K} active experts of {EXPERTS}, {POLICY} on an emulated GPU"

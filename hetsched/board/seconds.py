@@ -41,22 +41,24 @@ def machine_of(cost: CostModel) -> FloatArray:
 
 
 class Seconds:
-    """Tables over the number of tokens, longer where a step has more of them, anew where the model was recalibrated."""
+    """Tables over the number of tokens, longer where a step has more of them, anew where the model was recalibrated.
 
-    def __init__(self, cost: CostModel) -> None:
+    `machine`, a board's section, holds machine_of(cost) from the beginning, and is brought up to date with the tables.
+    """
+
+    def __init__(self, cost: CostModel, machine: FloatArray) -> None:
         self._cost = cost
-        self._version = -1
+        self._machine = machine
+        self._version = cost.version
         self._seconds_4T = np.zeros((4, 0))
-
-    def is_new(self) -> bool:
-        """Whether the cost model has been recalibrated since the tables were made."""
-        return self._version != self._cost.version
+        machine[:] = machine_of(cost)
 
     def table(self, num_tokens: int) -> FloatArray:
         """Seconds on the GPU and the CPU, of the dense part and the CPU lane's start: float64 [4, T > num_tokens]."""
-        if num_tokens >= self._seconds_4T.shape[1] or self.is_new():
-            self._seconds_4T = self._made(max(FIRST_TOKENS, 2 * num_tokens))
+        if num_tokens >= self._seconds_4T.shape[1] or self._version != self._cost.version:
             self._version = self._cost.version
+            self._machine[:] = machine_of(self._cost)
+            self._seconds_4T = self._made(max(FIRST_TOKENS, 2 * num_tokens))
         return self._seconds_4T
 
     def _made(self, most: int) -> FloatArray:

@@ -1,17 +1,16 @@
-"""A compiled policy with the four methods of one in Python: for whoever wraps policies, or looks at one alone."""
+"""The methods of a policy that supplies kernels: for whoever wraps policies, overrides one, or looks at one alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ..board import new_board, open_board
-from ..board.seconds import Seconds, machine_of
+from ..board.seconds import Seconds
 from ..faults import Fault
 from ..policies.compiled import PolicyKernels
-from ..policy import Decision, Kernelled, Setting, View, asks_solver, is_compiled
+from ..policy import Decision, Kernelled, Policy, Setting, View
 from ..residency import Residency
-from ..types import Demand, ExpertId, Fetch, LinkState
+from ..types import Demand, Fetch, LinkState
 from .compiled import CompiledDecider
 from .views import Views
 
@@ -27,12 +26,10 @@ class Methods:
         shape = setting.geometry
         arrays = new_board(shape.num_layers, shape.num_experts, setting.num_slots)
         self._board = open_board(*arrays)
-        self._board.machine[:] = machine_of(setting.cost)
         self._residency = Residency(shape.num_layers, shape.num_experts, setting.num_slots, self._board)
         self._views = Views(self._board)
-        self._decider = CompiledDecider(
-            kernels, None, setting.solver, Seconds(setting.cost), arrays, self._views, _raise
-        )
+        seconds = Seconds(setting.cost, self._board.machine)
+        self._decider = CompiledDecider(kernels, None, setting.solver, seconds, arrays, self._views, _raise)
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """One layer."""
@@ -59,36 +56,10 @@ class Methods:
         self._views.tell(demand, view.link._replace(arrived=()))
 
 
-class WithMethods:
-    """Any policy, to be called by its four methods: for whoever wraps one."""
-
-    def __init__(self, policy: Any) -> None:
-        self.name = policy.name
-        self.uses_weights = bool(getattr(policy, "uses_weights", False))
-        self.uses_solver = asks_solver(policy)
-        self._policy = policy
-
-    def start(self, setting: Setting) -> Sequence[ExpertId]:
-        """The policy's own beginning."""
-        initial: Sequence[ExpertId] = self._policy.start(setting)
-        self._asked = Methods(self._policy.kernels(), setting) if is_compiled(self._policy) else self._policy
-        if isinstance(self._policy, Kernelled) and not is_compiled(self._policy):
-            self._policy.in_python = Methods(self._policy.kernels(), setting)
-        return initial
-
-    def plan(self, demand: Demand, view: View) -> Decision:
-        """As the policy's."""
-        decided: Decision = self._asked.plan(demand, view)
-        return decided
-
-    def observe(self, demand: Demand) -> None:
-        """As the policy's."""
-        self._asked.observe(demand)
-
-    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
-        """As the policy's."""
-        copies: Sequence[Fetch] = self._asked.prefetch(demand, view)
-        return copies
+def give_methods(policy: Policy, setting: Setting) -> None:
+    """Let a policy that has been started with this setting be called by its methods; nothing where it has its own."""
+    if isinstance(policy, Kernelled):
+        policy.in_python = Methods(policy.kernels(), setting)
 
 
 def _raise(fault: Fault, error: Exception) -> None:

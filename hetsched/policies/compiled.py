@@ -207,10 +207,10 @@ class CompiledPolicy(NamedTuple):
     against the decision. `ahead` takes `known` too, and whether to learn and to choose copies.
     """
 
+    name: str
     step: Any
     resume: Any
     ahead: Any
-    ask: Callable[..., bool]
     kernels: PolicyKernels
     solver: SolverKernel | None
 
@@ -230,10 +230,10 @@ def compiled_policy(kernels: PolicyKernels, solver: SolverKernel | None) -> Comp
         named = f"{kernels.name} {solver.name}"
     stamp = kernels.stamp(*(solver.sources if solver else ()))
     return CompiledPolicy(
+        named,
         specialised(named, _stepping, stamp, plan=kernels.plan, ask=asked, answer=kernels.answer),
         specialised(kernels.name, _answering, stamp, answer=kernels.answer),
         specialised(kernels.name, _looking_ahead, stamp, learn=kernels.learn, note=kernels.note, choose=kernels.choose),
-        asked,
         kernels,
         solver,
     )

@@ -1,4 +1,4 @@
-"""A whole replay in one compiled call: the same kernels that decide in a model, on the timeline's, layer by layer.
+"""A whole replay in one compiled call: the calls that decide in a model, on the timeline's kernels, layer by layer.
 
 Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts.
 """
@@ -55,15 +55,18 @@ from ..board import (
     Board,
     Bytes,
 )
-from ..board.contract import FINE, apply_copies, apply_plan, arrive, begin_layer, note_arrivals, open_board
-from ..jit import compiled_lean, specialised
-from ..policies.compiled import ASKS, CompiledPolicy, count_seen
+from ..board.contract import FINE, arrive, open_board
+from ..jit import borrowed, compiled_lean, specialised
+from ..policies.compiled import CompiledPolicy
 from ..types import FloatArray, IntArray
 from . import line as lanes
 from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
 
 if TYPE_CHECKING:  # names that jit.specialised binds in the loop
-    from ..policies.compiled import answer, ask, choose, learn, note, plan
+
+    def step(*given: Any) -> int: ...
+    def ahead(*given: Any) -> int: ...
+
 
 PREFILL = 0  # as types.Phase
 SOURCES = ("hetsched.replay.loop", "hetsched.replay.line")
@@ -176,6 +179,7 @@ def _looping(stamp: int) -> Callable[..., int]:
         step_s_S: FloatArray,
     ) -> int:
         assert stamp >= 0
+        arrays = borrowed(bytes_B), borrowed(ints_I), borrowed(floats_R)
         board = open_board(bytes_B, ints_I, floats_R)
         line = open_line(line_arrays[0], line_arrays[1], line_arrays[2])
         asked = Demanded(experts_TLK, begin_S, end_S, phase_S)
@@ -189,22 +193,13 @@ def _looping(stamp: int) -> Callable[..., int]:
                 dense_s = seconds_4T[DENSE_S, board.at[TOKENS]]
                 pass_s(line, dense_s + host_s)
                 report(board, line)
-                begin_layer(board)
-                if plan(board, seconds_4T, own) == ASKS:
-                    ask(board)
-                    answer(board, seconds_4T, own)
-                wrong = apply_plan(board)
+                wrong = step(*arrays, seconds_4T, own)
                 if wrong != FINE:
                     return wrong
                 pass_s(line, decision_s)
                 submit(board, line)
                 report(board, line)
-                note_arrivals(board)
-                count_seen(board)
-                learn(board, known)
-                note(board, seconds_4T, own)
-                choose(board, seconds_4T, own)
-                wrong = apply_copies(board)
+                wrong = ahead(*arrays, seconds_4T, own, known, True, True)
                 if wrong != FINE:
                     return wrong
                 line.time_3[lanes.HOST_S] = beside_s
@@ -219,18 +214,7 @@ def _looping(stamp: int) -> Callable[..., int]:
 
 
 def compiled_replay(calls: CompiledPolicy) -> Callable[..., int]:
-    """The loop with this policy's kernels, and its solver's, in it."""
-    kernels, solver = calls.kernels, calls.solver
-    stamp = kernels.stamp(*SOURCES, *(solver.sources if solver else ()))
-    name = f"{kernels.name} {solver.name}" if solver else kernels.name
-    return specialised(
-        name,
-        _looping,
-        stamp,
-        plan=kernels.plan,
-        ask=calls.ask,
-        answer=kernels.answer,
-        learn=kernels.learn,
-        note=kernels.note,
-        choose=kernels.choose,
-    )
+    """The loop around this policy's calls, with its solver's in them."""
+    solver = calls.solver
+    stamp = calls.kernels.stamp(*SOURCES, *(solver.sources if solver else ()))
+    return specialised(calls.name, _looping, stamp, step=calls.step, ahead=calls.ahead)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..deciders.methods import WithMethods
+from ..deciders.methods import give_methods
 from ..dispatch.problem import DispatchProblem
 from ..dispatch.solver import Solution, Solver
 from ..plugins import plugin
@@ -26,7 +26,7 @@ class BrokenPolicy:
 
     def __init__(self, inner: str | Policy, dice: Dice) -> None:
         found = plugin("hetsched.policies", inner)
-        self._inner: Policy = WithMethods(found() if isinstance(found, type) else found)
+        self._inner: Policy = found() if isinstance(found, type) else found
         self._dice = dice
         self._turn = 0
         self.name = f"broken {self._inner.name}"
@@ -35,7 +35,9 @@ class BrokenPolicy:
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """As it should be."""
-        return self._inner.start(setting)
+        initial = self._inner.start(setting)
+        give_methods(self._inner, setting)
+        return initial
 
     def plan(self, demand: Demand, view: View) -> Decision:
         """A decision, nonsense, or an error."""

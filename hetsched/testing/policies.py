@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..deciders.methods import WithMethods
+from ..deciders.methods import give_methods
 from ..geometry import MoEGeometry
 from ..machine.gallery import machine
 from ..machine.hardware import nominal_cpu
@@ -191,11 +191,13 @@ class _Watched:
 
     def __init__(self, policy: Policy, learned: list[int]) -> None:
         self.name = policy.name
-        self._policy = WithMethods(policy)
+        self._policy = policy
         self._learned = learned
 
     def start(self, machine: Setting) -> Sequence[ExpertId]:
-        return self._policy.start(machine)
+        initial = self._policy.start(machine)
+        give_methods(self._policy, machine)
+        return initial
 
     def plan(self, demand: Demand, view: View) -> Decision:
         before = _facts(demand, view)
