@@ -100,9 +100,25 @@ def specialised(name: str, template: Callable[[int], F], stamp: int, **kernels: 
     """
     key = (name, template, stamp, *sorted(kernels.items()))
     if key not in _SPECIALISED:
-        made: Any = template(stamp)
-        names = {**made.__globals__, **kernels}
-        bound = types.FunctionType(made.__code__, names, made.__name__, made.__defaults__, made.__closure__)
-        bound.__qualname__ = f"{made.__name__}[{name}]"
-        _SPECIALISED[key] = compiled_and_kept(bound)
+        _SPECIALISED[key] = compiled_and_kept(_bound(name, template(stamp), kernels))
     return cast(F, _SPECIALISED[key])
+
+
+def inlined(name: str, function: F, **kernels: Any) -> F:
+    """`function` with its global names in `kernels` bound, for the inside of kernels, where it becomes part of them.
+
+    Handing a board to a function costs more than a short one does; this one is handed nothing.
+    """
+    key = (name, function, *sorted(kernels.items()))
+    if key not in _SPECIALISED:
+        bound = _bound(name, function, kernels)
+        _SPECIALISED[key] = njit(nogil=True, error_model="numpy", inline="always")(bound)
+    return cast(F, _SPECIALISED[key])
+
+
+def _bound(name: str, made: Any, kernels: dict[str, Any]) -> Any:
+    """The function with these global names bound, and a name of its own."""
+    names = {**made.__globals__, **kernels}
+    bound = types.FunctionType(made.__code__, names, made.__name__, made.__defaults__, made.__closure__)
+    bound.__qualname__ = f"{made.__name__}[{name}]"
+    return bound

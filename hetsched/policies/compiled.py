@@ -43,7 +43,7 @@ from ..board.contract import FINE, apply_copies, apply_plan, begin_layer, note_a
 from ..dispatch.answers import FEASIBLE, INFEASIBLE, OPTIMAL, WORSE, SolverKernel
 from ..dispatch.judge import judge
 from ..dispatch.solver import REL_TOL
-from ..jit import compiled_lean, source_stamp, specialised
+from ..jit import compiled_lean, inlined, source_stamp, specialised
 from ..types import Demand, FloatArray, IntArray
 
 if TYPE_CHECKING:  # names that jit.specialised binds in the templates below
@@ -54,6 +54,8 @@ if TYPE_CHECKING:  # names that jit.specialised binds in the templates below
     def choose(board: Board, seconds_4T: FloatArray, own: Any) -> None: ...
     def learn(board: Board, known: Any) -> None: ...
     def ask(board: Board) -> bool: ...
+    def decide(board: Board, seconds_4T: FloatArray, own: Any) -> int: ...
+    def learn_layer(board: Board, seconds_4T: FloatArray, own: Any, known: Any) -> None: ...
     def solve(*problem: Any) -> tuple[npt.NDArray[np.int8], float, float]: ...
 
 
@@ -149,16 +151,28 @@ def count_seen(board: Board) -> None:
         board.seen_F[first + board.active_N[i]] += board.tokens_N[i]
 
 
+def _decide(board: Board, seconds_4T: FloatArray, own: Any) -> int:
+    """One layer, from its demand on the board to the residency that follows."""
+    begin_layer(board)
+    if plan(board, seconds_4T, own) == ASKS:
+        if not ask(board):
+            return ASKS
+        answer(board, seconds_4T, own)
+    return apply_plan(board)
+
+
+def _learn(board: Board, seconds_4T: FloatArray, own: Any, known: Any) -> None:
+    """The layer's demand."""
+    count_seen(board)
+    learn(board, known)
+    note(board, seconds_4T, own)
+
+
 def _stepping(stamp: int) -> Callable[..., int]:
     def step(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, seconds_4T: FloatArray, own: Any) -> int:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
-        begin_layer(board)
-        if plan(board, seconds_4T, own) == ASKS:
-            if not ask(board):
-                return ASKS
-            answer(board, seconds_4T, own)
-        return apply_plan(board)
+        return decide(board, seconds_4T, own)
 
     return step
 
@@ -189,9 +203,7 @@ def _looking_ahead(stamp: int) -> Callable[..., int]:
         note_arrivals(board)
         board.at[COPIES] = 0
         if learning:
-            count_seen(board)
-            learn(board, known)
-            note(board, seconds_4T, own)
+            learn_layer(board, seconds_4T, own, known)
         if not choosing:
             return FINE
         choose(board, seconds_4T, own)
@@ -205,12 +217,15 @@ class CompiledPolicy(NamedTuple):
 
     They return FINE, ASKS (step: a problem is posed, and the solver is none that is compiled), or what contract.py has
     against the decision. `ahead` takes `known` too, and whether to learn and to choose copies.
+    `decide` and `learn_layer` are parts of them, for kernels that have the board open.
     """
 
     name: str
     step: Any
     resume: Any
     ahead: Any
+    decide: Callable[..., int]
+    learn_layer: Callable[..., None]
     kernels: PolicyKernels
     solver: SolverKernel | None
 
@@ -229,11 +244,15 @@ def compiled_policy(kernels: PolicyKernels, solver: SolverKernel | None) -> Comp
         asked = specialised(solver.name, _asking, stamp_of(*solver.sources), solve=solver.solve)
         named = f"{kernels.name} {solver.name}"
     stamp = kernels.stamp(*(solver.sources if solver else ()))
+    decided = inlined(named, _decide, plan=kernels.plan, ask=asked, answer=kernels.answer)
+    learned = inlined(kernels.name, _learn, learn=kernels.learn, note=kernels.note)
     return CompiledPolicy(
         named,
-        specialised(named, _stepping, stamp, plan=kernels.plan, ask=asked, answer=kernels.answer),
+        specialised(named, _stepping, stamp, decide=decided),
         specialised(kernels.name, _answering, stamp, answer=kernels.answer),
-        specialised(kernels.name, _looking_ahead, stamp, learn=kernels.learn, note=kernels.note, choose=kernels.choose),
+        specialised(kernels.name, _looking_ahead, stamp, learn_layer=learned, choose=kernels.choose),
+        decided,
+        learned,
         kernels,
         solver,
     )

@@ -1,4 +1,4 @@
-"""A whole replay in one compiled call: the calls that decide in a model, on the timeline's kernels, layer by layer.
+"""A whole replay in one compiled call: the parts that decide in a model, on the timeline's, layer by layer.
 
 Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts.
 """
@@ -55,17 +55,15 @@ from ..board import (
     Board,
     Bytes,
 )
-from ..board.contract import FINE, arrive, open_board
-from ..jit import borrowed, compiled_lean, specialised
+from ..board.contract import FINE, apply_copies, arrive, note_arrivals, open_board
+from ..jit import compiled_lean, specialised
 from ..policies.compiled import CompiledPolicy
 from ..types import FloatArray, IntArray
 from . import line as lanes
 from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
 
 if TYPE_CHECKING:  # names that jit.specialised binds in the loop
-
-    def step(*given: Any) -> int: ...
-    def ahead(*given: Any) -> int: ...
+    from ..policies.compiled import choose, decide, learn_layer
 
 
 PREFILL = 0  # as types.Phase
@@ -179,7 +177,6 @@ def _looping(stamp: int) -> Callable[..., int]:
         step_s_S: FloatArray,
     ) -> int:
         assert stamp >= 0
-        arrays = borrowed(bytes_B), borrowed(ints_I), borrowed(floats_R)
         board = open_board(bytes_B, ints_I, floats_R)
         line = open_line(line_arrays[0], line_arrays[1], line_arrays[2])
         asked = Demanded(experts_TLK, begin_S, end_S, phase_S)
@@ -193,13 +190,16 @@ def _looping(stamp: int) -> Callable[..., int]:
                 dense_s = seconds_4T[DENSE_S, board.at[TOKENS]]
                 pass_s(line, dense_s + host_s)
                 report(board, line)
-                wrong = step(*arrays, seconds_4T, own)
+                wrong = decide(board, seconds_4T, own)
                 if wrong != FINE:
                     return wrong
                 pass_s(line, decision_s)
                 submit(board, line)
                 report(board, line)
-                wrong = ahead(*arrays, seconds_4T, own, known, True, True)
+                note_arrivals(board)
+                learn_layer(board, seconds_4T, own, known)
+                choose(board, seconds_4T, own)
+                wrong = apply_copies(board)
                 if wrong != FINE:
                     return wrong
                 line.time_3[lanes.HOST_S] = beside_s
@@ -217,4 +217,6 @@ def compiled_replay(calls: CompiledPolicy) -> Callable[..., int]:
     """The loop around this policy's calls, with its solver's in them."""
     solver = calls.solver
     stamp = calls.kernels.stamp(*SOURCES, *(solver.sources if solver else ()))
-    return specialised(calls.name, _looping, stamp, step=calls.step, ahead=calls.ahead)
+    return specialised(
+        calls.name, _looping, stamp, decide=calls.decide, learn_layer=calls.learn_layer, choose=calls.kernels.choose
+    )
