@@ -57,3 +57,9 @@ def plugin(group: str, spec: Any) -> Any:
         raise InputError(f"{spec!r} could not be imported: {error}") from error
     except AttributeError as error:
         raise InputError(f"{spec!r} could not be loaded: {error}; expected 'module:Name'") from error
+
+
+def instance(group: str, spec: Any) -> Any:
+    """An object of a plug-in: the spec itself, or its class called without arguments."""
+    found = plugin(group, spec)
+    return found() if isinstance(found, type) else found

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .cost.model import CostModel
 from .dispatch.guard import SolverGuard
+from .forecast import Forecaster
 from .geometry import MoEGeometry
+from .plugins import instance
 from .residency import Residency
 from .traces.trace import RoutingTrace
 from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Run
@@ -28,7 +30,7 @@ class Setting:
     `num_slots`: experts that fit on the GPU. `solver`: under guard, so that any answer of it may be used.
     `frequency_LE`: tokens per expert in a calibration trace, or None.
     `history`: the calibration trace itself, for what is learned from order. `future`: what will be demanded, which only
-    a replay knows, for clairvoyant baselines.
+    a replay knows, for clairvoyant baselines. `forecaster`: the one that was chosen, for policies that ask one.
     """
 
     geometry: MoEGeometry
@@ -38,6 +40,12 @@ class Setting:
     frequency_LE: FloatArray | None = None
     history: RoutingTrace | None = None
     future: RoutingTrace | None = None
+    forecaster: Forecaster | None = None
+
+    def forecaster_or(self, spec: Any) -> Forecaster:
+        """The forecaster that was chosen, or a new one of this name. The policy starts it."""
+        made: Forecaster = self.forecaster or instance("hetsched.forecasters", spec)
+        return made
 
     @cached_property
     def one_token_runs(self) -> tuple[list[list[Run]], list[list[Run]]]:
@@ -78,9 +86,10 @@ class Policy(Protocol):
     Contract: every active expert has exactly one Run; a GPU Run's expert is resident, in flight, or fetched in the
     same decision; no victim is in flight or active in this layer.
 
-    A class may declare two traits, False where it does not. `uses_weights: bool`: its demands carry `weights_E`, the
+    A class may declare three traits, False where it does not. `uses_weights: bool`: its demands carry `weights_E`, the
     router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
     `uses_solver: bool`: it asks `setting.solver`; naming a solver for one that does not is an error.
+    `uses_forecaster: bool`: the same of `setting.forecaster`; an attribute `forecaster` says which it has by default.
     """
 
     name: str
@@ -143,3 +152,8 @@ def is_compiled(policy: object) -> bool:
 def asks_solver(policy: object) -> bool:
     """Whether a policy, or a class of them, says that it asks its solver."""
     return bool(getattr(policy, "uses_solver", False))
+
+
+def asks_forecaster(policy: object) -> bool:
+    """Whether a policy, or a class of them, says that it asks a forecaster."""
+    return bool(getattr(policy, "uses_forecaster", False))

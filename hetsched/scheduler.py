@@ -21,10 +21,12 @@ from .dispatch.guard import SOLVER_BUDGET_S, SolverGuard
 from .dispatch.solver import Solver
 from .errors import InputError
 from .faults import Fault, story
+from .forecast import DEFAULT_FORECASTER, Forecaster, Learned
+from .forecast.fed import Contexts, Replayed, configured
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
-from .plugins import plugin
-from .policy import Decision, Policy, Setting, asks_solver, is_compiled
+from .plugins import instance
+from .policy import Decision, Policy, Setting, asks_forecaster, asks_solver, is_compiled
 from .residency import Arrive, Drop, Residency
 from .stats import RunStats
 from .traces.trace import RoutingTrace
@@ -44,7 +46,9 @@ class Scheduler:
     to. `policy` and `solver` are names of installed plug-ins, "module:Class", or objects. `gpu_bytes`: memory for
     experts on the GPU. `history`: a calibration trace; `frequency_LE` [L, E]: its tokens per expert, where that is all
     there is. `future`: what will be demanded, for clairvoyant policies in a replay. `timed_as`: take another model's
-    seconds. `clock`: what decisions are timed with.
+    seconds. `clock`: what decisions are timed with. `forecaster`: as `policy`, for one that asks it; None: the one that
+    it has by default. `contexts`: who knows what a forecaster may need beside ids (a replay's is made of `future`).
+    `learned`: what the forecaster of another run has learned (hetsched/learned.py).
 
     `degrade`: a plug-in that raises or breaks its contract costs a plain decision (residents on the GPU, the rest on
     the CPU) and is counted in `stats.faults`; a solver gets a budget. That is for engines; without it, faults of a
@@ -65,6 +69,9 @@ class Scheduler:
         timed_as: MoEGeometry | None = None,
         clock: Callable[[], float] = time.perf_counter,
         degrade: bool = False,
+        forecaster: Any = None,
+        contexts: Contexts | None = None,
+        learned: Learned | None = None,
     ) -> None:
         self.geometry = geometry
         self.cost = CostModel(hardware, timed_as or geometry)
@@ -75,16 +82,22 @@ class Scheduler:
         self.seconds = Seconds(self.cost, self.board.machine)
         self.residency = Residency(layers, experts, slots, self.board, geometry.experts_L or ())
         self.stats = RunStats(geometry.expert_bytes, self.board)
-        self.policy: Policy = _instance("hetsched.policies", policy)
+        self.policy: Policy = instance("hetsched.policies", policy)
         self.uses_weights = bool(getattr(self.policy, "uses_weights", False))
         refuse_idle_solver(self.policy, solver)
+        refuse_idle_forecaster(self.policy, forecaster)
+        known = contexts or (None if future is None else Replayed(future))
+        self.forecaster: Forecaster | None = None
+        if asks_forecaster(self.policy):
+            usual = getattr(self.policy, "forecaster", None) or DEFAULT_FORECASTER
+            self.forecaster = configured(usual if forecaster is None else forecaster, known, learned)
         asked = solver if asks_solver(self.policy) else NO_SOLVER
-        self.solver: Solver = _instance("hetsched.solvers", asked)
+        self.solver: Solver = instance("hetsched.solvers", asked)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
-        setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
+        setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(setting)))
         self._views = Views(self.board)
         self.decider: Decider = self._decider(setting)
@@ -228,7 +241,11 @@ def refuse_idle_solver(policy: Any, solver: Any) -> None:
         )
 
 
-def _instance(group: str, spec: Any) -> Any:
-    """An object of a plug-in: the spec itself, or its class called without arguments."""
-    found = plugin(group, spec)
-    return found() if isinstance(found, type) else found
+def refuse_idle_forecaster(policy: Any, forecaster: Any) -> None:
+    """Raise InputError where a forecaster is named for a policy (or class of one) that asks none."""
+    if forecaster is not None and not asks_forecaster(policy):
+        names = [named if isinstance(named, str) else getattr(named, "name", named) for named in (policy, forecaster)]
+        raise InputError(
+            f"policy {names[0]} asks no forecaster, so {names[1]} would change nothing; drop it, or declare "
+            "uses_forecaster in the policy if it does ask"
+        )

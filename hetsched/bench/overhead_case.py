@@ -51,6 +51,7 @@ class Settings:
     seed: int = 0
     demo_as: str = "gpt-oss-20b"
     decision_s: float | None = None
+    forecaster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class Case:
                 hardware=self.machine,
                 gpu_memory=self.settings.gpu_memory,
                 policy=self.settings.policy,
+                forecaster=self.settings.forecaster,
                 accelerator=accelerator,
                 stand_in_for=self.timed_as,
             )

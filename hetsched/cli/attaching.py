@@ -29,7 +29,7 @@ def add_machine_options(
     cpu_kernel: str | None = None,
     time_scale: float = ATTACH_TIME_SCALE,
 ) -> None:
-    """--hardware, --gpu-memory, --policy, --solver, --stand-in-for, --cpu-kernel, --time-scale, with these defaults."""
+    """--hardware, --gpu-memory, --policy, --solver, --forecaster, --stand-in-for, --cpu-kernel and --time-scale."""
     text = f"machine to emulate, or 'cpu': see 'hetsched profiles list' (default: {hardware or 'this machine'})"
     parser.add_argument("--hardware", type=non_empty_text, default=hardware, metavar="NAME", help=text)
     usual = gpu_memory.replace("%", "%%") if gpu_memory else "what the GPU has beside the rest of the model"
@@ -41,6 +41,8 @@ def add_machine_options(
     parser.add_argument("--policy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
     text = "dispatch solver (default: %(default)s)"
     parser.add_argument("--solver", type=non_empty_text, default="exact", metavar="NAME", help=text)
+    text = "forecaster of a strategy that asks one (default: the strategy's own)"
+    parser.add_argument("--forecaster", type=non_empty_text, metavar="NAME", help=text)
     text = f"emulated machines: let layers take the time of this model's (default: {stand_in_for or 'their own'})"
     parser.add_argument("--stand-in-for", type=non_empty_text, default=stand_in_for, metavar="MODEL", help=text)
     usual = cpu_kernel or "eager on emulated machines, auto on this one"
@@ -83,6 +85,7 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "gpu_memory": args.gpu_memory,
         "policy": args.policy,
         "solver": args.solver,
+        "forecaster": args.forecaster,
         "stand_in_for": args.stand_in_for,
         "cpu_kernel": args.cpu_kernel,
         "gpu_precision": getattr(args, "gpu_precision", None),

@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def add_overhead_options(group: argparse._ArgumentGroup) -> None:
-    """--models, --hardware, --gpu-memory, --policy, --tokens, --layers, --demo-as, --seed, --plot."""
+    """--models, --hardware, --gpu-memory, --policy, --forecaster, --tokens, --layers, --demo-as, --seed, --plot."""
     text = "'demo', and gallery models of which a few layers are made without numbers (default: %(default)s)"
     group.add_argument("--models", type=names_list, default="demo,qwen3-30b-a3b", metavar="A,B,...", help=text)
     text = "machines to emulate (default: %(default)s)"
@@ -40,6 +40,8 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--gpu-memory", type=non_empty_text, default="25%", metavar="SIZE", help=text)
     text = "strategy (default: %(default)s)"
     group.add_argument("--policy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
+    text = "forecaster of a strategy that asks one (default: the strategy's own)"
+    group.add_argument("--forecaster", type=non_empty_text, metavar="NAME", help=text)
     text = "decode steps to score in each of three passes (default: %(default)s)"
     group.add_argument("--tokens", type=at_least_one, default=64, metavar="N", help=text)
     text = "layers of models made without numbers (default: %(default)s)"
@@ -80,6 +82,7 @@ def _overhead(args: argparse.Namespace) -> int:
         args.seed,
         args.demo_as,
         decision_seconds(args.decision),
+        args.forecaster,
     )
     with replay_bar("measuring") as progress:
         document = overhead_document(settings, progress)

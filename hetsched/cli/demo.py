@@ -84,13 +84,14 @@ def _compare(
     """handle.stats() of each strategy after `tokens` tokens, at equal bytes."""
     from hetsched import attach
     from hetsched.plugins import plugin
-    from hetsched.policy import asks_solver
+    from hetsched.policy import asks_forecaster, asks_solver
     from hetsched.scheduler import DEFAULT_SOLVER
 
     frequency_LE, rows = _calibrate(model, tokenizer, options), []
     for policy in strategies:
         solver = options["solver"] if asks_solver(plugin("hetsched.policies", policy)) else DEFAULT_SOLVER
-        own = {**options, "policy": policy, "solver": solver}
+        forecaster = options["forecaster"] if asks_forecaster(plugin("hetsched.policies", policy)) else None
+        own = {**options, "policy": policy, "solver": solver, "forecaster": forecaster}
         with attach(model, **own, frequency_LE=frequency_LE) as handle:
             generate(model, tokenizer, ids, tokens, stream=False)
             rows.append(handle.stats())
@@ -102,6 +103,7 @@ def _calibrate(model: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
     from hetsched import attach
     from hetsched.scheduler import DEFAULT_SOLVER
 
-    with attach(model, **{**options, "policy": "cpu-only", "solver": DEFAULT_SOLVER, "time_scale": 1.0}) as handle:
+    plain = {"policy": "cpu-only", "solver": DEFAULT_SOLVER, "forecaster": None, "time_scale": 1.0}
+    with attach(model, **{**options, **plain}) as handle:
         generate(model, tokenizer, encode(tokenizer, CALIBRATION), 32, stream=False)
         return handle.scheduler.tokens_LE.astype(float)

@@ -49,13 +49,15 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", type=name, metavar="measured|SECONDS|none", help=text)
     text = "dispatch solver (default: %(default)s)"
     parser.add_argument("--solver", type=name, default="exact", metavar="NAME", help=text)
+    text = "forecaster of strategies that ask one (default: each strategy's own)"
+    parser.add_argument("--forecaster", type=name, metavar="NAME", help=text)
     text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
     parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
 
 
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Settings of a study from the parsed options."""
-    names = ("fit_sequences", "max_tokens", "verify", "replay", "solver", "bound_windows")
+    names = ("fit_sequences", "max_tokens", "verify", "replay", "solver", "forecaster", "bound_windows")
     decision_s = decision_seconds(args.decision)
     charges = {"decision_s": decision_s, "host_s": host_seconds(args.host, decision_s)}
     return {**{name: getattr(args, name) for name in names}, **charges}

@@ -46,9 +46,9 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
 
 
 def _scheduler(options: Options, geometry: MoEGeometry, sizes: MemoryPlan, cpu_only: bool) -> Scheduler:
-    policy, solver = options.policy, options.solver
+    policy, solver, forecaster = options.policy, options.solver, options.forecaster
     if cpu_only:  # there is nothing to decide, whatever was asked for
-        policy, solver = "cpu-only", DEFAULT_SOLVER
+        policy, solver, forecaster = "cpu-only", DEFAULT_SOLVER, None
     tier = sizes.tier
     return Scheduler(
         tier.slots,
@@ -56,6 +56,7 @@ def _scheduler(options: Options, geometry: MoEGeometry, sizes: MemoryPlan, cpu_o
         sizes.budget_bytes,
         policy=policy,
         solver=solver,
+        forecaster=forecaster,
         frequency_LE=options.frequency_LE,
         timed_as=tier.timed_as,
         degrade=True,

@@ -76,6 +76,7 @@ class Attachment:
             "timed_as": self.scheduler.cost.geometry.name,
             "policy": self.scheduler.policy.name,
             "solver": self.scheduler.solver.name,
+            "forecaster": getattr(self.scheduler.forecaster, "name", None),
             "cpu_kernel": self.cpu_kernel.name,
             "cpu_kernel_reason": self.cpu_kernel.reason,
             **precision_stats(self.tier, self.engine.store),

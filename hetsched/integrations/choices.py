@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, UnknownNameError
+from ..forecast.fed import refuse_needs
 from ..geometry import MoEGeometry
 from ..machine import gallery
 from ..machine.hardware import is_this_machine, resolve_hardware
 from ..machine.profile import HardwareProfile
 from ..machine.sizes import parse_bytes
 from ..plugins import plugin
-from ..scheduler import DEFAULT_SOLVER, refuse_idle_solver
+from ..scheduler import DEFAULT_SOLVER, refuse_idle_forecaster, refuse_idle_solver
 from ..tiers import Tier
 from ..types import FloatArray
 from .budget import accelerator_for, gpu_budget_bytes, refuse_idle_scale
@@ -39,6 +40,7 @@ class Options:
     stand_in_for: str | MoEGeometry | None = None
     cpu_kernel: str | None = None
     gpu_precision: str | None = None
+    forecaster: Any = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -76,13 +78,16 @@ def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices
     """
     policy = plugin("hetsched.policies", options.policy)
     plugin("hetsched.solvers", options.solver)
+    if options.forecaster is not None:
+        refuse_needs(plugin("hetsched.forecasters", options.forecaster))
     hardware, here = resolve_hardware(options.hardware, geometry), is_this_machine(options.hardware)
     cpu_only = options.accelerator is None and hardware.gpu is None
     refuse_idle_scale(options.time_scale, options.accelerator, hardware, here)
     if cpu_only:
-        refuse_decisions(options.policy, options.solver, hardware)
+        refuse_decisions(options.policy, options.solver, options.forecaster, hardware)
     else:
         refuse_idle_solver(policy, options.solver)
+        refuse_idle_forecaster(policy, options.forecaster)
     if isinstance(options.gpu_memory, str):
         parse_bytes(options.gpu_memory, whole_bytes=0)
     check_gpu_precision(options.gpu_precision, hardware)

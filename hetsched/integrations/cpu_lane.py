@@ -79,10 +79,15 @@ def cpu_only_kernel_for(
     return CpuKernel(chosen.name, chosen.choice.reason, chosen.linear, chosen.choice)
 
 
-def refuse_decisions(policy: Any, solver: Any, hardware: HardwareProfile) -> None:
-    """Raise InputError where a policy or a solver was asked for and, without a GPU, there is nothing to decide."""
-    for option, spec, idle in (("policy", policy, ("hetsched", "cpu-only")), ("solver", solver, ("exact", "all-cpu"))):
-        if not (isinstance(spec, str) and spec.lower() in idle):
+def refuse_decisions(policy: Any, solver: Any, forecaster: Any, hardware: HardwareProfile) -> None:
+    """Raise InputError where one of these was asked for and, without a GPU, there is nothing to decide."""
+    asked = (
+        ("policy", policy, ("hetsched", "cpu-only")),
+        ("solver", solver, ("exact", "all-cpu")),
+        ("forecaster", forecaster, ()),
+    )
+    for option, spec, idle in asked:
+        if spec is not None and not (isinstance(spec, str) and spec.lower() in idle):
             name = spec if isinstance(spec, str) else getattr(spec, "name", spec)
             raise InputError(
                 f"{option} {name} was given, and {hardware.name} has no GPU, so there is nothing to decide; drop one "

@@ -49,13 +49,15 @@ def attach(
     stand_in_for: str | MoEGeometry | None = None,
     cpu_kernel: str | None = None,
     gpu_precision: str | None = None,
+    forecaster: Any = None,
 ) -> Attachment:
     """Run a transformers model's experts under hetsched; `model.generate(...)` works as before.
 
     `hardware`: a machine of the gallery (emulated), a profile, a path, or None: this machine, with its GPU if torch
     finds one, to which all of the model but its experts is then moved until detach(); "cpu": this machine without GPU.
     `gpu_memory`: bytes for experts, a size ("8GiB") or a share of all experts ("25%"); None: what the GPU has beside
-    the rest of the model. `solver`, `policy`, `accelerator`: names of installed plug-ins, "module:Class", or objects.
+    the rest of the model. `solver`, `policy`, `accelerator`: names of installed plug-ins, "module:Class", or objects;
+    so is `forecaster`, for a policy that asks one (None: the policy's own).
     `time_scale`: wall seconds per emulated second (None: 20). `frequency_LE` [L, E]: tokens per expert in a calibration
     run.
     `stand_in_for`: gallery model whose layers' times the emulated machine takes instead of this model's.
@@ -72,7 +74,8 @@ def attach(
 
     Raises InputError for a model without routed experts or with experts of a kind that cannot be scheduled exactly, an
     impossible budget, an unknown name, an option that would change nothing (`time_scale` where time is real or an
-    accelerator object has its own; `policy` or `solver` without a GPU), or a model that is attached already; the model
+    accelerator object has its own; `policy` or `solver` without a GPU; a `forecaster` that the policy does not ask, or
+    that needs more than ids), or a model that is attached already; the model
     is then as it was, and so it is after Ctrl-C.
     """
     register()
@@ -90,6 +93,7 @@ def attach(
         stand_in_for,
         cpu_kernel,
         gpu_precision,
+        forecaster,
     )
     return _attached(model, modules, options)
 

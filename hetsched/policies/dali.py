@@ -24,7 +24,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..forecast import shares_LE
-from ..forecast.transition import Transition
 from ..policy import Decision, Setting, View
 from ..residency import ABSENT, RESIDENT
 from ..types import Demand, ExpertId, Fetch, FloatArray
@@ -42,6 +41,7 @@ class Dali:
 
     name = "dali"
     family = "hybrid execution"
+    uses_forecaster = True
     stand_in = "learned layer-to-layer transitions for the next router on residual-corrected hidden states"
 
     def __init__(self, window: int = 64, replaced: int = 1, prefetched: int = 2, depth: int = 2) -> None:
@@ -55,7 +55,7 @@ class Dali:
         shape = setting.geometry
         self._dispatch = RuleDispatch(setting, "greedy-dali")
         self._top_k = shape.top_k
-        self._forecaster = Transition()
+        self._forecaster = setting.forecaster_or("transition")
         self._forecaster.start(shape, setting.frequency_LE, setting.history)
         self._last_LE: FloatArray = self.window * shares_LE(shape, setting.frequency_LE)
         self._now_LE = np.zeros_like(self._last_LE)

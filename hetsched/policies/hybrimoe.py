@@ -25,7 +25,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..forecast import shares_LE
-from ..forecast.transition import Transition
 from ..plugins import plugin
 from ..policy import Decision, Setting, View
 from ..residency import ABSENT
@@ -47,6 +46,7 @@ class HybriMoe:
     name = "hybrimoe"
     family = "hybrid execution"
     uses_weights = True
+    uses_forecaster = True
     stand_in = "learned layer-to-layer transitions for the next routers on this layer's hidden state"
 
     def __init__(self, alpha: float = 0.03, ahead: int = 3, depth: int = 1) -> None:
@@ -61,7 +61,7 @@ class HybriMoe:
         self._num_slots = setting.num_slots
         self._top_k = setting.geometry.top_k
         self._num_layers = setting.geometry.num_layers
-        self._forecaster = Transition()
+        self._forecaster = setting.forecaster_or("transition")
         self._forecaster.start(setting.geometry, setting.frequency_LE, setting.history)
         self._score_LE: FloatArray = shares_LE(setting.geometry, setting.frequency_LE)
         return most_frequent(setting)

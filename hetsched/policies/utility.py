@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..jit import announced
-from ..plugins import plugin
 from ..policy import Kernelled, Setting
-from ..types import ExpertId
+from ..types import Demand, ExpertId
 from .static import most_frequent
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 class Utility(Kernelled):
     """hetsched's own policy.
 
+    `forecaster`: name, class or object of the one that it asks where a setting has none.
     `later`: weight of demand after the next visit. `hysteresis`: by how many copy times the newcomer must be better.
     `backlog_layers`: no prefetch is issued while copies for longer than so many layers wait.
     """
@@ -35,6 +35,7 @@ class Utility(Kernelled):
     name = "hetsched"
     family = "integer program"
     uses_solver = True
+    uses_forecaster = True
 
     def __init__(
         self,
@@ -43,8 +44,7 @@ class Utility(Kernelled):
         hysteresis: float = 0.01,
         backlog_layers: float = 1.0,
     ) -> None:
-        found = plugin("hetsched.forecasters", forecaster)
-        self.forecaster = found() if isinstance(found, type) else found
+        self.forecaster = forecaster
         self.later = later
         self.hysteresis = hysteresis
         self.backlog_layers = backlog_layers
@@ -56,23 +56,34 @@ class Utility(Kernelled):
 
         cost, shape = setting.cost, setting.geometry
         with announced("hetsched: compiling hetsched's policy once, about 20 s ..."):
-            self.forecaster.start(shape, setting.frequency_LE, setting.history)
+            self._asked = setting.forecaster_or(self.forecaster)
+            self._asked.start(shape, setting.frequency_LE, setting.history)
         known = empty_state(shape.num_layers, shape.num_experts)
         tuning = self.later, self.hysteresis, self.backlog_layers
-        reach = shape.num_layers if self.forecaster.reach is None else self.forecaster.reach
+        reach = shape.num_layers if self._asked.reach is None else self._asked.reach
         numbers = first_numbers(cost, shape.top_k, tuning, reach)
-        forecast = self.forecaster.next_LE(), self.forecaster.demand_LE()
-        self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), np.zeros(NOW), *forecast)
+        self._said = self._asked.next_LE(), self._asked.demand_LE()
+        if not hasattr(self._asked, "kernel"):  # it may say each time by other arrays
+            self._said = self._said[0].copy(), self._said[1].copy()
+        self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), np.zeros(NOW), *self._said)
         return most_frequent(setting) if cost.has_gpu else ()
 
     def kernels(self) -> PolicyKernels:
         """The layer's integer program, by the solver unless one token's answer is settled without; then swaps."""
         from . import utility_steps as own
 
-        learning = getattr(self.forecaster, "kernel", None)
+        learning = getattr(self._asked, "kernel", None)
         if learning is None:
-            return own.KERNELS._replace(own=self._own, observe=self.forecaster.observe)
+            return own.KERNELS._replace(own=self._own, observe=self._observed)
         name, sources, learn, known = learning()
         return own.KERNELS._replace(
             name=f"hetsched {name}", sources=(*own.KERNELS.sources, *sources), learn=learn, own=self._own, known=known
         )
+
+    def _observed(self, demand: Demand) -> None:
+        """Tell a forecaster in Python, and write down what it then says."""
+        self._asked.observe(demand)
+        first, reach = demand.layer, self._asked.reach
+        changed = slice(None) if reach is None else slice(first, first + reach + 1)
+        for kept_LE, said_LE in zip(self._said, (self._asked.next_LE(), self._asked.demand_LE()), strict=True):
+            kept_LE[changed] = said_LE[changed]

@@ -94,7 +94,10 @@ class Cell(NamedTuple):
         return simulate(bench.scored, bench.steps, scheduler, progress, bench.study.host_layer_s(self.machine))
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
-        says = traits(self.strategy.policy())
+        policy = self.strategy.policy()
+        says = traits(policy)
+        if bench.study.foresees(policy):
+            says = says._replace(clairvoyant=True)
         figures: dict[str, Any] = replayed.stats.as_dict()
         shared = ("tokens_per_s", "hit_rate", "late_share", "bytes_per_token", "wasted_bytes_per_token")
         lanes = {f"{lane}_utilisation": share for lane, share in figures["utilisation"].items()}

@@ -19,7 +19,7 @@ from .cell import Cell, Row
 from .limits import Limit
 from .result import BoundRow, gather
 from .simulator import ConstantClock, Progress, simulate
-from .strategies import refuse_unasked, strategies_of
+from .strategies import refuse_unasked, refuse_unasked_forecaster, strategies_of
 from .study import Bench, Study, check_fraction
 from .workers import Outcome, Task, attempt
 
@@ -97,6 +97,7 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     (chosen,), (machine,) = strategies_of([strategy]), study.machines
     check_fraction(gpu_fraction)
     refuse_unasked(study.solver, [chosen])
+    refuse_unasked_forecaster(study.forecaster, [chosen])
     bench = Bench(study)
     cell = Cell(machine, gpu_fraction, chosen)
     if study.decision_s is None:

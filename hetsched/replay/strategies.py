@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import InputError
+from ..forecast.fed import Replayed, refuse_needs
 from ..plugins import installed, installed_name, plugin
-from ..policy import Policy, asks_solver
+from ..policy import Policy, asks_forecaster, asks_solver
 from ..scheduler import DEFAULT_SOLVER
 
 GROUP = "hetsched.policies"
@@ -85,6 +86,16 @@ def refuse_unasked(solver: str, chosen: Sequence[Strategy]) -> None:
     if solver != DEFAULT_SOLVER and not any(asks_solver(plugin(GROUP, strategy.spec)) for strategy in chosen):
         names = ", ".join(strategy.label for strategy in chosen)
         raise InputError(f"of the strategies ({names}) none asks a solver, so {solver} would change nothing; drop it")
+
+
+def refuse_unasked_forecaster(forecaster: Any, chosen: Sequence[Strategy]) -> None:
+    """Raise InputError for a forecaster that is unknown or needs what no replay has, or that none of these asks."""
+    if forecaster is None:
+        return
+    refuse_needs(plugin("hetsched.forecasters", forecaster), Replayed.gives)
+    if not any(asks_forecaster(plugin(GROUP, strategy.spec)) for strategy in chosen):
+        names, named = ", ".join(strategy.label for strategy in chosen), getattr(forecaster, "name", forecaster)
+        raise InputError(f"of the strategies ({names}) none asks a forecaster, so {named} would go unused; drop it")
 
 
 def _label(spec: Any) -> str:

@@ -10,14 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
+from ..forecast import DEFAULT_FORECASTER
+from ..forecast import traits as forecaster_traits
 from ..geometry import MoEGeometry
 from ..machine import gallery
 from ..machine.profile import HardwareProfile
-from ..policy import Policy, asks_solver
+from ..plugins import plugin
+from ..policy import Policy, asks_forecaster, asks_solver
 from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..traces.split import sequence_starts, split
 from ..traces.trace import RoutingTrace, load_trace
@@ -41,7 +45,8 @@ class Study:
     `fit_sequences`: share of the sequences, the first ones, that everything fitted is fitted on; the others are scored,
     at most `max_tokens` of them. 0 fits nothing and scores everything. `decision_s`: seconds charged for each decision,
     or MEASURED. `host_s`: seconds charged for each layer for the engine itself, whatever the strategy, or MEASURED, as
-    each profile says of its host. `bound_windows`: windows of the clairvoyant bound, 0 for none.
+    each profile says of its host. `bound_windows`: windows of the clairvoyant bound, 0 for none. `forecaster`: for
+    strategies that ask one, None: each its own.
     """
 
     source: Path | RoutingTrace
@@ -55,6 +60,7 @@ class Study:
     host_s: float | None = 0.0
     solver: str = DEFAULT_SOLVER
     bound_windows: int = 12
+    forecaster: Any = None
 
     @classmethod
     def of(
@@ -97,6 +103,23 @@ class Study:
         if self.host_s is not None:
             return self.host_s
         return machine.host.layer_s if machine.host else 0.0
+
+    def forecaster_of(self, policy: Any) -> Any:
+        """The forecaster that a policy, or a class of them, asks; None where it asks none."""
+        if not asks_forecaster(policy):
+            return None
+        usual = getattr(policy, "forecaster", None) or DEFAULT_FORECASTER
+        return plugin("hetsched.forecasters", usual if self.forecaster is None else self.forecaster)
+
+    @property
+    def forecaster_name(self) -> str | None:
+        """The forecaster that was chosen; None: each strategy has its own."""
+        named = self.forecaster
+        return named if named is None or isinstance(named, str) else str(getattr(named, "name", named))
+
+    def foresees(self, policy: Any) -> bool:
+        """Whether the forecaster that a policy asks knows the future."""
+        return "future" in forecaster_traits(self.forecaster_of(policy)).needs
 
     def gpu_bytes(self, gpu_fraction: float) -> int:
         """Memory for experts at a fraction of all of them."""
@@ -156,7 +179,7 @@ class Bench:
         kind: type[Scheduler] = Scheduler,
         clock: Callable[[], float] = time.perf_counter,
     ) -> Scheduler:
-        """A scheduler that knows the history, and the future only where its policy is clairvoyant."""
+        """A scheduler that knows the history, and the future only where its policy or forecaster is clairvoyant."""
         made: Scheduler = kind(
             self.study.geometry,
             machine,
@@ -165,8 +188,9 @@ class Bench:
             solver=self.study.solver if asks_solver(policy) else DEFAULT_SOLVER,
             frequency_LE=self.frequency_LE,
             history=self.history,
-            future=self.future if traits(policy).clairvoyant else None,
+            future=self.future if traits(policy).clairvoyant or self.study.foresees(policy) else None,
             clock=clock,
+            forecaster=self.study.forecaster if asks_forecaster(policy) else None,
         )
         return made
 
@@ -189,6 +213,7 @@ class Bench:
             "decision_charge": charge,
             "host_charge": "measured" if study.host_s is None else study.host_s,
             "solver": study.solver,
+            "forecaster": study.forecaster_name,
             "notes": [
                 *([steps.note] if steps.note else []),
                 "the cache is carried over between sequences; no warm-up is left out",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..geometry import MoEGeometry
@@ -15,7 +16,7 @@ from .cell import Cell
 from .limits import Limit
 from .ray_cluster import run_on_ray
 from .result import Comparison, gather
-from .strategies import ALL, Strategies, refuse_unasked, strategies_of
+from .strategies import ALL, Strategies, refuse_unasked, refuse_unasked_forecaster, strategies_of
 from .study import MEASURED, Bench, Study, check_fraction
 from .workers import Task, run_here, run_in_processes
 
@@ -37,6 +38,7 @@ def compare(
     decision_s: float | None = MEASURED,
     host_s: float | None = 0.0,
     solver: str = "exact",
+    forecaster: Any = None,
     bound_windows: int = 12,
     jobs: int = 1,
     ray: str | None = None,
@@ -48,8 +50,9 @@ def compare(
     or {label: any of these}. What is fitted gets the first `fit_sequences` of the sequences, the others are scored.
     `verify`, `replay`: as steps_of. `decision_s`: a constant makes results reproducible, and the same for any `jobs`
     and on a Ray cluster (`ray`: its address, or "auto"). `host_s`: seconds a layer for the engine itself, or MEASURED:
-    what each profile says of its host. `progress(done, tasks)`: `done` counts parts of a task too. A strategy that
-    raises is in `failures`, the others go on. Raises InputError for bad arguments.
+    what each profile says of its host. `forecaster`: for strategies that ask one, in place of their own.
+    `progress(done, tasks)`: `done` counts parts of a task too. A strategy that raises is in `failures`, the others go
+    on. Raises InputError for bad arguments.
     """
     named = Study.of(trace, model, hardware, dtype)
     study = replace(
@@ -61,12 +64,14 @@ def compare(
         decision_s=decision_s,
         host_s=host_s,
         solver=solver,
+        forecaster=forecaster,
         bound_windows=bound_windows,
     )
     plugin("hetsched.solvers", solver)
     chosen = strategies_of(strategies)
     if strategies != ALL:  # some of those ask, and one that does not load is to fail alone
         refuse_unasked(solver, chosen)
+    refuse_unasked_forecaster(forecaster, chosen)
     bench = Bench(study)
     tasks: list[Task] = [Limit(m, f) for m in study.machines for f in _fractions(gpu_fractions) if bound_windows]
     tasks += [Cell(m, f, s) for m in study.machines for f in _fractions(gpu_fractions) for s in chosen]

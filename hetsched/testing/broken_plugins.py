@@ -12,7 +12,7 @@ from ..deciders.methods import give_methods
 from ..dispatch.problem import DispatchProblem
 from ..dispatch.solver import Solution, Solver
 from ..plugins import plugin
-from ..policy import Decision, Policy, Setting, View, asks_solver
+from ..policy import Decision, Policy, Setting, View, asks_forecaster, asks_solver
 from ..types import Demand, Evict, ExpertId, Fetch, Lane, Run
 from .faults import Dice, InjectedFault
 
@@ -32,6 +32,8 @@ class BrokenPolicy:
         self.name = f"broken {self._inner.name}"
         self.uses_weights = bool(getattr(self._inner, "uses_weights", False))
         self.uses_solver = asks_solver(self._inner)
+        self.uses_forecaster = asks_forecaster(self._inner)
+        self.forecaster = getattr(self._inner, "forecaster", None)
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """As it should be."""

@@ -27,7 +27,15 @@ from tests.traces.made import made, saved
 
 REPLAY = ["--trace", "t.npz", "--model", "gpt-oss-20b", "--hardware", "t4"]
 SYNTH = ["trace", "synth", "--layers", "2", "--experts", "4", "--top-k", "1", "--tokens", "9", "--sequences", "1"]
-MACHINE_OPTIONS = ("--hardware", "--gpu-memory", "--policy", "--solver", "--stand-in-for", "--cpu-kernel")
+MACHINE_OPTIONS = (
+    "--hardware",
+    "--gpu-memory",
+    "--policy",
+    "--solver",
+    "--forecaster",
+    "--stand-in-for",
+    "--cpu-kernel",
+)
 RUN = ["run", "--model", "absent", "--prompt", "x"]
 REFUSED = [
     *([*RUN, option, ""] for option in (*MACHINE_OPTIONS, "--gpu-precision")),
@@ -40,8 +48,14 @@ REFUSED = [
     ["verify", "--model", "m", "--gpu-memory", "10%,,25%"],
     ["verify", "--model", "m", "--hardware", "cpu", "--gpu-memory", "25%"],
     ["verify", "--model", "m", "--perplexity", "--gpu-precision", "int4", "--max-new-tokens", "3"],
-    *(["compare", *REPLAY, option, ""] for option in ("--strategies", "--dtype", "--solver", "--ray", "--plot")),
-    *(["simulate", *REPLAY, option, ""] for option in ("--strategy", "--dtype", "--solver", "--trace", "--model")),
+    *(
+        ["compare", *REPLAY, option, ""]
+        for option in ("--strategies", "--dtype", "--solver", "--forecaster", "--ray", "--plot")
+    ),
+    *(
+        ["simulate", *REPLAY, option, ""]
+        for option in ("--strategy", "--dtype", "--solver", "--forecaster", "--trace", "--model")
+    ),
     ["compare", *REPLAY, "--hardware", "t4,t4"],
     ["compare", *REPLAY, "--hardware", "t4,"],
     *(["compare", *REPLAY, "--gpu-fraction", shares] for shares in ("0.25,0.250", "nan", "inf", "-0.1", "")),
