@@ -25,9 +25,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..forecast.activation_matrices import ActivationMatrices
 from ..policy import Decision, Setting, View
 from ..types import Demand, ExpertId, Fetch, FloatArray, Phase
-from .activation_matrices import ActivationMatrices
 from .idle_link import copies, room
 from .rule_dispatch import RuleDispatch
 

@@ -5,15 +5,18 @@ Shapes: T tokens, L layers, K top-k, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..forecast import Forecaster
+from ..forecast import NEEDS, Context, forecast, tell, traits
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray, IntArray, Phase
 
+Forecaster: TypeAlias = Any  # `observe` takes a context where the class declares needs
 Make = Callable[[], Forecaster]
 SHAPE = MoEGeometry("law", num_layers=6, num_experts=10, top_k=3, hidden=8, ffn=8)
 
@@ -35,15 +38,58 @@ def started(make: Make, frequency_LE: FloatArray | None = None, history: Routing
     return forecaster
 
 
-def teach(forecaster: Forecaster, trace: RoutingTrace, tokens_per_step: int = 1) -> list[tuple[FloatArray, FloatArray]]:
-    """Let it observe a trace, step by step; copies of its two forecasts after each layer."""
-    said = []
+class Knowing:
+    """All that forecasters may need, made of the trace that is demanded: a Contexts for laws.
+
+    Gates and drafts give 0.9 to the experts that a token will demand and 0.1 to the others; in one case of four they
+    are of another token instead, so that there is something to calibrate.
+    """
+
+    gives = frozenset(NEEDS)
+
+    def __init__(self, trace: RoutingTrace, tokens_per_step: int = 1) -> None:
+        self._trace, self._per_step = trace, tokens_per_step
+        self._random = np.random.default_rng(0)
+        steps_T = (np.arange(trace.num_tokens) // tokens_per_step).astype(np.int32)
+        self._future = replace(trace, step_T=steps_T)
+
+    def of(self, demand: Demand) -> Context:
+        """Everything, for this layer of this step."""
+        ahead = range(demand.layer + 1, min(demand.layer + 4, self._trace.num_layers))
+        gates = [self._gate_TE(demand.step, layer, demand.num_tokens) for layer in ahead]
+        layers = range(self._trace.num_layers)
+        drafts = [self._gate_TE(demand.step + (l <= demand.layer), l, demand.num_tokens) for l in layers]
+        hidden_TH = np.ones((demand.num_tokens, SHAPE.hidden), np.float32)
+        return Context(hidden_TH, np.array(gates) if gates else None, np.stack(drafts, axis=1), self._future)
+
+    def _gate_TE(self, step: int, layer: int, tokens: int) -> FloatArray:
+        trace, experts = self._trace, self._trace.num_experts
+        begin = step * self._per_step
+        token_T = np.minimum(np.arange(begin, begin + tokens), trace.num_tokens - 1)
+        other_T = self._random.integers(trace.num_tokens, size=tokens)
+        token_T = np.where(self._random.random(tokens) < 0.25, other_T, token_T)
+        gate_TE = np.full((tokens, experts), 0.1 / max(experts - trace.top_k, 1))
+        np.put_along_axis(gate_TE, trace.experts_TLK[token_T, layer].astype(np.int64), 0.9 / trace.top_k, axis=1)
+        return gate_TE
+
+
+def demands(trace: RoutingTrace, tokens_per_step: int = 1) -> Iterator[tuple[Demand, Context]]:
+    """The demands of a trace, step by step and layer by layer, with all that may be known at each."""
+    knowing = Knowing(trace, tokens_per_step)
     for step, begin in enumerate(range(0, trace.num_tokens, tokens_per_step)):
         end = min(begin + tokens_per_step, trace.num_tokens)
         phase = Phase.DECODE if tokens_per_step == 1 else Phase.PREFILL
         for layer, tokens_E in enumerate(trace.demand_LE(slice(begin, end))):
-            forecaster.observe(Demand(step, layer, phase, tokens_E, end - begin))
-            said.append((forecaster.demand_LE().copy(), forecaster.next_LE().copy()))
+            demand = Demand(step, layer, phase, tokens_E, end - begin)
+            yield demand, knowing.of(demand)
+
+
+def teach(forecaster: Forecaster, trace: RoutingTrace, tokens_per_step: int = 1) -> list[tuple[FloatArray, FloatArray]]:
+    """Let it observe a trace, step by step; copies of its two forecasts after each layer."""
+    said = []
+    for demand, context in demands(trace, tokens_per_step):
+        tell(forecaster, demand, context)
+        said.append((forecaster.demand_LE().copy(), forecaster.next_LE().copy()))
     return said
 
 
@@ -61,6 +107,56 @@ def forecasts_are_shares(make: Make) -> None:
                 assert forecast_LE.max() <= 1 + 1e-9
 
 
+def every_horizon_has_a_forecast(make: Make) -> None:
+    """A visit from now, or many: shares of one layer, [E]; the next visit's is what next_LE says."""
+    forecaster = started(make)
+    for demand, context in demands(routing(20)):
+        tell(forecaster, demand, context)
+        for layer in range(SHAPE.num_layers):
+            assert np.allclose(forecast(forecaster, layer, 1), forecaster.next_LE()[layer])
+            for horizon in (2, 5, 100):
+                said_E = forecast(forecaster, layer, horizon)
+                assert said_E.shape == (SHAPE.num_experts,)
+                assert (said_E >= 0).all()
+                assert (said_E <= 1 + 1e-9).all()
+
+
+def forecasts_are_calibrated(make: Make) -> None:
+    """Of what is forecast at about p, about p comes: over demands drawn with known probabilities, layer by layer."""
+    forecaster = started(make)
+    trace, said, came = drawn(900), [], []
+    for i, (demand, context) in enumerate(demands(trace)):
+        if i >= 300 * SHAPE.num_layers:  # what was learned until then counts, not learning it
+            said.append(forecaster.next_LE()[demand.layer].copy())
+            came.append(demand.tokens_E)
+        tell(forecaster, demand, context)
+    said_N, came_N = np.concatenate(said), np.concatenate(came)
+    bins = np.minimum((said_N * 10).astype(np.int64), 9)
+    for b in range(10):
+        of_bin = bins == b
+        if of_bin.sum() >= 300:
+            assert abs(said_N[of_bin].mean() - came_N[of_bin].mean()) < 0.1, b
+    assert abs(said_N.mean() - came_N.mean()) < 0.02
+
+
+def drawn(tokens: int, seed: int = 0) -> RoutingTrace:
+    """Demands with known probabilities, 0.05 to 0.85 and adding up to top_k in each layer.
+
+    Each token is a systematic sample (Madow 1949), whose inclusion probabilities are exact: a number drawn from 0..1,
+    and those one and two more, fall each into an expert's interval of the probabilities, laid end to end.
+    """
+    random = np.random.default_rng(seed)
+    p_E = np.array([0.85, 0.6, 0.5, 0.3, 0.2, 0.2, 0.15, 0.1, 0.05, 0.05])
+    chosen_TLK = np.zeros((tokens, SHAPE.num_layers, SHAPE.top_k), np.int16)
+    for layer in range(SHAPE.num_layers):
+        mixed = random.permutation(SHAPE.num_experts)
+        ends_E = np.cumsum(p_E[mixed])
+        points_TK = random.random((tokens, 1)) + np.arange(SHAPE.top_k)
+        places_TK = np.searchsorted(ends_E, points_TK).clip(max=SHAPE.num_experts - 1)
+        chosen_TLK[:, layer] = np.sort(mixed[places_TK], axis=1)
+    return RoutingTrace(chosen_TLK, np.zeros(tokens, np.int32), np.ones(tokens, np.uint8), SHAPE.num_experts)
+
+
 def a_layers_shares_come_to_top_k(make: Make) -> None:
     """What is expected of a layer in all is what a token asks for: exactly in the mean, about so for the next visit."""
     for frequency_LE in (None, _tokens_LE(routing(300)).astype(float)):
@@ -73,7 +169,7 @@ def a_layers_shares_come_to_top_k(make: Make) -> None:
 
 def a_repeated_demand_is_learned(make: Make) -> None:
     """What is always asked for is expected, what never is is not, from one token a step or from several."""
-    for tokens_per_step in (1, 5):
+    for tokens_per_step in {max(tokens, _least_tokens(make)) for tokens in (1, 5)}:
         forecaster = started(make)
         same = routing(1)
         teach(forecaster, _repeated(same, 100 * tokens_per_step), tokens_per_step)
@@ -85,10 +181,10 @@ def a_repeated_demand_is_learned(make: Make) -> None:
 
 def a_change_is_learned(make: Make) -> None:
     """After as many steps of something else, the new demand is expected more than the old."""
-    forecaster = started(make)
+    forecaster, per_step = started(make), _least_tokens(make)
     old, new = routing(1, seed=1), routing(1, seed=2)
-    teach(forecaster, _repeated(old, 80))
-    teach(forecaster, _repeated(new, 80))
+    teach(forecaster, _repeated(old, 80 * per_step), per_step)
+    teach(forecaster, _repeated(new, 80 * per_step), per_step)
     was_LE, is_LE = old.demand_LE(slice(None)) > 0, new.demand_LE(slice(None)) > 0
     for forecast_LE in (forecaster.demand_LE(), forecaster.next_LE()):
         assert forecast_LE[is_LE & ~was_LE].min() > forecast_LE[was_LE & ~is_LE].max()
@@ -108,7 +204,7 @@ def calibration_is_used(make: Make) -> None:
             for forecast_LE in (forecaster.demand_LE()[untold], forecaster.next_LE()[untold]):
                 high_L = np.take_along_axis(forecast_LE, best_L, axis=1)
                 assert (high_L > np.take_along_axis(forecast_LE, worst_L, axis=1)).all()
-            forecaster.observe(Demand(0, layer, Phase.DECODE, tokens_E, 1))
+            tell(forecaster, Demand(0, layer, Phase.DECODE, tokens_E, 1))  # ids alone, whatever it needs
 
 
 def it_is_deterministic_and_start_begins_anew(make: Make) -> None:
@@ -133,7 +229,7 @@ def what_it_is_given_stays_as_it_is(make: Make) -> None:
     kept_LE, kept_TLK = frequency_LE.copy(), trace.experts_TLK.copy()
     forecaster = started(make, frequency_LE, trace)
     tokens_E = np.bincount([1, 2, 2, 5], minlength=SHAPE.num_experts)
-    forecaster.observe(Demand(0, 0, Phase.VERIFY, tokens_E, 2))
+    tell(forecaster, Demand(0, 0, Phase.VERIFY, tokens_E, 2))
     asked = [(forecaster.demand_LE().copy(), forecaster.next_LE().copy()) for _ in range(2)]
     assert (asked[0][0] == asked[1][0]).all()
     assert (asked[0][1] == asked[1][1]).all()
@@ -145,27 +241,50 @@ def what_it_is_given_stays_as_it_is(make: Make) -> None:
 def it_reaches_no_further_than_it_says(make: Make) -> None:
     """Observing a layer changes no forecast of a layer before it, or more than `reach` after it."""
     forecaster = started(make)
-    for step, row_LK in enumerate(routing(30).experts_TLK):
-        for layer, row_K in enumerate(row_LK):
-            before = forecaster.demand_LE().copy(), forecaster.next_LE().copy()
-            tokens_E = np.bincount(row_K, minlength=SHAPE.num_experts)
-            forecaster.observe(Demand(step, layer, Phase.DECODE, tokens_E, 1))
-            for old_LE, now_LE in zip(before, (forecaster.demand_LE(), forecaster.next_LE()), strict=True):
-                changed_L = np.flatnonzero((old_LE != now_LE).any(axis=1))
-                reach = forecaster.reach
-                assert reach is None or set(changed_L.tolist()) <= set(range(layer, layer + reach + 1))
+    for demand, context in demands(routing(30)):
+        before = forecaster.demand_LE().copy(), forecaster.next_LE().copy()
+        tell(forecaster, demand, context)
+        for old_LE, now_LE in zip(before, (forecaster.demand_LE(), forecaster.next_LE()), strict=True):
+            changed_L, layer, reach = np.flatnonzero((old_LE != now_LE).any(axis=1)), demand.layer, forecaster.reach
+            assert reach is None or set(changed_L.tolist()) <= set(range(layer, layer + reach + 1))
 
 
 def one_layer_is_enough(make: Make) -> None:
     """Models of one MoE layer, and of a single expert, have forecasts too."""
     for experts, top_k in ((4, 2), (1, 1)):
-        forecaster = make()
+        forecaster, per_step = make(), _least_tokens(make)
         forecaster.start(MoEGeometry("one", 1, experts, top_k, hidden=8, ffn=8), None, None)
-        for step in range(3):
-            tokens_E = np.array([1] * top_k + [0] * (experts - top_k))
-            forecaster.observe(Demand(step, 0, Phase.DECODE, tokens_E, 1))
+        chosen_TLK = np.arange(top_k, dtype=np.int16)[None, None]
+        same = RoutingTrace(chosen_TLK, np.zeros(1, np.int32), np.ones(1, np.uint8), experts)
+        teach(forecaster, _repeated(same, 3 * per_step), per_step)
         assert forecaster.next_LE().shape == forecaster.demand_LE().shape == (1, experts)
         assert forecaster.next_LE()[0, 0] > 0.5
+
+
+def what_was_learned_begins_another_run(make: Make) -> None:
+    """Where it keeps anything: sums of its own, finite, which another run takes and a doubled or halved one too."""
+    forecaster, trace = started(make), routing(120)
+    teach(forecaster, trace)
+    if not hasattr(forecaster, "learned"):
+        return
+    learned = {name: array.copy() for name, array in forecaster.learned().items()}
+    assert learned
+    for scale in (1.0, 0.5, 2.0):
+        other = started(make, _tokens_LE(trace).astype(float))
+        fresh_LE = other.next_LE().copy()
+        other.recall({name: scale * array for name, array in learned.items()})
+        for name, array in other.learned().items():
+            assert np.isfinite(array).all()
+            assert array.shape == learned[name].shape
+        teach(other, routing(1, seed=7))
+        assert ((other.next_LE() >= 0) & (other.next_LE() <= 1 + 1e-9)).all()
+        assert (other.next_LE() != fresh_LE).any()
+    for name, array in forecaster.learned().items():
+        assert (array == learned[name]).all()
+
+
+def _least_tokens(make: Make) -> int:
+    return traits(make()).least_tokens
 
 
 def _tokens_LE(trace: RoutingTrace) -> IntArray:
@@ -179,6 +298,8 @@ def _repeated(trace: RoutingTrace, times: int) -> RoutingTrace:
 
 LAWS: tuple[Callable[[Make], None], ...] = (
     forecasts_are_shares,
+    every_horizon_has_a_forecast,
+    forecasts_are_calibrated,
     a_layers_shares_come_to_top_k,
     a_repeated_demand_is_learned,
     a_change_is_learned,
@@ -187,4 +308,5 @@ LAWS: tuple[Callable[[Make], None], ...] = (
     what_it_is_given_stays_as_it_is,
     it_reaches_no_further_than_it_says,
     one_layer_is_enough,
+    what_was_learned_begins_another_run,
 )

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 
 from hetsched.cost.model import CostModel
+from hetsched.forecast.activation_matrices import ActivationMatrices
 from hetsched.geometry import MoEGeometry
 from hetsched.machine.gallery import machine
 from hetsched.plugins import plugin
-from hetsched.policies.activation_matrices import ActivationMatrices
 from hetsched.policies.dali import Dali, evenly
 from hetsched.policies.fiddler import Fiddler
 from hetsched.policies.freetoken import FreeToken
