@@ -21,7 +21,7 @@ from .dispatch.guard import SOLVER_BUDGET_S, SolverGuard
 from .dispatch.solver import Solver
 from .errors import InputError
 from .faults import Fault, story
-from .forecast import DEFAULT_FORECASTER, Forecaster, Learned
+from .forecast import DEFAULT_FORECASTER, POPULARITY, Forecaster, Learned
 from .forecast.fed import Contexts, Replayed, configured
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
@@ -48,7 +48,7 @@ class Scheduler:
     there is. `future`: what will be demanded, for clairvoyant policies in a replay. `timed_as`: take another model's
     seconds. `clock`: what decisions are timed with. `forecaster`: as `policy`, for one that asks it; None: the one that
     it has by default. `contexts`: who knows what a forecaster may need beside ids (a replay's is made of `future`).
-    `learned`: what the forecaster of another run has learned (hetsched/learned.py).
+    `learned`: what other runs have learned (hetsched/learned.py), popularity among it.
 
     `degrade`: a plug-in that raises or breaks its contract costs a plain decision (residents on the GPU, the rest on
     the CPU) and is counted in `stats.faults`; a solver gets a budget. That is for engines; without it, faults of a
@@ -95,6 +95,10 @@ class Scheduler:
         self.solver: Solver = instance("hetsched.solvers", asked)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
+        if learned:
+            popular_LE = learned[POPULARITY]
+            frequency_LE = popular_LE.copy() if frequency_LE is None else frequency_LE + popular_LE
+        self.frequency_LE = frequency_LE  # what is known at the start
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)

@@ -37,6 +37,7 @@ ROOMS = [
     "policies",
     "deciders",
     "scheduler",
+    "learned",
     "report",
     "bound",
     "replay",

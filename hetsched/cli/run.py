@@ -20,6 +20,7 @@ from .attaching import (
 )
 from .generating import Generated, generate
 from .option_types import at_least_one, non_empty_text
+from .paths import OutputFile
 
 SCHEMA = "hetsched-run/1"
 
@@ -37,6 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_machine_options(parser)
     add_precision_option(parser)
     add_trust_option(parser)
+    text = "begin with what earlier runs have learned, if FILE is there, and write it with what this one adds"
+    parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
     parser.add_argument("--greedy", action="store_true", help="no sampling, whatever generation_config.json says")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.report.run_view import memory_line, stats_line, stop_line, wall_line
 
     check_prompt(args.prompt)
-    options = machine_options(args)
+    options = {**machine_options(args), "learned": args.learned}
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=[options])
     ids = encode(tokenizer, args.prompt)
     with attached(model, options) as handle:

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 from .option_types import non_empty_text, share
+from .paths import OutputFile
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, with_hosts
 
 
@@ -23,12 +24,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--strategy", type=non_empty_text, default="hetsched", metavar="NAME", help="policy (default: %(default)s)"
     )
+    text = "begin with what earlier runs have learned, if FILE is there, and write it with what this one adds"
+    parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Replay and report; 0."""
+    from hetsched.learned import load, save
     from hetsched.replay import replay_one
     from hetsched.replay.study import Study
     from hetsched.report.simulate_view import simulate_view
@@ -37,8 +41,12 @@ def run(args: argparse.Namespace) -> int:
     settings = replay_settings(args)
     machines = with_hosts([args.hardware], settings["host_s"])
     study = replace(Study.of(args.trace, args.model, machines, args.dtype), **settings)
+    memory = load(args.learned, study.geometry) if args.learned else None
+    study = replace(study, learned=memory.sums if memory else None)
     with libraries_silenced(), replay_bar("replaying") as progress:
         report = replay_one(study, args.strategy, args.gpu_fraction, progress)
+    if memory:
+        save(args.learned, memory.after(report.scheduler))
     if args.json:
         print(json.dumps(report.document()))
     else:

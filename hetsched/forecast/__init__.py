@@ -16,6 +16,7 @@ from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
 
 DEFAULT_FORECASTER = "transition"
+POPULARITY = "popularity_LE"  # among what was learned: tokens per expert, which needs no forecaster
 NEEDS = {  # what a forecaster may ask for beside ids, in words
     "hidden": "the hidden states at each router",
     "gates": "the next layers' routers applied to the hidden states of this one",
@@ -114,6 +115,11 @@ def tell(forecaster: Any, demand: Demand, context: Context = NOTHING) -> None:
         forecaster.observe(demand, context)
     else:
         forecaster.observe(demand)
+
+
+def under(prefix: str, learned: Learned) -> Learned:
+    """What stands under a prefix, by names without it."""
+    return {name.removeprefix(prefix): array for name, array in learned.items() if name.startswith(prefix)}
 
 
 def shares_LE(

@@ -83,7 +83,7 @@ class GateBins:
 
 def to_sum(p_E: FloatArray, total: float) -> FloatArray:
     """`p_E` scaled to come to `total`, which is at most their number, with no entry above one."""
-    scaled_E = p_E * (total / max(p_E.sum(), 1e-30))
+    scaled_E: FloatArray = p_E * (total / max(p_E.sum(), 1e-30))
     while scaled_E.max() > 1.0 + 1e-12:
         full_E = scaled_E >= 1.0
         rest_E = np.where(full_E, 0.0, p_E + 1e-30)

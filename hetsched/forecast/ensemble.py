@@ -25,7 +25,7 @@ from ..geometry import MoEGeometry
 from ..plugins import instance
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
-from . import NOTHING, Context, Learned, tell, traits
+from . import NOTHING, Context, Learned, tell, traits, under
 from .gamma_poisson import GammaPoisson
 from .last import Last
 from .pool import LEAST, Pool, logit
@@ -103,9 +103,9 @@ class Ensemble:
     def recall(self, learned: Learned) -> None:
         """What members of these names learned, and their weights, where the pool was of the same ones."""
         for member in self.members:
-            if hasattr(member, "recall") and (known := _under(f"{member.name}/", learned)):
+            if hasattr(member, "recall") and (known := under(f"{member.name}/", learned)):
                 member.recall(known)
-        if known := _under(f"pool {self._names()}/", learned):
+        if known := under(f"pool {self._names()}/", learned):
             self._pool.recall(known)
         self._say(slice(None))
 
@@ -145,7 +145,3 @@ class Ensemble:
         self._score_M = np.delete(self._score_M, m)
         self._brings_M = np.zeros(len(self.members))
         self._trials = 0
-
-
-def _under(prefix: str, learned: Learned) -> Learned:
-    return {name.removeprefix(prefix): array for name, array in learned.items() if name.startswith(prefix)}

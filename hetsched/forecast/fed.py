@@ -12,7 +12,7 @@ from ..geometry import MoEGeometry
 from ..plugins import instance
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
-from . import NEEDS, NOTHING, Context, Forecaster, Learned, tell, traits
+from . import NEEDS, NOTHING, Context, Forecaster, Learned, tell, traits, under
 
 GROUP = "hetsched.forecasters"
 
@@ -87,13 +87,17 @@ class Fed:
 
 
 def configured(spec: Any, contexts: Contexts | None = None, learned: Learned | None = None) -> Forecaster:
-    """The forecaster of a name, class or object, with what it needs. Raises InputError where nobody has that."""
+    """The forecaster of a name, class or object, with what it needs. Raises InputError where nobody has that.
+
+    `learned`: what any forecasters have, each under its name.
+    """
     made, given = instance(GROUP, spec), contexts or Nobody()
     refuse_needs(made, given.gives)
-    if not traits(made).needs and not learned:
+    own = under(f"{made.name}/", learned or {})
+    if not traits(made).needs and not own:
         plain: Forecaster = made
         return plain
-    return Fed(made, given, learned)
+    return Fed(made, given, own)
 
 
 def refuse_needs(forecaster: Any, given: frozenset[str] = frozenset()) -> None:

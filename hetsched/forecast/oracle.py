@@ -48,7 +48,7 @@ class Oracle:
             return
         begin, end, last = self._begin_S[[step, step + 1, min(step + self.window, count)]].tolist()
         experts_TLK = self._future.experts_TLK[begin:last, rows]
-        tokens, layers, top_k = experts_TLK.shape
+        tokens, layers, _ = experts_TLK.shape
         experts = self._future.num_experts
         flat_TLK = experts_TLK + experts * np.arange(layers)[:, None]
         for said_LE, until in ((self._next_LE, end - begin), (self._demand_LE, tokens)):

@@ -65,9 +65,11 @@ class Pool:
 
     def recall(self, learned: Learned) -> None:
         """Information from elsewhere."""
-        if learned["seen_NN"].shape == self._seen_NN.shape:
-            self._seen_NN, self._seen_N = learned["seen_NN"].copy(), learned["seen_N"].copy()
+        seen_NN, seen_N = (np.array(learned.get(name, 0.0)) for name in ("seen_NN", "seen_N"))
+        if seen_NN.shape == self._seen_NN.shape and seen_N.shape == self._seen_N.shape:
+            self._seen_NN, self._seen_N = seen_NN, seen_N
             self._settle()
 
     def _settle(self) -> None:
-        self.weight_M = np.linalg.solve(self._first_NN + self._seen_NN, self._first_N + self._seen_N)
+        settled_M: FloatArray = np.linalg.solve(self._first_NN + self._seen_NN, self._first_N + self._seen_N)
+        self.weight_M = settled_M

@@ -18,16 +18,19 @@ import numpy as np
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
-from . import shares_LE
+from . import Learned, shares_LE
 from .transition_kernels import (
+    CAP,
     FAST,
     LEAST,
     MEAN,
     MOST,
     NEXT,
     OWN,
+    SEEN,
     SLOW,
     SOURCES,
+    STEPS,
     empty,
     fit,
     learn_from,
@@ -82,6 +85,7 @@ class Transition:
             (*self.rates, self.max_tokens, 0 if history is None else history.num_tokens, LONG), float
         )
         self._share_E = np.ones(experts)
+        self._top_k = geometry.top_k
         nobody = np.zeros(0, np.int64)  # compiled here (or read from disk), not in the first step
         observe(*empty(1, experts, 1), 0, nobody, self._share_E[:0], True, self._settings)
 
@@ -108,3 +112,21 @@ class Transition:
         """P(demanded by one token at the next visit of its layer), float [L, E]."""
         next_LE: FloatArray = self._state.table_6LE[NEXT]
         return next_LE
+
+    def learned(self) -> Learned:
+        """Tokens counted: of each expert, and of each pair of experts."""
+        state = self._state
+        return {"seen_LE": state.table_6LE[SEEN].copy(), "pairs_LEDE": state.count_LEDE.astype(np.float32)}
+
+    def recall(self, learned: Learned) -> None:
+        """Counts of another run on top of the calibration's, as many as have room."""
+        table_6LE, count_LEDE = self._state.table_6LE, self._state.count_LEDE
+        seen_LE, pairs_LEDE = (np.maximum(learned.get(name, 0.0), 0.0) for name in ("seen_LE", "pairs_LEDE"))
+        if pairs_LEDE.shape != count_LEDE.shape or seen_LE.shape != table_6LE[SEEN].shape:
+            return  # learned with another `distance`
+        all_LE, all_LEDE = table_6LE[SEEN] + seen_LE, count_LEDE + pairs_LEDE
+        most = np.maximum(all_LE / CAP, all_LEDE.max(axis=(2, 3)) / np.iinfo(count_LEDE.dtype).max)
+        scale_LE = 1.0 / np.maximum(most, 1.0)
+        table_6LE[SEEN] = np.rint(all_LE * scale_LE)
+        count_LEDE[:] = np.minimum(np.rint(all_LEDE * scale_LE[:, :, None, None]), table_6LE[SEEN][:, :, None, None])
+        self._rates[STEPS] += seen_LE.sum() / (len(seen_LE) * self._top_k)

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.engine import Engine
+from ..files import user_path
+from ..forecast import Learned
 from ..geometry import MoEGeometry
+from ..learned import Memory, load
 from ..machine.profile import HardwareProfile
 from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..tiers import Tier
@@ -19,12 +22,13 @@ from .gpu_precision import store_for
 
 
 class Assembly(NamedTuple):
-    """What runs a model's experts, and the choices behind it."""
+    """What runs a model's experts, and the choices behind it; `memory`: what other runs have learned."""
 
     hardware: HardwareProfile
     tier: Tier
     cpu_kernel: CpuKernel
     engine: Engine | CpuOnlyEngine
+    memory: Memory | None
 
 
 def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -> Assembly:
@@ -32,20 +36,22 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
     names = choices_of(options, geometry)
     sizes = memory_plan(names, options, geometry, modules)
     hardware, tier = names.hardware, sizes.tier
-    scheduler = _scheduler(options, geometry, sizes, names.cpu_only)
+    memory = None if options.learned is None else load(user_path(options.learned), geometry)
+    scheduler = _scheduler(options, sizes, names.cpu_only, memory.sums if memory else None)
     accelerator = accelerator_for(options.accelerator, hardware, options.time_scale, names.here)
     try:
         if names.cpu_only:
             kernel = cpu_only_kernel_for(options.cpu_kernel, geometry, hardware, modules)
-            return Assembly(hardware, tier, kernel, CpuOnlyEngine(scheduler, accelerator, kernel.choice))
+            return Assembly(hardware, tier, kernel, CpuOnlyEngine(scheduler, accelerator, kernel.choice), None)
         kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated)
-        return Assembly(hardware, tier, kernel, Engine(scheduler, accelerator, kernel.linear, store_for(tier)))
+        engine = Engine(scheduler, accelerator, kernel.linear, store_for(tier))
+        return Assembly(hardware, tier, kernel, engine, memory)
     except BaseException:
         accelerator.close()
         raise
 
 
-def _scheduler(options: Options, geometry: MoEGeometry, sizes: MemoryPlan, cpu_only: bool) -> Scheduler:
+def _scheduler(options: Options, sizes: MemoryPlan, cpu_only: bool, learned: Learned | None) -> Scheduler:
     policy, solver, forecaster = options.policy, options.solver, options.forecaster
     if cpu_only:  # there is nothing to decide, whatever was asked for
         policy, solver, forecaster = "cpu-only", DEFAULT_SOLVER, None
@@ -57,6 +63,7 @@ def _scheduler(options: Options, geometry: MoEGeometry, sizes: MemoryPlan, cpu_o
         policy=policy,
         solver=solver,
         forecaster=forecaster,
+        learned=learned,
         frequency_LE=options.frequency_LE,
         timed_as=tier.timed_as,
         degrade=True,

@@ -12,7 +12,9 @@ import torch
 from ..engine.expert_ffn import Arithmetic, parameter_names
 from ..engine.host_store import Layout, pinning_stats, refuse_unreadable
 from ..errors import InputError
+from ..files import user_path
 from ..geometry import MoEGeometry
+from ..learned import save
 from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
@@ -38,7 +40,8 @@ class Attachment:
     """
 
     def __init__(self, geometry: MoEGeometry, options: Options, modules: Sequence[Any] = ()) -> None:
-        self.hardware, self.tier, self.cpu_kernel, self.engine = assembled(geometry, options, modules)
+        self.hardware, self.tier, self.cpu_kernel, self.engine, self._memory = assembled(geometry, options, modules)
+        self._learned = options.learned
         self.geometry = geometry
         self.eager_calls = 0
         self.loaded: dict[str, Any] | None = None  # how hetsched.load read the model
@@ -93,7 +96,10 @@ class Attachment:
 
     @plain_torch()
     def detach(self) -> None:
-        """End the engine and restore the model exactly. May be called twice, also after an interrupt in between."""
+        """End the engine and restore the model exactly. May be called twice, also after an interrupt in between.
+
+        What was learned is written last; raises InputError where its file cannot be.
+        """
         if not self._attached:
             return
         with uninterrupted():
@@ -113,6 +119,8 @@ class Attachment:
                     forget(module)
             self._layers.clear()
             self._attached = False
+        if self._memory is not None and self._learned is not None and self.scheduler.stats.layers:
+            save(user_path(self._learned), self._memory.after(self.scheduler))
 
     def reload(self) -> None:
         """Copy all that is on the GPU anew from the model's weights.

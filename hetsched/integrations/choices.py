@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError, UnknownNameError
+from ..files import check_file, user_path
 from ..forecast.fed import refuse_needs
 from ..geometry import MoEGeometry
+from ..learned import load
 from ..machine import gallery
 from ..machine.hardware import is_this_machine, resolve_hardware
 from ..machine.profile import HardwareProfile
@@ -41,6 +43,7 @@ class Options:
     cpu_kernel: str | None = None
     gpu_precision: str | None = None
     forecaster: Any = None
+    learned: str | Path | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -84,10 +87,14 @@ def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices
     cpu_only = options.accelerator is None and hardware.gpu is None
     refuse_idle_scale(options.time_scale, options.accelerator, hardware, here)
     if cpu_only:
-        refuse_decisions(options.policy, options.solver, options.forecaster, hardware)
+        refuse_decisions(options.policy, options.solver, options.forecaster, options.learned, hardware)
     else:
         refuse_idle_solver(policy, options.solver)
         refuse_idle_forecaster(policy, options.forecaster)
+    if options.learned is not None:
+        check_file(user_path(options.learned))
+        if geometry is not None:
+            load(user_path(options.learned), geometry)
     if isinstance(options.gpu_memory, str):
         parse_bytes(options.gpu_memory, whole_bytes=0)
     check_gpu_precision(options.gpu_precision, hardware)

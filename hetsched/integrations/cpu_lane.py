@@ -79,12 +79,13 @@ def cpu_only_kernel_for(
     return CpuKernel(chosen.name, chosen.choice.reason, chosen.linear, chosen.choice)
 
 
-def refuse_decisions(policy: Any, solver: Any, forecaster: Any, hardware: HardwareProfile) -> None:
+def refuse_decisions(policy: Any, solver: Any, forecaster: Any, learned: Any, hardware: HardwareProfile) -> None:
     """Raise InputError where one of these was asked for and, without a GPU, there is nothing to decide."""
     asked = (
         ("policy", policy, ("hetsched", "cpu-only")),
         ("solver", solver, ("exact", "all-cpu")),
         ("forecaster", forecaster, ()),
+        ("learned", learned, ()),
     )
     for option, spec, idle in asked:
         if spec is not None and not (isinstance(spec, str) and spec.lower() in idle):

@@ -50,6 +50,7 @@ def attach(
     cpu_kernel: str | None = None,
     gpu_precision: str | None = None,
     forecaster: Any = None,
+    learned: str | Path | None = None,
 ) -> Attachment:
     """Run a transformers model's experts under hetsched; `model.generate(...)` works as before.
 
@@ -61,6 +62,9 @@ def attach(
     `time_scale`: wall seconds per emulated second (None: 20). `frequency_LE` [L, E]: tokens per expert in a calibration
     run.
     `stand_in_for`: gallery model whose layers' times the emulated machine takes instead of this model's.
+
+    `learned`: a file of what other runs have learned of this model's routing, read if it is there; detach() writes it
+    with what this run adds.
 
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
     kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
@@ -94,6 +98,7 @@ def attach(
         cpu_kernel,
         gpu_precision,
         forecaster,
+        learned,
     )
     return _attached(model, modules, options)
 

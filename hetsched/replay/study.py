@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..forecast import DEFAULT_FORECASTER
+from ..forecast import DEFAULT_FORECASTER, Learned
 from ..forecast import traits as forecaster_traits
 from ..geometry import MoEGeometry
 from ..machine import gallery
@@ -46,7 +46,7 @@ class Study:
     at most `max_tokens` of them. 0 fits nothing and scores everything. `decision_s`: seconds charged for each decision,
     or MEASURED. `host_s`: seconds charged for each layer for the engine itself, whatever the strategy, or MEASURED, as
     each profile says of its host. `bound_windows`: windows of the clairvoyant bound, 0 for none. `forecaster`: for
-    strategies that ask one, None: each its own.
+    strategies that ask one, None: each its own. `learned`: what other runs have learned, on top of what is fitted.
     """
 
     source: Path | RoutingTrace
@@ -61,6 +61,7 @@ class Study:
     solver: str = DEFAULT_SOLVER
     bound_windows: int = 12
     forecaster: Any = None
+    learned: Learned | None = None
 
     @classmethod
     def of(
@@ -191,6 +192,7 @@ class Bench:
             future=self.future if traits(policy).clairvoyant or self.study.foresees(policy) else None,
             clock=clock,
             forecaster=self.study.forecaster if asks_forecaster(policy) else None,
+            learned=self.study.learned,
         )
         return made
 
