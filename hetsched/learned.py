@@ -46,9 +46,8 @@ class Memory:
         sums = dict(self.sums)
         for name, array in other.sums.items():
             if name in sums and sums[name].shape != array.shape:
-                raise InputError(
-                    f"learned {name} has shape {array.shape} and {sums[name].shape}; learn one of them anew"
-                )
+                shapes = f"{array.shape} and {sums[name].shape}"
+                raise InputError(f"learned {name} has shapes {shapes}; learn one of them anew")
             sums[name] = sums[name] + array if name in sums else array
         return replace(self, sums=sums)
 

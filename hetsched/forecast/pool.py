@@ -71,5 +71,4 @@ class Pool:
             self._settle()
 
     def _settle(self) -> None:
-        settled_M: FloatArray = np.linalg.solve(self._first_NN + self._seen_NN, self._first_N + self._seen_N)
-        self.weight_M = settled_M
+        self.weight_M[:] = np.linalg.solve(self._first_NN + self._seen_NN, self._first_N + self._seen_N)

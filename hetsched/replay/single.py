@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..forecast.fed import Replayed, configured
+from ..forecast.score import score
+from ..policy import Policy
 from ..scheduler import IDLE, Scheduler
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from ..types import Outcome as LayerOutcome
@@ -20,10 +23,11 @@ from .limits import Limit
 from .result import BoundRow, gather
 from .simulator import ConstantClock, Progress, simulate
 from .strategies import refuse_unasked, refuse_unasked_forecaster, strategies_of
-from .study import Bench, Study, check_fraction
+from .study import Bench, Study, check_fraction, first_tokens
 from .workers import Outcome, Task, attempt
 
 SCHEMA = "hetsched-simulate/1"
+FORESEEN = 256  # tokens on which the forecaster is scored
 
 
 class Moment(NamedTuple):
@@ -108,7 +112,7 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     replayed = simulate(bench.scored, bench.steps, scheduler, progress, study.host_layer_s(machine))
     tasks: list[Task] = [cell, *([Limit(machine, gpu_fraction)] if study.bound_windows else [])]
     outcomes: list[Outcome] = [cell.result(bench, replayed), *(attempt(bench, task) for task in tasks[1:])]
-    gathered = gather(tasks, outcomes, bench.facts())
+    gathered = gather(tasks, outcomes, {**bench.facts(), **_foresight(bench, scheduler.policy)})
     return Report(
         row=gathered.rows[0],
         bounds=gathered.bounds,
@@ -118,6 +122,25 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
         scheduler=scheduler,
         facts=gathered.facts,
     )
+
+
+def _foresight(bench: Bench, policy: Policy) -> dict[str, Any]:
+    """What the strategy's forecaster is worth alone: scored on the first tokens, each before its layer's router ran.
+
+    `observe_s`: wall seconds of learning a layer, None in a replay that is to be reproducible.
+    """
+    study, asked = bench.study, bench.study.forecaster_of(policy)
+    if asked is None:
+        return {}
+    first = first_tokens(bench.scored, min(bench.scored.num_tokens, FORESEEN))
+    part = replace(first, step_T=None)  # token by token, whatever the replay's steps
+    clock = time.perf_counter if study.decision_s is None else None
+    contexts = Replayed(part)
+    forecaster = configured(asked, contexts, study.learned)
+    scored = score(forecaster, study.geometry, part, bench.history, contexts=contexts, clock=clock)
+    figures = {"tokens": scored.tokens, "recall": scored.recall, "log_score": scored.log_score}
+    figures["calibration_error"] = scored.calibration_error
+    return {"forecast": {"forecaster": scored.name, **figures, "observe_s": scored.observe_s if clock else None}}
 
 
 def _clock(decision_s: float | None) -> Callable[[], float]:

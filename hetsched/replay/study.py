@@ -152,7 +152,7 @@ class Bench:
         self.steps: Steps = steps_of(scored, mode=study.replay, verify=study.verify, max_tokens=study.max_tokens)
         if not self.steps.count:
             raise InputError(f"{self.trace_name} has no token to score; give a longer trace")
-        self.scored = _first_tokens(scored, int(self.steps.end_S[-1]))
+        self.scored = first_tokens(scored, int(self.steps.end_S[-1]))
 
     @cached_property
     def frequency_LE(self) -> FloatArray | None:
@@ -240,7 +240,8 @@ class Bench:
         ]
 
 
-def _first_tokens(trace: RoutingTrace, count: int) -> RoutingTrace:
+def first_tokens(trace: RoutingTrace, count: int) -> RoutingTrace:
+    """The first tokens of a trace."""
     return replace(
         trace,
         experts_TLK=trace.experts_TLK[:count],

@@ -65,6 +65,10 @@ def _figures(report: Report) -> Sheet:
         f"{per_layer * stats['decision_s']:.0f} µs a layer before its experts run, "
         f"{per_layer * stats['overlapped_s']:.0f} µs beside them",
     )
+    if foreseen := report.facts.get("forecast"):
+        taken = "" if foreseen["observe_s"] is None else f", {1e6 * foreseen['observe_s']:.0f} µs a layer to learn"
+        first = f"{foreseen['recall']:.1%} of the next layer's experts among the top_k likeliest"
+        table.add("foresight", f"{foreseen['forecaster']}: {first}, first {foreseen['tokens']:,} tokens{taken}")
     table.add("host", f"{per_layer * stats['host_s']:.0f} µs a layer, the engine itself")
     if stats["solver_status"]:
         counts = ", ".join(f"{status.lower()} {count:,}" for status, count in sorted(stats["solver_status"].items()))
