@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator
-from ..cpu_kernels import ordered_sum
+from ..cpu_kernels import weighted_sum
 from ..errors import InputError
 from ..faults import Fault, story
 from ..scheduler import Scheduler
@@ -57,7 +57,6 @@ class Engine:
         self._over = ""  # why nothing can run here any more
         self._last_phase = Phase.PREFILL
         self._adopted: set[int] = set()
-        ordered_sum.make_ready()
         lives(self)
 
     @property
@@ -74,6 +73,7 @@ class Engine:
                 f"layer {layer} has experts of {layout.row_bytes} bytes, slots hold "
                 f"{self.scheduler.geometry.expert_bytes}; expert sizes must not grow after the first layer"
             )
+        weighted_sum.make_ready(layout.pieces[0].dtype)
         self._adopted.add(layer)
         self._pin(layer)
         self._load(layer)

@@ -19,9 +19,11 @@ from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan
 from .copies import CopiesUnderWay
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
-from .layer_work import LaneCall, LayerInput, LayerUnderWay, casting, lane_calls, summed
+from .layer_work import LayerInput, casting
+from .parts import DeviceParts
 from .recovery import Listener, Patience, RefusedWork, copy_to_device, copy_to_host, on_the_cpu
 from .slots import SlotPool
+from .under_way import LaneCall, LayerUnderWay, lane_calls
 
 Hidden: TypeAlias = Callable[[], torch.Tensor]
 
@@ -73,8 +75,9 @@ class AsyncExecutor:
         runs, fetches = [(expert.expert, lane is GPU) for expert, _, lane, _ in plan.runs], plan.fetches
         for fetch in fetches:
             self._copies.start(fetch, self._store)
-        self._under_way = under_way = LayerUnderWay.begin(plan, work, len(fetches), self._send)
-        under_way.calls = lane_calls(runs, under_way.order.active, self._copies.of_layer(work.layer))
+        on_host = work.hidden_TH.is_cpu and self._accelerator.grouped_experts is None
+        self._under_way = under_way = LayerUnderWay.begin(plan, work, None if on_host else self._send)
+        under_way.calls = lane_calls(runs, under_way.active, self._copies.of_layer(work.layer))
         hidden_TH = self._hidden(work, any(not call.on_gpu for call in under_way.calls))
         start_s = {True: self._cost.gpu_call_s(), False: self._cost.cpu_start_s(plan.demand.num_tokens)}
         for call in under_way.calls:
@@ -120,7 +123,7 @@ class AsyncExecutor:
 
     def _launch(self, under_way: LayerUnderWay, call: LaneCall, hidden_TH: Hidden, call_s: float) -> None:
         """Hand a call to its lane, after its copy if there is one; `call_s` is what it takes besides."""
-        copy, counts = call.copy, [under_way.order.counts[at] for at in call.at_N]
+        copy, counts = call.copy, [under_way.counts[at] for at in call.at_N]
         if isinstance(copy, RefusedWork):
             call.event = copy
             return
@@ -161,7 +164,7 @@ class AsyncExecutor:
 
     def _move(self, under_way: LayerUnderWay, call: LaneCall, hidden_TH: Hidden) -> None:
         """Let the CPU lane do a call that failed, in the plan too."""
-        experts = [under_way.order.active[at] for at in call.at_N]
+        experts = [under_way.active[at] for at in call.at_N]
         named = f"layer {under_way.work.layer} expert {', '.join(map(str, experts))}"
         instead, cause = on_the_cpu(call, named, self._listener)
         under_way.calls[under_way.calls.index(call)] = instead
@@ -180,46 +183,49 @@ class AsyncExecutor:
             if on_gpu and self._at_once(under_way, call):
                 return None
             hidden_TH = work.hidden_TH if on_gpu else host_TH()
-            found = (self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N)
             if hidden_TH is not work.hidden_TH:
-                return torch.cat(list(found))
-            under_way.put(call.at_N, found)
+                return torch.cat([self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N])
+            for at in call.at_N:
+                under_way.parts.put(at, self._one(under_way, at, hidden_TH, on_gpu))
         return None
 
     def _one(self, under_way: LayerUnderWay, at: int, hidden_TH: torch.Tensor, on_gpu: bool) -> torch.Tensor:
         """One expert's rows, not yet weighted."""
-        work, expert = under_way.work, ExpertId(under_way.work.layer, under_way.order.active[at])
+        work, expert = under_way.work, ExpertId(under_way.work.layer, under_way.active[at])
         if on_gpu:
             weights = self._slots.weights(expert, self._store.layout(expert.layer))
         else:
             weights = self._store.weights(expert)
         linear = F.linear if on_gpu or work.cast_to is not None else self._cpu_linear
-        return expert_ffn(work.module, weights, under_way.rows(at, hidden_TH), linear, work.arithmetic.compute)
+        return expert_ffn(work.module, weights, under_way.parts.rows(at, hidden_TH), linear, work.arithmetic.compute)
 
     def _at_once(self, under_way: LayerUnderWay, call: LaneCall) -> bool:
         """Compute the experts by the device's own kernels; False where there are none for them."""
-        grouped, work = self._accelerator.grouped_experts, under_way.work
-        if grouped is None or work.cast_to is not None or work.arithmetic != PLAIN:
+        grouped, work, parts = self._accelerator.grouped_experts, under_way.work, under_way.parts
+        if (
+            grouped is None
+            or work.cast_to is not None
+            or work.arithmetic != PLAIN
+            or not isinstance(parts, DeviceParts)
+        ):
             return False
-        order, layout = under_way.order, self._store.layout(work.layer)
-        weights_N = [self._slots.weights(ExpertId(work.layer, order.active[at]), layout) for at in call.at_N]
-        row_P, weight_P1 = under_way.pairs(call.at_N)
-        pairs_N = [order.counts[at] for at in call.at_N]
+        layout, active = self._store.layout(work.layer), under_way.active
+        weights_N = [self._slots.weights(ExpertId(work.layer, active[at]), layout) for at in call.at_N]
+        row_P, weight_P1 = parts.pairs(call.at_N)
+        pairs_N = [under_way.counts[at] for at in call.at_N]
         part_PH = grouped(work.module, weights_N, pairs_N, work.hidden_TH, row_P, weight_P1.reshape(-1))
         if part_PH is None:
             return False
-        under_way.elsewhere |= zip(call.at_N, part_PH.split_with_sizes(pairs_N), strict=True)
+        parts.put_weighted(call.at_N, part_PH)
         return True
 
     def _sum(self, under_way: LayerUnderWay) -> torch.Tensor:
         """All parts added by ascending expert, [T, H]."""
-        work = under_way.work
-        if not work.hidden_TH.is_cpu:
+        if not under_way.work.hidden_TH.is_cpu:
             for call in under_way.calls:
                 if not call.on_gpu:
-                    counts = [under_way.order.counts[at] for at in call.at_N]
-                    under_way.put(call.at_N, self._send(call.event.result()).split_with_sizes(counts))
-        return summed(under_way).to(work.hidden_TH.dtype)
+                    under_way.put(call, self._send(call.event.result()))
+        return under_way.parts.sum()
 
     def _hidden(self, work: LayerInput, on_host: bool) -> Hidden:
         """The hidden states for the CPU lane: as they are, or on their way to the host while the GPU works."""
