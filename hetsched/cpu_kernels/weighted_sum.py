@@ -23,6 +23,7 @@ from ..types import IntArray
 
 Numbers = npt.NDArray[Any]
 BITS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16}  # what NumPy and numba know them as
+_HALF, _WEIGHTS = torch.bfloat16, (np.dtype(np.float32), np.dtype(np.uint16))
 LONGEST = 1 << 17  # numbers of all rows; with more of them torch's threads are sooner done
 ZERO_BITS, HIGH, NAN = np.uint32(0), np.uint32(0xFFFF0000), np.uint32(0x7FC00000)
 HALF, ODD, PLACES = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
@@ -56,15 +57,26 @@ def add_weighted(
     gives them. In half precision a token's sum must get no two rows of one expert.
     """
     part_dtype = part_N[0].dtype
-    if not (part_dtype in BITS and out_TH.dtype in BITS and weights_S.dtype in (np.float32, np.uint16)):
+    if not (part_dtype in BITS and out_TH.dtype in BITS and weights_S.dtype in _WEIGHTS):
         return False
-    if len(rows_S) * out_TH.shape[1] > LONGEST or any(part.dtype is not part_dtype for part in part_N):
+    if rows_S.size * out_TH.shape[1] > LONGEST:
         return False
-    held = [part if part.is_contiguous() else part.contiguous() for part in part_N]
+    held = []
+    for part in part_N:
+        if part.dtype is not part_dtype:
+            return False
+        held.append(part if part.is_contiguous() else part.contiguous())
+    add = _kernel(part_dtype is _HALF, weights_S.dtype == _WEIGHTS[1], out_TH.dtype is _HALF)
+    count_N = one_each(len(held)) if len(held) == rows_S.size else np.array(counts, np.int64)
     address_N = np.array([part.data_ptr() for part in held], np.int64)
-    add = _kernel(part_dtype is torch.bfloat16, weights_S.dtype == np.uint16, out_TH.dtype is torch.bfloat16)
-    add(numbers_of(out_TH), address_N, np.array(counts, np.int64), rows_S, weights_S, afresh)
+    add(numbers_of(out_TH), address_N, count_N, rows_S, weights_S, afresh)
     return True
+
+
+@cache
+def one_each(size: int) -> IntArray:
+    """So many ones. Nobody writes to them."""
+    return np.ones(size, np.int64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

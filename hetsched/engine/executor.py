@@ -28,9 +28,6 @@ from .under_way import LaneCall, LayerUnderWay, lane_calls
 Hidden: TypeAlias = Callable[[], torch.Tensor]
 
 
-GPU = Lane.GPU  # a global costs a third of an enum's attribute
-
-
 class AsyncExecutor:
     """Submits a plan's copies and computations, waits for the layer, and adds the contributions in a fixed order.
 
@@ -72,16 +69,18 @@ class AsyncExecutor:
 
     def submit(self, plan: Plan, work: LayerInput) -> None:
         """Start one layer's copies and computations; they work while the caller goes on."""
-        runs, fetches = [(expert.expert, lane is GPU) for expert, _, lane, _ in plan.runs], plan.fetches
-        for fetch in fetches:
+        for fetch in plan.fetches:
             self._copies.start(fetch, self._store)
         on_host = work.hidden_TH.is_cpu and self._accelerator.grouped_experts is None
         self._under_way = under_way = LayerUnderWay.begin(plan, work, None if on_host else self._send)
-        under_way.calls = lane_calls(runs, under_way.active, self._copies.of_layer(work.layer))
-        hidden_TH = self._hidden(work, any(not call.on_gpu for call in under_way.calls))
-        start_s = {True: self._cost.gpu_call_s(), False: self._cost.cpu_start_s(plan.demand.num_tokens)}
-        for call in under_way.calls:
-            self._launch(under_way, call, hidden_TH, start_s.pop(call.on_gpu, 0.0))
+        under_way.calls = calls = lane_calls(plan.runs, under_way.active, self._copies.of_layer(work.layer))
+        hidden_TH = self._hidden(work, not calls[-1].on_gpu)
+        for i, call in enumerate(calls):
+            if not call.on_gpu:
+                call_s = self._cost.cpu_start_s(plan.demand.num_tokens)
+            else:
+                call_s = 0.0 if i else self._cost.gpu_call_s()
+            self._launch(under_way, call, hidden_TH, call_s)
 
     def prefetch(self, fetches: Sequence[Fetch]) -> None:
         """Queue copies behind the demanded ones; what they displace is not active in this layer."""
@@ -123,7 +122,7 @@ class AsyncExecutor:
 
     def _launch(self, under_way: LayerUnderWay, call: LaneCall, hidden_TH: Hidden, call_s: float) -> None:
         """Hand a call to its lane, after its copy if there is one; `call_s` is what it takes besides."""
-        copy, counts = call.copy, [under_way.counts[at] for at in call.at_N]
+        copy, counts = call.copy, under_way.counts
         if isinstance(copy, RefusedWork):
             call.event = copy
             return
@@ -136,7 +135,9 @@ class AsyncExecutor:
                 under_way.opening = self._accelerator.launch(lane, dict, call_s)
                 after, call_s = (*after, under_way.opening), 0.0
             kernel = partial(self._run, under_way, call, hidden_TH)
-            call.event = self._accelerator.launch(lane, kernel, sum(each_s(counts), call_s), after)
+            call.event = self._accelerator.launch(
+                lane, kernel, sum(each_s([counts[at] for at in call.at_N]), call_s), after
+            )
         except Exception as error:  # a driver's
             call.event = RefusedWork(error)
 

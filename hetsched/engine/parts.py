@@ -37,7 +37,6 @@ class HostParts:
             order_S = ids_TK.T.ravel().astype(np.int16).argsort(kind="stable")[:size]
             self._rows_S, self._weights_S = order_S % tokens, self._router.T.ravel()[order_S]
         self._counts = counts
-        self._ends = [0, *accumulate(counts)]
         self._hidden_TH, self._weights_dtype = work.hidden_TH, weights_TK.dtype
         self._dtype = work.arithmetic.sum_dtype(work.hidden_TH, weights_TK)
         self._part_N: list[torch.Tensor] = [work.hidden_TH] * len(counts)
@@ -46,7 +45,8 @@ class HostParts:
         """An expert's rows of the hidden states; one token needs no gathering."""
         if hidden_TH.shape[0] == 1 and self._counts[at] == 1:
             return hidden_TH
-        return hidden_TH[torch.from_numpy(self._rows_S[self._ends[at] : self._ends[at + 1]])]
+        begin = sum(self._counts[:at])
+        return hidden_TH[torch.from_numpy(self._rows_S[begin : begin + self._counts[at]])]
 
     def put(self, at: int, part_CH: torch.Tensor) -> None:
         """An expert's results, not yet weighted."""
@@ -55,11 +55,11 @@ class HostParts:
     def sum(self) -> torch.Tensor:
         """All results weighted and added by ascending expert, [T, H], in the activations' dtype."""
         hidden_TH, counts = self._hidden_TH, self._counts
-        once = self._dtype == torch.float32 or (len(hidden_TH) == 1 and len(counts) == len(self._rows_S))
+        once = self._dtype is torch.float32 or (hidden_TH.shape[0] == 1 and len(counts) == self._rows_S.size)
         if once:
             out_TH = torch.empty(hidden_TH.shape, dtype=self._dtype)
             if add_weighted(out_TH, self._part_N, counts, self._rows_S, self._weights_S):
-                return out_TH.to(hidden_TH.dtype)
+                return out_TH if self._dtype is hidden_TH.dtype else out_TH.to(hidden_TH.dtype)
         out_TH = torch.zeros(hidden_TH.shape, dtype=self._dtype)
         rows_S, weights_S1 = torch.from_numpy(self._rows_S), torch.from_numpy(self._weights_S).unsqueeze(1)
         weights_S1 = weights_S1.view(self._weights_dtype)

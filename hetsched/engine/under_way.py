@@ -9,11 +9,12 @@ import torch
 
 from ..accelerators.base import Event
 from ..accelerators.host_memory import Here
-from ..types import Plan
+from ..types import Lane, Plan, Run
 from .layer_work import LayerInput
 from .parts import DeviceParts, HostParts, Send
 
 NOT_LAUNCHED: Event = Here(None)
+GPU = Lane.GPU  # a global costs a third of an enum's attribute
 
 
 @dataclass(eq=False)
@@ -60,19 +61,19 @@ class LayerUnderWay:
             self.parts.put(at, part)
 
 
-def lane_calls(runs: Sequence[tuple[int, bool]], active: Sequence[int], copy_of: Mapping[int, Event]) -> list[LaneCall]:
-    """The calls for runs (expert, whether on the GPU) in order; `copy_of`: what experts on the GPU wait for.
+def lane_calls(runs: Sequence[Run], active: Sequence[int], copy_of: Mapping[int, Event]) -> list[LaneCall]:
+    """The calls for a plan's runs, in order; `copy_of`: what experts on the GPU wait for.
 
     The CPU lane has one. The GPU lane has one for what waits for no copy; each expert that does is one by itself, and
     what the plan wants after it does not overtake it.
     """
-    place_of = {e: at for at, e in enumerate(active)}
+    place_of = dict(zip(active, range(len(active)), strict=True))
     on_cpu, residents, calls = LaneCall(False, []), LaneCall(True, []), list[LaneCall]()
-    for e, on_gpu in runs:
-        if not on_gpu:
+    for (_, e), _, lane, _ in runs:
+        if lane is not GPU:
             on_cpu.at_N.append(place_of[e])
-        elif (copy := copy_of.get(e)) is not None:
-            calls.append(LaneCall(True, [place_of[e]], copy))
+        elif e in copy_of:
+            calls.append(LaneCall(True, [place_of[e]], copy_of[e]))
             residents = LaneCall(True, [])
         else:
             if not residents.at_N:
