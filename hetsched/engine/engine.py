@@ -131,8 +131,8 @@ class Engine:
         self._executor.submit(plan, work)
         if len(self._adopted) == self.scheduler.geometry.num_layers:  # else there may be nothing to copy from yet
             self._prefetch()
-        out_TH, outcome = self._executor.finish(dense_s)
-        self.scheduler.observe(outcome._replace(host_s=host_s))
+        out_TH, outcome = self._executor.finish(dense_s, host_s)
+        self.scheduler.observe(outcome)
         self.host.pause()
         return out_TH
 

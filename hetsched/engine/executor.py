@@ -89,7 +89,7 @@ class AsyncExecutor:
         if self._under_way:
             self._under_way.copies += len(fetches)
 
-    def finish(self, dense_s: float) -> tuple[torch.Tensor, Outcome]:
+    def finish(self, dense_s: float, host_s: float = 0.0) -> tuple[torch.Tensor, Outcome]:
         """Wait for the layer; the experts' sum [T, H], and what it took.
 
         Raises LaneError with the cause where an expert failed on the CPU lane twice.
@@ -100,7 +100,7 @@ class AsyncExecutor:
             makespan_s = self._wait(under_way)
         except (LaneError, Cancelled) as error:
             makespan_s = self._mend(under_way, error)
-        return self._sum(under_way), self._outcome(under_way, dense_s, makespan_s)
+        return self._sum(under_way), self._outcome(under_way, dense_s, makespan_s, host_s)
 
     def abort(self) -> None:
         """After an error: nothing of the plan goes on, and copies that had not arrived are forgotten."""
@@ -238,7 +238,7 @@ class AsyncExecutor:
     def _send(self, tensor: torch.Tensor) -> torch.Tensor:
         return copy_to_device(self._accelerator, tensor, self._listener)
 
-    def _outcome(self, under_way: LayerUnderWay, dense_s: float, makespan_s: float) -> Outcome:
+    def _outcome(self, under_way: LayerUnderWay, dense_s: float, makespan_s: float, host_s: float) -> Outcome:
         opening, cpu_s, stall_s = under_way.opening, 0.0, 0.0
         gpu_s = dense_s + (opening.busy_s if opening and not opening.failed else 0.0)
         for call in under_way.calls:
@@ -248,4 +248,4 @@ class AsyncExecutor:
             else:
                 cpu_s += call.event.busy_s
         link_s = under_way.copies * self._cost.copy_s() if under_way.copies else 0.0
-        return Outcome(under_way.plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s)
+        return Outcome(under_way.plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s)

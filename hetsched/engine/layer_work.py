@@ -44,7 +44,9 @@ def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None) -> De
     ids_TK, here, experts = work.ids_TK, work.module.num_experts, scheduler.geometry.num_experts
     weights_E = _weights_E(work, here, experts) if scheduler.uses_weights else None
     if ids_TK.shape[0] == 1:
-        active = sorted(e for e in ids_TK.tolist()[0] if e < here)
+        active = sorted(ids_TK.tolist()[0])
+        if active[-1] >= here:
+            active = [e for e in active if e < here]
         if len(set(active)) == len(active):
             return scheduler.one_token_demand(work.layer, active, phase, weights_E)
     tokens_E = np.bincount(ids_TK.numpy().ravel(), minlength=experts)[:experts]

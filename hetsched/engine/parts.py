@@ -7,14 +7,12 @@ choice, then token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import accumulate
 
 import numpy as np
 import torch
 
-from ..cpu_kernels.weighted_sum import add_weighted, numbers_of
-from ..types import IntArray
+from ..cpu_kernels.weighted_sum import add_weighted, numbers_of, sum_of_one_token
 from .cpu_layer import first_rows, order_of_choices, rows_of_choices
 from .layer_work import LayerInput
 
@@ -25,25 +23,18 @@ class HostParts:
     """Of a layer whose activations are on the host: results stay where the lanes leave them until all are added."""
 
     def __init__(self, work: LayerInput, counts: list[int]) -> None:
-        weights_TK, tokens = work.weights_TK, work.hidden_TH.shape[0]
-        if weights_TK.requires_grad:
-            weights_TK = weights_TK.detach()
-        ids_TK, self._router = work.ids_TK.numpy(), numbers_of(weights_TK)
-        size = sum(counts)
-        if tokens == 1:
-            self._choice_S = ids_TK[0].argsort(kind="stable")[:size]
-            self._rows_S, self._weights_S = _one_row(size), self._router[0][self._choice_S]
-        else:
-            order_S = ids_TK.T.ravel().astype(np.int16).argsort(kind="stable")[:size]
-            self._rows_S, self._weights_S = order_S % tokens, self._router.T.ravel()[order_S]
-        self._counts = counts
-        self._hidden_TH, self._weights_dtype = work.hidden_TH, weights_TK.dtype
-        self._dtype = work.arithmetic.sum_dtype(work.hidden_TH, weights_TK)
+        self._work, self._counts = work, counts
         self._part_N: list[torch.Tensor] = [work.hidden_TH] * len(counts)
+        self._is_one = work.hidden_TH.shape[0] == 1 and max(counts) == 1
+        if not self._is_one:
+            tokens, ids_TK = work.hidden_TH.shape[0], work.ids_TK.numpy()
+            flat = ids_TK[0] if tokens == 1 else ids_TK.T.ravel().astype(np.int16)
+            self._order_S = flat.argsort(kind="stable")[: sum(counts)]
+            self._rows_S = self._order_S % tokens
 
     def rows(self, at: int, hidden_TH: torch.Tensor) -> torch.Tensor:
         """An expert's rows of the hidden states; one token needs no gathering."""
-        if hidden_TH.shape[0] == 1 and self._counts[at] == 1:
+        if self._is_one:
             return hidden_TH
         begin = sum(self._counts[:at])
         return hidden_TH[torch.from_numpy(self._rows_S[begin : begin + self._counts[at]])]
@@ -54,19 +45,27 @@ class HostParts:
 
     def sum(self) -> torch.Tensor:
         """All results weighted and added by ascending expert, [T, H], in the activations' dtype."""
-        hidden_TH, counts = self._hidden_TH, self._counts
-        once = self._dtype is torch.float32 or (hidden_TH.shape[0] == 1 and len(counts) == self._rows_S.size)
-        if once:
-            out_TH = torch.empty(hidden_TH.shape, dtype=self._dtype)
-            if add_weighted(out_TH, self._part_N, counts, self._rows_S, self._weights_S):
-                return out_TH if self._dtype is hidden_TH.dtype else out_TH.to(hidden_TH.dtype)
-        out_TH = torch.zeros(hidden_TH.shape, dtype=self._dtype)
-        rows_S, weights_S1 = torch.from_numpy(self._rows_S), torch.from_numpy(self._weights_S).unsqueeze(1)
-        weights_S1 = weights_S1.view(self._weights_dtype)
-        rows_N, weights_N = rows_S.split_with_sizes(counts), weights_S1.split_with_sizes(counts)
+        hidden_TH, weights_TK = self._work.hidden_TH, self._work.weights_TK
+        dtype = self._work.arithmetic.sum_dtype(hidden_TH, weights_TK)
+        out_TH = torch.empty(hidden_TH.shape, dtype=dtype)
+        if self._is_one and sum_of_one_token(out_TH, self._part_N, self._work.ids_TK, weights_TK):
+            return out_TH if dtype is hidden_TH.dtype else out_TH.to(hidden_TH.dtype)
+        return self._sum_of_many(out_TH, weights_TK.detach()).to(hidden_TH.dtype)
+
+    def _sum_of_many(self, out_TH: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
+        if self._is_one:
+            self._order_S = self._work.ids_TK.numpy()[0].argsort(kind="stable")[: len(self._counts)]
+            self._rows_S = np.zeros_like(self._order_S)
+        rows_S, weights_S = self._rows_S, numbers_of(weights_TK).T.ravel()[self._order_S]
+        if out_TH.dtype is torch.float32 and add_weighted(out_TH, self._part_N, self._counts, rows_S, weights_S):
+            return out_TH
+        out_TH.zero_()
+        weights_S1 = torch.from_numpy(weights_S).view(weights_TK.dtype).unsqueeze(1)
+        rows_N = torch.from_numpy(rows_S).split_with_sizes(self._counts)
+        weights_N = weights_S1.split_with_sizes(self._counts)
         for part, rows, weights in zip(self._part_N, rows_N, weights_N, strict=True):
-            out_TH.index_add_(0, rows, (part * weights).to(self._dtype))
-        return out_TH.to(hidden_TH.dtype)
+            out_TH.index_add_(0, rows, (part * weights).to(out_TH.dtype))
+        return out_TH
 
 
 class DeviceParts:
@@ -138,9 +137,3 @@ def _lasting(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -
         return torch.empty(shape, dtype=dtype, device=device)
     with torch.inference_mode(False):
         return torch.empty(shape, dtype=dtype, device=device)
-
-
-@cache
-def _one_row(size: int) -> IntArray:
-    """The row number of a step's only token, so many times. Nobody writes to it."""
-    return np.zeros(size, np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hetsched.cpu_kernels.weighted_sum import LONGEST, add_weighted, numbers_of
+from hetsched.cpu_kernels.weighted_sum import LONGEST, add_weighted, numbers_of, sum_of_one_token
 
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 DTYPES = [torch.float32, torch.bfloat16]
@@ -38,11 +38,27 @@ def test_every_rounding_is_torchs(
     rows_S = torch.cat([torch.randperm(tokens)[:count] for count in counts])
     weights_S = torch.rand(size).to(weight)
     part_N = [(torch.randn(n, H) * 10.0 ** torch.randint(-4, 4, (n, H))).to(part) for n in counts]
-    part_N[0] = part_N[0].t().contiguous().t()  # as a product of a transposed matrix may come
     out_TH = torch.randn(tokens, H).to(total)
     expected = one_by_one(torch.zeros_like(out_TH) if afresh else out_TH, part_N, rows_S.tolist(), weights_S)
     assert add_weighted(out_TH, part_N, counts, rows_S.numpy(), numbers_of(weights_S), afresh)
     assert torch.equal(out_TH.view(BITS[total]), expected.view(BITS[total]))
+
+
+@pytest.mark.parametrize(("part", "weight", "total"), list(itertools.product(DTYPES, DTYPES, DTYPES)))
+@pytest.mark.parametrize("ids", [[5, 0, 9, 3], [7], [2, 99, 1, 100]])
+def test_one_token_is_added_by_ascending_id(
+    part: torch.dtype, weight: torch.dtype, total: torch.dtype, ids: list[int]
+) -> None:
+    """Ids of 99 and more are of no expert here, and have no result."""
+    torch.manual_seed(len(ids))
+    here = sorted(e for e in ids if e < 99)
+    part_N = [(torch.randn(1, H) * 10.0 ** torch.randint(-4, 4, (1, H))).to(part) for _ in here]
+    weights_1K = torch.rand(1, len(ids)).to(weight)
+    ordered = weights_1K[0, [ids.index(e) for e in here]]
+    expected = one_by_one(torch.zeros(1, H, dtype=total), part_N, [0] * len(here), ordered)
+    out_1H = torch.full((1, H), 7.0, dtype=total)
+    assert sum_of_one_token(out_1H, part_N, torch.tensor([ids]), weights_1K)
+    assert torch.equal(out_1H.view(BITS[total]), expected.view(BITS[total]))
 
 
 def test_every_bf16_is_added_to_others() -> None:
@@ -66,6 +82,12 @@ def test_what_has_no_kernel_is_left_to_torch() -> None:
     assert not add_weighted(out_TH, [half], [1], rows_S, weights_S)
     assert not add_weighted(out_TH, [single, single.bfloat16()], [1, 1], rows_S.repeat(2), weights_S.repeat(2))
     assert not add_weighted(out_TH, [single], [1], rows_S, weights_S.astype(np.float16))
+    assert bool((out_TH == 7).all())
+    transposed = torch.ones(4, 2).t()
+    assert not add_weighted(torch.empty(2, 4), [transposed], [2], rows_S.repeat(2), weights_S.repeat(2))
+    ids_1K = torch.zeros(1, 1, dtype=torch.int64)
+    assert not sum_of_one_token(out_TH, [half], ids_1K, torch.ones(1, 1))
+    assert not sum_of_one_token(out_TH, [single], ids_1K.int(), torch.ones(1, 1))
     assert bool((out_TH == 7).all())
     long = torch.ones(1, LONGEST + 1)
     assert not add_weighted(torch.empty(1, LONGEST + 1), [long], [1], rows_S, weights_S)
