@@ -61,7 +61,9 @@ def new_cache(layers: int, experts: int, slots: int, *, per_layer: bool = False,
     )
 
 
-def serve(cache: Cache, experts: int, chosen_TLK: npt.NDArray[np.int16], guesses_TLG: npt.NDArray[np.int16]) -> IntArray:
+def serve(
+    cache: Cache, experts: int, chosen_TLK: npt.NDArray[np.int16], guesses_TLG: npt.NDArray[np.int16]
+) -> IntArray:
     """Serve tokens, layer by layer: hits, experts loaded, and loaded guesses that left unused, int64 [T, 3].
 
     Guesses of -1 are none; an array without any has G = 0. The cache goes on from where it is.

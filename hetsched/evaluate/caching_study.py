@@ -37,8 +37,8 @@ CACHES = {
 STAND_IN = "from expert ids, in place of the next layer's router on the present hidden state"
 NOTES = (
     "caches without time: a copy is there at once; the cache begins empty and is carried over between sequences",
-    "speculation inserts as many experts as top-k before each layer is counted; precision and recall are of those guesses",
-    "the trace holds expert ids alone, so a forecaster speculates in place of the next layer's router",
+    "speculation inserts as many experts as top-k before each layer is counted, the first layer too; precision and "
+    "recall are of those guesses",
 )
 
 

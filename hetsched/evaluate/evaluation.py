@@ -26,7 +26,17 @@ from .honest import honest
 from .published import published
 from .result import Evaluation
 
-PROTOCOLS = ("published", "honest", "caching-study")
+NOTES = {
+    "published": published_protocol.NOTES,
+    "honest": honest_protocol.NOTES,
+    "caching-study": study_of_caches.NOTES,
+}
+FRACTIONS: dict[str, Sequence[float]] = {
+    "published": (published_protocol.FRACTION,),
+    "honest": (published_protocol.FRACTION,),
+    "caching-study": study_of_caches.FRACTIONS,
+}
+PROTOCOLS = tuple(NOTES)
 Progress = Callable[[int, int], None]
 
 
@@ -63,10 +73,7 @@ def evaluate(
     study = Study(in_two(whole, fit_sequences), geometry, tuple(machines), fit_sequences, max_tokens)
     study = replace(study, decision_s=decision_s, host_s=host_s) if is_honest else replace(study, replay="decode")
     bench = Bench(study)
-    own = {"published": (published_protocol.FRACTION,), "honest": (0.1,), "caching-study": study_of_caches.FRACTIONS}
-    fractions = own[protocol] if gpu_fractions is None else list(dict.fromkeys(map(float, gpu_fractions)))
-    for fraction in fractions:
-        check_fraction(fraction)
+    fractions = _fractions(FRACTIONS[protocol] if gpu_fractions is None else gpu_fractions)
     default = study_of_caches.FORECASTER if protocol == "caching-study" else ALL
     chosen = forecasters_of(default if forecasters is None else forecasters)
     usable, left_out = _usable(chosen, bench, must_all=forecasters not in (None, ALL))
@@ -91,6 +98,12 @@ def in_two(trace: RoutingTrace, fit_sequences: float) -> RoutingTrace:
     return replace(trace, sequence_T=sequence_T, meta=meta)
 
 
+def _fractions(given: Sequence[float]) -> list[float]:
+    for fraction in given:
+        check_fraction(fraction)
+    return list(dict.fromkeys(map(float, given)))
+
+
 def _usable(chosen: Sequence[Named], bench: Bench, must_all: bool) -> tuple[list[Named], list[str]]:
     """Forecasters that start on what there is, and a line on each that does not; those named one by one must."""
     usable, left_out = [], []
@@ -107,20 +120,20 @@ def _usable(chosen: Sequence[Named], bench: Bench, must_all: bool) -> tuple[list
 
 def _facts(bench: Bench, name: str, protocol: str, left_out: Sequence[str]) -> dict[str, Any]:
     """What a reader must know of the evaluation, ready for JSON."""
-    is_honest = protocol == "honest"
-    charges = ("decision_charge", "host_charge", "phases")
-    facts = {key: value for key, value in bench.facts().items() if is_honest or key not in (*charges, "verify")}
+    facts: dict[str, Any] = dict(bench.facts())
+    replayed = facts.pop("notes")
+    for unused in ("solver", "verify"):
+        del facts[unused]
     fitted, scored = bench.num_sequences
-    own = {"published": published_protocol.NOTES, "honest": honest_protocol.NOTES, "caching-study": study_of_caches.NOTES}
     told = f"forecasters are told the first {fitted} sequences, and go on observing while they are scored on the rest"
     notes = [told if fitted else "forecasters are told nothing beforehand, and observe while they are scored"]
     if scored < 2:
         notes.append("one sequence is scored, so there are no intervals over sequences")
-    if bench.study.machines and not is_honest:
-        notes.append("the machine is not used: copies take no time in this protocol")
     larger = int((bench.steps.end_S - bench.steps.begin_S > 1).sum())
     if larger:
         notes.append(f"forecasts of {larger:,} steps of several tokens are not judged; forecasters observe those too")
-    replayed = list(facts.pop("notes")) if is_honest else facts.pop("notes") and []
-    facts.pop("solver")
-    return {**facts, "trace": name, "notes": [*own[protocol], *notes, *left_out, *replayed]}
+    if protocol != "honest":
+        for unused in ("decision_charge", "host_charge", "phases"):
+            del facts[unused]
+        replayed = ["the machine is not used: copies take no time in this protocol"] if bench.study.machines else []
+    return {**facts, "trace": name, "notes": [*NOTES[protocol], *notes, *left_out, *replayed]}

@@ -41,7 +41,9 @@ def published(
 ) -> Iterator[Row]:
     """Rows by share of the experts: no predictor, each forecaster, the oracle. Needs steps of one token."""
     if not (np.diff(sequence_starts(bench.scored)) > WARM_UP).any():
-        raise InputError(f"no scored sequence has more than {WARM_UP} tokens, which warm the cache up; give longer ones")
+        raise InputError(
+            f"no scored sequence has more than {WARM_UP} tokens, which warm the cache up; give longer ones"
+        )
     parts = len(forecasters) + 1
     seen: dict[str | None, Foresight | None] = {None: None}
     for i, named in enumerate(forecasters):

@@ -76,7 +76,14 @@ class Evaluation:
     def document(self) -> dict[str, Any]:
         """The JSON document "hetsched-evaluate/1"."""
         rows = [asdict(row) for row in self.rows]
-        return {"schema": SCHEMA, "protocol": self.protocol, **self.facts, "meaning": MEANING, "rows": rows, **self.study}
+        return {
+            "schema": SCHEMA,
+            "protocol": self.protocol,
+            **self.facts,
+            "meaning": MEANING,
+            "rows": rows,
+            **self.study,
+        }
 
     def table(self) -> RenderableType:
         """For a terminal, through rich."""
