@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _honest_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What only the honest protocol uses, and the machine. Raises InputError for what would go unused, or is missing."""
+    """What only the honest protocol uses, and the machine. Raises InputError for what goes unused, or is missing."""
     if args.protocol != "honest":
         refuse_given(args, ("strategies", "decision", "host"), "belongs to --protocol honest")
         return {"hardware": args.hardware}

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..jit import compiled, compiled_and_kept
+from ..jit import borrowed, compiled_and_kept, compiled_lean
 from ..types import IntArray
 
 HITS, LOADS, WASTED = range(3)
@@ -48,16 +48,17 @@ def new_cache(layers: int, experts: int, slots: int, *, per_layer: bool = False,
     """An empty cache of `slots` experts, for all layers together or shared out among them, first layers first."""
     groups = layers if per_layer else 1
     slots_Q = slots // groups + (np.arange(groups) < slots % groups)
-    place_D, zeros_D = np.full(layers * experts, -1, np.int64), np.zeros((2, layers * experts), np.int64)
+    priority_D, used_D = np.zeros((2, layers * experts), np.int64)
     return Cache(
-        np.zeros((groups, max(1, int(slots_Q.max()))), np.int64),
-        place_D,
-        *zeros_D,
-        np.zeros(layers * experts, np.bool_),
-        slots_Q.astype(np.int64),
-        np.zeros(groups, np.int64),
-        np.zeros(1, np.int64),
-        by_use,
+        heap_QC=np.zeros((groups, max(1, int(slots_Q.max()))), np.int64),
+        place_D=np.full(layers * experts, -1, np.int64),
+        priority_D=priority_D,
+        used_D=used_D,
+        unused_D=np.zeros(layers * experts, np.bool_),
+        slots_Q=slots_Q.astype(np.int64),
+        size_Q=np.zeros(groups, np.int64),
+        clock=np.zeros(1, np.int64),
+        by_use=by_use,
     )
 
 
@@ -76,11 +77,10 @@ def serve(
 @compiled_and_kept
 def fill(cache: Cache, keys_N: IntArray) -> None:
     """Put experts (layer * E + expert) into the slots of the first group, in order, the last one most recent."""
+    lean = _uncounted(cache)
     for key in keys_N:
-        _touch(cache, key, 0, False, False)
-        cache.priority_D[key] &= ~PINNED
-        cache.unused_D[key] = False
-        _rise(cache, 0, cache.place_D[key])
+        _touch(lean, key, 0, False, False)
+        _release(lean, key, 0)
 
 
 @compiled_and_kept
@@ -91,31 +91,59 @@ def _serve(
     guesses_TLG: npt.NDArray[np.int16],
     counts_T3: IntArray,
 ) -> None:
-    tokens, layers, guesses = guesses_TLG.shape
-    for t in range(tokens):
-        for l in range(layers):
-            group, first = l if len(cache.slots_Q) > 1 else 0, l * experts
-            for g in range(guesses - 1, -1, -1):
-                if guesses_TLG[t, l, g] >= 0:
-                    _count(counts_T3[t], _touch(cache, first + guesses_TLG[t, l, g], group, False, True))
-            for expert in chosen_TLK[t, l]:
-                counts_T3[t, HITS] += cache.place_D[first + expert] >= 0
-                _count(counts_T3[t], _touch(cache, first + expert, group, True, False))
-            for g in range(guesses):
-                if guesses_TLG[t, l, g] >= 0:
-                    _release(cache, first + guesses_TLG[t, l, g], group)
-            for expert in chosen_TLK[t, l]:
-                _release(cache, first + expert, group)
+    lean = _uncounted(cache)
+    for t in range(len(chosen_TLK)):
+        for l in range(chosen_TLK.shape[1]):
+            group = l if len(cache.slots_Q) > 1 else 0
+            _visit(lean, l * experts, group, chosen_TLK[t, l], guesses_TLG[t, l], counts_T3[t])
 
 
-@compiled
+@compiled_lean
+def _uncounted(cache: Cache) -> Cache:
+    return Cache(
+        borrowed(cache.heap_QC),
+        borrowed(cache.place_D),
+        borrowed(cache.priority_D),
+        borrowed(cache.used_D),
+        borrowed(cache.unused_D),
+        borrowed(cache.slots_Q),
+        borrowed(cache.size_Q),
+        borrowed(cache.clock),
+        cache.by_use,
+    )
+
+
+@compiled_lean
+def _visit(
+    cache: Cache,
+    first: int,
+    group: int,
+    chosen_K: npt.NDArray[np.int16],
+    guesses_G: npt.NDArray[np.int16],
+    counts_3: IntArray,
+) -> None:
+    """One layer of one token: `first` is the number of its first expert."""
+    for g in range(len(guesses_G) - 1, -1, -1):
+        if guesses_G[g] >= 0:
+            _count(counts_3, _touch(cache, first + guesses_G[g], group, False, True))
+    for expert in chosen_K:
+        counts_3[HITS] += cache.place_D[first + expert] >= 0
+        _count(counts_3, _touch(cache, first + expert, group, True, False))
+    for guess in guesses_G:
+        if guess >= 0:
+            _release(cache, first + guess, group)
+    for expert in chosen_K:
+        _release(cache, first + expert, group)
+
+
+@compiled_lean
 def _count(counts_3: IntArray, happened: int) -> None:
     """0 nothing, 1 a load, 2 a load that drove out an unused guess."""
     counts_3[LOADS] += happened > 0
     counts_3[WASTED] += happened > 1
 
 
-@compiled
+@compiled_lean
 def _touch(cache: Cache, key: int, group: int, is_use: bool, is_guess: bool) -> int:
     """An expert is asked for, or guessed: it is there afterwards, pinned, unless there is no slot at all."""
     cache.clock[0] += 1
@@ -143,7 +171,7 @@ def _touch(cache: Cache, key: int, group: int, is_use: bool, is_guess: bool) -> 
     return happened
 
 
-@compiled
+@compiled_lean
 def _release(cache: Cache, key: int, group: int) -> None:
     """The visit is over."""
     if cache.place_D[key] >= 0:
@@ -151,7 +179,7 @@ def _release(cache: Cache, key: int, group: int) -> None:
         _rise(cache, group, cache.place_D[key])
 
 
-@compiled
+@compiled_lean
 def _sink(cache: Cache, group: int, place: int) -> None:
     heap_C, size = cache.heap_QC[group], cache.size_Q[group]
     key = heap_C[place]
@@ -169,7 +197,7 @@ def _sink(cache: Cache, group: int, place: int) -> None:
     heap_C[place], cache.place_D[key] = key, place
 
 
-@compiled
+@compiled_lean
 def _rise(cache: Cache, group: int, place: int) -> None:
     heap_C = cache.heap_QC[group]
     key = heap_C[place]

@@ -37,8 +37,7 @@ CACHES = {
 STAND_IN = "from expert ids, in place of the next layer's router on the present hidden state"
 NOTES = (
     "caches without time: a copy is there at once; the cache begins empty and is carried over between sequences",
-    "speculation inserts as many experts as top-k before each layer is counted, the first layer too; precision and "
-    "recall are of those guesses",
+    "speculation inserts as many experts as top-k before each layer is counted, the first one too",
 )
 
 

@@ -106,16 +106,20 @@ def _fractions(given: Sequence[float]) -> list[float]:
 
 def _usable(chosen: Sequence[Named], bench: Bench, must_all: bool) -> tuple[list[Named], list[str]]:
     """Forecasters that start on what there is, and a line on each that does not; those named one by one must."""
-    usable, left_out = [], []
-    for named in chosen:
-        try:
-            named.forecaster().start(bench.study.geometry, bench.frequency_LE, bench.history)
-            usable.append(named)
-        except InputError as error:
-            if must_all:
-                raise
-            left_out.append(f"{named.label} is left out: {error}")
-    return usable, left_out
+    refused = {named.label: why for named in chosen if (why := _refusal(named, bench))}
+    if refused and must_all:
+        raise InputError(next(iter(refused.values())))
+    left_out = [f"{label} is left out: {why}" for label, why in refused.items()]
+    return [named for named in chosen if named.label not in refused], left_out
+
+
+def _refusal(named: Named, bench: Bench) -> str:
+    """Why a forecaster does not start on what there is, or nothing."""
+    try:
+        named.forecaster().start(bench.study.geometry, bench.frequency_LE, bench.history)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _facts(bench: Bench, name: str, protocol: str, left_out: Sequence[str]) -> dict[str, Any]:

@@ -45,10 +45,10 @@ def forecasters_of(wanted: str | Sequence[Any]) -> list[Named]:
 
 def _label(spec: Any) -> str:
     if isinstance(spec, str):
-        spec = installed_name(GROUP, spec)
-        plugin(GROUP, spec)
-        if ":" not in spec:
-            return spec
+        name = installed_name(GROUP, spec)
+        plugin(GROUP, name)
+        if ":" not in name:
+            return name
     return str(getattr(plugin(GROUP, spec), "name", spec))
 
 

@@ -29,8 +29,8 @@ from .result import Row
 
 STRATEGIES = "on-demand-lru,hetsched"
 NOTES = (
-    "precision, recall, F1, accuracy and calibration are of the forecast alone, asked for just before the layer's "
-    "router ran, with as many guesses as top-k; hit rate, bytes and tokens/s are of the strategy that uses it",
+    "precision, recall, F1, accuracy and calibration error are of the forecast just before the layer's router ran",
+    "they are of as many guesses as top-k; hit rate, bytes and tokens/s are of the strategy that uses the forecaster",
     "a strategy that can do without a choice of forecaster has one row, without forecast measures",
     "hits count at demand: an expert that is still on its way is none",
 )
@@ -63,15 +63,15 @@ def honest(
         said[named.label] = foresee(named.forecaster(), bench, bench.scored.top_k, progress=part).sums_S
         done += 1
     for fraction in fractions:
-        for strategy, named in runs:
-            cell = Cell(machine, fraction, strategy if named is None else with_forecaster(strategy, named))
+        for strategy, using in runs:
+            cell = Cell(machine, fraction, strategy if using is None else with_forecaster(strategy, using))
             ran = ran_sums(bench, cell.replay(bench, part))
             done += 1
             yield Row.of(
-                named and named.label,
+                using and using.label,
                 strategy.label,
                 fraction,
-                *([] if named is None else [said[named.label]]),
+                *([] if using is None else [said[using.label]]),
                 ran,
                 hardware=machine.name,
                 clairvoyant=traits(cell.strategy.policy()).clairvoyant,

@@ -51,4 +51,5 @@ def gini(share_LE: FloatArray) -> FloatArray:
     rank_E = np.arange(1, experts + 1)
     total_L = np.maximum(share_LE.sum(axis=1), 1e-300)
     gini_L: FloatArray = 2 * (np.sort(share_LE, axis=1) * rank_E).sum(axis=1) / (experts * total_L)
-    return gini_L - (experts + 1) / experts
+    gini_L -= (experts + 1) / experts
+    return gini_L

@@ -62,8 +62,9 @@ def measures(sums: Sums) -> dict[str, FloatArray]:
 
 def ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     """`above` / `below`, NaN where there is nothing below."""
-    nothing = np.full(np.broadcast_shapes(np.shape(above), np.shape(below)), np.nan)
-    return np.divide(above, below, out=nothing, where=np.asarray(below) > 0)
+    nothing: FloatArray = np.full(np.broadcast_shapes(np.shape(above), np.shape(below)), np.nan)
+    np.divide(above, below, out=nothing, where=np.asarray(below) > 0)
+    return nothing
 
 
 def values(sums_S: Sums) -> dict[str, float | None]:

@@ -30,8 +30,8 @@ ORACLE = "oracle"
 STRATEGY = "lru"
 NOTES = (
     "copies cost nothing and arrive at once, so the hit rate says nothing of speed; bytes are counted all the same",
-    "the published predictor was fed the same layer's router input, which ids cannot stand in for: there is no row for "
-    "it; forecasters here say what they know before the layer's router ran, and oracle, which is told, is the roof",
+    "the published predictor was fed the same layer's router input, which ids cannot stand in for: it has no row",
+    "forecasters here say what they know before the layer's router ran; oracle, which is told, is the roof",
     "each sequence begins with a cache filled at random (seed 0); its first 10 tokens warm it up and are not counted",
 )
 

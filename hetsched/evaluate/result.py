@@ -56,7 +56,7 @@ class Row:
     @classmethod
     def of(cls, forecaster: str | None, strategy: str, gpu_fraction: float, *sums_S: Sums, **more: Any) -> Row:
         """A row with every measure that these sums by sequence allow."""
-        known: dict[str, float | None] = {}
+        known: dict[str, Any] = {}
         ci95: dict[str, tuple[float, float] | None] = {}
         for part in sums_S:
             known |= values(part)

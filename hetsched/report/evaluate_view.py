@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hetsched.evaluate.result import Evaluation, Row
 
 NONE = "none"
+HITS, MOVED = "Hit rate by share of the experts that fit", "Moved, MiB a token"
 FIGURES = ("precision", "recall", "F1", "macro F1", "accuracy", "cal. error", "hits", "moved", "wasted", "tokens/s")
 DROPPED = ("wasted", "accuracy", "macro F1", "cal. error", "F1", "moved", "precision")  # if narrow, in order
 UNITS = "moved and wasted in MiB a token; ± is half of a 95 % interval over sequences"
@@ -75,17 +76,18 @@ def mib(count: float | None) -> str:
 
 def _hit_tables(evaluation: Evaluation) -> Iterator[RenderableType]:
     """Caches as lines, shares of the experts as columns: hits, and what was moved; then the tables by layer."""
-    fractions = list(dict.fromkeys(row.gpu_fraction for row in evaluation.rows))
-    headings = [f"{fraction:.0%}" for fraction in fractions]
-    for title, cell in (
-        ("Hit rate by share of the experts that fit", lambda row: _share(row, "hit_rate", False)),
-        ("Moved, MiB a token", lambda row: mib(row.bytes_per_token)),
-    ):
-        sheet = Sheet("cache", "speculation", *figures(*headings), title=title)
-        for (forecaster, strategy), rows in groupby(evaluation.rows, key=lambda row: (row.forecaster, row.strategy)):
-            sheet.add(strategy, forecaster or NONE, *[cell(row) for row in rows])
-        yield from (sheet, "")
-    yield from (_speculation(evaluation), "", _by_layer(evaluation.study), "", *_reuse(evaluation.study), "")
+    yield from (_by_capacity(evaluation, HITS, lambda row: _share(row, "hit_rate", False)), "")
+    yield from (_by_capacity(evaluation, MOVED, lambda row: mib(row.bytes_per_token)), "")
+    tables: list[RenderableType] = [_speculation(evaluation), "", _by_layer(evaluation.study), ""]
+    yield from [*tables, *_reuse(evaluation.study), ""]
+
+
+def _by_capacity(evaluation: Evaluation, title: str, cell: Callable[[Row], str]) -> Sheet:
+    fractions = dict.fromkeys(f"{row.gpu_fraction:.0%}" for row in evaluation.rows)
+    sheet = Sheet("cache", "speculation", *figures(*fractions), title=title)
+    for (forecaster, strategy), rows in groupby(evaluation.rows, key=lambda row: (row.forecaster, row.strategy)):
+        sheet.add(strategy, forecaster or NONE, *[cell(row) for row in rows])
+    return sheet
 
 
 def _speculation(evaluation: Evaluation) -> Sheet:
@@ -119,8 +121,8 @@ def _reuse(study: dict[str, Any]) -> list[str]:
     quantiles = ", ".join(
         f"{float(q):.0%} {'first use' if n is None else n}" for q, n in local["reuse_distance_experts"].items()
     )
+    most_bits = study["imbalance"]["max_entropy_bits"]
     return [
         f"Reuse distance, in experts of all layers asked for in between, quantiles: {quantiles}",
-        f"First uses: {local['first_use_share']:.2%} of requests; entropy is at most "
-        f"{study['imbalance']['max_entropy_bits']:.2f} bits",
+        f"First uses: {local['first_use_share']:.2%} of requests; entropy is at most {most_bits:.2f} bits",
     ]

@@ -1,4 +1,4 @@
-"""The three protocols: the published one against a plain simulation, the honest one against compare, the study by hand."""
+"""The protocols: the published one against a plain simulation, the honest one against compare, the study by hand."""
 
 from __future__ import annotations
 
@@ -49,9 +49,8 @@ def test_the_published_simulation_is_the_plain_one(fraction: float, guessing: bo
     slots = int(fraction * layers * experts)
     foresight = foresee(Ewma(), opened, GUESSES, warm_up=WARM_UP) if guessing else None
     found = simulation(opened, fraction, foresight)
-    rng, plain = np.random.default_rng(SEED), []
-    starts = sequence_starts(trace).tolist()
-    for begin, end in zip(starts[:-1], starts[1:], strict=True):
+    rng, plain, starts = np.random.default_rng(SEED), [], sequence_starts(trace)
+    for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         keys = [divmod(int(key), experts) for key in rng.permutation(layers * experts)[:slots]]
         cache = PlainCache(slots, False, keys)
         chosen_TLK = trace.experts_TLK[begin:end]
