@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hetsched.cli import evaluate as verb
 from hetsched.cli import main
 from hetsched.cli.evaluate import PROTOCOLS as CHOICES
-from hetsched.evaluate import PROTOCOLS
+from hetsched.evaluate import PROTOCOLS, evaluate
 from tests.replay.compare_made import MACHINE, model_file, trace_file
 
+ROOT = Path(__file__).parents[2]
+TRACES = Path(os.environ.get("HETSCHED_TRACES", ROOT.parent / "shared" / "traces"))
+PAGE = (ROOT / "docs" / "reproduced.md").read_text(encoding="utf-8")
 MEASURES = ["precision", "recall", "f1_positive", "f1_macro", "accuracy", "hit_rate", "bytes_per_token", "tokens_per_s"]
 MOST = {"published": "oracle", "honest": "transition", "caching-study": "transition"}
 
@@ -90,3 +98,28 @@ def test_mistakes_are_one_line(files: list[str], capfd: Any, protocol: str, more
     assert out == ""
     assert len(err.splitlines()) == 1
     assert says in err
+
+
+def test_commands_on_the_page_are_commands() -> None:
+    """All three protocols are there, and every option of every line exists."""
+    parser = argparse.ArgumentParser()
+    verb.add_parser(parser.add_subparsers(dest="verb"))
+    lines = re.findall(r"^hetsched (.+)$", PAGE, re.MULTILINE)
+    asked_for = [parser.parse_args(shlex.split(line)) for line in lines]
+    assert {args.protocol for args in asked_for} == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "column"),
+    [("deepseek-v2-lite.esft", "deepseek-v2-lite", 2), ("gpt-oss-20b.decode", "gpt-oss-20b", 5)],
+)
+def test_the_page_says_what_the_command_does(name: str, model: str, column: int) -> None:
+    """Plain LRU and ewma under the published protocol, to the digit that is printed."""
+    path = TRACES / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"no {name}.npz in {TRACES}; set HETSCHED_TRACES to the folder of recorded traces")
+    none, ewma, _ = evaluate("published", path, model, forecasters=["ewma"]).rows
+    for row, start in ((none, "| none, plain LRU"), (ewma, "| `ewma`")):
+        cells = [cell.strip() for cell in next(ln for ln in PAGE.splitlines() if ln.startswith(start)).split("|")][1:]
+        assert cells[column].split(" %")[0] == f"{100 * (row.hit_rate or 0):.1f}"
+        assert cells[column + 1] == f"{(row.bytes_per_token or 0) / 2**20:,.0f}"
