@@ -65,7 +65,7 @@ def honest(
     for fraction in fractions:
         for strategy, using in runs:
             cell = Cell(machine, fraction, strategy if using is None else with_forecaster(strategy, using))
-            ran = ran_sums(bench, cell.replay(bench, part))
+            ran, says = ran_sums(bench, cell.replay(bench, part)), traits(cell.strategy.policy())
             done += 1
             yield Row.of(
                 using and using.label,
@@ -74,8 +74,8 @@ def honest(
                 *([] if using is None else [said[using.label]]),
                 ran,
                 hardware=machine.name,
-                clairvoyant=traits(cell.strategy.policy()).clairvoyant,
-                stand_in=traits(cell.strategy.policy()).stand_in,
+                clairvoyant=says.clairvoyant or bool(getattr(using and using.forecaster(), "clairvoyant", False)),
+                stand_in=says.stand_in,
             )
 
 

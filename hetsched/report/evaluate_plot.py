@@ -51,7 +51,8 @@ def draw_rows(evaluation: Evaluation) -> Any:
             axes.errorbar(
                 x, at, xerr=list(zip(*spans, strict=True)) or None, label=f"{fraction:.0%} of experts", **bars
             )
-        axes.set(xlabel=label, xlim=(-3, 104) if scale == 100 else (0, None))
+        most = 100.0 if scale == 100 else axes.get_xlim()[1]
+        axes.set(xlabel=label, xlim=(-0.03 * most, 1.04 * most))
         axes.set_yticks(list(places.values()), list(places))
         axes.set_ylim(0.6 - len(places), 0.6)
         axes.grid(alpha=0.3)
