@@ -40,6 +40,7 @@ ROOMS = [
     "report",
     "bound",
     "replay",
+    "evaluate",
     "tiers",
     "accelerators",
     "cpu_kernels",

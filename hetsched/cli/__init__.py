@@ -28,6 +28,7 @@ VERBS = (
     "trace",
     "simulate",
     "compare",
+    "evaluate",
     "bench",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143

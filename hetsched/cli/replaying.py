@@ -24,6 +24,20 @@ from .paths import InputFile, NameOrPath
 
 def add_replay_options(parser: argparse.ArgumentParser) -> None:
     """--trace, --model, and how it is replayed: what is fitted and scored, charged, solved and bounded."""
+    add_trace_options(parser)
+    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted (default: 0, none)"
+    parser.add_argument("--verify", type=at_least_one, default=0, metavar="K", help=text)
+    text = "steps as recorded, or token by token; auto: as recorded if any decode step was (default: %(default)s)"
+    parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)
+    add_charge_options(parser)
+    text = "dispatch solver (default: %(default)s)"
+    parser.add_argument("--solver", type=non_empty_text, default="exact", metavar="NAME", help=text)
+    text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
+    parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
+
+
+def add_trace_options(parser: argparse.ArgumentParser) -> None:
+    """--trace, --model, and which part of the trace is fitted on and which is scored."""
     parser.add_argument("--trace", required=True, action=InputFile, metavar="FILE", help="recorded routing (.npz)")
     parser.add_argument(
         "--model",
@@ -32,25 +46,22 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what it was recorded on: see 'hetsched profiles list'; or 'demo'",
     )
-    name = non_empty_text
-    parser.add_argument("--dtype", type=name, metavar="NAME", help="experts stored as (default: as published)")
+    text = "experts stored as (default: as published)"
+    parser.add_argument("--dtype", type=non_empty_text, metavar="NAME", help=text)
     text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
     parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
     parser.add_argument(
         "--max-tokens", type=at_least_one, metavar="N", help="score only the first N tokens of the rest (default: all)"
     )
-    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted (default: 0, none)"
-    parser.add_argument("--verify", type=at_least_one, default=0, metavar="K", help=text)
-    text = "steps as recorded, or token by token; auto: as recorded if any decode step was (default: %(default)s)"
-    parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)
+
+
+def add_charge_options(parser: argparse.ArgumentParser, noted: type[argparse.Action] | None = None) -> None:
+    """--decision and --host, what a replay is charged; `noted`: an action that notes that they were given."""
+    more: dict[str, Any] = {} if noted is None else {"action": noted}
     text = "charge each decision what it takes here, or a constant, for reproducible results (default: %(default)s)"
-    parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
+    parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text, **more)
     text = "charge each layer the engine's own time: measured here once, seconds, or none (default: as --decision)"
-    parser.add_argument("--host", type=name, metavar="measured|SECONDS|none", help=text)
-    text = "dispatch solver (default: %(default)s)"
-    parser.add_argument("--solver", type=name, default="exact", metavar="NAME", help=text)
-    text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
-    parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
+    parser.add_argument("--host", type=non_empty_text, metavar="measured|SECONDS|none", help=text, **more)
 
 
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:

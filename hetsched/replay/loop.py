@@ -1,6 +1,6 @@
 """A whole replay in one compiled call: the parts that decide in a model, on the timeline's, layer by layer.
 
-Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts.
+Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts, C counts of a board.
 """
 
 from __future__ import annotations
@@ -175,6 +175,7 @@ def _looping(stamp: int) -> Callable[..., int]:
         phase_S: Bytes,
         charge_3: FloatArray,
         step_s_S: FloatArray,
+        counts_SC: IntArray,
     ) -> int:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
@@ -208,6 +209,7 @@ def _looping(stamp: int) -> Callable[..., int]:
                 finish(board, line, seconds_4T, gpu_N, gpu_s_N)
                 record(board, line, dense_s, decision_s, beside_s, host_s)
             step_s_S[s] = line.time_3[lanes.NOW_S] - begun_s
+            counts_SC[s] = board.counts
         return FINE
 
     return replay
