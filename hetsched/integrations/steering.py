@@ -63,9 +63,7 @@ def steered(model: torch.nn.Module, steering: Steering | None) -> Iterator[None]
     try:
         if steering is not None:
             layers = layers_of(modules := expert_modules(model))
-            steering.check_model(
-                geometry_of([tied[0] for tied in layers], getattr(model, "config", modules[0].config))
-            )
+            steering.check_model(geometry_of([tied[0] for tied in layers], getattr(model, "config", modules[0].config)))
             made.put_on(model, layers, steering)
         yield
     finally:

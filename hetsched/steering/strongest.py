@@ -22,5 +22,7 @@ def strongest(found: Difference, top: int, top_k: int) -> dict[int, Forced]:
         if taken < top and len(chosen) < most:
             chosen.append(expert)
             taken += 1
-    layers = {layer: Forced(tuple(sorted(on.get(layer, ()))), tuple(sorted(off.get(layer, ())))) for layer in {*on, *off}}
+    layers = {
+        layer: Forced(tuple(sorted(on.get(layer, ()))), tuple(sorted(off.get(layer, ())))) for layer in {*on, *off}
+    }
     return {layer: forced for layer, forced in sorted(layers.items()) if any(forced)}
