@@ -66,8 +66,9 @@ class Attachment:
 
         `expert_bytes_total`: what the experts take. `slot_waste_share`: of a slot, unused by the average expert, since
         all slots are as large as the largest. `pageable_share` of the experts' host memory is not pinned, for the
-        `pageable_reason`; `steered`: what is forced on and off, None for nothing; `loaded`: what hetsched.load says of its work. `modules_served` of `modules` have run here at
-        least once; `eager_calls`: calls of expert modules made after attach, which transformers computes.
+        `pageable_reason`; `loaded`: what hetsched.load says of its work. `steered`: what is forced on and off, None for
+        nothing. `modules_served` of `modules` have run here at least once; `eager_calls`: calls of expert modules made
+        after attach, which transformers computes.
         """
         held_bytes = sum(self._bytes_L)
         places = [place for _, module in self._living() if (place := place_of(module)) is not None]

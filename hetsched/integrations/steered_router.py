@@ -89,7 +89,7 @@ class SteeredRouter:
             masks = torch.zeros((2, key[1]), dtype=torch.bool)
             masks[0, list(self.forced.activate)] = True
             masks[1, list(self.forced.deactivate)] = True
-            self._masks[key] = tuple(masks.to(key[0]))  # type: ignore[assignment]
+            self._masks[key] = tuple(masks.to(key[0]))
         return self._masks[key]
 
     def _require_obeyed(self, out: Any, rule: _Rule) -> None:

@@ -136,18 +136,25 @@ def _probe(
 
 def _asked(router: torch.nn.Module, hidden_TH: torch.Tensor, given: dict[str, Any], layer: int) -> Any:
     """What a router says of tokens. Some blocks give their router [T, H], some [1, T, H]."""
-    reason: Exception | None = None
+    answer: Any = None
     for hidden in (hidden_TH, hidden_TH[None]):
-        try:
-            return router(hidden, **given)
-        except InputError:
-            raise
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:
-            reason = error
+        answer = _answer(router, hidden, given)
+        if not isinstance(answer, Exception):
+            return answer
     raise InputError(
-        f"layer {layer}: {type(router).__name__} cannot be asked about tokens alone ({reason}), so hetsched cannot "
+        f"layer {layer}: {type(router).__name__} cannot be asked about tokens alone ({answer}), so hetsched cannot "
         "steer it; leave this layer out of the steering"
-    ) from reason
+    )
+
+
+def _answer(router: torch.nn.Module, hidden: torch.Tensor, given: dict[str, Any]) -> Any:
+    """What a router returns, or the error that it ends in. Raises InputError for one that does not obey."""
+    try:
+        return router(hidden, **given)
+    except InputError:
+        raise
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        return error
 
 
 def _given_by(block: torch.nn.Module, router: torch.nn.Module, layer: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plot of the experts that tell two sets of prompts apart: a map of all layers and experts, and bars of the strongest."""
+"""Plot of the experts that tell two sets of prompts apart: a map of layers and experts, and bars of the strongest."""
 
 from __future__ import annotations
 

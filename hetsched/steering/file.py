@@ -47,7 +47,10 @@ class SteeredShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Steering:
-    """What a steering file says. `routers`: digest of the router weights, "" for any; `name`: of the file, for messages."""
+    """What a steering file says.
+
+    `routers`: digest of the router weights, "" for any; `name`: of the file, for messages.
+    """
 
     model: str
     shape: SteeredShape
