@@ -49,6 +49,7 @@ def _draw_bars(axes: Any, analysis: Analysis, bars: list[tuple[int, int]]) -> No
     axes.barh(range(len(bars)), risks, xerr=errors, color=colours, ecolor="0.3", capsize=2)
     axes.set_yticks(range(len(bars)), [f"layer {layer}, expert {expert}" for layer, expert in bars])
     axes.invert_yaxis()
+    axes.set_axisbelow(True)
     axes.axvline(0, color="0.3", lw=0.8)
     axes.grid(axis="x", alpha=0.3)
     axes.set(xlabel="points, ± standard error between prompts", title="Strongest differences")
