@@ -63,7 +63,7 @@ def test_a_router_that_cannot_be_steered_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ATTACHED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attached_models_are_steered_alike(name: str, dtype: torch.dtype) -> None:
-    """What the engine is asked for is what the plain steered model asks its experts for, and the tokens are the same."""
+    """The engine is asked for what is forced on, never for what is off; tokens are the plain steered model's."""
     torch.manual_seed(0)
     model = build(name).to(dtype)
     with asked_of(model) as seen:

@@ -24,7 +24,7 @@ def one_expert(prompts: list[tuple[int, int]]) -> Activations:
 
 
 def test_two_prompts_by_hand() -> None:
-    """Rates 4/10 and 1/10; each prompt is 1 off its set's rate in A, 1/2 in B: errors sqrt(2 * 2) / 10, sqrt(1) / 10."""
+    """Rates 4/10 and 1/10; prompts lie 1 off their set's rate in A, 1/2 in B: variances 2 * 2 / 100, 2 * 0.5 / 100."""
     found = difference(one_expert([(3, 5), (1, 5)]), one_expert([(0, 5), (1, 5)]))
     assert found.risk_LE[0, 0] == pytest.approx(0.3)
     assert found.error_LE[0, 0] == pytest.approx(((2 * 2 + 2 * 0.5) / 100) ** 0.5)

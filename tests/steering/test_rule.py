@@ -62,7 +62,7 @@ scores = st.one_of(st.sampled_from([0.0, 1.0, float("-inf")]), numbers)
 
 @given(st.lists(scores, min_size=EXPERTS, max_size=EXPERTS), st.sampled_from(DTYPES), st.booleans())
 def test_the_choice_is_obeyed(row: list[float], dtype: torch.dtype, is_sorted: bool) -> None:
-    """Saturated scores, and groups left out with minus infinity: on is on, off is off, the best of the others follow."""
+    """Saturated scores, groups left out with minus infinity: on is on, off is off, the best of the others follow."""
     scores_1E = torch.tensor([row], dtype=dtype)
     values, ids = router().choice(scores_1E, TOP_K, dim=-1, sorted=is_sorted)
     chosen = ids[0].tolist()
