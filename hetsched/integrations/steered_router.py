@@ -86,10 +86,12 @@ class SteeredRouter:
         """Which of so many columns are forced on, and which off, where these scores are."""
         key = like_TC.device, int(like_TC.shape[-1])
         if key not in self._masks:
-            masks = torch.zeros((2, key[1]), dtype=torch.bool)
-            masks[0, list(self.forced.activate)] = True
-            masks[1, list(self.forced.deactivate)] = True
-            self._masks[key] = tuple(masks.to(key[0]))
+            with torch.inference_mode(False):  # they outlive the call
+                masks = torch.zeros((2, key[1]), dtype=torch.bool)
+                masks[0, list(self.forced.activate)] = True
+                masks[1, list(self.forced.deactivate)] = True
+                on_C, off_C = masks.to(key[0])
+            self._masks[key] = on_C, off_C
         return self._masks[key]
 
     def _require_obeyed(self, out: Any, rule: _Rule) -> None:
