@@ -31,6 +31,7 @@ class SteeredRouter:
     def __init__(self, router: torch.nn.Module, forced: Forced, experts: int, place: str) -> None:
         self.forced = forced
         self.experts = experts
+        self._on = False
         self._place = f"{place}: {type(router).__name__}"
         self._router = weakref.ref(router)
         self._before: Callable[..., Any] | None = router.__dict__.get("forward")
@@ -40,9 +41,14 @@ class SteeredRouter:
         """From now on the module's forward is steered."""
         if (router := self._router()) is not None:
             router.__dict__["forward"] = self.forward
+            self._on = True
 
     def take_off(self) -> None:
-        """The module's forward is what it was. May be called twice, and where it was never put on."""
+        """The module's forward is what it was. May be called twice, and where it was never put on.
+
+        Somebody's wrapper around the steered forward stays, and steers no longer.
+        """
+        self._on = False
         router = self._router()
         if router is None or getattr(router.__dict__.get("forward"), "__self__", None) is not self:
             return
@@ -55,6 +61,8 @@ class SteeredRouter:
         """The router's own forward, steered. Raises InputError where its choice is not what was asked for."""
         router = self._router()
         own = self._before or type(router).forward.__get__(router)  # type: ignore[union-attr]
+        if not self._on:
+            return own(*args, **kwargs)
         with _Rule(self) as rule:
             out = own(*args, **kwargs)
         if not torch.compiler.is_compiling():

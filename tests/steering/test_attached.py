@@ -134,6 +134,17 @@ def test_plain_models_are_steered_and_given_back(model: Any) -> None:
         assert torch.equal(logits(model), before)
 
 
+def test_a_wrapper_that_keeps_the_steered_forward_steers_no_longer(model: Any) -> None:
+    """Another library's hook around a router outlives detach()."""
+    before = logits(model)
+    gate = model.model.layers[0].mlp.gate
+    with hetsched.attach(model, steer=steering_for(model, LAYERS), **EMULATED):
+        kept = gate.__dict__["forward"]
+        gate.__dict__["forward"] = lambda hidden: kept(hidden)
+        assert not torch.equal(logits(model), before)
+    assert torch.equal(logits(model), before)
+
+
 def test_a_compiled_graph_is_steered(model: Any) -> None:
     """One graph without breaks, with the same logits."""
     with hetsched.attach(model, steer=steering_for(model, LAYERS), **EMULATED):
