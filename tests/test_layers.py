@@ -28,6 +28,7 @@ ROOMS = [
     "machine",
     "cost",
     "traces",
+    "steering",
     "dispatch",
     "board",
     "residency",

@@ -26,6 +26,7 @@ VERBS = (
     "doctor",
     "solve",
     "trace",
+    "analyse",
     "simulate",
     "compare",
     "evaluate",

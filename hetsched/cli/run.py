@@ -10,6 +10,7 @@ from typing import Any
 from .attaching import (
     add_machine_options,
     add_precision_option,
+    add_steer_option,
     add_trust_option,
     attached,
     check_prompt,
@@ -36,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_machine_options(parser)
     add_precision_option(parser)
+    add_steer_option(parser)
     add_trust_option(parser)
     parser.add_argument("--greedy", action="store_true", help="no sampling, whatever generation_config.json says")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -79,6 +81,7 @@ def run_document(made: Generated, wall: dict[str, Any], prompt_tokens: int, stat
         "emulated": stats["emulated"],
         "lossless": stats["lossless"],
         "gpu_precision": stats["gpu_precision"],
+        "steered": stats["steered"],
         "gpu_expert_bytes": stats["gpu_expert_bytes"],
         "stats": stats,
     }

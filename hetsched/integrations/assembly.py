@@ -10,6 +10,7 @@ from ..engine.engine import Engine
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
 from ..scheduler import DEFAULT_SOLVER, Scheduler
+from ..steering.file import Steering
 from ..tiers import Tier
 from .budget import accelerator_for
 from .choices import MemoryPlan, choices_of, memory_plan
@@ -25,6 +26,7 @@ class Assembly(NamedTuple):
     tier: Tier
     cpu_kernel: CpuKernel
     engine: Engine | CpuOnlyEngine
+    steering: Steering | None
 
 
 def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -> Assembly:
@@ -37,9 +39,13 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
     try:
         if names.cpu_only:
             kernel = cpu_only_kernel_for(options.cpu_kernel, geometry, hardware, modules)
-            return Assembly(hardware, tier, kernel, CpuOnlyEngine(scheduler, accelerator, kernel.choice))
+            return Assembly(
+                hardware, tier, kernel, CpuOnlyEngine(scheduler, accelerator, kernel.choice), names.steering
+            )
         kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated)
-        return Assembly(hardware, tier, kernel, Engine(scheduler, accelerator, kernel.linear, store_for(tier)))
+        return Assembly(
+            hardware, tier, kernel, Engine(scheduler, accelerator, kernel.linear, store_for(tier)), names.steering
+        )
     except BaseException:
         accelerator.close()
         raise

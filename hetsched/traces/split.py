@@ -110,6 +110,8 @@ def _same_shape(traces: Sequence[RoutingTrace]) -> None:
                 raise InputError(
                     f"trace {i} has {name} {theirs}, the first {ours}; only traces of one model are joined"
                 )
+        if first.meta.get("steered") != other.meta.get("steered"):
+            raise InputError(f"trace {i} and the first are of models steered differently, or one is not; join neither")
         for name in ("model", "layers"):
             ours, theirs = first.meta.get(name), other.meta.get(name)
             if ours is not None and theirs is not None and ours != theirs:
