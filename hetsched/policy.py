@@ -2,7 +2,7 @@
 
 For writers of policies, so that a rule of a few lines is a policy of a few lines:
 
-* policies.misses.decision: a layer's Decision from what is to be fetched in whose place, the expected makespan included;
+* policies.misses.decision: a layer's Decision from what is to be fetched in whose place, with the makespan to expect;
   misses_on_cpu where nothing is.
 * policies.static.most_frequent, evenly: what `start` may return, from the calibration frequency, over all layers or
   with equal shares for each.

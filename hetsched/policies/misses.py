@@ -1,4 +1,4 @@
-"""Simple answers to a miss, for the baselines and whoever writes a policy: on the CPU, or fetched while there are slots."""
+"""Simple answers to a miss, for baselines and writers of policies: on the CPU, or fetched while there are slots."""
 
 from __future__ import annotations
 
