@@ -34,7 +34,7 @@ class Strata(Kernelled):
     name = "strata"
     family = "dynamic placement"
 
-    def __init__(self, horizon: float = 128.0, budget: float = 0.25, pcie_share: float = 0.125) -> None:
+    def __init__(self, horizon: float = 128.0, budget: float = 0.25, pcie_share: float = 0.0625) -> None:
         if not horizon >= 1.0 or not 0.0 <= budget <= 1.0 or not 0.0 <= pcie_share <= 1.0:
             raise InputError(
                 f"strata's horizon {horizon} must be at least 1 token, its budget {budget} and pcie_share {pcie_share} "
