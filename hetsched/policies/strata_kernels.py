@@ -82,11 +82,14 @@ def plan(board: Board, seconds_4T: FloatArray, own: Any) -> int:
 
 @compiled_lean
 def _measure(board: Board, numbers: FloatArray, before_2: FloatArray) -> None:
-    """Move the means by what the layer before took, where it was a decode step's."""
+    """Move the means by what the layer before took, where it was a decode step's.
+
+    Not by a step's last layer: what the step takes after it is added to the sums meanwhile.
+    """
     cpu_s = board.sums_s[S_CPU] - before_2[CPU_SO_FAR_S]
     gpu_so_far_s = board.sums_s[S_GPU] - board.sums_s[S_DENSE]
     gpu_s = gpu_so_far_s - before_2[GPU_SO_FAR_S]
-    if numbers[LAST_TOKENS] == 1.0:
+    if numbers[LAST_TOKENS] == 1.0 and board.at[LAYER] > 0:
         if numbers[LAST_CPU] and cpu_s > 0.0:
             numbers[ON_CPU_S] += RATE * (cpu_s / numbers[LAST_CPU] - numbers[ON_CPU_S])
         if numbers[LAST_GPU] and gpu_s > 0.0:

@@ -207,12 +207,12 @@ def test_kt_dynamic_renews_after_its_tokens_by_what_they_used() -> None:
 def test_strata_counts_what_was_measured() -> None:
     """By the profile a swap would pay; where executed layers show a CPU hardly slower than the GPU, it never does."""
     for cpu_s, swaps in ((1.0, True), (0.0, False)):
-        asked = Asked(Strata(pcie_share=0.0, budget=1.0), 1, frequency_LE=shares(1.0))
+        asked = Asked(Strata(pcie_share=0.0, budget=1.0), 1, layers=2, frequency_LE=shares(1.0, layers=2))
         gpu_s = float(asked.made.cost.gpu_s(1))
         moved = 0
         for _ in range(300):
             seconds = cpu_s * float(asked.made.cost.cpu_s(1)) + gpu_s
-            moved += len(asked.ask(0, 5, cpu_s=seconds, gpu_s=1e-3 + gpu_s)[1])
+            moved += sum(len(asked.ask(layer, 5, cpu_s=seconds, gpu_s=1e-3 + gpu_s)[1]) for layer in (0, 1))
         assert bool(moved) == swaps
 
 
