@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,9 +53,10 @@ def test_fetching_every_miss_loses_on_a_slow_link_and_wins_on_a_fast_one(trace: 
 def test_dynamic_placement_gains_less_the_more_is_resident(trace: RoutingTrace) -> None:
     """Above 55 % of the experts the gain over a static placement by frequency fades, on a fast link and a slow one."""
     for machine in (FAST, SLOW):
-        gains = []
-        for fraction in (0.4, 0.55, 0.7, 0.85):
-            gains.append([rate - 1.0 for rate in over_static(trace, machine, fraction, KtDynamic, PaybackSwap)])
+        gains = [
+            [rate - 1.0 for rate in over_static(trace, machine, fraction, KtDynamic, PaybackSwap)]
+            for fraction in (0.4, 0.55, 0.7, 0.85)
+        ]
         for at_40, at_55, at_70, at_85 in zip(*gains, strict=True):
             assert at_55 > at_70 > at_85
             assert at_85 < 0.6 * at_40
