@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
             gpu_fractions=args.gpu_fraction,
             dtype=args.dtype,
             fit_sequences=args.fit_sequences,
+            fit_trace=args.fit_trace,
             max_tokens=args.max_tokens,
             progress=progress,
             **honest,

@@ -46,10 +46,13 @@ def add_trace_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what it was recorded on: see 'hetsched profiles list'; or 'demo'",
     )
-    text = "experts stored as (default: as published)"
-    parser.add_argument("--dtype", type=non_empty_text, metavar="NAME", help=text)
-    text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
-    parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
+    name = non_empty_text
+    parser.add_argument("--dtype", type=name, metavar="NAME", help="experts stored as (default: as published)")
+    text = "fit frequencies and predictors on the first share of the sequences, score the others (default: 0.5)"
+    fit = parser.add_mutually_exclusive_group()
+    fit.add_argument("--fit-sequences", type=float, metavar="SHARE", help=text)
+    text = "fit them on this trace of the model instead, all of it, and score all of --trace"
+    fit.add_argument("--fit-trace", action=InputFile, metavar="FILE", help=text)
     parser.add_argument(
         "--max-tokens", type=at_least_one, metavar="N", help="score only the first N tokens of the rest (default: all)"
     )
@@ -65,8 +68,8 @@ def add_charge_options(parser: argparse.ArgumentParser, noted: type[argparse.Act
 
 
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of a study from the parsed options."""
-    names = ("fit_sequences", "max_tokens", "verify", "replay", "solver", "bound_windows")
+    """Settings of a study from the parsed options, but for what it is fitted on (study.fitted_on)."""
+    names = ("max_tokens", "verify", "replay", "solver", "bound_windows")
     decision_s = decision_seconds(args.decision)
     charges = {"decision_s": decision_s, "host_s": host_seconds(args.host, decision_s)}
     return {**{name: getattr(args, name) for name in names}, **charges}

@@ -20,9 +20,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     text = "share of the experts' bytes that the GPU has (default: %(default)s)"
     parser.add_argument("--gpu-fraction", type=share, default=0.25, metavar="SHARE", help=text)
-    parser.add_argument(
-        "--strategy", type=non_empty_text, default="hetsched", metavar="NAME", help="policy (default: %(default)s)"
-    )
+    text = "policy, with arguments as in hot-static+profile=FILE (default: %(default)s)"
+    parser.add_argument("--strategy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
@@ -30,13 +29,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Replay and report; 0."""
     from hetsched.replay import replay_one
-    from hetsched.replay.study import Study
+    from hetsched.replay.study import Study, fitted_on
     from hetsched.report.simulate_view import simulate_view
     from hetsched.report.tables import console
 
     settings = replay_settings(args)
     machines = with_hosts([args.hardware], settings["host_s"])
-    study = replace(Study.of(args.trace, args.model, machines, args.dtype), **settings)
+    study = replace(
+        Study.of(args.trace, args.model, machines, args.dtype),
+        **settings,
+        **fitted_on(args.fit_sequences, args.fit_trace),
+    )
     with libraries_silenced(), replay_bar("replaying") as progress:
         report = replay_one(study, args.strategy, args.gpu_fraction, progress)
     if args.json:

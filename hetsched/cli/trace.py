@@ -15,6 +15,7 @@ from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import add_steer_option, add_trust_option
 from .option_types import at_least_one, non_empty_text
+from .parser import Parser, last_value_first
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
 from .progress import progress_bar
 from .trace_synth import add_synth_options, synth_params
@@ -38,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], text: str) -> Parser:
+    parser: Parser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run, trace_run=action)
     return parser
@@ -88,6 +89,7 @@ def _add_import(verbs: Any) -> None:
 
 def _add_split(verbs: Any) -> None:
     split = _verb(verbs, "split", _split, "cut a trace between sequences")
+    split.reordered = lambda words: last_value_first(words, "--out", ("--at", "--sequences"))
     split.add_argument("file", action=InputFile, metavar="FILE")
     how = split.add_mutually_exclusive_group(required=True)
     how.add_argument("--at", type=float, metavar="FRACTION", help="into the first share of the sequences and the rest")

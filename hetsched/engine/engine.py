@@ -144,12 +144,13 @@ class Engine:
         self.host.resume()
         self._executor.prefetch(copies.fetches)
 
-    def begin_step(self, phase: Phase | None) -> None:
-        """A forward pass begins, of a known phase or not."""
+    def begin_step(self, phase: Phase | None, new_request: bool = False) -> None:
+        """A forward pass begins, of a known phase or not, the first of a request or not."""
         if self._over:
             raise InputError(self._over)
         with self._turn:
             self.phase = phase
+            self.scheduler.begin_step(new_request)
             self.accelerator.begin_step()
 
     def end_step(self) -> None:

@@ -14,7 +14,7 @@ from ..geometry import MoEGeometry
 from ..machine import gallery
 from ..machine.profile import HardwareProfile
 from ..replay.strategies import Strategies, strategies_of
-from ..replay.study import MEASURED, Bench, Study, check_fraction
+from ..replay.study import MEASURED, Bench, Study, check_fraction, fitted_on
 from ..traces.split import sequence_starts
 from ..traces.trace import RoutingTrace, load_trace
 from . import caching_study as study_of_caches
@@ -50,17 +50,19 @@ def evaluate(
     strategies: Strategies | None = None,
     gpu_fractions: Sequence[float] | None = None,
     dtype: str | None = None,
-    fit_sequences: float = 0.5,
+    fit_sequences: float | None = None,
+    fit_trace: str | Path | RoutingTrace | None = None,
     max_tokens: int | None = None,
     decision_s: float | None = MEASURED,
     host_s: float | None = 0.0,
     progress: Progress = lambda done, of: None,
 ) -> Evaluation:
-    """Judge forecasters on a trace under one of PROTOCOLS; the first share of the sequences is what they are told.
+    """Judge forecasters on a trace under one of PROTOCOLS; they are told the first share of its sequences (None: half).
 
-    A trace of one sequence is cut in it. `forecasters`: "all" (as None; caching-study: transition) or names and
-    objects. `strategies`, `hardware`, `decision_s` and `host_s` belong to "honest", as in compare. `gpu_fractions`:
-    None for the protocol's own. Raises InputError for bad arguments.
+    Or `fit_trace`, another trace of the model; all of the first is then scored. A trace of one sequence is cut in it.
+    `forecasters`: "all" (as None; caching-study: transition) or names and objects. `strategies`, `hardware`,
+    `decision_s` and `host_s` belong to "honest", as in compare. `gpu_fractions`: None for the protocol's own. Raises
+    InputError for bad arguments.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol {protocol!r:.40} is not one of {', '.join(PROTOCOLS)}")
@@ -70,7 +72,8 @@ def evaluate(
     machines = [] if hardware is None else [gallery.machine(hardware) if isinstance(hardware, str) else hardware]
     geometry = gallery.model(model, dtype) if isinstance(model, str) else model
     whole = load_trace(trace) if isinstance(trace, (str, Path)) else trace
-    study = Study(in_two(whole, fit_sequences), geometry, tuple(machines), fit_sequences, max_tokens)
+    fitted = fitted_on(fit_sequences, fit_trace)
+    study = Study(in_two(whole, fitted["fit_sequences"]), geometry, tuple(machines), max_tokens=max_tokens, **fitted)
     study = replace(study, decision_s=decision_s, host_s=host_s) if is_honest else replace(study, replay="decode")
     bench = Bench(study)
     fractions = _fractions(FRACTIONS[protocol] if gpu_fractions is None else gpu_fractions)

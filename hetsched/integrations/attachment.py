@@ -21,6 +21,7 @@ from .door import close_door, open_door
 from .expert_modules import Selection, is_selected, selected_name
 from .gpu_precision import precision_stats
 from .interrupts import uninterrupted
+from .phases import begins_request
 from .phases import phase_of_call as phase_of_call
 from .places import Place, SavedCopies, forget, place_of, put, take_off
 from .steering import SteeredModel
@@ -224,7 +225,7 @@ class Attachment:
 
     @not_compiled
     def _begin_step(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self.engine.begin_step(phase_of_call(args, kwargs))
+        self.engine.begin_step(phase_of_call(args, kwargs), begins_request(args, kwargs))
         self.look()
         self.in_step = True
 

@@ -17,7 +17,7 @@ from ..scheduler import Scheduler
 from ..stats import RunStats
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray, IntArray, Phase
-from .steps import Steps
+from .steps import Steps, new_requests
 from .timeline import Timeline
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def compiled_parts(scheduler: Scheduler) -> tuple[CompiledDecider, ConstantClock
     decider, clock = scheduler.decider, scheduler.clock
     if type(scheduler) is not Scheduler or not isinstance(clock, ConstantClock) or scheduler.stats.layers:
         return None
+    if scheduler.tells_outcomes:
+        return None
     return (decider, clock) if isinstance(decider, CompiledDecider) and decider.calls.is_whole else None
 
 
@@ -120,10 +122,10 @@ def _run_compiled(
         new_line(scheduler.residency.state_LE.size, scheduler.board.machine),
         trace.experts_TLK,
     )
-    replay = compiled_replay(calls)
+    replay, new_S = compiled_replay(calls), new_requests(trace, steps)
     for first in range(0, steps.count, STEPS_AT_ONCE):
         span = slice(first, first + STEPS_AT_ONCE)
-        asked = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8)
+        asked = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8), new_S[span]
         decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span], counts_SC[span]))
         scheduler.residency.check()
         if progress is not None:
@@ -170,16 +172,16 @@ def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: s
 def demands(trace: RoutingTrace, steps: Steps, weighted: bool = False) -> Iterator[list[Demand]]:
     """The demands of each step, layer by layer; `weighted`: with router weights, where the trace has them."""
     experts, layers = trace.num_experts, trace.num_layers
-    spans = zip(steps.begin_S.tolist(), steps.end_S.tolist(), steps.phase_S.tolist(), strict=True)
-    for s, (begin, end, phase_number) in enumerate(spans):
+    columns = steps.begin_S, steps.end_S, steps.phase_S, new_requests(trace, steps)
+    for s, (begin, end, phase_number, new) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         phase = Phase(phase_number)
         if weighted and trace.weights_TLK is not None:
             tokens_LE, weights_LE = trace.demand_LE(slice(begin, end)), trace.weight_LE(slice(begin, end))
-            yield [Demand(s, l, phase, tokens_LE[l], end - begin, weights_LE[l]) for l in range(layers)]
+            yield [Demand(s, l, phase, tokens_LE[l], end - begin, weights_LE[l], new) for l in range(layers)]
         elif end - begin == 1:
             rows = np.sort(trace.experts_TLK[begin], axis=1).tolist()
             ones = [1] * len(rows[0])
-            yield [Demand.listed(s, l, phase, rows[l], ones, 1, experts) for l in range(layers)]
+            yield [Demand.listed(s, l, phase, rows[l], ones, 1, experts, None, new) for l in range(layers)]
         else:
             tokens_LE = trace.demand_LE(slice(begin, end))
-            yield [Demand(s, l, phase, tokens_LE[l], end - begin) for l in range(layers)]
+            yield [Demand(s, l, phase, tokens_LE[l], end - begin, None, new) for l in range(layers)]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import InputError
-from ..plugins import installed, installed_name, plugin
+from ..plugins import installed, installed_name, plugin, tuning_of
 from ..policy import Policy, asks_solver
 from ..scheduler import DEFAULT_SOLVER
 
@@ -88,6 +88,7 @@ def refuse_unasked(solver: str, chosen: Sequence[Strategy]) -> None:
 
 
 def _label(spec: Any) -> str:
-    if isinstance(spec, str) and ":" not in spec:
+    tuning = tuning_of(spec) if isinstance(spec, str) else ""
+    if isinstance(spec, str) and ":" not in spec.removesuffix(tuning):
         return spec
-    return str(getattr(plugin(GROUP, spec), "name", spec))
+    return str(getattr(plugin(GROUP, spec), "name", spec)) + tuning

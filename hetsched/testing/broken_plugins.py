@@ -32,6 +32,9 @@ class BrokenPolicy:
         self.name = f"broken {self._inner.name}"
         self.uses_weights = bool(getattr(self._inner, "uses_weights", False))
         self.uses_solver = asks_solver(self._inner)
+        told = getattr(self._inner, "executed", None)
+        if told is not None:
+            self.executed = told
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """As it should be."""

@@ -5,6 +5,7 @@ Shapes: T tokens, L layers, K ids a row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,8 @@ def split(trace: RoutingTrace, fraction: float) -> tuple[RoutingTrace, RoutingTr
 def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
     """Write one trace of all, in order, sequences and steps numbered anew from 0; the meta object stored.
 
-    Weights and steps are kept where all have them. Raises InputError for traces of different models or shapes.
+    Weights and steps are kept where all have them. Raises InputError for traces of different shapes or models; how a
+    model's name is spelt (owner, case, hyphens) makes no difference.
     """
     _same_shape(traces)
     first = traces[0]
@@ -112,16 +114,22 @@ def _same_shape(traces: Sequence[RoutingTrace]) -> None:
                 )
         if first.meta.get("steered") != other.meta.get("steered"):
             raise InputError(f"trace {i} and the first are of models steered differently, or one is not; join neither")
-        for name in ("model", "layers"):
+        for name, alike in (("model", _spelt), ("layers", str)):
             ours, theirs = first.meta.get(name), other.meta.get(name)
-            if ours is not None and theirs is not None and ours != theirs:
+            if ours is not None and theirs is not None and alike(ours) != alike(theirs):
                 raise InputError(f"trace {i} has meta.{name} {theirs!r:.60}, the first {ours!r:.60}")
+
+
+def _spelt(model: object) -> str:
+    """A model's name without its owner, case, and what stands between words: "openai/GPT-OSS_20b" is gpt-oss-20b."""
+    return re.sub(r"[\W_]+", "", str(model).strip().rstrip("/").rpartition("/")[2]).lower()
 
 
 def merged_meta(metas: Sequence[dict[str, Any]], sequence_counts: Sequence[int]) -> dict[str, Any]:
     """One meta object: equal values stay, different texts are joined, other differences become lists.
 
-    `sequences` lists are joined where every trace has one entry for each of its sequences, and dropped otherwise.
+    A model's name is as the first trace spells it where the others only spell it otherwise. `sequences` lists are
+    joined where every trace has one entry for each of its sequences, and dropped otherwise.
     """
     merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for meta in metas for key in meta):
@@ -132,7 +140,7 @@ def merged_meta(metas: Sequence[dict[str, Any]], sequence_counts: Sequence[int])
                 merged[key] = [entry for value in values for entry in value]
         elif key == "repeats_allowed":
             merged[key] = any(values)
-        elif len(distinct) == 1:
+        elif len(distinct) == 1 or (key == "model" and len({_spelt(value) for value in distinct}) == 1):
             merged[key] = distinct[0]
         else:
             merged[key] = _joined(distinct) if all(isinstance(v, str) for v in distinct) else distinct

@@ -16,13 +16,14 @@ from hetsched.geometry import MoEGeometry
 from hetsched.machine.gallery import machine
 from hetsched.plugins import plugin
 from hetsched.policies.activation_matrices import ActivationMatrices
-from hetsched.policies.dali import Dali, evenly
+from hetsched.policies.dali import Dali
 from hetsched.policies.fiddler import Fiddler
 from hetsched.policies.freetoken import FreeToken
 from hetsched.policies.hybrimoe import HybriMoe
 from hetsched.policies.moe_infinity import MoeInfinity
 from hetsched.policies.moe_spac import MoeSpac, MoeSpacFixed
 from hetsched.policies.rule_dispatch import RuleDispatch
+from hetsched.policies.static import evenly
 from hetsched.policy import Setting, View
 from hetsched.replay.simulator import ConstantClock, Replay, simulate
 from hetsched.replay.steps import steps_of
