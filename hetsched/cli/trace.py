@@ -65,6 +65,8 @@ def _add_record(verbs: Any) -> None:
     )
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
+    text = "write what each layer's router is given, too, for predictors that learn from it (float16, large)"
+    record.add_argument("--hidden", action="store_true", help=text)
     add_trust_option(record)
 
 
@@ -144,6 +146,7 @@ def _record(args: argparse.Namespace) -> None:
         "prompts": digest(prompts),
         "max_new_tokens": args.max_new_tokens,
         "prompt_lookup": args.prompt_lookup,
+        **({"hidden": True} if args.hidden else {}),
     }
     if args.out.exists() and not partial_folder(args.out).exists():
         if load_trace(args.out).meta.get("recorded") != arguments:
@@ -172,6 +175,7 @@ def _record_prompts(args: argparse.Namespace, prompts: list[str], arguments: dic
             args.out,
             arguments,
             generate=generate,
+            hidden=args.hidden,
             meta={"model": arguments["model"], "source": "hetsched trace record"},
             progress=lambda done, tokens: show(done, len(ids)),
         )
