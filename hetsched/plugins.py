@@ -1,6 +1,7 @@
 """Plug-ins are entry points; the project's own use the same door.
 
-A spec is an object, "module:Name", or the short name of an installed entry point, in upper or lower case.
+A spec is an object, "module:Name", or the short name of an installed entry point, in upper or lower case; "name:text"
+calls the entry point with that text ("learned:predictor.safetensors").
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ def plugin(group: str, spec: Any) -> Any:
     if not isinstance(spec, str):
         return spec
     known, spec = installed(group), installed_name(group, spec)
+    name, _, argument = spec.partition(":")
+    if argument and known_as(name, known) in known:
+        return plugin(group, name)(argument)
     if ":" in spec:
         point = EntryPoint(name=spec, value=spec, group=group)
     elif spec in known:

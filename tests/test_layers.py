@@ -33,6 +33,7 @@ ROOMS = [
     "residency",
     "stats",
     "forecast",
+    "predictor",
     "policy",
     "policies",
     "deciders",

@@ -26,6 +26,7 @@ VERBS = (
     "doctor",
     "solve",
     "trace",
+    "predictor",
     "simulate",
     "compare",
     "bench",

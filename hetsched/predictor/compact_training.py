@@ -85,7 +85,7 @@ class CompactNet(torch.nn.Module):
 class CompactBatches:
     """Windows of a trace, of `spans` of tokens; `batch(windows)` gives chosen, means and hidden states."""
 
-    size = 8  # windows of a batch
+    size = 4  # windows of a batch
 
     def __init__(self, trace: RoutingTrace, *, hidden: bool) -> None:
         self._trace, self._hidden = trace, hidden

@@ -22,7 +22,7 @@ from ..plugins import plugin
 from ..traces.split import tokens
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray, Phase
-from .learned import Learned
+from .learned import Learned, Seen
 from .parts import parts, trace_digest
 from .scores import Scores
 from .store import Stored, compact_of, load
@@ -87,17 +87,19 @@ def scored(
 def forecasts_of(forecaster: Forecaster, fit: RoutingTrace, held_out: RoutingTrace) -> Iterator[FloatArray]:
     """The forecasts of a run of tokens, float [T, L, E], for all of them."""
     forecaster.start(shape_of(held_out), None, fit)
-    sees = getattr(forecaster, "needs_hidden", False)
+    sees = "hidden" in getattr(forecaster, "needs", ())
     for first in range(0, held_out.num_tokens, CHUNK):
         chosen_TLK = held_out.experts_TLK[first : first + CHUNK]
         p_TLE = np.zeros((*chosen_TLK.shape[:2], held_out.num_experts))
         for t, chosen_LK in enumerate(chosen_TLK):
             for l, chosen_K in enumerate(chosen_LK):
                 p_TLE[t, l] = forecaster.next_LE()[l]
-                if sees:
-                    forecaster.see(l, held_out.hidden_TLH[first + t, l])  # type: ignore[attr-defined, index]
                 tokens_E = np.bincount(chosen_K, minlength=held_out.num_experts)
-                forecaster.observe(Demand(first + t, l, Phase.DECODE, tokens_E, 1))
+                demand = Demand(first + t, l, Phase.DECODE, tokens_E, 1)
+                if sees and held_out.hidden_TLH is not None:
+                    forecaster.observe(demand, Seen(held_out.hidden_TLH[first + t, l, None]))  # type: ignore[call-arg]
+                else:
+                    forecaster.observe(demand)
         yield p_TLE
 
 

@@ -85,15 +85,22 @@ def foretell(net: Compact, state: State, layer: int, token_H: Float32Array) -> N
 def correct(
     net: Compact, state: State, layer: int, active_N: IntArray, share_N: FloatArray, settings: FloatArray
 ) -> None:
-    """One step of gradient descent on the log score of the forecast that stood: biases, and the layer's outputs."""
+    """One step of gradient descent on the log score of the forecast that stood: biases, and the layer's outputs.
+
+    The outputs' step is normalised by the length of what they are multiplied with (Widrow and Hoff's rule in the form
+    of Nagumo and Noda), so that `out_rate` is the part of an error that one observation takes away, in log-odds.
+    """
     error_E, bias_rate, out_rate = state.spare_5E[2], np.float32(settings[BIAS_RATE]), np.float32(settings[OUT_RATE])
     for e in range(len(error_E)):
         error_E[e] = -np.float32(state.table_5LE[NEXT, layer, e])
     for i in range(len(active_N)):
         error_E[active_N[i]] += min(np.float32(share_N[i]), ONE)
+    length = ONE
+    for i in range(net.out_LHE.shape[1]):
+        length += state.hidden_LH[layer, i] * state.hidden_LH[layer, i]
     for e in range(len(error_E)):
         net.bias_LE[layer, e] += bias_rate * error_E[e]
-        error_E[e] *= out_rate
+        error_E[e] *= out_rate / length
     for i in range(net.out_LHE.shape[1]):
         hidden, out_E = state.hidden_LH[layer, i], net.out_LHE[layer, i]
         if hidden != ZERO:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import InputError
 from ..forecast import shares_LE
@@ -21,15 +22,22 @@ VARIABLE = "HETSCHED_PREDICTOR"
 LONG = 5000.0  # steps over which the long mean forgets
 
 
+class Seen(NamedTuple):
+    """What is known of a layer beside its demand: its router's input, float [T, D], a row a token of the step."""
+
+    hidden_TH: npt.NDArray[Any] | None = None
+
+
 class Learned:
     """Forecasts of a compact predictor, `reach` layers ahead, from ids (and hidden states, if it was trained on them).
 
     `predictor`: its file or its numbers; None: the file that HETSCHED_PREDICTOR names. Biases and outputs descend the
     gradient of the log score at every layer, at `bias_rate` and `out_rate`; the file stays as it is. A step of T tokens
-    counts as T observations of demand, at most `max_tokens`.
+    counts as T observations of demand, at most `max_tokens`. `needs`: "hidden" if it was trained on hidden states.
     """
 
     name = "learned"
+    needs: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -39,13 +47,14 @@ class Learned:
         slow: float = 0.05,
         max_tokens: int = 64,
         bias_rate: float = 0.02,
-        out_rate: float = 0.003,
+        out_rate: float = 0.5,
     ) -> None:
         if predictor is None:
             predictor = os.environ.get(VARIABLE) or _no_file()
         self._net = predictor if isinstance(predictor, Compact) else load_compact(predictor)
         self.reach = reach
-        self.needs_hidden = self._net.shape[3] > 0
+        if self._net.shape[3]:
+            self.needs = frozenset({"hidden"})
         self._rates = (fast, slow, max_tokens)
         self._settings = np.array((0.0, 0.0, 0.0, bias_rate, out_rate, reach))
 
@@ -78,18 +87,28 @@ class Learned:
         state = kernels.empty(layers, experts, width)
         kernels.observe(self._live, state, 0, np.zeros(0, np.int64), self._share_E[:0], np.zeros(6))
 
-    def see(self, layer: int, hidden_D: Float32Array) -> None:
-        """A layer's hidden state, before what its router made of it is observed; of several tokens, their mean."""
-        self._state.token_4H[kernels.GIVEN] = hidden_D.astype(np.float32) @ self._live.hidden_LDH[layer]
+    def observe(self, demand: Demand, context: Any = None) -> None:
+        """Learn one layer's demand; of hidden states, `context.hidden_TH` as in Seen, their mean.
 
-    def observe(self, demand: Demand) -> None:
-        """Learn one layer's demand."""
+        Raises InputError where hidden states are needed and not there, or of another width.
+        """
+        if self.needs:
+            self._state.token_4H[kernels.GIVEN] = self._given(demand.layer, getattr(context, "hidden_TH", None))
         tokens, active = demand.num_tokens, len(demand.active)
         if demand.layer == 0:
             kernels.renew(self._settings, self._rates_R, tokens)
         self._share_E[:active] = 1.0 if tokens == 1 else np.array(demand.tokens) / max(tokens, 1)
         share_N = self._share_E[:active]
         kernels.observe(self._live, self._state, demand.layer, demand.active_N, share_N, self._settings)
+
+    def _given(self, layer: int, hidden_TD: npt.NDArray[Any] | None) -> Float32Array:
+        """What a layer's hidden states add to h."""
+        width = self._net.shape[3]
+        if hidden_TD is None or hidden_TD.shape[1] != width:
+            found = "there are none" if hidden_TD is None else f"they have {hidden_TD.shape[1]}"
+            raise InputError(f"the predictor needs hidden states of {width} numbers, and {found}; train it on ids")
+        given_H: Float32Array = hidden_TD.mean(axis=0, dtype=np.float32) @ self._live.hidden_LDH[layer]
+        return given_H
 
     def kernel(self) -> tuple[str, tuple[str, ...], Any, Any]:
         """Its name, sources, the compiled form of observe, and the arrays that this one works on."""
