@@ -8,7 +8,7 @@
 `mean`, `slow` and `fast` are running means of each expert's demand. A layer that was not reached yet goes into h as a
 constant, `unseen_l`, so that one network forecasts one layer ahead and several; where nothing is known of the token,
 `before_l` stands for h_l. Everything that depends on ids is a sum of rows of tables, so a layer costs a few products
-of a vector with a matrix of width x E or width x width.
+of a vector with a matrix of width x E or width x width. What is learned while it runs is in kernels.py.
 
 Shapes: L layers, E experts, H width of the network, D numbers of one of the model's hidden states.
 """

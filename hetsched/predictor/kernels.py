@@ -26,18 +26,21 @@ FAST_OWN, FAST_TOPIC, SLOW_TOPIC = range(3)
 TOKEN, GIVEN, AHEAD, FURTHER = range(4)
 # Places in `settings`: rates of mean, fast and slow for this step, then how fast biases and outputs learn, and the
 # reach.
-MEAN_RATE, FAST_RATE, SLOW_RATE, BIAS_RATE, OUT_RATE, REACH = range(6)
+MEAN_RATE, FAST_RATE, SLOW_RATE, BIAS_RATE, OUT_RATE, PAIR_RATE, REACH = range(7)
 
 
 class State(NamedTuple):
     """What a run knows. `table_5LE` and `sums_3LH` as above; `hidden_LH`: hidden_l behind the forecast that stands;
-    `token_4H`: rows below; `spare_5E`: room.
+    `token_4H`: rows below; `spare_5E`: room. `pairs_LEE`: what the nearest forecast of a layer gains, in log-odds, by each
+    expert of the layer before, zero at first; `before_2N`: how many experts that layer asked for, which, their shares.
     """
 
     table_5LE: FloatArray
     sums_3LH: Float32Array
     hidden_LH: Float32Array
     token_4H: Float32Array
+    pairs_LEE: Float32Array
+    before_2N: FloatArray
     spare_5E: Float32Array
 
 
@@ -48,6 +51,8 @@ def empty(layers: int, experts: int, width: int) -> State:
         sums_3LH=np.zeros((3, layers, width), np.float32),
         hidden_LH=np.zeros((layers, width), np.float32),
         token_4H=np.zeros((4, width), np.float32),
+        pairs_LEE=np.zeros((layers, experts, experts), np.float32),
+        before_2N=np.zeros((2, 1 + experts)),
         spare_5E=np.zeros((5, experts), np.float32),
     )
 
@@ -70,15 +75,33 @@ def add_product(x_H: Float32Array, matrix_HN: Float32Array, out_N: Float32Array)
 
 
 @compiled_lean
-def foretell(net: Compact, state: State, layer: int, token_H: Float32Array) -> None:
-    """The forecast of one layer, given what stands for h there."""
+def foretell(net: Compact, state: State, layer: int, token_H: Float32Array, is_next: bool) -> None:
+    """The forecast of one layer, given what stands for h there; `is_next`: the layer before it is known."""
     hidden_H, fast_H, odds_E = state.hidden_LH[layer], state.sums_3LH[FAST_OWN, layer], state.spare_5E[2]
     for i in range(len(hidden_H)):
         hidden_H[i] = max(token_H[i] + fast_H[i] + net.offset_LH[layer, i], ZERO)
     for e in range(len(odds_E)):
         odds_E[e] = np.float32(state.table_5LE[ODDS, layer, e])
+    if is_next:
+        for n in range(1, int(state.before_2N[0, 0]) + 1):
+            share, pairs_E = np.float32(state.before_2N[1, n]), state.pairs_LEE[layer, int(state.before_2N[0, n])]
+            for e in range(len(odds_E)):
+                odds_E[e] += share * pairs_E[e]
     add_product(hidden_H, net.out_LHE[layer], odds_E)
     sigmoid(odds_E, state.table_5LE[NEXT, layer], state.spare_5E)
+
+
+@compiled_lean
+def correct_pairs(state: State, layer: int, rate: np.float32, error_E: Float32Array) -> None:
+    """The same step for the pairs of the layer before and this one."""
+    before_2N = state.before_2N
+    known, length = int(before_2N[0, 0]), ONE
+    for n in range(1, known + 1):
+        length += np.float32(before_2N[1, n] * before_2N[1, n])
+    for n in range(1, known + 1):
+        step, pairs_E = rate * np.float32(before_2N[1, n]) / length, state.pairs_LEE[layer, int(before_2N[0, n])]
+        for e in range(len(error_E)):
+            pairs_E[e] += step * error_E[e]
 
 
 @compiled_lean
@@ -98,6 +121,8 @@ def correct(
     length = ONE
     for i in range(net.out_LHE.shape[1]):
         length += state.hidden_LH[layer, i] * state.hidden_LH[layer, i]
+    if layer > 0:
+        correct_pairs(state, layer, np.float32(settings[PAIR_RATE]), error_E)
     for e in range(len(error_E)):
         net.bias_LE[layer, e] += bias_rate * error_E[e]
         error_E[e] *= out_rate / length
@@ -179,7 +204,7 @@ def foretell_ahead(net: Compact, state: State, layer: int, reach: int) -> None:
     copy(state.token_4H[TOKEN], ahead_H)
     last = min(layer + reach, net.out_LHE.shape[0] - 1)
     for l in range(layer + 1, last + 1):
-        foretell(net, state, l, ahead_H)
+        foretell(net, state, l, ahead_H, l == layer + 1)
         if l < last:
             copy(net.unseen_LH[l], further_H)
             add_product(ahead_H, net.across_LHH[l], further_H)
@@ -192,9 +217,13 @@ def learn(
 ) -> None:
     """Learn one layer's demand; renew its own forecast and those of the next layers."""
     correct(net, state, layer, active_N, share_N, settings)
+    state.before_2N[0, 0] = len(active_N)
+    for n in range(len(active_N)):
+        state.before_2N[0, 1 + n] = active_N[n]
+        state.before_2N[1, 1 + n] = share_N[n]
     advance(net, state, layer, active_N, share_N)
     renew_means(net, state, layer, active_N, share_N, settings)
-    foretell(net, state, layer, net.before_LH[layer])
+    foretell(net, state, layer, net.before_LH[layer], False)
     foretell_ahead(net, state, layer, int(settings[REACH]))
 
 
@@ -210,7 +239,7 @@ def _begin(stamp: int) -> Callable[..., None]:
                     for i in range(net.out_LHE.shape[1]):
                         state.sums_3LH[sums, l, i] += share * net.embed_4LEH[table, l, e, i]
             own_odds(net, state, l)
-            foretell(net, state, l, net.before_LH[l])
+            foretell(net, state, l, net.before_LH[l], False)
 
     return begin
 
@@ -260,10 +289,10 @@ begin, observe, over_tokens = _begin(_STAMP), _observe(_STAMP), _over_tokens(_ST
 def learn_from(board: Board, known: Any) -> None:
     """One layer's demand on a board: `known`: the arrays of a Compact and of a State, settings, rates_R, room [E]."""
     net = Compact(known[0], known[1], known[2], known[3], known[4], known[5], known[6], known[7], known[8])
-    state = State(known[9], known[10], known[11], known[12], known[13])
-    settings, share_E, tokens, active = known[14], known[16], board.at[TOKENS], board.at[ACTIVE]
+    state = State(known[9], known[10], known[11], known[12], known[13], known[14], known[15])
+    settings, share_E, tokens, active = known[16], known[18], board.at[TOKENS], board.at[ACTIVE]
     if board.at[LAYER] == 0:
-        renew(settings, known[15], tokens)
+        renew(settings, known[17], tokens)
     for i in range(active):
         share_E[i] = 1.0 if tokens == 1 else board.tokens_N[i] / max(tokens, 1)
     learn(net, state, board.at[LAYER], board.active_N[:active], share_E[:active], settings)

@@ -31,9 +31,11 @@ class Seen(NamedTuple):
 class Learned:
     """Forecasts of a compact predictor, `reach` layers ahead, from ids (and hidden states, if it was trained on them).
 
-    `predictor`: its file or its numbers; None: the file that HETSCHED_PREDICTOR names. Biases and outputs descend the
-    gradient of the log score at every layer, at `bias_rate` and `out_rate`; the file stays as it is. A step of T tokens
-    counts as T observations of demand, at most `max_tokens`. `needs`: "hidden" if it was trained on hidden states.
+    `predictor`: its file or its numbers; None: the file that HETSCHED_PREDICTOR names. At every layer its biases, its
+    outputs and a table of pairs, of an expert and one of the layer before, descend the gradient of the log score at
+    `bias_rate`, `out_rate` and `pair_rate`: a text of another kind than it was trained on is learned within some
+    hundred tokens. The file stays as it is. A step of T tokens counts as T observations of demand, at most
+    `max_tokens`. `needs`: "hidden" if it was trained on hidden states.
     """
 
     name = "learned"
@@ -48,6 +50,7 @@ class Learned:
         max_tokens: int = 64,
         bias_rate: float = 0.02,
         out_rate: float = 0.5,
+        pair_rate: float = 0.8,
     ) -> None:
         if predictor is None:
             predictor = os.environ.get(VARIABLE) or _no_file()
@@ -56,7 +59,7 @@ class Learned:
         if self._net.shape[3]:
             self.needs = frozenset({"hidden"})
         self._rates = (fast, slow, max_tokens)
-        self._settings = np.array((0.0, 0.0, 0.0, bias_rate, out_rate, reach))
+        self._settings = np.array((0.0, 0.0, 0.0, bias_rate, out_rate, pair_rate, reach))
 
     def start(
         self, geometry: MoEGeometry, frequency_LE: FloatArray | None = None, history: RoutingTrace | None = None
@@ -85,7 +88,7 @@ class Learned:
         """Have `observe` compiled, or read from disk, now and not in the first step: on arrays of the same types."""
         layers, experts, width, _ = self._net.shape
         state = kernels.empty(layers, experts, width)
-        kernels.observe(self._live, state, 0, np.zeros(0, np.int64), self._share_E[:0], np.zeros(6))
+        kernels.observe(self._live, state, 0, np.zeros(0, np.int64), self._share_E[:0], np.zeros(7))
 
     def observe(self, demand: Demand, context: Any = None) -> None:
         """Learn one layer's demand; of hidden states, `context.hidden_TH` as in Seen, their mean.
