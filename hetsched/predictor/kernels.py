@@ -31,8 +31,9 @@ MEAN_RATE, FAST_RATE, SLOW_RATE, BIAS_RATE, OUT_RATE, PAIR_RATE, REACH = range(7
 
 class State(NamedTuple):
     """What a run knows. `table_5LE` and `sums_3LH` as above; `hidden_LH`: hidden_l behind the forecast that stands;
-    `token_4H`: rows below; `spare_5E`: room. `pairs_LEE`: what the nearest forecast of a layer gains, in log-odds, by each
-    expert of the layer before, zero at first; `before_2N`: how many experts that layer asked for, which, their shares.
+    `token_4H`: rows below; `spare_5E`: room. `pairs_LEE`: what the nearest forecast of a layer gains, in log-odds, by
+    each expert of the layer before, zero at first; `before_2N`: how many experts that layer asked for, which; their
+    shares in the second row.
     """
 
     table_5LE: FloatArray

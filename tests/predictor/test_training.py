@@ -219,7 +219,7 @@ def test_damaged_unfinished_work_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         train(mixed(400), path, SHORT, dies)
     stored = load(checkpoint_path(path))
     save(checkpoint_path(path), stored.meta, {k: v for k, v in stored.arrays.items() if k != "now.bias_LE"})
-    with pytest.raises(InputError, match="is damaged: .*delete it"):
+    with pytest.raises(InputError, match=r"is damaged: .*delete it"):
         train(mixed(400), path, SHORT)
 
 
