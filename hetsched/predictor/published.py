@@ -45,7 +45,7 @@ class PublishedNet(torch.nn.Module):
             torch.manual_seed(seed)
             self.layer_embedding = torch.nn.Embedding(layers, int(LAYER_VECTOR * scale))
             if not hidden:
-                self.ids_LFD = torch.nn.Parameter(0.02 * torch.randn(layers, 2 * experts, vector))
+                self.ids_LFD = torch.nn.Parameter(torch.randn(layers, 2 * experts, vector))
             self.into = torch.nn.Linear(vector + int(LAYER_VECTOR * scale), inner)
             encoder = torch.nn.TransformerEncoderLayer(inner, HEADS, ffn, dropout=0.0, batch_first=True)
             self.encoder = torch.nn.TransformerEncoder(encoder, ENCODERS, enable_nested_tensor=False)

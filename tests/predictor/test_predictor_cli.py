@@ -46,7 +46,7 @@ def test_the_three_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_one_sequence_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trace, out = str(saved(tmp_path / "t.npz", mixed(400, 1))), str(tmp_path / "p")
+    trace, out = str(saved(tmp_path / "t.npz", mixed(800, 1))), str(tmp_path / "p")
     code, text, _ = call(capsys, "predictor", "train", "--trace", trace, "--out", out, "--epochs", "1")
     assert code == 0
     assert "the trace had one sequence: its last tokens were held out" in text

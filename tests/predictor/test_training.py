@@ -30,8 +30,8 @@ def recalls(path: Path, trace: RoutingTrace) -> dict[str, list[float]]:
 
 def test_a_permutation_is_found(tmp_path: Path) -> None:
     """From the second layer on all is known; frequencies are at chance, 1 in 8."""
-    trace = permuted(1600)
-    meta = train(trace, tmp_path / "p", Options(epochs=20, width=32))
+    trace = permuted(1000)
+    meta = train(trace, tmp_path / "p", Options(epochs=25, width=32))
     found = recalls(tmp_path / "p", trace)
     assert min(found["learned"][1:]) > 0.97
     assert max(found["ewma"]) < 0.3
@@ -59,7 +59,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-@pytest.mark.parametrize(("architecture", "dies_at"), [("compact", 3), ("compact", 11), ("published", 5)])
+@pytest.mark.parametrize(("architecture", "dies_at"), [("compact", 2), ("compact", 7), ("published", 5)])
 def test_a_killed_run_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, dies_at: int
 ) -> None:
@@ -144,11 +144,11 @@ def test_the_published_architecture_sees_what_its_protocol_lets_it(tmp_path: Pat
         assert not layer_before.any()
 
 
-def test_the_published_architecture_learns(tmp_path: Path) -> None:
-    """In small, on ids: better than chance at what the layer before says."""
-    trace = permuted(2000, 20)
-    options = Options(architecture="published", epochs=40, width=64, patience=40)
-    train(trace, tmp_path / "p", options)
+def test_the_published_architecture_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In small, on ids, in larger steps: it finds what the layer before says."""
+    monkeypatch.setattr(PublishedNet, "learning_rate", 1e-3)
+    trace = permuted(1000)
+    train(trace, tmp_path / "p", Options(architecture="published", epochs=20, width=64, patience=20))
     found = recalls(tmp_path / "p", trace)
     assert np.mean(found["learned"][1:]) > 0.5
     with pytest.raises(InputError, match="train one with --architecture compact"):
