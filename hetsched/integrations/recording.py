@@ -131,11 +131,11 @@ def record(
     """
     modules = expert_modules(model)
     layers = layer_numbers(model)
-    (top_k, width) = _top_k_and_width(model, prompts[0])
+    top_k, width = _top_k_and_width(model, prompts[0])
     extras = ("weights", "step", *(("hidden",) if hidden else ()))
     num_experts = max(int(module.num_experts) for module in modules)
-    options = {"extras": extras, "width": width if hidden else 0, "arguments": arguments}
-    writer = TraceWriter(path, num_experts, (len(modules), top_k), **options)
+    shape, kept_width = (len(modules), top_k), width if hidden else 0
+    writer = TraceWriter(path, num_experts, shape, extras=extras, width=kept_width, arguments=arguments)
     with writer, recording(model, hidden=hidden) as recorder:
         _require_whole_sequences(writer, len(prompts))
         steps = int(writer.array("step")[-1]) + 1 if writer.tokens else 0

@@ -25,6 +25,15 @@ class CompactNet(torch.nn.Module):
     """A Compact as parameters of the same names."""
 
     learning_rate, weight_decay = LEARNING_RATE, WEIGHT_DECAY
+    embed_4LEH: torch.Tensor
+    across_LHH: torch.Tensor
+    unseen_LH: torch.Tensor
+    before_LH: torch.Tensor
+    offset_LH: torch.Tensor
+    out_LHE: torch.Tensor
+    bias_LE: torch.Tensor
+    weight_L3: torch.Tensor
+    hidden_LDH: torch.Tensor
 
     def __init__(self, numbers: Compact) -> None:
         super().__init__()

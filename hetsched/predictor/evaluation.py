@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..forecast import Forecaster
 from ..geometry import MoEGeometry
 from ..plugins import plugin
 from ..traces.split import tokens
@@ -74,7 +73,7 @@ def scored(
         forecasts = published_forecasts(stored, held_out)
     else:
         found = plugin("hetsched.forecasters", name) if name != "learned" else None
-        forecaster = Learned(compact_of(path, stored)) if found is None else found()
+        forecaster: Any = Learned(compact_of(path, stored)) if found is None else found()
         forecasts = forecasts_of(forecaster, fit, held_out)
     scores, done = Scores(held_out.num_layers, held_out.num_experts), 0
     for p_TLE in forecasts:
@@ -84,8 +83,8 @@ def scored(
     return scores.figures()
 
 
-def forecasts_of(forecaster: Forecaster, fit: RoutingTrace, held_out: RoutingTrace) -> Iterator[FloatArray]:
-    """The forecasts of a run of tokens, float [T, L, E], for all of them."""
+def forecasts_of(forecaster: Any, fit: RoutingTrace, held_out: RoutingTrace) -> Iterator[FloatArray]:
+    """What a Forecaster says of each layer before its router runs: float arrays [some tokens, L, E], in order."""
     forecaster.start(shape_of(held_out), None, fit)
     sees = "hidden" in getattr(forecaster, "needs", ())
     for first in range(0, held_out.num_tokens, CHUNK):
@@ -97,7 +96,7 @@ def forecasts_of(forecaster: Forecaster, fit: RoutingTrace, held_out: RoutingTra
                 tokens_E = np.bincount(chosen_K, minlength=held_out.num_experts)
                 demand = Demand(first + t, l, Phase.DECODE, tokens_E, 1)
                 if sees and held_out.hidden_TLH is not None:
-                    forecaster.observe(demand, Seen(held_out.hidden_TLH[first + t, l, None]))  # type: ignore[call-arg]
+                    forecaster.observe(demand, Seen(held_out.hidden_TLH[first + t, l, None]))
                 else:
                     forecaster.observe(demand)
         yield p_TLE

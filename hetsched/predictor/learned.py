@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..forecast import shares_LE
+from ..forecast.transition_kernels import renew
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, Float32Array, FloatArray
@@ -99,7 +100,7 @@ class Learned:
             self._state.token_4H[kernels.GIVEN] = self._given(demand.layer, getattr(context, "hidden_TH", None))
         tokens, active = demand.num_tokens, len(demand.active)
         if demand.layer == 0:
-            kernels.renew(self._settings, self._rates_R, tokens)
+            renew(self._settings, self._rates_R, tokens)
         self._share_E[:active] = 1.0 if tokens == 1 else np.array(demand.tokens) / max(tokens, 1)
         share_N = self._share_E[:active]
         kernels.observe(self._live, self._state, demand.layer, demand.active_N, share_N, self._settings)

@@ -57,5 +57,5 @@ def trace_digest(trace: RoutingTrace) -> str:
     """Sixteen hexadecimal digits that stand for a trace's ids and sequences."""
     digest = hashlib.sha256()
     for array in (trace.experts_TLK, trace.sequence_T):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

@@ -56,14 +56,16 @@ class PublishedNet(torch.nn.Module):
         embedded = self.layer_embedding(layer_S)[:, None].expand(-1, vectors_SWD.shape[1], -1)
         x_SWC = self.into(torch.cat([vectors_SWD, embedded], dim=-1))
         mask = torch.ones(x_SWC.shape[1], x_SWC.shape[1], dtype=torch.bool).triu(1) if self.causal else None
-        return self.out(self.encoder(x_SWC, mask=mask, src_key_padding_mask=~real_SW, is_causal=self.causal))
+        seen_SWC = self.encoder(x_SWC, mask=mask, src_key_padding_mask=~real_SW, is_causal=self.causal)
+        logits_SWE: torch.Tensor = self.out(seen_SWC)
+        return logits_SWE
 
     def logits(self, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Logits [S, W, E] of a batch of PublishedBatches."""
         vectors, layer_S, real_SW = batch[1:]
         if not self.hidden:
             vectors = torch.bmm(vectors, self.ids_LFD[layer_S])
-        return self(vectors, layer_S, real_SW)
+        return self.forward(vectors, layer_S, real_SW)
 
     def loss(self, batch: tuple[torch.Tensor, ...], random: np.random.Generator) -> torch.Tensor:
         """Cross-entropy over the real places, the paper's masked loss."""
@@ -117,4 +119,5 @@ class PublishedBatches:
         here_WE = one_hot(trace.experts_TLK[first:end, max(source, 0), None], trace.num_experts)[:, 0]
         same_WE = one_hot(trace.experts_TLK[first:end, layer, None], trace.num_experts)[:, 0]
         earlier_WE = np.concatenate([np.zeros_like(same_WE[:1]), same_WE[:-1]])
-        return np.concatenate([here_WE * (source >= 0), earlier_WE], axis=1) / trace.top_k
+        told_WF = np.concatenate([here_WE * (source >= 0), earlier_WE], axis=1) / trace.top_k
+        return told_WF.astype(np.float32)

@@ -101,8 +101,8 @@ class Training:
             self.net = CompactNet(untrained(shape_of(trace), options.seed, width=width, hidden=hidden))
             self.batches = CompactBatches(fit, hidden=options.hidden)
         else:
-            shape = {"hidden": hidden, "inner": width, "seed": options.seed, "protocol": options.protocol}
-            self.net = PublishedNet(trace.num_layers, trace.num_experts, **shape)
+            shape = trace.num_layers, trace.num_experts
+            self.net = PublishedNet(*shape, hidden=hidden, inner=width, seed=options.seed, protocol=options.protocol)
             self.batches = PublishedBatches(fit, hidden=options.hidden, protocol=options.protocol)
         spans = self.batches.spans
         self.learned, self.stopping = (
@@ -116,7 +116,7 @@ class Training:
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=self.net.learning_rate, weight_decay=self.net.weight_decay
         )
-        self.at = {"steps": 0, "best_epoch": 0, "best_score": math.inf}
+        self.at: dict[str, Any] = {"steps": 0, "best_epoch": 0, "best_score": math.inf}
         self.best: Arrays = {}
 
     def run(self, progress: Progress) -> tuple[Arrays, dict[str, Any]]:
