@@ -177,7 +177,8 @@ class Training:
 
     def _is_over(self, per_epoch: int) -> bool:
         """Whether nothing has got better for too many epochs."""
-        return self.at["steps"] // per_epoch - self.at["best_epoch"] >= self.options.patience + (not self.best)
+        since: int = self.at["steps"] // per_epoch - self.at["best_epoch"]
+        return since >= self.options.patience + (not self.best)
 
     def _keep(self) -> None:
         unfinished = {**self.at, "best_score": self.at["best_score"] if self.best else None}
