@@ -23,6 +23,8 @@ from hetsched.traces.split import tokens
 from hetsched.types import Demand, Phase
 from tests.predictor.made import AnyShape, hinted, mixed, permuted
 
+FIXED = {"bias_rate": 0.0, "out_rate": 0.0, "pair_rate": 0.0}  # nothing is learned online
+
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_laws(law: Callable[[Make], None]) -> None:
@@ -60,7 +62,7 @@ def test_kernels_and_torch_forecast_alike(distance: int, hidden: bool) -> None:
     """Token by token with running means, or a batch of windows with means by powers: the same probabilities."""
     trace = hinted(2 * WINDOW, 1) if hidden else mixed(2 * WINDOW, 1)
     net = random_net(trace.num_layers, trace.num_experts, 16, trace.width)
-    online_TLE = run(Learned(net, bias_rate=0.0, out_rate=0.0), trace, distance)
+    online_TLE = run(Learned(net, **FIXED), trace, distance)
     batch, torch_net = CompactBatches(trace, hidden=hidden).batch(range(2)), CompactNet(net)
     with torch.inference_mode():
         token_LNH = torch_net._ahead(torch_net._tokens(*batch), distance)
@@ -93,7 +95,7 @@ def test_online_learning_finds_what_training_did_not_know() -> None:
     """An untrained network comes to see a permutation; with rates of 0 it never does."""
     trace = permuted(800, 1)
     recalls = []
-    for rates in ({}, {"bias_rate": 0.0, "out_rate": 0.0}):
+    for rates in (dict[str, float](), FIXED):
         forecaster = Learned(untrained(shape_of(trace)), **rates)
         p_TLE = np.concatenate(list(forecasts_of(forecaster, tokens(trace, slice(0, 1)), trace)))
         hits_TL = p_TLE.argmax(axis=2) == trace.experts_TLK[:, :, 0]
