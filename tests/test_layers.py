@@ -34,6 +34,7 @@ ROOMS = [
     "residency",
     "stats",
     "forecast",
+    "predictor",
     "policy",
     "policies",
     "deciders",

@@ -27,6 +27,7 @@ VERBS = (
     "solve",
     "trace",
     "analyse",
+    "predictor",
     "simulate",
     "compare",
     "evaluate",

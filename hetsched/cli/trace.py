@@ -69,6 +69,8 @@ def _add_record(verbs: Any) -> None:
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
     add_steer_option(record)
+    text = "write what each layer's router is given, too, for predictors that learn from it (float16, large)"
+    record.add_argument("--hidden", action="store_true", help=text)
     add_trust_option(record)
 
 
@@ -152,6 +154,7 @@ def _record(args: argparse.Namespace) -> None:
         "max_new_tokens": args.max_new_tokens,
         "prompt_lookup": args.prompt_lookup,
         **({"steering": steering.digest} if steering else {}),
+        **({"hidden": True} if args.hidden else {}),
     }
     if args.out.exists() and not partial_folder(args.out).exists():
         if load_trace(args.out).meta.get("recorded") != arguments:
@@ -184,6 +187,7 @@ def _record_prompts(
             args.out,
             arguments,
             generate=generate,
+            hidden=args.hidden,
             meta={**meta, **({"steered": steering.facts()} if steering else {})},
             progress=lambda done, tokens: show(done, len(ids)),
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import IntArray
-from .checks import chunks
+from .checks import OPTIONAL, chunks
 from .meta import FORMAT, MAX_TEXT
 from .trace import RoutingTrace
 from .writer import TraceWriter
@@ -44,6 +44,11 @@ def sequences(trace: RoutingTrace, first: int, last: int) -> RoutingTrace:
     listed = meta.get("sequences")
     if isinstance(listed, list) and len(listed) == count:
         meta["sequences"] = listed[first:last]
+    return replace(tokens(trace, part), meta=meta)
+
+
+def tokens(trace: RoutingTrace, part: slice) -> RoutingTrace:
+    """Some consecutive tokens, as views; meta as it is."""
     return replace(
         trace,
         experts_TLK=trace.experts_TLK[part],
@@ -51,7 +56,7 @@ def sequences(trace: RoutingTrace, first: int, last: int) -> RoutingTrace:
         phase_T=trace.phase_T[part],
         weights_TLK=None if trace.weights_TLK is None else trace.weights_TLK[part],
         step_T=None if trace.step_T is None else trace.step_T[part],
-        meta=meta,
+        hidden_TLH=None if trace.hidden_TLH is None else trace.hidden_TLH[part],
     )
 
 
@@ -72,13 +77,14 @@ def split(trace: RoutingTrace, fraction: float) -> tuple[RoutingTrace, RoutingTr
 def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
     """Write one trace of all, in order, sequences and steps numbered anew from 0; the meta object stored.
 
-    Weights and steps are kept where all have them. Raises InputError for traces of different shapes or models; how a
-    model's name is spelt (owner, case, hyphens) makes no difference.
+    Weights, steps and hidden states are kept where all have them. Raises InputError for traces of different shapes or
+    models; how a model's name is spelt (owner, case, hyphens) makes no difference.
     """
     _same_shape(traces)
     first = traces[0]
-    extras = tuple(name for name in ("weights", "step") if all(name in trace.arrays() for trace in traces))
-    with TraceWriter(path, first.num_experts, (first.num_layers, first.top_k), extras=extras) as writer:
+    extras = tuple(name for name in OPTIONAL if all(name in trace.arrays() for trace in traces))
+    shape, width = (first.num_layers, first.top_k), first.width
+    with TraceWriter(path, first.num_experts, shape, extras=extras, width=width) as writer:
         next_number = {"sequence": 0, "step": 0}
         for trace in traces:
             arrays = trace.arrays()
@@ -106,7 +112,7 @@ def _renumbered(numbers_T: Any, next_number: int, last: int) -> tuple[IntArray, 
 def _same_shape(traces: Sequence[RoutingTrace]) -> None:
     first = traces[0]
     for i, other in enumerate(traces[1:], start=2):
-        for name in ("num_experts", "num_layers", "top_k"):
+        for name in ("num_experts", "num_layers", "top_k", *(("width",) if first.width and other.width else ())):
             ours, theirs = getattr(first, name), getattr(other, name)
             if ours != theirs:
                 raise InputError(
