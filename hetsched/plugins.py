@@ -1,11 +1,14 @@
 """Plug-ins are entry points; the project's own use the same door.
 
-A spec is an object, "module:Name", or the short name of an installed entry point, in upper or lower case.
+A spec is an object, "module:Name", or the short name of an installed entry point, in upper or lower case; a name may
+be followed by arguments of its constructor: "class-lru+cpu_share=0.25+half_life=64".
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import re
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -21,6 +24,9 @@ KINDS = {
 }
 
 
+_TUNING = re.compile(r"\+(?=[A-Za-z_]\w*=)")
+
+
 @cache
 def installed(group: str) -> dict[str, EntryPoint]:
     """Entry points of a group by name. Reads the installed packages' metadata once a process."""
@@ -28,18 +34,51 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 
 def installed_name(group: str, spec: str) -> str:
-    """A short name as it is installed, whatever its case; anything else as it is."""
-    return spec if ":" in spec else known_as(spec, installed(group))
+    """A short name as it is installed, whatever its case, arguments kept; anything else as it is."""
+    name, *arguments = _TUNING.split(spec)
+    return spec if ":" in name else "+".join([known_as(name, installed(group)), *arguments])
 
 
 def plugin(group: str, spec: Any) -> Any:
-    """The object that `spec` names: itself when it is no string.
+    """The object that `spec` names: itself when it is no string; where arguments follow the name, one made with them.
 
-    Raises UnknownNameError (lists what is installed and the nearest match) or MissingDependencyError (with the exact
-    command).
+    Raises UnknownNameError (lists what is installed and the nearest match), MissingDependencyError (with the exact
+    command), or InputError for arguments that the constructor does not take.
     """
     if not isinstance(spec, str):
         return spec
+    name, *arguments = _TUNING.split(spec)
+    found = _loaded(group, name)
+    return _tuned(name, found, arguments) if arguments else found
+
+
+def tuning_of(spec: str) -> str:
+    """What follows the name in a spec: "+cpu_share=0.25", or nothing."""
+    return spec[len(_TUNING.split(spec)[0]) :]
+
+
+def _tuned(name: str, found: Any, arguments: list[str]) -> Any:
+    """A class called with "key=value" arguments: whole numbers, numbers and texts, by what they look like."""
+    known = list(inspect.signature(found).parameters) if isinstance(found, type) else []
+    given = dict(argument.split("=", 1) for argument in arguments)
+    if wrong := [key for key in given if key not in known]:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise InputError(f"{name} has no argument {wrong[0]!r}; {takes}")
+    return found(**{key: _value(text) for key, text in given.items()})
+
+
+def _value(text: str) -> int | float | str:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _loaded(group: str, spec: str) -> Any:
     known, spec = installed(group), installed_name(group, spec)
     if ":" in spec:
         point = EntryPoint(name=spec, value=spec, group=group)

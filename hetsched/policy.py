@@ -1,5 +1,18 @@
 """Policy protocol: what a strategy is told and what it answers. One policy a file, in hetsched/policies.
 
+For writers of policies, so that a rule of a few lines is a policy of a few lines:
+
+* policies.misses.decision: a layer's Decision from what is to be fetched in whose place, with the makespan to expect;
+  misses_on_cpu where nothing is.
+* policies.static.most_frequent, evenly: what `start` may return, from the calibration frequency, over all layers or
+  with equal shares for each.
+* policies.idle_link.room, copies: how many prefetches the link has room for, and the prefetches themselves, newcomers
+  in your order in the places that you value least. expected: who a forecast expects, and with how many tokens.
+* cost: `Setting.cost` answers on every machine; what would run on a GPU that is not there takes forever.
+
+`Demand.new_request` says where a request begins. What an executed plan came to, and so the clock, `executed` is told;
+kernels find it summed up on the board (`sums_s`: hetsched.board).
+
 Shapes: L layers, E experts.
 """
 
@@ -85,6 +98,11 @@ class Policy(Protocol):
 
     Contract: every active expert has exactly one Run; a GPU Run's expert is resident, in flight, or fetched in the
     same decision; no victim is in flight or active in this layer.
+
+    A policy may have one method more, `executed(outcome: Outcome) -> None`: it is called when a layer's plan has been
+    executed, in engines and in replays, with the expected and the actual seconds (types.Outcome: `plan.predicted_s`,
+    `makespan_s`, each lane's, and `layer_s`, of which the sum is the time so far). A replay of one that has it goes
+    layer by layer in Python.
 
     A class may declare three traits, False where it does not. `uses_weights: bool`: its demands carry `weights_E`, the
     router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.

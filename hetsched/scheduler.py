@@ -43,12 +43,13 @@ class Scheduler:
     """Decides, for one model on one machine, where each active expert runs and what moves.
 
     For each layer: `step` once its router has spoken, start the plan, `prefetch` while it runs, `observe` what it came
-    to. `policy` and `solver` are names of installed plug-ins, "module:Class", or objects. `gpu_bytes`: memory for
-    experts on the GPU. `history`: a calibration trace; `frequency_LE` [L, E]: its tokens per expert, where that is all
-    there is. `future`: what will be demanded, for clairvoyant policies in a replay. `timed_as`: take another model's
-    seconds. `clock`: what decisions are timed with. `forecaster`: as `policy`, for one that asks it; None: the one that
-    it has by default. `contexts`: who knows what a forecaster may need beside ids (a replay's is made of `future`).
-    `learned`: what other runs have learned (hetsched/learned.py), popularity among it.
+    to; `begin_step` before the first, where it is known whether a request begins. `policy` and `solver` are names of
+    installed plug-ins, "module:Class", or objects. `gpu_bytes`: memory for experts on the GPU. `history`: a calibration
+    trace; `frequency_LE` [L, E]: its tokens per expert, where that is all there is. `future`: what will be demanded,
+    for clairvoyant policies in a replay. `timed_as`: take another model's seconds. `clock`: what decisions are timed
+    with. `forecaster`: as `policy`, for one that asks it; None: the one that it has by default. `contexts`: who knows
+    what a forecaster may need beside ids (a replay's is made of `future`). `learned`: what other runs have learned
+    (hetsched/learned.py), popularity among it.
 
     `degrade`: a plug-in that raises or breaks its contract costs a plain decision (residents on the GPU, the rest on
     the CPU) and is counted in `stats.faults`; a solver gets a budget. That is for engines; without it, faults of a
@@ -110,24 +111,40 @@ class Scheduler:
         self._layer = layers
         self._unobserved: Demand | None = None
         self._undecided, self._last_undecided = 0, -1
+        self._executed: Callable[[Outcome], None] | None = getattr(self.policy, "executed", None)
+        self._new_request = False  # of the step under way
+        self._next_is_new = True
 
     @property
     def tokens_LE(self) -> IntArray:
         """Tokens demanded of each expert so far, int64 [L, E]."""
         return self.board.seen_F.reshape(self.residency.state_LE.shape).copy()
 
+    @property
+    def tells_outcomes(self) -> bool:
+        """Whether the policy wants to be told what its plans came to."""
+        return self._executed is not None
+
+    def begin_step(self, new_request: bool = False) -> None:
+        """The next step whose demands are made here is, or is not, the first of a request.
+
+        For executors that know; where none says so, only the very first step begins one.
+        """
+        self._next_is_new = new_request
+
     def demand(
         self, layer: int, tokens_E: IntArray, num_tokens: int, phase: Phase, weights_E: FloatArray | None = None
     ) -> Demand:
         """A Demand with its step counted here: a layer that does not follow the last one begins a new step."""
-        return Demand(self._step_of(layer), layer, phase, tokens_E, num_tokens, weights_E)
+        return Demand(self._step_of(layer), layer, phase, tokens_E, num_tokens, weights_E, self._new_request)
 
     def one_token_demand(
         self, layer: int, active: list[int], phase: Phase, weights_E: FloatArray | None = None
     ) -> Demand:
         """The same for one token and its experts, ascending."""
         ones, experts = [1] * len(active), self.geometry.num_experts
-        return Demand.listed(self._step_of(layer), layer, phase, active, ones, 1, experts, weights_E)
+        step = self._step_of(layer)
+        return Demand.listed(step, layer, phase, active, ones, 1, experts, weights_E, self._new_request)
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
@@ -170,6 +187,11 @@ class Scheduler:
                 if run.lane is GPU and self.residency.is_copying(run.expert):
                     self.residency.apply(Arrive(run.expert))
         self.stats.record_outcome(outcome)
+        if self._executed is not None:
+            try:
+                self._executed(outcome)
+            except Exception as error:  # as in learning: any plug-in may fail in any way
+                self._excuse(Fault.LEARNING, error)
 
     def lose(self, expert: ExpertId, reason: str) -> None:
         """A copy failed, or its end was given up: the expert is absent again, and its slot free."""
@@ -190,6 +212,7 @@ class Scheduler:
     def _step_of(self, layer: int) -> int:
         if layer <= self._layer:
             self._step += 1
+            self._new_request, self._next_is_new = self._next_is_new, False
         self._layer = layer
         return self._step
 

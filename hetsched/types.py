@@ -47,9 +47,22 @@ class Demand:
     `active`: experts with at least one token, ascending; `tokens`: how many tokens each of them got. `num_tokens`:
     tokens in the step (T); the rest of the layer is computed for all of them. `weights_E` float64 [E], optional:
     router weight summed over tokens. `tokens_E` int64 [E] and `active_N` int64 [N] are the same facts as arrays.
+    `new_request`: the step is the first of a request (all its layers say so), and whatever was before it has ended;
+    False where nobody knows, as when several requests are served at once.
     """
 
-    __slots__ = ("_tokens_E", "active", "layer", "num_experts", "num_tokens", "phase", "step", "tokens", "weights_E")
+    __slots__ = (
+        "_tokens_E",
+        "active",
+        "layer",
+        "new_request",
+        "num_experts",
+        "num_tokens",
+        "phase",
+        "step",
+        "tokens",
+        "weights_E",
+    )
 
     def __init__(
         self,
@@ -59,6 +72,7 @@ class Demand:
         tokens_E: IntArray,
         num_tokens: int,
         weights_E: FloatArray | None = None,
+        new_request: bool = False,
     ) -> None:
         self.step = step
         self.layer = layer
@@ -68,6 +82,7 @@ class Demand:
         self.tokens: list[int] = tokens_E[self.active].tolist()
         self.num_tokens = num_tokens
         self.weights_E = weights_E
+        self.new_request = new_request
         self._tokens_E: IntArray | None = tokens_E
 
     @classmethod
@@ -81,12 +96,13 @@ class Demand:
         num_tokens: int,
         num_experts: int,
         weights_E: FloatArray | None = None,
+        new_request: bool = False,
     ) -> Demand:
         """A demand from its active experts, ascending, and their token counts; cheaper where these are at hand."""
         made = cls.__new__(cls)
         made.step, made.layer, made.phase, made.num_experts = step, layer, phase, num_experts
         made.active, made.tokens, made.num_tokens = active, tokens, num_tokens
-        made.weights_E, made._tokens_E = weights_E, None
+        made.weights_E, made.new_request, made._tokens_E = weights_E, new_request, None
         return made
 
     @property

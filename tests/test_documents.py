@@ -1,4 +1,4 @@
-"""DECISIONS.md and MEASUREMENTS.md: entries are short, links lead somewhere, and what they name exists."""
+"""DECISIONS.md, MEASUREMENTS.md and docs/: entries are short, links lead somewhere, and what they name exists."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DECISIONS, MEASUREMENTS = "DECISIONS.md", "MEASUREMENTS.md"
-DOCUMENTS = (DECISIONS, MEASUREMENTS)
+PAGES = tuple(sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+DOCUMENTS = (DECISIONS, MEASUREMENTS, *PAGES)
 MOST_LINES, MOST_COLUMNS = 5, 120
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def text_of(name: str) -> str:
@@ -36,7 +38,8 @@ def anchors(text: str) -> set[str]:
 
 
 def code_spans(text: str) -> list[str]:
-    return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", text)]
+    """What stands between backticks in a line or paragraph, fenced blocks apart."""
+    return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", FENCED.sub("", text))]
 
 
 def missing_paths(text: str) -> list[str]:
@@ -61,8 +64,9 @@ def test_every_link_leads_somewhere(name: str) -> None:
     assert links
     for link in links:
         path, _, anchor = link.partition("#")
-        assert (ROOT / path).is_file(), link
-        assert not anchor or anchor in anchors(text_of(path or name)), link
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.is_file(), link
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), link
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -89,5 +93,6 @@ def test_what_is_named_in_code_is_in_the_code(name: str) -> None:
 def test_the_checks_can_fail() -> None:
     """A path that is gone, an anchor of punctuation, and an entry's lines are seen as what they are."""
     assert missing_paths("`hetsched/gone.py` `README.md` `a / b` `hetsched/` `Exact`") == ["hetsched/gone.py"]
+    assert code_spans("`a` b\n```\nc `d`\n```\n`e`") == ["a", "e"]
     assert anchors("# A b\n### gpt-oss: it's 5 %\n") == {"a-b", "gpt-oss-its-5-"}
     assert entries("## A\nx\n### B\ny\n\nz\n## C\nw\n") == {"### B": ["y", "z"]}

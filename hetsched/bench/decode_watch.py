@@ -46,6 +46,7 @@ class StepSeconds:
 class DecodeWatch:
     """Counts from the forward pass after the first `skip` on; needs waits and decisions on every stopwatch.
 
+    `launch_s_C`: wall seconds from a layer's ids on the host until its last launch, waits apart, its decision not.
     `own_s_C`: for each stopwatch, seconds of each call of an expert module less waits and decisions. `active_C`: the
     calls' active experts; `host_s_C`: what the engine measured of itself. `calls`: those of each step, with copies of
     their arguments.
@@ -59,6 +60,7 @@ class DecodeWatch:
     own_s_C: list[list[float]] = field(default_factory=list)
     active_C: list[int] = field(default_factory=list)
     host_s_C: list[float] = field(default_factory=list)
+    launch_s_C: list[float] = field(default_factory=list)
     calls: list[list[tuple[Any, tuple[Any, ...]]]] = field(default_factory=list)
 
     def start(self, module_class: type[Any]) -> None:
@@ -68,6 +70,7 @@ class DecodeWatch:
         for watch in self.watches:
             self.own_s_C.append([])
             first.replace(module_class, "__call__", self._calling(module_class.__call__, watch, self.own_s_C[-1]))
+        self._watch_launches(engine._executor, first)
         first.replace(engine, "end_step", self._ending(engine.end_step))
         self.begin_s = self._counters()
 
@@ -113,6 +116,23 @@ class DecodeWatch:
             return out
 
         return called
+
+    def _watch_launches(self, executor: Any, watch: Stopwatch) -> None:
+        received, submit, began_s = executor.received, executor.submit, 0.0
+
+        def seen(work: Any) -> Any:
+            nonlocal began_s
+            work = received(work)
+            began_s = watch.now_s() - watch.spent_s(WAIT)
+            return work
+
+        def launched(*plan_and_work: Any) -> None:
+            submit(*plan_and_work)
+            if not self.skip:
+                self.launch_s_C.append(watch.now_s() - watch.spent_s(WAIT) - began_s)
+
+        watch.replace(executor, "received", seen)
+        watch.replace(executor, "submit", launched)
 
     def _ending(self, end_step: Callable[[], None]) -> Callable[[], None]:
         def ended() -> None:

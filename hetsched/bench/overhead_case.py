@@ -107,6 +107,7 @@ class Case:
             "active_experts": float(np.median(totals.active_C)),
             **_of_layers(totals, seconds),
             "layer_overhead_warm_cpu_s": float(np.median(warm.own_s_C)),
+            "ids_to_launch_warm_s": float(np.median(warm.launch_s_C)),
             **_of_steps(totals),
             **_where(totals, detail, spent[0]),
         }
@@ -196,6 +197,7 @@ def _of_layers(seen: DecodeWatch, seconds: list[dict[str, float]]) -> dict[str, 
     }
     return {
         "host_layer_s": float(np.median(seen.host_s_C)),
+        "ids_to_launch_s": float(np.median(seen.launch_s_C)),
         "layer_overhead_s": float(np.median(own_s_C)),
         "layer_overhead_p95_s": float(np.percentile(own_s_C, 95)),
         "layer_overhead_cpu_s": float(np.median(own_cpu_s_C)),

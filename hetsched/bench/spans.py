@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetsched.engine import layer_work
+from hetsched.engine import under_way
 from hetsched.engine.engine import Engine
 
 from .stopwatch import Stopwatch
@@ -70,6 +70,6 @@ def time_everything(watch: Stopwatch, engine: Engine, module_class: type[Any]) -
     for owner, spans in ((engine.scheduler, _SCHEDULER), (executor, _EXECUTOR), (engine.accelerator, _ACCELERATOR)):
         for name, label in spans:
             watch.wrap(owner, name, label)
-    watch.wrap(layer_work, "sort_by_expert", "grouping")
+    watch.wrap(under_way, "HostParts", "grouping")
     watch.wrap(executor._copies, "start", "copies")
     watch.wrap(executor._copies, "wait", "collecting")

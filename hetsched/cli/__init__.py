@@ -26,8 +26,11 @@ VERBS = (
     "doctor",
     "solve",
     "trace",
+    "analyse",
+    "predictor",
     "simulate",
     "compare",
+    "evaluate",
     "bench",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143

@@ -14,8 +14,10 @@ from hetsched.files import user_path
 from hetsched.loading.progress import stage
 from hetsched.machine.demo_geometry import DEMO as DEMO
 from hetsched.machine.hardware import is_this_machine
+from hetsched.report.steering_view import steered_words
 
 from .option_types import NotedOption, finite_float, non_empty_text, refuse_given
+from .paths import InputFile
 
 ATTACH_TIME_SCALE = 20.0  # attach()'s own, which is not imported for a help text: it would load torch
 
@@ -64,6 +66,12 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_steer_option(parser: argparse.ArgumentParser) -> None:
+    """--steer: lossy, so only for verbs that say so in their output, or refuse it."""
+    text = "LOSSY: force experts on or off as this file of 'analyse experts' says (default: none)"
+    parser.add_argument("--steer", action=InputFile, metavar="FILE", help=text)
+
+
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
     """--trust-remote-code."""
     parser.add_argument(
@@ -74,8 +82,10 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 
 def lossy_label(stats: dict[str, Any]) -> str:
-    """What stands before every figure of a run whose GPU experts are lossy copies; nothing before others."""
-    return "" if stats["lossless"] else f"LOSSY, {stats['gpu_precision']} experts on the GPU: "
+    """What stands before every figure of a run that is steered or has lossy copies on the GPU; else nothing."""
+    copies = "" if stats["gpu_precision"] == "exact" else f", {stats['gpu_precision']} experts on the GPU"
+    steered = steered_words(stats.get("steered"))
+    return "" if stats["lossless"] else f"LOSSY{copies}{steered and f', {steered}'}: "
 
 
 def machine_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -89,6 +99,7 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "stand_in_for": args.stand_in_for,
         "cpu_kernel": args.cpu_kernel,
         "gpu_precision": getattr(args, "gpu_precision", None),
+        "steer": getattr(args, "steer", None),
     }
     if is_this_machine(args.hardware):
         refuse_given(args, ("time_scale",), "stretches the time of emulated machines, and this one is real")

@@ -11,6 +11,8 @@ from .option_types import at_least_one, names_list, non_empty_text, seed, whole
 from .paths import PlotFile
 from .replaying import decision_seconds, replay_bar
 
+REPLAYED = ("gpt-oss-20b", "qwen3-30b-a3b")  # unless --models says otherwise
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
@@ -21,11 +23,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     which.add_argument("--overhead", dest="bench", action="store_const", const=_overhead, help=text)
     text = "inject faults and count what survives"
     which.add_argument("--faults", dest="bench", action="store_const", const=_faults, help=text)
+    text = "layer-steps a second that strategies replay, on synthetic routing of a model's shape"
+    which.add_argument("--replay", dest="bench", action="store_const", const=_replay, help=text)
     text = "without an accelerator: forward passes against transformers' eager and grouped_mm, side by side"
     which.add_argument("--cpu", dest="bench", action="store_const", const=_cpu, help=text)
     text = "with --faults: decode steps under all faults at random (default: %(default)s)"
     parser.add_argument("--steps", type=at_least_one, default=500, metavar="N", help=text)
-    add_overhead_options(parser.add_argument_group("with --overhead"))
+    text = "with --replay: layers of tokens in each replay (default: %(default)s)"
+    parser.add_argument("--layer-steps", type=at_least_one, default=100_000, metavar="N", help=text)
+    text = "with --replay: what is replayed (default: %(default)s)"
+    strategies = "hetsched,static-frequency,on-demand-lru"
+    parser.add_argument("--strategies", type=names_list, default=strategies, metavar="A,B,...", help=text)
+    title = "with --overhead; --models, --hardware (one) and --seed with --replay too"
+    add_overhead_options(parser.add_argument_group(title))
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run, usual=vars(parser.parse_args(["--overhead"])))
 
@@ -57,8 +67,12 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen benchmark. Raises InputError for an option that belongs to another one."""
-    asked = {"bench", "json", "debug", "paths"}
-    asked |= set(args.usual) - {"steps"} if args.bench is _overhead else {"steps"} if args.bench is _faults else set()
+    mine = {
+        _overhead: set(args.usual) - {"steps", "layer_steps", "strategies"},
+        _replay: {"models", "hardware", "seed", "layer_steps", "strategies"},
+        _faults: {"steps"},
+    }
+    asked = {"bench", "json", "debug", "paths"} | mine.get(args.bench, set())
     for name, usual in args.usual.items():
         if name not in asked and getattr(args, name) != usual:
             option = f"--{name.replace('_', '-')}"
@@ -92,6 +106,24 @@ def _overhead(args: argparse.Namespace) -> int:
         print(json.dumps(document))
     else:
         console().print(overhead_view(document))
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from hetsched.bench.replay_speed import ReplaySettings, replay_document
+    from hetsched.report.bench_view import replay_view
+    from hetsched.report.tables import console
+
+    if len(args.hardware) != 1:
+        raise InputError(f"replays run on one machine, not on {len(args.hardware)}; name one with --hardware")
+    models = REPLAYED if args.models == args.usual["models"] else args.models
+    settings = ReplaySettings(models, args.hardware[0], args.strategies, args.layer_steps, args.seed)
+    with replay_bar("replaying") as progress:
+        document = replay_document(settings, progress)
+    if args.json:
+        print(json.dumps(document))
+    else:
+        console().print(replay_view(document))
     return 0
 
 

@@ -24,6 +24,22 @@ from .paths import InputFile, NameOrPath
 
 def add_replay_options(parser: argparse.ArgumentParser) -> None:
     """--trace, --model, and how it is replayed: what is fitted and scored, charged, solved and bounded."""
+    add_trace_options(parser)
+    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted (default: 0, none)"
+    parser.add_argument("--verify", type=at_least_one, default=0, metavar="K", help=text)
+    text = "steps as recorded, or token by token; auto: as recorded if any decode step was (default: %(default)s)"
+    parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)
+    add_charge_options(parser)
+    text = "dispatch solver (default: %(default)s)"
+    parser.add_argument("--solver", type=non_empty_text, default="exact", metavar="NAME", help=text)
+    text = "forecaster of strategies that ask one (default: each strategy's own)"
+    parser.add_argument("--forecaster", type=non_empty_text, metavar="NAME", help=text)
+    text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
+    parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
+
+
+def add_trace_options(parser: argparse.ArgumentParser) -> None:
+    """--trace, --model, and which part of the trace is fitted on and which is scored."""
     parser.add_argument("--trace", required=True, action=InputFile, metavar="FILE", help="recorded routing (.npz)")
     parser.add_argument(
         "--model",
@@ -34,30 +50,28 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     )
     name = non_empty_text
     parser.add_argument("--dtype", type=name, metavar="NAME", help="experts stored as (default: as published)")
-    text = "fit frequencies and predictors on the first share of the sequences, score the others (default: %(default)s)"
-    parser.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
+    text = "fit frequencies and predictors on the first share of the sequences, score the others (default: 0.5)"
+    fit = parser.add_mutually_exclusive_group()
+    fit.add_argument("--fit-sequences", type=float, metavar="SHARE", help=text)
+    text = "fit them on this trace of the model instead, all of it, and score all of --trace"
+    fit.add_argument("--fit-trace", action=InputFile, metavar="FILE", help=text)
     parser.add_argument(
         "--max-tokens", type=at_least_one, metavar="N", help="score only the first N tokens of the rest (default: all)"
     )
-    text = "replay windows of K + 1 tokens as verify steps, as if all drafts had been accepted (default: 0, none)"
-    parser.add_argument("--verify", type=at_least_one, default=0, metavar="K", help=text)
-    text = "steps as recorded, or token by token; auto: as recorded if any decode step was (default: %(default)s)"
-    parser.add_argument("--replay", type=str.lower, choices=MODES, default="auto", help=text)
+
+
+def add_charge_options(parser: argparse.ArgumentParser, noted: type[argparse.Action] | None = None) -> None:
+    """--decision and --host, what a replay is charged; `noted`: an action that notes that they were given."""
+    more: dict[str, Any] = {} if noted is None else {"action": noted}
     text = "charge each decision what it takes here, or a constant, for reproducible results (default: %(default)s)"
-    parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text)
+    parser.add_argument("--decision", default="measured", metavar="measured|SECONDS", help=text, **more)
     text = "charge each layer the engine's own time: measured here once, seconds, or none (default: as --decision)"
-    parser.add_argument("--host", type=name, metavar="measured|SECONDS|none", help=text)
-    text = "dispatch solver (default: %(default)s)"
-    parser.add_argument("--solver", type=name, default="exact", metavar="NAME", help=text)
-    text = "forecaster of strategies that ask one (default: each strategy's own)"
-    parser.add_argument("--forecaster", type=name, metavar="NAME", help=text)
-    text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
-    parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
+    parser.add_argument("--host", type=non_empty_text, metavar="measured|SECONDS|none", help=text, **more)
 
 
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of a study from the parsed options."""
-    names = ("fit_sequences", "max_tokens", "verify", "replay", "solver", "forecaster", "bound_windows")
+    """Settings of a study from the parsed options, but for what it is fitted on (study.fitted_on)."""
+    names = ("max_tokens", "verify", "replay", "solver", "forecaster", "bound_windows")
     decision_s = decision_seconds(args.decision)
     charges = {"decision_s": decision_s, "host_s": host_seconds(args.host, decision_s)}
     return {**{name: getattr(args, name) for name in names}, **charges}

@@ -10,6 +10,7 @@ from typing import Any
 from .attaching import (
     add_machine_options,
     add_precision_option,
+    add_steer_option,
     add_trust_option,
     attached,
     check_prompt,
@@ -37,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_machine_options(parser)
     add_precision_option(parser)
+    add_steer_option(parser)
     add_trust_option(parser)
     text = "begin with what earlier runs have learned, if FILE is there, and write it with what this one adds"
     parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
@@ -82,6 +84,7 @@ def run_document(made: Generated, wall: dict[str, Any], prompt_tokens: int, stat
         "emulated": stats["emulated"],
         "lossless": stats["lossless"],
         "gpu_precision": stats["gpu_precision"],
+        "steered": stats["steered"],
         "gpu_expert_bytes": stats["gpu_expert_bytes"],
         "stats": stats,
     }

@@ -21,9 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     text = "share of the experts' bytes that the GPU has (default: %(default)s)"
     parser.add_argument("--gpu-fraction", type=share, default=0.25, metavar="SHARE", help=text)
-    parser.add_argument(
-        "--strategy", type=non_empty_text, default="hetsched", metavar="NAME", help="policy (default: %(default)s)"
-    )
+    text = "policy, with arguments as in hot-static+profile=FILE (default: %(default)s)"
+    parser.add_argument("--strategy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
     text = "begin with what earlier runs have learned, if FILE is there, and write it with what this one adds"
     parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -34,13 +33,17 @@ def run(args: argparse.Namespace) -> int:
     """Replay and report; 0."""
     from hetsched.learned import load, save
     from hetsched.replay import replay_one
-    from hetsched.replay.study import Study
+    from hetsched.replay.study import Study, fitted_on
     from hetsched.report.simulate_view import simulate_view
     from hetsched.report.tables import console
 
     settings = replay_settings(args)
     machines = with_hosts([args.hardware], settings["host_s"])
-    study = replace(Study.of(args.trace, args.model, machines, args.dtype), **settings)
+    study = replace(
+        Study.of(args.trace, args.model, machines, args.dtype),
+        **settings,
+        **fitted_on(args.fit_sequences, args.fit_trace),
+    )
     memory = load(args.learned, study.geometry) if args.learned else None
     study = replace(study, learned=memory.sums if memory else None)
     with libraries_silenced(), replay_bar("replaying") as progress:

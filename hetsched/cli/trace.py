@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from rich.progress import Progress, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any
 
 from hetsched.errors import InputError
+from hetsched.report.steering_view import steered_words
 from hetsched.report.tables import console
 from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
-from .attaching import add_trust_option
+from .attaching import add_steer_option, add_trust_option
 from .option_types import at_least_one, non_empty_text
+from .parser import Parser, last_value_first
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
+from .progress import progress_bar
 from .trace_synth import add_synth_options, synth_params
+
+if TYPE_CHECKING:
+    from hetsched.steering.file import Steering
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], None], text: str) -> Parser:
+    parser: Parser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run, trace_run=action)
     return parser
@@ -65,6 +68,9 @@ def _add_record(verbs: Any) -> None:
     )
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
+    add_steer_option(record)
+    text = "write what each layer's router is given, too, for predictors that learn from it (float16, large)"
+    record.add_argument("--hidden", action="store_true", help=text)
     add_trust_option(record)
 
 
@@ -85,6 +91,7 @@ def _add_import(verbs: Any) -> None:
 
 def _add_split(verbs: Any) -> None:
     split = _verb(verbs, "split", _split, "cut a trace between sequences")
+    split.reordered = lambda words: last_value_first(words, "--out", ("--at", "--sequences"))
     split.add_argument("file", action=InputFile, metavar="FILE")
     how = split.add_mutually_exclusive_group(required=True)
     how.add_argument("--at", type=float, metavar="FRACTION", help="into the first share of the sequences and the rest")
@@ -118,7 +125,7 @@ def _info(args: argparse.Namespace) -> None:
         document = json.dumps({"schema": SCHEMA, "file": args.file.name, "problems": problems})
         print(document if args.json else "\n".join(problems))
         raise
-    with _progress("counting") as show:
+    with progress_bar("counting") as show:
         summary = summarise(trace, args.sample_tokens or SAMPLE_TOKENS, show)
     if args.plot:
         plot_trace(args.file.stem, summary, args.plot)
@@ -129,6 +136,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _record(args: argparse.Namespace) -> None:
+    from hetsched.steering.file import read_steering
     from hetsched.traces.content import model_digest
     from hetsched.traces.prompts import digest, read_prompts
     from hetsched.traces.writer import partial_folder, require_resumable
@@ -136,6 +144,7 @@ def _record(args: argparse.Namespace) -> None:
     from .attaching import DEMO, model_folder
 
     prompts = read_prompts(args.prompts)
+    steering = read_steering(args.steer) if args.steer else None
     require_resumable(args.out)
     folder = model_folder(args.model, progress=not args.json)
     arguments = {
@@ -144,17 +153,22 @@ def _record(args: argparse.Namespace) -> None:
         "prompts": digest(prompts),
         "max_new_tokens": args.max_new_tokens,
         "prompt_lookup": args.prompt_lookup,
+        **({"steering": steering.digest} if steering else {}),
+        **({"hidden": True} if args.hidden else {}),
     }
     if args.out.exists() and not partial_folder(args.out).exists():
         if load_trace(args.out).meta.get("recorded") != arguments:
             raise InputError(f"{args.out} exists and was recorded otherwise; choose another --out, or delete it")
     else:
-        _record_prompts(args, prompts, arguments)
+        _record_prompts(args, prompts, arguments, steering)
     _written(args, args.out)
 
 
-def _record_prompts(args: argparse.Namespace, prompts: list[str], arguments: dict[str, Any]) -> None:
+def _record_prompts(
+    args: argparse.Namespace, prompts: list[str], arguments: dict[str, Any], steering: Steering | None
+) -> None:
     from hetsched.integrations.recording import record
+    from hetsched.integrations.steering import steered
 
     from .attaching import encode, load_model
 
@@ -165,14 +179,16 @@ def _record_prompts(args: argparse.Namespace, prompts: list[str], arguments: dic
     if args.prompt_lookup:
         generate["prompt_lookup_num_tokens"] = args.prompt_lookup
     ids = [encode(tokenizer, prompt) for prompt in prompts]
-    with _progress("recording sequences") as show:
+    meta = {"model": arguments["model"], "source": "hetsched trace record"}
+    with progress_bar("recording sequences") as show, steered(model, steering):
         record(
             model,
             ids,
             args.out,
             arguments,
             generate=generate,
-            meta={"model": arguments["model"], "source": "hetsched trace record"},
+            hidden=args.hidden,
+            meta={**meta, **({"steered": steering.facts()} if steering else {})},
             progress=lambda done, tokens: show(done, len(ids)),
         )
 
@@ -183,7 +199,7 @@ def _import(args: argparse.Namespace) -> None:
 
     meta = {"source": f"imported from {args.file.name}"} | ({"model": args.model} if args.model else {})
     source = row_file(args.file, args.format, args.columns or "")
-    with _progress("reading") as show:
+    with progress_bar("reading") as show:
         size = args.file.stat().st_size if args.file.exists() else 1
         import_rows(source, args.num_experts, args.out, meta=meta, at_bytes=lambda done: show(done, size))
     _written(args, args.out)
@@ -224,7 +240,7 @@ def _synth(args: argparse.Namespace) -> None:
     from hetsched.traces.synth import synthesise
 
     params = synth_params(args)
-    with _progress("drawing tokens") as show:
+    with progress_bar("drawing tokens") as show:
         synthesise(params, args.seed, args.out, show)
     _written(args, args.out, params={**params.as_dict(), "seed": args.seed})
 
@@ -245,6 +261,7 @@ def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:
                 "num_experts": trace.num_experts,
                 "top_k": trace.top_k,
                 "bytes": path.stat().st_size,
+                "steered": trace.meta.get("steered"),
             }
         )
     if args.json:
@@ -252,14 +269,5 @@ def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:
         return
     for f in files:
         shape = f"{f['layers']} layers, {f['top_k']} of {f['num_experts']} experts"
-        print(f"{f['file']}: {f['tokens']:,} tokens in {f['sequences']:,} sequences, {shape}")
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error of a terminal, told (done, of how many), gone at the end."""
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    to = console(stderr=True)
-    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        label = f"LOSSY, {words}: " if (words := steered_words(f["steered"])) else ""
+        print(f"{label}{f['file']}: {f['tokens']:,} tokens in {f['sequences']:,} sequences, {shape}")

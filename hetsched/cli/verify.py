@@ -13,6 +13,7 @@ from hetsched.errors import InputError
 from .attaching import (
     add_machine_options,
     add_precision_option,
+    add_steer_option,
     add_trust_option,
     check_prompt,
     encode,
@@ -63,6 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--max-new-tokens", type=at_least_one, action=NotedOption, default=64, metavar="N", help=text)
     add_machine_options(parser, hardware=DEFAULT_HARDWARE, gpu_memory="10%,25%,50%", cpu_kernel="eager", time_scale=1.0)
     add_precision_option(parser)
+    add_steer_option(parser)
     add_trust_option(parser)
     parser.add_argument(
         "--perplexity",
@@ -118,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
 def require_useful(args: argparse.Namespace) -> None:
     """Raise InputError for options that would be ignored, and for a budget that is named twice."""
     machine_options(args)
+    if args.steer is not None:
+        raise InputError(f"--steer {args.steer} changes what the routers choose, which is never lossless; drop it")
     if args.perplexity is not None:
         refuse_given(args, ("max_new_tokens",), "belongs to the comparison of tokens, and --perplexity generates none")
     elif str(args.hardware).lower() == "cpu":

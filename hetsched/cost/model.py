@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
+import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
 from ..geometry import MoEGeometry
-from ..machine.profile import ExpertShape, HardwareProfile, Link, Processor, Source
+from ..machine.profile import ExpertShape, HardwareProfile, Processor, Source
 from ..types import FloatArray
 from .correction import OPS, Corrections
 from .latency import Interpolation, dense_table, expert_table, roofline_s
@@ -22,6 +23,9 @@ class CostModel:
     A latency table of the model's own shape is interpolated; a table of another shape is scaled by the roofline
     (Williams et al. 2009: the larger of bytes over bandwidth and FLOPs over throughput); without any table the roofline
     itself serves. All arguments named n may be scalars or arrays. `recalibrate` corrects later answers.
+
+    On a machine without a GPU, what would run there or be copied there takes forever (inf), and nothing has to travel:
+    a policy may compare seconds without asking `has_gpu` first.
 
     A lane computes a layer's experts in one call: `gpu_call_s` or `cpu_call_s` once, if it computes any, and `gpu_s` or
     `cpu_s` for each, which is what that expert adds.
@@ -64,9 +68,10 @@ class CostModel:
         return self.profile.cpu.call_s * self._corrections.factor("cpu")
 
     def gpu_s(self, n: npt.ArrayLike) -> FloatArray:
-        """Seconds that one expert's FFN on n tokens adds to the GPU's call; 0 for n = 0."""
+        """Seconds that one expert's FFN on n tokens adds to the GPU's call; 0 for n = 0, else inf without a GPU."""
         if self._gpu is None:
-            raise InputError(f"{self.profile.name} has no GPU; choose a profile with one")
+            never: FloatArray = np.where(np.asarray(n) > 0, np.inf, 0.0)
+            return never
         return self._gpu(n) * self._corrections.factor("gpu")
 
     def cpu_s(self, n: npt.ArrayLike) -> FloatArray:
@@ -98,24 +103,28 @@ class CostModel:
         return device.dense_call_s + work
 
     def copy_s(self, num_bytes: int | None = None) -> float:
-        """Seconds to copy `num_bytes` (default: one expert) to the GPU from pinned memory."""
+        """Seconds to copy `num_bytes` (default: one expert) to the GPU from pinned memory; inf without a GPU."""
+        if self.profile.h2d is None:
+            return math.inf
         size = self.geometry.expert_bytes if num_bytes is None else num_bytes
         memo = self._memo["copy"]
         if size not in memo:
-            memo[size] = self._link(self.profile.h2d).seconds(size) * self._corrections.factor("copy")
+            memo[size] = self.profile.h2d.seconds(size) * self._corrections.factor("copy")
         return memo[size]
 
     def roundtrip_s(self, num_tokens: int) -> float:
-        """Seconds to bring the activations of `num_tokens` tokens to the host and the results back."""
+        """Seconds to bring the activations of `num_tokens` tokens to the host and the results back; 0 without a GPU."""
+        down, up = self.profile.d2h, self.profile.h2d
+        if down is None or up is None:
+            return 0.0
         num_bytes = num_tokens * self.geometry.hidden * ACTIVATION_BYTES
-        down, up = self._link(self.profile.d2h), self._link(self.profile.h2d)
         return (down.seconds(num_bytes) + up.seconds(num_bytes)) * self._corrections.factor("copy")
 
     def cpu_start_s(self, num_tokens: int) -> float:
         """Seconds before the CPU lane's first expert: its call, and beside a GPU the round trip of the activations."""
         memo = self._memo["start"]
         if num_tokens not in memo:
-            memo[num_tokens] = self.cpu_call_s() + (self.roundtrip_s(num_tokens) if self.has_gpu else 0.0)
+            memo[num_tokens] = self.cpu_call_s() + self.roundtrip_s(num_tokens)
         return memo[num_tokens]
 
     def recalibrate(self, op: str, predicted_s: float, measured_s: float) -> None:
@@ -133,8 +142,3 @@ class CostModel:
         table = expert_table(device, ExpertShape.of(self.geometry))
         self._sources[key] = table.source if device.tables else self.profile.source
         return Interpolation(table.tokens_P, table.median_s_P)
-
-    def _link(self, link: Link | None) -> Link:
-        if link is None:
-            raise InputError(f"{self.profile.name} has no link to a GPU; choose a profile with one")
-        return link

@@ -20,6 +20,7 @@ from ..board import (
     LAYERS,
     LINK_FREE_S,
     MOST_COPIES,
+    NEW_REQUEST,
     PREDICTED_S,
     RUNS,
     STATUS,
@@ -53,6 +54,7 @@ class Views:
         """Put a layer's demand and the link on the board."""
         board, active = self._board, len(demand.active)
         board.at[LAYER : ACTIVE + 1] = demand.layer, demand.num_tokens, demand.phase, demand.step, active
+        board.at[NEW_REQUEST] = demand.new_request
         board.active_N[:active], board.tokens_N[:active] = demand.active, demand.tokens
         if demand.weights_E is not None:
             board.weights_E[:] = demand.weights_E

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from ..accelerators.base import Accelerator, Event
 from ..cost.model import CostModel
@@ -49,10 +49,9 @@ class CopiesUnderWay:
             event = RefusedWork(error)
         self._event_of[fetch.expert], self._expert_of[event] = event, fetch.expert
 
-    def of_layer(self, layer: int) -> Callable[[int], Event | None]:
-        """The event of the copy of one of a layer's experts, while it has not been reported."""
-        of = self._event_of.get
-        return lambda expert: of((layer, expert))  # type: ignore[call-overload]
+    def of_layer(self, layer: int) -> dict[int, Event]:
+        """The events of the copies of a layer's experts that have not been reported."""
+        return {expert.expert: event for expert, event in self._event_of.items() if expert.layer == layer}
 
     def link_state(self, between_layers: bool) -> LinkState:
         """The copy engine now; between layers, one that has been at the same copy for too long is cleared."""

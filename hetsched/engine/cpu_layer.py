@@ -13,13 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..cpu_kernels.ordered_sum import add_rows
+from ..cpu_kernels.weighted_sum import add_weighted, numbers_of
 from .expert_ffn import Arithmetic, expert_ffn
 
 ALIGN = 64  # bytes; a matrix product may round otherwise where its rows begin elsewhere in a cache line
 SERIAL = 1 << 14  # elements; up to here torch does every elementwise operation in one thread, row after row
 CHUNK = 1 << 21  # elements of a gathered matrix
-SUM_ALONE = 1 << 17  # elements; up to here one thread adds rows before torch has started several
 
 
 class TokenOrder(NamedTuple):
@@ -110,7 +109,7 @@ class ExactExperts:
             else:
                 weights, input_SH = self._weights_E[experts[0]], hidden_TH.index_select(0, rows)
                 part_SH = expert_ffn(self._module, weights, input_SH, F.linear, arithmetic.compute)
-            add_in_order(out_TH, rows, (part_SH * work.weights_S1[span]).to(out_TH.dtype), counts)
+            add_in_order(out_TH, rows, part_SH, work.weights_S1[span], counts)
         return out_TH.to(hidden_TH.dtype)
 
     def _several(
@@ -138,16 +137,20 @@ def _multiply(
         torch.mm(rows, factor_E[e], out=target)
 
 
-def add_in_order(out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor, counts: list[int]) -> None:
-    """Add experts one after another. In half precision one call of torch's rounds the sum of a token only once: that
-    must not be for several experts, and must be for one that the router named twice."""
-    exact = out_TH.dtype == torch.float32 or (out_TH.shape[0] == 1 and len(counts) == len(rows_S))
-    if exact and part_SH.numel() <= SUM_ALONE and add_rows(out_TH, rows_S, part_SH):
-        return
+def add_in_order(
+    out_TH: torch.Tensor, rows_S: torch.Tensor, part_SH: torch.Tensor, weights_S1: torch.Tensor, counts: list[int]
+) -> None:
+    """Weight the results of experts, and add one after another. In half precision one call of torch's rounds the sum of
+    a token only once: that must not be for several experts, and must be for one that the router named twice."""
+    if out_TH.dtype == torch.float32 or (out_TH.shape[0] == 1 and len(counts) == len(rows_S)):
+        weights_S = numbers_of(weights_S1.detach()).reshape(-1)
+        if add_weighted(out_TH, [part_SH], [len(rows_S)], rows_S.numpy(), weights_S, afresh=False):
+            return
+    weighted_SH = (part_SH * weights_S1).to(out_TH.dtype)
     if len(counts) == 1 or (out_TH.dtype == torch.float32 and out_TH.is_cpu):
-        out_TH.index_add_(0, rows_S, part_SH)
+        out_TH.index_add_(0, rows_S, weighted_SH)
         return
-    for rows, part in zip(rows_S.split_with_sizes(counts), part_SH.split_with_sizes(counts), strict=True):
+    for rows, part in zip(rows_S.split_with_sizes(counts), weighted_SH.split_with_sizes(counts), strict=True):
         out_TH.index_add_(0, rows, part)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..accelerators.base import Accelerator
-from ..cpu_kernels import Choice, ordered_sum
+from ..cpu_kernels import Choice, weighted_sum
 from ..errors import InputError
 from ..scheduler import Scheduler
 from ..types import ExpertId, Outcome, Phase
@@ -45,7 +45,6 @@ class CpuOnlyEngine:
         self._turn = threading.RLock()
         self._last_phase = Phase.PREFILL
         self._closed = False
-        ordered_sum.make_ready()
         lives(self)
 
     @property
@@ -55,7 +54,8 @@ class CpuOnlyEngine:
 
     def adopt(self, layer: int, module: Any) -> None:
         """Take over one layer's experts."""
-        self.store.adopt(layer, module)
+        layout = self.store.adopt(layer, module)
+        weighted_sum.make_ready(layout.pieces[0].dtype)
         weights_E = [self.store.weights(ExpertId(layer, e)) for e in range(module.num_experts)]
         exact = ExactExperts(module, weights_E, self._scratch)
         self._layers[layer] = exact if self._choice is None else MeasuredExperts(module, weights_E, self._choice, exact)
@@ -105,12 +105,13 @@ class CpuOnlyEngine:
         self.host.pause()
         return out_TH
 
-    def begin_step(self, phase: Phase | None) -> None:
-        """A forward pass begins, of a known phase or not."""
+    def begin_step(self, phase: Phase | None, new_request: bool = False) -> None:
+        """A forward pass begins, of a known phase or not, the first of a request or not."""
         if self._closed:
             raise InputError(CLOSED)
         with self._turn:
             self.phase = phase
+            self.scheduler.begin_step(new_request)
             self.accelerator.begin_step()
 
     def end_step(self) -> None:

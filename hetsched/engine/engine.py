@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator
-from ..cpu_kernels import ordered_sum
+from ..cpu_kernels import weighted_sum
 from ..errors import InputError
 from ..faults import Fault, story
 from ..scheduler import Scheduler
@@ -57,7 +57,6 @@ class Engine:
         self._over = ""  # why nothing can run here any more
         self._last_phase = Phase.PREFILL
         self._adopted: set[int] = set()
-        ordered_sum.make_ready()
         lives(self)
 
     @property
@@ -74,6 +73,7 @@ class Engine:
                 f"layer {layer} has experts of {layout.row_bytes} bytes, slots hold "
                 f"{self.scheduler.geometry.expert_bytes}; expert sizes must not grow after the first layer"
             )
+        weighted_sum.make_ready(layout.pieces[0].dtype)
         self._adopted.add(layer)
         self._pin(layer)
         self._load(layer)
@@ -131,8 +131,8 @@ class Engine:
         self._executor.submit(plan, work)
         if len(self._adopted) == self.scheduler.geometry.num_layers:  # else there may be nothing to copy from yet
             self._prefetch()
-        out_TH, outcome = self._executor.finish(dense_s)
-        self.scheduler.observe(outcome._replace(host_s=host_s))
+        out_TH, outcome = self._executor.finish(dense_s, host_s)
+        self.scheduler.observe(outcome)
         self.host.pause()
         return out_TH
 
@@ -144,12 +144,13 @@ class Engine:
         self.host.resume()
         self._executor.prefetch(copies.fetches)
 
-    def begin_step(self, phase: Phase | None) -> None:
-        """A forward pass begins, of a known phase or not."""
+    def begin_step(self, phase: Phase | None, new_request: bool = False) -> None:
+        """A forward pass begins, of a known phase or not, the first of a request or not."""
         if self._over:
             raise InputError(self._over)
         with self._turn:
             self.phase = phase
+            self.scheduler.begin_step(new_request)
             self.accelerator.begin_step()
 
     def end_step(self) -> None:

@@ -19,14 +19,13 @@ from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan
 from .copies import CopiesUnderWay
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
-from .layer_work import LaneCall, LayerInput, LayerUnderWay, casting, lane_calls, summed
+from .layer_work import LayerInput, casting
+from .parts import DeviceParts
 from .recovery import Listener, Patience, RefusedWork, copy_to_device, copy_to_host, on_the_cpu
 from .slots import SlotPool
+from .under_way import LaneCall, LayerUnderWay, lane_calls
 
 Hidden: TypeAlias = Callable[[], torch.Tensor]
-
-
-GPU = Lane.GPU  # a global costs a third of an enum's attribute
 
 
 class AsyncExecutor:
@@ -70,15 +69,18 @@ class AsyncExecutor:
 
     def submit(self, plan: Plan, work: LayerInput) -> None:
         """Start one layer's copies and computations; they work while the caller goes on."""
-        runs, fetches = [(expert.expert, lane is GPU) for expert, _, lane, _ in plan.runs], plan.fetches
-        for fetch in fetches:
+        for fetch in plan.fetches:
             self._copies.start(fetch, self._store)
-        self._under_way = under_way = LayerUnderWay.begin(plan, work, len(fetches), self._send)
-        under_way.calls = lane_calls(runs, under_way.order.active, self._copies.of_layer(work.layer))
-        hidden_TH = self._hidden(work, any(not call.on_gpu for call in under_way.calls))
-        start_s = {True: self._cost.gpu_call_s(), False: self._cost.cpu_start_s(plan.demand.num_tokens)}
-        for call in under_way.calls:
-            self._launch(under_way, call, hidden_TH, start_s.pop(call.on_gpu, 0.0))
+        on_host = work.hidden_TH.is_cpu and self._accelerator.grouped_experts is None
+        self._under_way = under_way = LayerUnderWay.begin(plan, work, None if on_host else self._send)
+        under_way.calls = calls = lane_calls(plan.runs, under_way.active, self._copies.of_layer(work.layer))
+        hidden_TH = self._hidden(work, not calls[-1].on_gpu)
+        for i, call in enumerate(calls):
+            if not call.on_gpu:
+                call_s = self._cost.cpu_start_s(plan.demand.num_tokens)
+            else:
+                call_s = 0.0 if i else self._cost.gpu_call_s()
+            self._launch(under_way, call, hidden_TH, call_s)
 
     def prefetch(self, fetches: Sequence[Fetch]) -> None:
         """Queue copies behind the demanded ones; what they displace is not active in this layer."""
@@ -87,7 +89,7 @@ class AsyncExecutor:
         if self._under_way:
             self._under_way.copies += len(fetches)
 
-    def finish(self, dense_s: float) -> tuple[torch.Tensor, Outcome]:
+    def finish(self, dense_s: float, host_s: float = 0.0) -> tuple[torch.Tensor, Outcome]:
         """Wait for the layer; the experts' sum [T, H], and what it took.
 
         Raises LaneError with the cause where an expert failed on the CPU lane twice.
@@ -98,7 +100,7 @@ class AsyncExecutor:
             makespan_s = self._wait(under_way)
         except (LaneError, Cancelled) as error:
             makespan_s = self._mend(under_way, error)
-        return self._sum(under_way), self._outcome(under_way, dense_s, makespan_s)
+        return self._sum(under_way), self._outcome(under_way, dense_s, makespan_s, host_s)
 
     def abort(self) -> None:
         """After an error: nothing of the plan goes on, and copies that had not arrived are forgotten."""
@@ -120,7 +122,7 @@ class AsyncExecutor:
 
     def _launch(self, under_way: LayerUnderWay, call: LaneCall, hidden_TH: Hidden, call_s: float) -> None:
         """Hand a call to its lane, after its copy if there is one; `call_s` is what it takes besides."""
-        copy, counts = call.copy, [under_way.order.counts[at] for at in call.at_N]
+        copy, counts = call.copy, under_way.counts
         if isinstance(copy, RefusedWork):
             call.event = copy
             return
@@ -133,7 +135,9 @@ class AsyncExecutor:
                 under_way.opening = self._accelerator.launch(lane, dict, call_s)
                 after, call_s = (*after, under_way.opening), 0.0
             kernel = partial(self._run, under_way, call, hidden_TH)
-            call.event = self._accelerator.launch(lane, kernel, sum(each_s(counts), call_s), after)
+            call.event = self._accelerator.launch(
+                lane, kernel, sum(each_s([counts[at] for at in call.at_N]), call_s), after
+            )
         except Exception as error:  # a driver's
             call.event = RefusedWork(error)
 
@@ -161,7 +165,7 @@ class AsyncExecutor:
 
     def _move(self, under_way: LayerUnderWay, call: LaneCall, hidden_TH: Hidden) -> None:
         """Let the CPU lane do a call that failed, in the plan too."""
-        experts = [under_way.order.active[at] for at in call.at_N]
+        experts = [under_way.active[at] for at in call.at_N]
         named = f"layer {under_way.work.layer} expert {', '.join(map(str, experts))}"
         instead, cause = on_the_cpu(call, named, self._listener)
         under_way.calls[under_way.calls.index(call)] = instead
@@ -180,46 +184,49 @@ class AsyncExecutor:
             if on_gpu and self._at_once(under_way, call):
                 return None
             hidden_TH = work.hidden_TH if on_gpu else host_TH()
-            found = (self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N)
             if hidden_TH is not work.hidden_TH:
-                return torch.cat(list(found))
-            under_way.put(call.at_N, found)
+                return torch.cat([self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N])
+            for at in call.at_N:
+                under_way.parts.put(at, self._one(under_way, at, hidden_TH, on_gpu))
         return None
 
     def _one(self, under_way: LayerUnderWay, at: int, hidden_TH: torch.Tensor, on_gpu: bool) -> torch.Tensor:
         """One expert's rows, not yet weighted."""
-        work, expert = under_way.work, ExpertId(under_way.work.layer, under_way.order.active[at])
+        work, expert = under_way.work, ExpertId(under_way.work.layer, under_way.active[at])
         if on_gpu:
             weights = self._slots.weights(expert, self._store.layout(expert.layer))
         else:
             weights = self._store.weights(expert)
         linear = F.linear if on_gpu or work.cast_to is not None else self._cpu_linear
-        return expert_ffn(work.module, weights, under_way.rows(at, hidden_TH), linear, work.arithmetic.compute)
+        return expert_ffn(work.module, weights, under_way.parts.rows(at, hidden_TH), linear, work.arithmetic.compute)
 
     def _at_once(self, under_way: LayerUnderWay, call: LaneCall) -> bool:
         """Compute the experts by the device's own kernels; False where there are none for them."""
-        grouped, work = self._accelerator.grouped_experts, under_way.work
-        if grouped is None or work.cast_to is not None or work.arithmetic != PLAIN:
+        grouped, work, parts = self._accelerator.grouped_experts, under_way.work, under_way.parts
+        if (
+            grouped is None
+            or work.cast_to is not None
+            or work.arithmetic != PLAIN
+            or not isinstance(parts, DeviceParts)
+        ):
             return False
-        order, layout = under_way.order, self._store.layout(work.layer)
-        weights_N = [self._slots.weights(ExpertId(work.layer, order.active[at]), layout) for at in call.at_N]
-        row_P, weight_P1 = under_way.pairs(call.at_N)
-        pairs_N = [order.counts[at] for at in call.at_N]
+        layout, active = self._store.layout(work.layer), under_way.active
+        weights_N = [self._slots.weights(ExpertId(work.layer, active[at]), layout) for at in call.at_N]
+        row_P, weight_P1 = parts.pairs(call.at_N)
+        pairs_N = [under_way.counts[at] for at in call.at_N]
         part_PH = grouped(work.module, weights_N, pairs_N, work.hidden_TH, row_P, weight_P1.reshape(-1))
         if part_PH is None:
             return False
-        under_way.elsewhere |= zip(call.at_N, part_PH.split_with_sizes(pairs_N), strict=True)
+        parts.put_weighted(call.at_N, part_PH)
         return True
 
     def _sum(self, under_way: LayerUnderWay) -> torch.Tensor:
         """All parts added by ascending expert, [T, H]."""
-        work = under_way.work
-        if not work.hidden_TH.is_cpu:
+        if not under_way.work.hidden_TH.is_cpu:
             for call in under_way.calls:
                 if not call.on_gpu:
-                    counts = [under_way.order.counts[at] for at in call.at_N]
-                    under_way.put(call.at_N, self._send(call.event.result()).split_with_sizes(counts))
-        return summed(under_way).to(work.hidden_TH.dtype)
+                    under_way.put(call, self._send(call.event.result()))
+        return under_way.parts.sum()
 
     def _hidden(self, work: LayerInput, on_host: bool) -> Hidden:
         """The hidden states for the CPU lane: as they are, or on their way to the host while the GPU works."""
@@ -231,7 +238,7 @@ class AsyncExecutor:
     def _send(self, tensor: torch.Tensor) -> torch.Tensor:
         return copy_to_device(self._accelerator, tensor, self._listener)
 
-    def _outcome(self, under_way: LayerUnderWay, dense_s: float, makespan_s: float) -> Outcome:
+    def _outcome(self, under_way: LayerUnderWay, dense_s: float, makespan_s: float, host_s: float) -> Outcome:
         opening, cpu_s, stall_s = under_way.opening, 0.0, 0.0
         gpu_s = dense_s + (opening.busy_s if opening and not opening.failed else 0.0)
         for call in under_way.calls:
@@ -241,4 +248,4 @@ class AsyncExecutor:
             else:
                 cpu_s += call.event.busy_s
         link_s = under_way.copies * self._cost.copy_s() if under_way.copies else 0.0
-        return Outcome(under_way.plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s)
+        return Outcome(under_way.plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s)

@@ -15,7 +15,7 @@ from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
 from ..accelerators.host_memory import Here
 from ..faults import Fault, story
 from ..types import ExpertId
-from .layer_work import LaneCall
+from .under_way import LaneCall
 
 STUCK_LAYERS = 256  # with the same copy at the head of the link, before its age is looked at
 

@@ -9,8 +9,6 @@ Shapes: C stored matrices, L layers, E experts, N active experts, T tokens.
 
 from __future__ import annotations
 
-from math import inf
-
 import numpy as np
 import numpy.typing as npt
 
@@ -32,16 +30,15 @@ class ActivationMatrices:
         self._nearest_C: IntArray = np.zeros(places, np.int64)
         self.begin()
 
-    def add_history(self, history: RoutingTrace | None) -> float:
-        """Add one for each calibration sequence, the last `capacity`. Tokens of a mean sequence; inf for no trace."""
+    def add_history(self, history: RoutingTrace | None) -> None:
+        """Add one for each calibration sequence, the last `capacity`."""
         if history is None or not history.num_tokens:
-            return inf
+            return
         sequence_T = np.asarray(history.sequence_T)
         starts = np.flatnonzero(np.diff(sequence_T, prepend=sequence_T[0] - 1))
         ends = np.append(starts[1:], len(sequence_T))
         for begin, end in list(zip(starts.tolist(), ends.tolist(), strict=True))[-self.capacity :]:
             self.add(history.demand_LE(slice(begin, end)).astype(float))
-        return history.num_tokens / len(starts)
 
     def add(self, count_LE: FloatArray) -> None:
         """Store a finished request's tokens per expert; one without tokens is not stored."""

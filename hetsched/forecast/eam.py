@@ -5,9 +5,7 @@ cosine. Here it is a prior for the request's own counts, which count more the lo
 
     P(e) = (strength * prior(e) + count(e)) / (strength + tokens)
 
-where the prior is the nearest matrix' share, mixed with the calibration's. It is looked for once a step. Where requests
-begin is guessed as policy moe-infinity does: at a prefill after anything else; until one has been seen, after as many
-tokens as the calibration's sequences have on average.
+where the prior is the nearest matrix' share, mixed with the calibration's. It is looked for once a step.
 
 Shapes: L layers, E experts.
 """
@@ -21,7 +19,6 @@ from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
 from . import shares_LE
 from .activation_matrices import ActivationMatrices
-from .requests import Requests
 
 NEAREST = 0.8  # share of the nearest matrix in the prior
 ALONE = 0.25  # of `strength`, what the calibration's share counts for where no request is stored
@@ -46,14 +43,14 @@ class Eam:
         self._share_LE = shares_LE(geometry, frequency_LE, history)
         self._top_k = geometry.top_k
         self._past = ActivationMatrices(geometry.num_layers, geometry.num_experts, self.capacity)
-        self._requests = Requests(self._past.add_history(history))
+        self._past.add_history(history)
         self._p_LE = self._share_LE.copy()
         self._begin()
 
     def observe(self, demand: Demand) -> None:
         """Count into the request's matrix; with the first layer, look for the nearest."""
         layer, tokens = demand.layer, demand.num_tokens
-        if layer == 0 and self._requests.begins(demand.phase, tokens):
+        if layer == 0 and demand.new_request:
             self._past.add(self._all_LE)
             self._begin()
         self._all_LE[layer, demand.active] += demand.tokens

@@ -86,13 +86,16 @@ def score(
     given, layers, (tokens, _, top_k) = contexts or Nobody(), geometry.num_layers, scored.experts_TLK.shape
     forecaster.start(geometry, None, history)
     sums, taken_s, ones = _Sums(layers), 0.0, [1] * top_k
+    begins_T = np.diff(scored.sequence_T, prepend=-1).astype(bool).tolist()
     said_SLE = np.zeros((CHUNK, layers, geometry.num_experts), np.float32)
     for first in range(0, tokens, CHUNK):
         experts_SLK = np.sort(scored.experts_TLK[first : first + CHUNK], axis=2)
         for s, rows in enumerate(experts_SLK.tolist()):
             for layer, active in enumerate(rows):
                 said_SLE[s, layer] = forecaster.next_LE()[layer]
-                demand = Demand.listed(first + s, layer, Phase.DECODE, active, ones, 1, geometry.num_experts)
+                demand = Demand.listed(
+                    first + s, layer, Phase.DECODE, active, ones, 1, geometry.num_experts, None, begins_T[first + s]
+                )
                 context = given.of(demand)
                 begin_s = clock() if clock else 0.0
                 tell(forecaster, demand, context)

@@ -13,6 +13,7 @@ from ..geometry import MoEGeometry
 from ..learned import Memory, load
 from ..machine.profile import HardwareProfile
 from ..scheduler import DEFAULT_SOLVER, Scheduler
+from ..steering.file import Steering
 from ..tiers import Tier
 from .budget import accelerator_for
 from .choices import MemoryPlan, choices_of, memory_plan
@@ -28,6 +29,7 @@ class Assembly(NamedTuple):
     tier: Tier
     cpu_kernel: CpuKernel
     engine: Engine | CpuOnlyEngine
+    steering: Steering | None
     memory: Memory | None
 
 
@@ -42,10 +44,11 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
     try:
         if names.cpu_only:
             kernel = cpu_only_kernel_for(options.cpu_kernel, geometry, hardware, modules)
-            return Assembly(hardware, tier, kernel, CpuOnlyEngine(scheduler, accelerator, kernel.choice), None)
+            cpu_engine = CpuOnlyEngine(scheduler, accelerator, kernel.choice)
+            return Assembly(hardware, tier, kernel, cpu_engine, names.steering, None)
         kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated)
         engine = Engine(scheduler, accelerator, kernel.linear, store_for(tier))
-        return Assembly(hardware, tier, kernel, engine, memory)
+        return Assembly(hardware, tier, kernel, engine, names.steering, memory)
     except BaseException:
         accelerator.close()
         raise

@@ -23,8 +23,10 @@ from .door import close_door, open_door
 from .expert_modules import Selection, is_selected, selected_name
 from .gpu_precision import precision_stats
 from .interrupts import uninterrupted
+from .phases import begins_request
 from .phases import phase_of_call as phase_of_call
 from .places import Place, SavedCopies, forget, place_of, put, take_off
+from .steering import SteeredModel
 from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
 from .weight_watch import WeightWatch
 
@@ -40,7 +42,8 @@ class Attachment:
     """
 
     def __init__(self, geometry: MoEGeometry, options: Options, modules: Sequence[Any] = ()) -> None:
-        self.hardware, self.tier, self.cpu_kernel, self.engine, self._memory = assembled(geometry, options, modules)
+        made = assembled(geometry, options, modules)
+        self.hardware, self.tier, self.cpu_kernel, self.engine, self.steering, self._memory = made
         self._learned = options.learned
         self.geometry = geometry
         self.eager_calls = 0
@@ -51,6 +54,7 @@ class Attachment:
         self._arithmetic: dict[Any, Arithmetic] = {}
         self._selection = Selection()
         self._dense = DensePart()
+        self._steered = SteeredModel()
         self._weights = WeightWatch()
         self.in_step = False  # configs and weights have been looked at in this forward pass
         self._attached = True
@@ -67,8 +71,9 @@ class Attachment:
 
         `expert_bytes_total`: what the experts take. `slot_waste_share`: of a slot, unused by the average expert, since
         all slots are as large as the largest. `pageable_share` of the experts' host memory is not pinned, for the
-        `pageable_reason`; `loaded`: what hetsched.load says of its work. `modules_served` of `modules` have run here at
-        least once; `eager_calls`: calls of expert modules made after attach, which transformers computes.
+        `pageable_reason`; `loaded`: what hetsched.load says of its work. `steered`: what is forced on and off, None for
+        nothing. `modules_served` of `modules` have run here at least once; `eager_calls`: calls of expert modules made
+        after attach, which transformers computes.
         """
         held_bytes = sum(self._bytes_L)
         places = [place for _, module in self._living() if (place := place_of(module)) is not None]
@@ -82,7 +87,8 @@ class Attachment:
             "forecaster": getattr(self.scheduler.forecaster, "name", None),
             "cpu_kernel": self.cpu_kernel.name,
             "cpu_kernel_reason": self.cpu_kernel.reason,
-            **precision_stats(self.tier, self.engine.store),
+            **precision_stats(self.tier, self.engine.store, steered=self.steering is not None),
+            "steered": self.steering and self.steering.facts(),
             "gpu_expert_bytes": self.engine.gpu_expert_bytes,
             "expert_bytes_total": held_bytes,
             **pinning_stats(self.engine.store, self.engine.accelerator),
@@ -104,6 +110,7 @@ class Attachment:
             return
         with uninterrupted():
             self._selection.restore()
+            self._steered.take_off()
             self._dense.restore()
             if (model := self.model()) is not None:
                 take_off(model, self)
@@ -193,6 +200,11 @@ class Attachment:
         if device.type != "cpu":
             self._dense.move(model, device)
 
+    def steer(self, model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> None:
+        """Force experts on and off in the model's routers, where that was asked for."""
+        if self.steering is not None:
+            self._steered.put_on(model, layers, self.steering)
+
     def select(self, model: torch.nn.Module) -> None:
         """Route the model's experts here, and follow its forward passes."""
         self.model = weakref.ref(model)
@@ -223,7 +235,7 @@ class Attachment:
 
     @not_compiled
     def _begin_step(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self.engine.begin_step(phase_of_call(args, kwargs))
+        self.engine.begin_step(phase_of_call(args, kwargs), begins_request(args, kwargs))
         self.look()
         self.in_step = True
 

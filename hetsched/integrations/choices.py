@@ -21,6 +21,7 @@ from ..machine.profile import HardwareProfile
 from ..machine.sizes import parse_bytes
 from ..plugins import plugin
 from ..scheduler import DEFAULT_SOLVER, refuse_idle_forecaster, refuse_idle_solver
+from ..steering.file import Steering, read_steering
 from ..tiers import Tier
 from ..types import FloatArray
 from .budget import accelerator_for, gpu_budget_bytes, refuse_idle_scale
@@ -42,6 +43,7 @@ class Options:
     stand_in_for: str | MoEGeometry | None = None
     cpu_kernel: str | None = None
     gpu_precision: str | None = None
+    steer: str | Path | Steering | None = None
     forecaster: Any = None
     learned: str | Path | None = None
 
@@ -56,12 +58,16 @@ class Options:
 
 
 class Choices(NamedTuple):
-    """What the names among the options stand for; `here`: the machine is this one. `cpu_only`: it has no GPU to use."""
+    """What the names among the options stand for; `here`: the machine is this one. `cpu_only`: it has no GPU to use.
+
+    `steering`: None where nothing is forced.
+    """
 
     hardware: HardwareProfile
     here: bool
     cpu_only: bool
     timed_as: MoEGeometry | None
+    steering: Steering | None
 
 
 class MemoryPlan(NamedTuple):
@@ -99,7 +105,8 @@ def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices
         parse_bytes(options.gpu_memory, whole_bytes=0)
     check_gpu_precision(options.gpu_precision, hardware)
     check_cpu_kernel(options.cpu_kernel, geometry.dtype if geometry else None)
-    return Choices(hardware, here, cpu_only, _stand_in(options.stand_in_for, hardware, here))
+    steering = _steering(options.steer, geometry)
+    return Choices(hardware, here, cpu_only, _stand_in(options.stand_in_for, hardware, here), steering)
 
 
 def memory_plan(names: Choices, options: Options, geometry: MoEGeometry, modules: Sequence[Any]) -> MemoryPlan:
@@ -125,6 +132,14 @@ def check_options_for(given: Mapping[str, Any], geometry: MoEGeometry, modules: 
     """Raise InputError for what attach() would refuse of this model, whose modules may be on meta."""
     options = Options.of(given)
     memory_plan(choices_of(options, geometry), options, geometry, modules)
+
+
+def _steering(spec: str | Path | Steering | None, geometry: MoEGeometry | None) -> Steering | None:
+    """What is to be forced. Raises InputError for a file that is none, or is another model's."""
+    steering = read_steering(spec) if isinstance(spec, str | Path) else spec
+    if steering is not None and geometry is not None:
+        steering.check_model(geometry)
+    return steering
 
 
 def _stand_in(spec: str | MoEGeometry | None, hardware: HardwareProfile, here: bool) -> MoEGeometry | None:

@@ -76,14 +76,14 @@ def store_for(tier: Tier) -> HostStore:
     return HostStore() if tier.precision is None else QuantisedStore(tier.precision)
 
 
-def precision_stats(tier: Tier, store: HostStore) -> dict[str, Any]:
-    """`lossless`: whether the GPU computes with the model's own weights; what it holds, and why.
+def precision_stats(tier: Tier, store: HostStore, *, steered: bool) -> dict[str, Any]:
+    """`lossless`: whether the GPU computes with the model's own weights what its own routers chose; what it holds, why.
 
     `lossy_share`: of the experts computed so far, those computed from copies.
     """
     runs = (store.copied_runs, store.exact_runs) if isinstance(store, QuantisedStore) else (0, 0)
     return {
-        "lossless": tier.precision is None,
+        "lossless": tier.precision is None and not steered,
         "gpu_precision": tier.name,
         "gpu_precision_reason": tier.reason,
         "slot_bytes": tier.slots.expert_bytes,

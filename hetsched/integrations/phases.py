@@ -43,6 +43,17 @@ def phase_of_call(args: Any, kwargs: dict[str, Any]) -> Phase | None:
     return Phase.VERIFY if wanted > 1 or (wanted == 0 and new <= VERIFY_MOST) else Phase.PREFILL
 
 
+def begins_request(args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a forward pass is the first of a request: it begins with an empty cache, or with none.
+
+    A later chunk of the prompt, a chat's next turn and every decode step find a filled one. False where that says
+    nothing: with `use_cache=False` every pass of a generation begins anew, and continuous batching mixes requests.
+    """
+    if kwargs.get("use_cache") is False or phase_of_call(args, kwargs) is not Phase.PREFILL:
+        return False
+    return not _is_filled(kwargs.get("past_key_values"))
+
+
 def _tokens(args: Any, kwargs: dict[str, Any]) -> Any:
     """What the layers get, [batch, tokens, ...]: ids or embeddings; of an encoder-decoder, the decoder's."""
     for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids"):

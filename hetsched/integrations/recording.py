@@ -1,7 +1,7 @@
 """Recording what a transformers model's routers choose while it generates, attached to hetsched or not.
 
 Hooks before every expert module see the chosen ids and weights, whatever implementation then computes the experts.
-Shapes: T tokens of one forward pass, L layers, K top-k.
+Shapes: T tokens of one forward pass, L layers, K top-k, H width of the model.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ from .expert_modules import expert_modules, is_expert_module
 
 
 class Pass(NamedTuple):
-    """One forward pass: `experts_TLK` int16, `weights_TLK` float16, and its phase."""
+    """One forward pass: `experts_TLK` int16, `weights_TLK` float16, its phase, and `hidden_TLH` float16 or None."""
 
     experts_TLK: npt.NDArray[np.int16]
     weights_TLK: npt.NDArray[np.float16]
     phase: Phase
+    hidden_TLH: npt.NDArray[np.float16] | None = None
 
 
 class Recorder:
     """Collects the passes of one model; `take()` hands over what came since the last call."""
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, num_layers: int, *, hidden: bool = False) -> None:
         self._num_layers = num_layers
+        self._with_hidden = hidden
+        self._hidden: dict[int, torch.Tensor] = {}
         self._passes: list[Pass] = []
         self._phase = Phase.UNKNOWN
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -56,9 +59,11 @@ class Recorder:
         self._phase = Phase.UNKNOWN if phase is None else phase
         self._layers.clear()
 
-    def see(self, layer: int, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> None:
-        """What the router of one layer chose."""
+    def see(self, layer: int, ids_TK: torch.Tensor, weights_TK: torch.Tensor, hidden_TH: torch.Tensor) -> None:
+        """What the router of one layer chose, and what it chose by."""
         self._layers[layer] = ids_TK.detach(), weights_TK.detach()
+        if self._with_hidden:
+            self._hidden[layer] = _as_float16(hidden_TH)
 
     def end(self, *_ignored: Any) -> None:
         """After a forward pass of the model: a hook. Raises InputError when layers chose in unlike shapes."""
@@ -71,23 +76,28 @@ class Recorder:
             )
         ids_TLK = torch.stack([ids for ids, _ in seen], dim=1).to("cpu", torch.int16).numpy()
         weights_TLK = torch.stack([weights for _, weights in seen], dim=1).to("cpu", torch.float16).numpy()
-        self._passes.append(Pass(ids_TLK, weights_TLK, self._phase))
+        hidden_TLH = None
+        if self._with_hidden:
+            hidden_TLH = torch.stack([self._hidden[layer] for layer in sorted(self._layers)], dim=1).numpy()
+        self._passes.append(Pass(ids_TLK, weights_TLK, self._phase, hidden_TLH))
         self._layers.clear()
 
 
 @contextmanager
-def recording(model: torch.nn.Module) -> Iterator[Recorder]:
+def recording(model: torch.nn.Module, *, hidden: bool = False) -> Iterator[Recorder]:
     """Context in which the forward passes of a model are recorded; its outputs are what they were.
+
+    `hidden`: what each layer's router and experts are given, too.
 
     Raises InputError for a model without routed experts.
     """
     modules = expert_modules(model)
-    recorder = Recorder(len(modules))
+    recorder = Recorder(len(modules), hidden=hidden)
 
     def watch(layer: int) -> Callable[..., None]:
         def see(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = dict(zip(("hidden_states", "top_k_index", "top_k_weights"), args, strict=False)) | kwargs
-            recorder.see(layer, given["top_k_index"], given["top_k_weights"])
+            recorder.see(layer, given["top_k_index"], given["top_k_weights"], given["hidden_states"])
 
         return see
 
@@ -109,20 +119,24 @@ def record(
     *,
     generate: dict[str, Any],
     meta: dict[str, Any] | None = None,
+    hidden: bool = False,
     progress: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> dict[str, Any]:
     """Generate from every prompt (token ids [1, T]) and write the routing of all passes to a trace file; its meta.
 
     `arguments` says what is recorded: unfinished work of the same arguments is continued, at the first sequence that
-    was not committed; `generate` goes to model.generate. `progress` is told sequences done and tokens recorded. Steps
-    of several tokens after the prompt are verify steps, rejected drafts included: it is what the model computed.
+    was not committed; `generate` goes to model.generate; `hidden`: hidden states are written, too.
+    `progress` is told sequences done and tokens recorded. Steps of several tokens after the prompt are verify steps,
+    rejected drafts included: it is what the model computed.
     """
     modules = expert_modules(model)
     layers = layer_numbers(model)
-    shape = len(modules), _top_k(model, prompts[0])
+    top_k, width = _top_k_and_width(model, prompts[0])
+    extras = ("weights", "step", *(("hidden",) if hidden else ()))
     num_experts = max(int(module.num_experts) for module in modules)
-    writer = TraceWriter(path, num_experts, shape, extras=("weights", "step"), arguments=arguments)
-    with writer, recording(model) as recorder:
+    shape, kept_width = (len(modules), top_k), width if hidden else 0
+    writer = TraceWriter(path, num_experts, shape, extras=extras, width=kept_width, arguments=arguments)
+    with writer, recording(model, hidden=hidden) as recorder:
         _require_whole_sequences(writer, len(prompts))
         steps = int(writer.array("step")[-1]) + 1 if writer.tokens else 0
         progress(writer.progress, writer.tokens)
@@ -163,15 +177,26 @@ def _append(writer: TraceWriter, passes: Sequence[Pass], sequence: int, steps: i
         sequence=np.full(total, sequence),
         phase=np.repeat([int(p.phase) for p in passes], lengths),
         step=np.repeat(np.arange(steps, steps + len(passes)), lengths),
+        **({"hidden": np.concatenate([p.hidden_TLH for p in passes])} if writer.width else {}),
     )
     return steps + len(passes)
 
 
-def _top_k(model: Any, prompt: torch.Tensor) -> int:
-    """Experts per token, seen in a forward pass of one token: configs name it in many ways."""
-    with recording(model) as recorder, torch.inference_mode():
+def _top_k_and_width(model: Any, prompt: torch.Tensor) -> tuple[int, int]:
+    """Experts per token and numbers of a hidden state, seen in a forward pass of one token: configs name them in many
+    ways.
+    """
+    with recording(model, hidden=True) as recorder, torch.inference_mode():
         model(input_ids=prompt[:, :1], use_cache=False)
-    return int(recorder.take()[0].experts_TLK.shape[2])
+    seen = recorder.take()[0]
+    assert seen.hidden_TLH is not None
+    return int(seen.experts_TLK.shape[2]), int(seen.hidden_TLH.shape[2])
+
+
+def _as_float16(hidden_TH: torch.Tensor) -> torch.Tensor:
+    """On the CPU, with what float16 cannot hold at its ends."""
+    most = float(torch.finfo(torch.float16).max)
+    return hidden_TH.detach().float().clamp(-most, most).reshape(-1, hidden_TH.shape[-1]).to("cpu", torch.float16)
 
 
 def _has_repeats(experts_TLK: npt.NDArray[Any]) -> bool:

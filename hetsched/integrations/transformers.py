@@ -20,6 +20,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
+from ..steering.file import Steering
 from ..types import FloatArray
 from .assembly import Options
 from .attachment import Attachment, attachments
@@ -49,6 +50,7 @@ def attach(
     stand_in_for: str | MoEGeometry | None = None,
     cpu_kernel: str | None = None,
     gpu_precision: str | None = None,
+    steer: str | Path | Steering | None = None,
     forecaster: Any = None,
     learned: str | Path | None = None,
 ) -> Attachment:
@@ -72,6 +74,9 @@ def attach(
     `gpu_precision`: None keeps every token exact. "int8" and "int4" (GGUF's Q8_0 and Q4_0) fill the GPU with lossy
     copies: more experts fit and a copy is shorter, while the CPU goes on computing with the exact weights. "auto" takes
     exact, int8 or int4 by the placement problem under `gpu_memory`; `stats()["gpu_precision"]` says which.
+
+    `steer`: LOSSY, a steering file of `hetsched analyse experts` whose experts are forced on or off at every token;
+    `stats()["steered"]` says so.
 
     Expert modules on meta are taken over at their first call; those made after attach (multi-token prediction) are
     computed by transformers and counted in `stats()["eager_calls"]`.
@@ -97,6 +102,7 @@ def attach(
         stand_in_for,
         cpu_kernel,
         gpu_precision,
+        steer,
         forecaster,
         learned,
     )
@@ -127,6 +133,11 @@ def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], 
     geometry = geometry_of([tied[0] for tied in layers], getattr(model, "config", modules[0].config))
     attachment = Attachment(geometry, options, [tied[0] for tied in layers])
     made.append(attachment)
+    if runs_on and attachment.steering is not None:
+        raise InputError(
+            "a model that attaches itself has routed its first layer already and cannot be steered; call "
+            "hetsched.attach(model, steer=...) before its first forward pass"
+        )
     if not runs_on:
         attachment.bring(model)
     elif (wanted := attachment.engine.accelerator.device.type) not in ("cpu", runs_on):
@@ -136,6 +147,7 @@ def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], 
         )
     for tied in layers:
         attachment.adopt(tied)
+    attachment.steer(model, layers)
     attachment.select(model)
     attachment.loaded = report_of(model)
 

@@ -29,7 +29,7 @@ from ..residency import ABSENT, RESIDENT
 from ..types import Demand, ExpertId, Fetch, FloatArray
 from .idle_link import copies, expected, room
 from .rule_dispatch import RuleDispatch
-from .static import most_frequent
+from .static import evenly
 
 
 class Dali:
@@ -114,11 +114,3 @@ class Dali:
             return []
         keep_F = self._last_LE.reshape(-1)
         return copies(better, demand, view, keep_F, len(better), cause, layer=layer, below=float(keep_F[better[-1]]))
-
-
-def evenly(setting: Setting) -> list[ExpertId]:
-    """Every layer's most frequent expert, then every layer's second, and so on."""
-    ranked: list[list[ExpertId]] = [[] for _ in range(setting.geometry.num_layers)]
-    for expert in most_frequent(setting):
-        ranked[expert.layer].append(expert)
-    return [expert for same_rank in zip(*ranked, strict=True) for expert in same_rank]

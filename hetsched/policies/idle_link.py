@@ -16,7 +16,10 @@ from ..types import Demand, ExpertId, Fetch, FloatArray, IntArray
 
 
 def room(demand: Demand, view: View, depth: int) -> int:
-    """How many prefetches may be added where at most `depth` shall wait behind the copies that the layer waits for."""
+    """How many prefetches may be added where at most `depth` shall wait behind the copies that the layer waits for.
+
+    Copies of the layer's own experts are not counted; 0 or less where the link has enough to do.
+    """
     waiting = 0
     for (layer, expert), _ in view.link.in_flight:
         waiting += layer != demand.layer or expert not in demand.active

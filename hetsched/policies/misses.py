@@ -1,4 +1,4 @@
-"""Simple answers to a miss, shared by the baselines: on the CPU, or fetched while there are slots."""
+"""Simple answers to a miss, for baselines and writers of policies: on the CPU, or fetched while there are slots."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ def misses_on_cpu(demand: Demand, view: View, setting: Setting) -> Decision:
 def decision(
     demand: Demand, view: View, setting: Setting, fetched: dict[ExpertId, ExpertId | None], cause: str = "missed"
 ) -> Decision:
-    """Residents on the GPU, `fetched` (expert -> victim) on the GPU after their copy, in order, the rest on the CPU."""
+    """Residents on the GPU, `fetched` on the GPU after their copy, in order, the rest on the CPU.
+
+    `fetched`: missing experts of the layer, each with the resident whose slot it takes (None: a free slot), in the
+    order of their copies; a victim must not be active in the layer. `cause` is told of each. The makespan expected is
+    that of these lanes, so that nobody has to add it up.
+    """
     layer, states = demand.layer, view.residency.states(demand.layer)
     here: list[Run] = []
     cpu: list[Run] = []

@@ -11,10 +11,8 @@ expert:
   stays.
 
 The collection holds 1000 EAMs: those of the calibration sequences (the last ones), then finished requests; a full one
-forgets what was nearest least often, as released (the paper clusters). Approximated: a policy does not see where
-requests begin. A prefill step after any other begins one; until a prefill step has been seen, one ends after as many
-tokens as the calibration sequences have on average. The queue of prefetches is renewed at each layer, with `depth`
-copies in the link's.
+forgets what was nearest least often, as released (the paper clusters). Where a request begins the demand says. The
+queue of prefetches is renewed at each layer, with `depth` copies in the link's.
 
 Shapes: C stored EAMs, L layers, E experts, N active experts.
 """
@@ -27,7 +25,7 @@ import numpy as np
 
 from ..forecast.activation_matrices import ActivationMatrices
 from ..policy import Decision, Setting, View
-from ..types import Demand, ExpertId, Fetch, FloatArray, Phase
+from ..types import Demand, ExpertId, Fetch, FloatArray
 from .idle_link import copies, room
 from .rule_dispatch import RuleDispatch
 
@@ -49,11 +47,9 @@ class MoeInfinity:
         shape = setting.geometry
         self._dispatch = RuleDispatch(setting, "all-fetch")
         self._past = ActivationMatrices(shape.num_layers, shape.num_experts, self.capacity)
-        self._request_tokens = self._past.add_history(setting.history)
+        self._past.add_history(setting.history)
         self._early_L = 1.0 - np.arange(shape.num_layers) / shape.num_layers
         self._score_LE: FloatArray = np.zeros((shape.num_layers, shape.num_experts))
-        self._prefill_seen = False
-        self._phase = Phase.UNKNOWN
         self._waiting: set[int] = set()
         self._begin()
         return ()
@@ -67,11 +63,9 @@ class MoeInfinity:
         layer, experts = demand.layer, demand.num_experts
         if layer == 0:
             self._waiting.clear()
-            if self._ends(demand.phase):
+            if demand.new_request:
                 self._past.add(self._count_LE)
                 self._begin()
-            self._phase = demand.phase
-            self._tokens += demand.num_tokens
         count_E = self._count_LE[layer]
         count_E[demand.active] += demand.tokens
         self._past.follow(layer, demand.active, demand.tokens)
@@ -98,16 +92,7 @@ class MoeInfinity:
         self._waiting.update(fetch.expert.layer * experts + fetch.expert.expert for fetch in found)
         return found
 
-    def _ends(self, phase: Phase) -> bool:
-        """Whether the request ended before a step of this phase."""
-        if phase is Phase.PREFILL:
-            fresh = self._phase is not Phase.PREFILL and self._tokens > 0
-            self._prefill_seen = True
-            return fresh
-        return not self._prefill_seen and self._tokens >= self._request_tokens
-
     def _begin(self) -> None:
         self._count_LE: FloatArray = np.zeros_like(self._score_LE)
         self._score_LE[:] = SMALL * self._early_L[:, None]
         self._past.begin()
-        self._tokens = 0

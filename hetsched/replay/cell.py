@@ -69,7 +69,7 @@ class Cell(NamedTuple):
 
     def run(self, bench: Bench, progress: Progress | None = None) -> CellResult:
         """Replay the scored part of the study's trace."""
-        return self.result(bench, self._replay(bench, progress))
+        return self.result(bench, self.replay(bench, progress))
 
     def result(self, bench: Bench, replayed: Replay) -> CellResult:
         """What a replay of this cell came to."""
@@ -83,7 +83,8 @@ class Cell(NamedTuple):
         simulate(bench.scored, steps, scheduler)
         return Tried(_typical(scheduler.taken_s), _typical(scheduler.beside_s), is_compiled(scheduler.policy))
 
-    def _replay(self, bench: Bench, progress: Progress | None) -> Replay:
+    def replay(self, bench: Bench, progress: Progress | None = None) -> Replay:
+        """Replay the scored part of the study's trace, step by step."""
         charge_s, policy = bench.study.decision_s, self.strategy.policy()
         if charge_s is not None:
             clock: Callable[[], float] = ConstantClock(charge_s)

@@ -1,6 +1,6 @@
 """A whole replay in one compiled call: the parts that decide in a model, on the timeline's, layer by layer.
 
-Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts.
+Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts, C counts of a board.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ..board import (
     N_STEPS,
     N_TOKENS,
     NEW,
+    NEW_REQUEST,
     ON_GPU,
     PHASE,
     PREDICTED_S,
@@ -58,7 +59,7 @@ from ..board import (
 from ..board.contract import FINE, apply_copies, arrive, note_arrivals, open_board
 from ..jit import compiled_lean, specialised
 from ..policies.compiled import CompiledPolicy
-from ..types import FloatArray, IntArray
+from ..types import BoolArray, FloatArray, IntArray
 from . import line as lanes
 from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
 
@@ -71,12 +72,16 @@ SOURCES = ("hetsched.replay.loop", "hetsched.replay.line")
 
 
 class Demanded(NamedTuple):
-    """What is asked for: experts of every token, and the tokens that each step takes together, with their phase."""
+    """What is asked for: experts of every token, and the tokens that each step takes together, with their phase.
+
+    `new_S`: the step is the first of a request.
+    """
 
     experts_TLK: npt.NDArray[np.int16]
     begin_S: IntArray
     end_S: IntArray
     phase_S: Bytes
+    new_S: BoolArray
 
 
 @compiled_lean
@@ -95,6 +100,7 @@ def demand(board: Board, asked: Demanded, s: int, layer: int) -> None:
             active += 1
     at = board.at
     at[LAYER], at[TOKENS], at[PHASE], at[ACTIVE] = layer, end - begin, asked.phase_S[s], active
+    at[NEW_REQUEST] = asked.new_S[s]
 
 
 @compiled_lean
@@ -173,13 +179,15 @@ def _looping(stamp: int) -> Callable[..., int]:
         begin_S: IntArray,
         end_S: IntArray,
         phase_S: Bytes,
+        new_S: BoolArray,
         charge_3: FloatArray,
         step_s_S: FloatArray,
+        counts_SC: IntArray,
     ) -> int:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
         line = open_line(line_arrays[0], line_arrays[1], line_arrays[2])
-        asked = Demanded(experts_TLK, begin_S, end_S, phase_S)
+        asked = Demanded(experts_TLK, begin_S, end_S, phase_S, new_S)
         decision_s, beside_s, host_s = charge_3
         gpu_N, gpu_s_N = np.empty(board.at[EXPERTS], np.int64), np.empty(board.at[EXPERTS])
         for s in range(len(begin_S)):
@@ -208,6 +216,7 @@ def _looping(stamp: int) -> Callable[..., int]:
                 finish(board, line, seconds_4T, gpu_N, gpu_s_N)
                 record(board, line, dense_s, decision_s, beside_s, host_s)
             step_s_S[s] = line.time_3[lanes.NOW_S] - begun_s
+            counts_SC[s] = board.counts
         return FINE
 
     return replay

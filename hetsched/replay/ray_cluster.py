@@ -23,7 +23,7 @@ def run_on_ray(study: Study, tasks: Sequence[Task], address: str, done: Done) ->
     """
     ray = _ray()
     bench = Bench(study)
-    sent = replace(study, source=bench.whole)
+    sent = replace(study, source=bench.whole, fit_source=bench.history if study.fit_source is not None else None)
     try:
         ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:

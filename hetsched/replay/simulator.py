@@ -1,6 +1,6 @@
 """Simulator: replays a routing trace through a Scheduler on a virtual machine, layer by layer. Deterministic.
 
-Shapes: S steps, L layers, T tokens of a step, K top-k, E experts, N active experts.
+Shapes: S steps, L layers, T tokens of a step, K top-k, E experts, N active experts, C counts of a board.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..board import STEP
+from ..board import COUNTS, STEP
 from ..errors import InputError
 from ..scheduler import Scheduler
 from ..stats import RunStats
 from ..traces.trace import RoutingTrace
-from ..types import Demand, FloatArray, Phase
-from .steps import Steps
+from ..types import Demand, FloatArray, IntArray, Phase
+from .steps import Steps, new_requests
 from .timeline import Timeline
 
 if TYPE_CHECKING:
@@ -30,10 +30,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay came to: sums over all layers, and the seconds of each step [S], host time counted."""
+    """What a replay came to: sums over all layers; the seconds of each step [S], host time counted.
+
+    `counts_SC`: the board's counts (N_HITS and others of board) as they stood after each step.
+    """
 
     stats: RunStats
     step_s_S: FloatArray
+    counts_SC: IntArray
 
     @property
     def step_s(self) -> float:
@@ -75,12 +79,12 @@ def simulate(
     check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
     parts = compiled_parts(scheduler)
     if parts is None:
-        step_s_S = _run(trace, steps, scheduler, host_s, progress)
+        step_s_S, counts_SC = _run(trace, steps, scheduler, host_s, progress)
     else:
-        step_s_S = _run_compiled(trace, steps, scheduler, parts, host_s, progress)
+        step_s_S, counts_SC = _run_compiled(trace, steps, scheduler, parts, host_s, progress)
     scheduler.drop_copies()  # what is under way goes with the timeline
     scheduler.residency.check()
-    return Replay(scheduler.stats, step_s_S)
+    return Replay(scheduler.stats, step_s_S, counts_SC)
 
 
 def compiled_parts(scheduler: Scheduler) -> tuple[CompiledDecider, ConstantClock] | None:
@@ -89,6 +93,8 @@ def compiled_parts(scheduler: Scheduler) -> tuple[CompiledDecider, ConstantClock
 
     decider, clock = scheduler.decider, scheduler.clock
     if type(scheduler) is not Scheduler or not isinstance(clock, ConstantClock) or scheduler.stats.layers:
+        return None
+    if scheduler.tells_outcomes:
         return None
     return (decider, clock) if isinstance(decider, CompiledDecider) and decider.calls.is_whole else None
 
@@ -100,12 +106,12 @@ def _run_compiled(
     parts: tuple[CompiledDecider, ConstantClock],
     host_s: float,
     progress: Progress | None,
-) -> FloatArray:
-    """Seconds of each step [S], in compiled calls of some steps each."""
+) -> tuple[FloatArray, IntArray]:
+    """Seconds of each step and counts after it, in compiled calls of some steps each."""
     from .line import new_line
     from .loop import compiled_replay
 
-    (decider, clock), step_s_S = parts, np.zeros(steps.count)
+    (decider, clock), step_s_S, counts_SC = parts, np.zeros(steps.count), np.zeros((steps.count, COUNTS), np.int64)
     calls, charge_3 = decider.calls, np.array([clock.charge_s, clock.beside_s, host_s])
     scheduler.board.at[STEP] = -1
     fixed = (
@@ -116,22 +122,22 @@ def _run_compiled(
         new_line(scheduler.residency.state_LE.size, scheduler.board.machine),
         trace.experts_TLK,
     )
-    replay = compiled_replay(calls)
+    replay, new_S = compiled_replay(calls), new_requests(trace, steps)
     for first in range(0, steps.count, STEPS_AT_ONCE):
         span = slice(first, first + STEPS_AT_ONCE)
-        asked = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8)
-        decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span]))
+        asked = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8), new_S[span]
+        decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span], counts_SC[span]))
         scheduler.residency.check()
         if progress is not None:
             progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
-    return step_s_S
+    return step_s_S, counts_SC
 
 
 def _run(
     trace: RoutingTrace, steps: Steps, scheduler: Scheduler, host_s: float, progress: Progress | None
-) -> FloatArray:
-    """Seconds of each step [S], layer by layer."""
-    step_s_S = np.zeros(steps.count)
+) -> tuple[FloatArray, IntArray]:
+    """Seconds of each step and counts after it, layer by layer."""
+    step_s_S, counts_SC = np.zeros(steps.count), np.zeros((steps.count, COUNTS), np.int64)
     timeline, cost, since_check = Timeline(scheduler.cost), scheduler.cost, 0
     for s, layers in enumerate(demands(trace, steps, scheduler.uses_weights)):
         begin_s = timeline.now_s
@@ -148,10 +154,10 @@ def _run(
             if since_check == CHECK_EVERY:
                 since_check = 0
                 scheduler.residency.check()
-        step_s_S[s] = timeline.now_s - begin_s
+        step_s_S[s], counts_SC[s] = timeline.now_s - begin_s, scheduler.board.counts
         if progress is not None and s % 64 == 63:
             progress(s + 1, steps.count)
-    return step_s_S
+    return step_s_S, counts_SC
 
 
 def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: str) -> None:
@@ -166,16 +172,16 @@ def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: s
 def demands(trace: RoutingTrace, steps: Steps, weighted: bool = False) -> Iterator[list[Demand]]:
     """The demands of each step, layer by layer; `weighted`: with router weights, where the trace has them."""
     experts, layers = trace.num_experts, trace.num_layers
-    spans = zip(steps.begin_S.tolist(), steps.end_S.tolist(), steps.phase_S.tolist(), strict=True)
-    for s, (begin, end, phase_number) in enumerate(spans):
+    columns = steps.begin_S, steps.end_S, steps.phase_S, new_requests(trace, steps)
+    for s, (begin, end, phase_number, new) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         phase = Phase(phase_number)
         if weighted and trace.weights_TLK is not None:
             tokens_LE, weights_LE = trace.demand_LE(slice(begin, end)), trace.weight_LE(slice(begin, end))
-            yield [Demand(s, l, phase, tokens_LE[l], end - begin, weights_LE[l]) for l in range(layers)]
+            yield [Demand(s, l, phase, tokens_LE[l], end - begin, weights_LE[l], new) for l in range(layers)]
         elif end - begin == 1:
             rows = np.sort(trace.experts_TLK[begin], axis=1).tolist()
             ones = [1] * len(rows[0])
-            yield [Demand.listed(s, l, phase, rows[l], ones, 1, experts) for l in range(layers)]
+            yield [Demand.listed(s, l, phase, rows[l], ones, 1, experts, None, new) for l in range(layers)]
         else:
             tokens_LE = trace.demand_LE(slice(begin, end))
-            yield [Demand(s, l, phase, tokens_LE[l], end - begin) for l in range(layers)]
+            yield [Demand(s, l, phase, tokens_LE[l], end - begin, None, new) for l in range(layers)]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..traces.trace import RoutingTrace
-from ..types import IntArray, Phase
+from ..types import BoolArray, IntArray, Phase
 
 MODES = ("auto", "recorded", "decode")
 
@@ -67,6 +67,13 @@ def steps_of(
     runs = _runs(kind_T, pass_T)
     one_by_one = trace.step_T is None
     return _cut(runs, prefill_chunk, phase_T, "", one_by_one=one_by_one)
+
+
+def new_requests(trace: RoutingTrace, steps: Steps) -> BoolArray:
+    """Which steps are the first of a sequence, bool [S]: each is a request, and its beginning ends the one before."""
+    sequence_T, begin_S = np.asarray(trace.sequence_T), steps.begin_S
+    is_new_S: BoolArray = (begin_S == 0) | (sequence_T[begin_S] != sequence_T[begin_S - 1])
+    return is_new_S
 
 
 def _runs(*keys_T: npt.NDArray[np.integer]) -> IntArray:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import InputError
 from ..forecast.fed import Replayed, refuse_needs
-from ..plugins import installed, installed_name, plugin
+from ..plugins import installed, installed_name, plugin, tuning_of
 from ..policy import Policy, asks_forecaster, asks_solver
 from ..scheduler import DEFAULT_SOLVER
 
@@ -99,6 +99,7 @@ def refuse_unasked_forecaster(forecaster: Any, chosen: Sequence[Strategy]) -> No
 
 
 def _label(spec: Any) -> str:
-    if isinstance(spec, str) and ":" not in spec:
+    tuning = tuning_of(spec) if isinstance(spec, str) else ""
+    if isinstance(spec, str) and ":" not in spec.removesuffix(tuning):
         return spec
-    return str(getattr(plugin(GROUP, spec), "name", spec))
+    return str(getattr(plugin(GROUP, spec), "name", spec)) + tuning

@@ -43,10 +43,12 @@ class Study:
     """The trace and how it is replayed. `source`: a file, opened anew by each worker, or a trace in memory.
 
     `fit_sequences`: share of the sequences, the first ones, that everything fitted is fitted on; the others are scored,
-    at most `max_tokens` of them. 0 fits nothing and scores everything. `decision_s`: seconds charged for each decision,
-    or MEASURED. `host_s`: seconds charged for each layer for the engine itself, whatever the strategy, or MEASURED, as
-    each profile says of its host. `bound_windows`: windows of the clairvoyant bound, 0 for none. `forecaster`: for
-    strategies that ask one, None: each its own. `learned`: what other runs have learned, on top of what is fitted.
+    at most `max_tokens` of them. 0 fits nothing and scores everything. `fit_source`: another trace of the model, on all
+    of which everything is fitted; then the whole of `source` is scored, and `fit_sequences` has to be 0. `decision_s`:
+    seconds charged for each decision, or MEASURED. `host_s`: seconds charged for each layer for the engine itself,
+    whatever the strategy, or MEASURED, as each profile says of its host. `bound_windows`: windows of the clairvoyant
+    bound, 0 for none. `forecaster`: for strategies that ask one, None: each its own. `learned`: what other runs have
+    learned, on top of what is fitted.
     """
 
     source: Path | RoutingTrace
@@ -60,6 +62,7 @@ class Study:
     host_s: float | None = 0.0
     solver: str = DEFAULT_SOLVER
     bound_windows: int = 12
+    fit_source: Path | RoutingTrace | None = None
     forecaster: Any = None
     learned: Learned | None = None
 
@@ -89,6 +92,16 @@ class Study:
             raise InputError(
                 f"the fit share is {self.fit_sequences:g}; it must lie in 0..1, and below 1: the rest of the sequences "
                 "is what is scored"
+            )
+        if self.fit_source is not None and self.fit_sequences:
+            raise InputError(
+                f"a trace to fit on was given beside fit_sequences {self.fit_sequences:g}; with one the other trace is "
+                "scored as a whole, so give fit_sequences 0"
+            )
+        if self.fit_source is not None and _same(self.fit_source, self.source):
+            raise InputError(
+                f"{_name(self.source)} would be scored on what was fitted on it; give another trace to fit on, or "
+                "fit_sequences, a share of this one"
             )
         if self.decision_s is not None and not 0 <= self.decision_s <= 1:
             raise InputError(f"the decision charge is {self.decision_s:g} s; it must lie in 0..1 s")
@@ -127,6 +140,13 @@ class Study:
         return int(gpu_fraction * self.geometry.total_expert_bytes)
 
 
+def fitted_on(fit_sequences: float | None, fit_trace: str | Path | RoutingTrace | None) -> dict[str, Any]:
+    """A study's `fit_sequences` and `fit_source`, where they may not have been given: half, or none beside a trace."""
+    source = Path(fit_trace) if isinstance(fit_trace, str) else fit_trace
+    usual = 0.5 if source is None else 0.0
+    return {"fit_sequences": usual if fit_sequences is None else fit_sequences, "fit_source": source}
+
+
 def check_fraction(gpu_fraction: float) -> None:
     """Raise InputError for a share of the experts that is none."""
     if not 0 <= gpu_fraction <= 1:
@@ -139,16 +159,18 @@ class Bench:
     def __init__(self, study: Study) -> None:
         study.check()
         self.study = study
-        source = study.source
-        trace = load_trace(source) if isinstance(source, Path) else source
+        trace = _opened(study.source)
         self.whole = trace
         shape = study.geometry
         check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
-        self.trace_name = str(source) if isinstance(source, Path) else str(trace.meta.get("model", "in memory"))
+        self.trace_name = _name(study.source)
         self.history: RoutingTrace | None = None
         scored = trace
         if study.fit_sequences:
             self.history, scored = split(trace, study.fit_sequences)
+        elif study.fit_source is not None:
+            self.history = _opened(study.fit_source)
+            check_shape(self.history, shape.num_layers, shape.num_experts, shape.name)
         self.steps: Steps = steps_of(scored, mode=study.replay, verify=study.verify, max_tokens=study.max_tokens)
         if not self.steps.count:
             raise InputError(f"{self.trace_name} has no token to score; give a longer trace")
@@ -204,6 +226,7 @@ class Bench:
         return {
             "trace": self.trace_name,
             "model": study.geometry.name,
+            "fit_trace": None if study.fit_source is None else _name(study.fit_source),
             "fit_sequences": study.fit_sequences,
             "sequences_fitted": fitted,
             "sequences_scored": scored,
@@ -218,6 +241,7 @@ class Bench:
             "forecaster": study.forecaster_name,
             "notes": [
                 *([steps.note] if steps.note else []),
+                *([f"fitted on all of {_name(study.fit_source)}"] if study.fit_source is not None else []),
                 "the cache is carried over between sequences; no warm-up is left out",
                 MEASURED_NOTE
                 if study.decision_s is None
@@ -238,6 +262,20 @@ class Bench:
             + (f" ({how})" if how and study.host_s is None else "")
             for host_us, how in charged.items()
         ]
+
+
+def _opened(source: Path | RoutingTrace) -> RoutingTrace:
+    return load_trace(source) if isinstance(source, Path) else source
+
+
+def _same(one: Path | RoutingTrace, other: Path | RoutingTrace) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.resolve() == other.resolve()
+    return one is other
+
+
+def _name(source: Path | RoutingTrace) -> str:
+    return str(source) if isinstance(source, Path) else str(source.meta.get("model", "in memory"))
 
 
 def first_tokens(trace: RoutingTrace, count: int) -> RoutingTrace:

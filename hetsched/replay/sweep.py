@@ -17,7 +17,7 @@ from .limits import Limit
 from .ray_cluster import run_on_ray
 from .result import Comparison, gather
 from .strategies import ALL, Strategies, refuse_unasked, refuse_unasked_forecaster, strategies_of
-from .study import MEASURED, Bench, Study, check_fraction
+from .study import MEASURED, Bench, Study, check_fraction, fitted_on
 from .workers import Task, run_here, run_in_processes
 
 Progress = Callable[[float, int], None]
@@ -31,7 +31,8 @@ def compare(
     gpu_fractions: Sequence[float] = (0.25,),
     strategies: Strategies = ALL,
     dtype: str | None = None,
-    fit_sequences: float = 0.5,
+    fit_sequences: float | None = None,
+    fit_trace: str | Path | RoutingTrace | None = None,
     max_tokens: int | None = None,
     verify: int = 0,
     replay: str = "auto",
@@ -47,7 +48,8 @@ def compare(
     """Replay every strategy on every machine at every fraction of the experts' bytes, and rank them.
 
     `trace`: file or object; `model`: the one it was recorded on. `strategies`: "all", names, policy objects or classes,
-    or {label: any of these}. What is fitted gets the first `fit_sequences` of the sequences, the others are scored.
+    or {label: any of these}. What is fitted gets the first `fit_sequences` of the sequences (default: half), the others
+    are scored; or all of `fit_trace`, another trace of the model, and all of `trace` is scored.
     `verify`, `replay`: as steps_of. `decision_s`: a constant makes results reproducible, and the same for any `jobs`
     and on a Ray cluster (`ray`: its address, or "auto"). `host_s`: seconds a layer for the engine itself, or MEASURED:
     what each profile says of its host. `forecaster`: for strategies that ask one, in place of their own.
@@ -57,7 +59,7 @@ def compare(
     named = Study.of(trace, model, hardware, dtype)
     study = replace(
         named,
-        fit_sequences=fit_sequences,
+        **fitted_on(fit_sequences, fit_trace),
         max_tokens=max_tokens,
         verify=verify,
         replay=replay,

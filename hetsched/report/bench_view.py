@@ -32,9 +32,29 @@ def overhead_view(document: dict[str, Any]) -> RenderableType:
     )
     remarks.append("host: what emulated time counts: processor time without what only emulation needs")
     for row in rows:
+        cold, warm = MICRO * row["ids_to_launch_s"], MICRO * row["ids_to_launch_warm_s"]
+        target = MICRO * document["targets"]["ids_to_launch_s"]
+        remarks.append(
+            f"{name(row)}: from a layer's ids on the host to its last launch, decision included: {cold:.0f} µs, "
+            f"of the same calls alone {warm:.0f} (processor time; target {target:.0f})"
+        )
         where = ", ".join(f"{part.removesuffix('_s')} {MICRO * s:.0f}" for part, s in row["parts"].items())
         remarks.append(f"{name(row)}: µs a layer: {where}")
     return Page(*parts, "", *notes([*remarks, host]))
+
+
+def replay_view(document: dict[str, Any]) -> RenderableType:
+    """The whole report of `hetsched bench --replay`."""
+    headings = ("layers", "experts", "top-k", "layer-steps/s", "slowest", "fastest")
+    table = Sheet(Column("", prose=True), "", *figures(*headings, drop=("fastest", "slowest", "top-k")))
+    for row in document["rows"]:
+        shape = [str(row[key]) for key in ("layers", "experts", "top_k")]
+        spread = [f"{share:.2f}" for share in row["spread"]]
+        label = row["strategy"] if row["compiled"] else f"{row['strategy']} (in Python)"
+        table.add(row["model"], label, *shape, f"{row['layer_steps_per_s']:,.0f}", *spread)
+    facts = document["machine"]
+    remarks = [*document["meaning"].values(), f"{facts['processor']}, {facts['cores']} cores, seed {document['seed']}"]
+    return Page(table, "", *notes(remarks))
 
 
 def name(row: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from hetsched.report.steering_view import steered_words
 from hetsched.report.tables import Page, Sheet, figures
 from hetsched.traces.summary import FRACTIONS, TraceSummary
 
@@ -26,6 +27,8 @@ def _facts(name: str, s: TraceSummary) -> list[str]:
         f"{s.tokens:,} tokens{steps}: {phases}; {'with' if s.has_weights else 'without'} router weights",
         f"{s.sequences:,} sequences of {low:,} to {high:,} tokens, median {middle:,}",
     ]
+    if words := steered_words(s.meta.get("steered")):
+        lines.append(f"LOSSY: the model was {words}")
     if s.sampled_tokens < s.tokens:
         lines.append(
             f"sampled: figures below are of {s.sampled_tokens:,} tokens, in evenly spaced runs of consecutive ones"

@@ -34,6 +34,9 @@ class BrokenPolicy:
         self.uses_solver = asks_solver(self._inner)
         self.uses_forecaster = asks_forecaster(self._inner)
         self.forecaster = getattr(self._inner, "forecaster", None)
+        told = getattr(self._inner, "executed", None)
+        if told is not None:
+            self.executed = told
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """As it should be."""

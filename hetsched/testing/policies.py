@@ -46,11 +46,12 @@ def replay(
 ) -> Iterator[Told]:
     """A policy on a skewed random demand: a prefill, decode and verify steps.
 
-    Prefetches arrive one to three layers later.
+    Prefetches arrive one to three layers later. Decisions take no time: plans may depend on what a run took so far.
     """
     trace, random = demanded(steps, seed), np.random.default_rng(seed)
     profile = hardware or machine(HARDWARE)
-    scheduler = Scheduler(SHAPE, profile, slots * SHAPE.expert_bytes, policy=make(), future=trace)
+    gpu_bytes = slots * SHAPE.expert_bytes
+    scheduler = Scheduler(SHAPE, profile, gpu_bytes, policy=make(), future=trace, clock=lambda: 0.0)
     waiting: list[tuple[ExpertId, int]] = []
     step_T = np.array(trace.step_T)
     edges = np.searchsorted(step_T, np.arange(steps + 1)).tolist()
@@ -193,6 +194,9 @@ class _Watched:
         self.name = policy.name
         self._policy = policy
         self._learned = learned
+        told = getattr(policy, "executed", None)
+        if told is not None:
+            self.executed = told
 
     def start(self, machine: Setting) -> Sequence[ExpertId]:
         initial = self._policy.start(machine)

@@ -1,6 +1,6 @@
 """What is wrong with a trace's arrays: every kind of fault with its count and first position.
 
-Shapes: T tokens, L layers, K ids a row, C tokens of one chunk.
+Shapes: T tokens, L layers, K ids a row, H width of the model, C tokens of one chunk.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from .meta import meta_problems, read_meta
 Array = npt.NDArray[Any]
 
 REQUIRED = ("experts", "sequence", "phase", "meta")
-OPTIONAL = ("weights", "step")
-_DTYPES = {"experts": "int16", "weights": "float16", "sequence": "int32", "phase": "uint8", "step": "int32"}
+OPTIONAL = ("weights", "step", "hidden")
+_DTYPES = {
+    "experts": "int16",
+    "weights": "float16",
+    "sequence": "int32",
+    "phase": "uint8",
+    "step": "int32",
+    "hidden": "float16",
+}
 _CHUNK_VALUES = 1 << 19  # ids checked at a time: a few MB with all temporaries
 _KNOWN_PHASES = np.array([int(phase) for phase in Phase], np.uint8)
 
@@ -65,6 +72,8 @@ def _form_problems(arrays: Mapping[str, Array]) -> list[str]:
         if name in arrays and arrays[name].dtype != np.dtype(dtype):
             found.append(f"{name} is {arrays[name].dtype}, expected {dtype}")
         shape = experts.shape if name in ("experts", "weights") else experts.shape[:1]
+        if name == "hidden" and name in arrays:
+            shape = (*experts.shape[:2], max(arrays[name].shape[-1], 1) if arrays[name].ndim == 3 else "width")
         if name in arrays and arrays[name].shape != shape:
             found.append(f"{name} has shape {arrays[name].shape}, expected {shape}")
     return found
@@ -73,17 +82,17 @@ def _form_problems(arrays: Mapping[str, Array]) -> list[str]:
 class _Fault:
     """Counts one kind of fault over chunks and remembers where the first one is."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, third: str = "choice") -> None:
         self.text, self.count, self.first = text, 0, ""
+        self._names = ("token", "layer", third)
 
     def add(self, bad: BoolArray, start: int, values: Array | None = None) -> None:
         """Count the true entries of `bad`, whose first axis begins at token `start`."""
         count = int(np.count_nonzero(bad))
         if count and not self.count:
             at = np.unravel_index(int(np.argmax(bad)), bad.shape)
-            names = ("token", "layer", "choice")
             place = ", ".join(
-                f"{name} {int(i) + (start if name == 'token' else 0)}" for name, i in zip(names, at, strict=False)
+                f"{name} {int(i) + (start if name == 'token' else 0)}" for name, i in zip(self._names, at, strict=False)
             )
             self.first = place if values is None else f"{values[at]} at {place}"
         self.count += count
@@ -122,14 +131,17 @@ def _run_problems(arrays: Mapping[str, Array]) -> list[str]:
         if name in arrays and arrays[name].ndim == 1:
             found += _order_problems(name, arrays[name])
     phase = _Fault(f"phase has values other than {', '.join(str(int(p)) for p in Phase)}")
-    weights = _Fault("weights has values that are not finite")
     if "phase" in arrays:
         for part in chunks(len(arrays["phase"])):
             phase.add(~np.isin(arrays["phase"][part], _KNOWN_PHASES), part.start, arrays["phase"][part])
-    if "weights" in arrays:
-        for part in chunks(len(arrays["weights"]), max(arrays["weights"][:1].size, 1)):
-            weights.add(~np.isfinite(arrays["weights"][part]), part.start, arrays["weights"][part])
-    return found + phase.lines() + weights.lines()
+    found += phase.lines()
+    for name, third in (("weights", "choice"), ("hidden", "number")):
+        fault = _Fault(f"{name} has values that are not finite", third)
+        if name in arrays:
+            for part in chunks(len(arrays[name]), max(arrays[name][:1].size, 1)):
+                fault.add(~np.isfinite(arrays[name][part]), part.start, arrays[name][part])
+        found += fault.lines()
+    return found
 
 
 def _order_problems(name: str, values_T: Array) -> list[str]:

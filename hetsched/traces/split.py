@@ -5,6 +5,7 @@ Shapes: T tokens, L layers, K ids a row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import IntArray
-from .checks import chunks
+from .checks import OPTIONAL, chunks
 from .meta import FORMAT, MAX_TEXT
 from .trace import RoutingTrace
 from .writer import TraceWriter
@@ -43,6 +44,11 @@ def sequences(trace: RoutingTrace, first: int, last: int) -> RoutingTrace:
     listed = meta.get("sequences")
     if isinstance(listed, list) and len(listed) == count:
         meta["sequences"] = listed[first:last]
+    return replace(tokens(trace, part), meta=meta)
+
+
+def tokens(trace: RoutingTrace, part: slice) -> RoutingTrace:
+    """Some consecutive tokens, as views; meta as it is."""
     return replace(
         trace,
         experts_TLK=trace.experts_TLK[part],
@@ -50,7 +56,7 @@ def sequences(trace: RoutingTrace, first: int, last: int) -> RoutingTrace:
         phase_T=trace.phase_T[part],
         weights_TLK=None if trace.weights_TLK is None else trace.weights_TLK[part],
         step_T=None if trace.step_T is None else trace.step_T[part],
-        meta=meta,
+        hidden_TLH=None if trace.hidden_TLH is None else trace.hidden_TLH[part],
     )
 
 
@@ -71,12 +77,14 @@ def split(trace: RoutingTrace, fraction: float) -> tuple[RoutingTrace, RoutingTr
 def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
     """Write one trace of all, in order, sequences and steps numbered anew from 0; the meta object stored.
 
-    Weights and steps are kept where all have them. Raises InputError for traces of different models or shapes.
+    Weights, steps and hidden states are kept where all have them. Raises InputError for traces of different shapes or
+    models; how a model's name is spelt (owner, case, hyphens) makes no difference.
     """
     _same_shape(traces)
     first = traces[0]
-    extras = tuple(name for name in ("weights", "step") if all(name in trace.arrays() for trace in traces))
-    with TraceWriter(path, first.num_experts, (first.num_layers, first.top_k), extras=extras) as writer:
+    extras = tuple(name for name in OPTIONAL if all(name in trace.arrays() for trace in traces))
+    shape, width = (first.num_layers, first.top_k), first.width
+    with TraceWriter(path, first.num_experts, shape, extras=extras, width=width) as writer:
         next_number = {"sequence": 0, "step": 0}
         for trace in traces:
             arrays = trace.arrays()
@@ -104,22 +112,30 @@ def _renumbered(numbers_T: Any, next_number: int, last: int) -> tuple[IntArray, 
 def _same_shape(traces: Sequence[RoutingTrace]) -> None:
     first = traces[0]
     for i, other in enumerate(traces[1:], start=2):
-        for name in ("num_experts", "num_layers", "top_k"):
+        for name in ("num_experts", "num_layers", "top_k", *(("width",) if first.width and other.width else ())):
             ours, theirs = getattr(first, name), getattr(other, name)
             if ours != theirs:
                 raise InputError(
                     f"trace {i} has {name} {theirs}, the first {ours}; only traces of one model are joined"
                 )
-        for name in ("model", "layers"):
+        if first.meta.get("steered") != other.meta.get("steered"):
+            raise InputError(f"trace {i} and the first are of models steered differently, or one is not; join neither")
+        for name, alike in (("model", _spelt), ("layers", str)):
             ours, theirs = first.meta.get(name), other.meta.get(name)
-            if ours is not None and theirs is not None and ours != theirs:
+            if ours is not None and theirs is not None and alike(ours) != alike(theirs):
                 raise InputError(f"trace {i} has meta.{name} {theirs!r:.60}, the first {ours!r:.60}")
+
+
+def _spelt(model: object) -> str:
+    """A model's name without its owner, case, and what stands between words: "openai/GPT-OSS_20b" is gpt-oss-20b."""
+    return re.sub(r"[\W_]+", "", str(model).strip().rstrip("/").rpartition("/")[2]).lower()
 
 
 def merged_meta(metas: Sequence[dict[str, Any]], sequence_counts: Sequence[int]) -> dict[str, Any]:
     """One meta object: equal values stay, different texts are joined, other differences become lists.
 
-    `sequences` lists are joined where every trace has one entry for each of its sequences, and dropped otherwise.
+    A model's name is as the first trace spells it where the others only spell it otherwise. `sequences` lists are
+    joined where every trace has one entry for each of its sequences, and dropped otherwise.
     """
     merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for meta in metas for key in meta):
@@ -130,7 +146,7 @@ def merged_meta(metas: Sequence[dict[str, Any]], sequence_counts: Sequence[int])
                 merged[key] = [entry for value in values for entry in value]
         elif key == "repeats_allowed":
             merged[key] = any(values)
-        elif len(distinct) == 1:
+        elif len(distinct) == 1 or (key == "model" and len({_spelt(value) for value in distinct}) == 1):
             merged[key] = distinct[0]
         else:
             merged[key] = _joined(distinct) if all(isinstance(v, str) for v in distinct) else distinct

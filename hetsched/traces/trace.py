@@ -1,6 +1,7 @@
 """Routing traces: which experts a model's routers chose, token by token.
 
-Shapes: T tokens, L MoE layers, K top-k, E experts. Format "hetsched-routing-trace/1": an .npz without pickles.
+Shapes: T tokens, L MoE layers, K top-k, E experts, H width of the model.
+Format "hetsched-routing-trace/1": an .npz without pickles.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class RoutingTrace:
 
     `experts_TLK` int16, `sequence_T` int32 (tokens of one sequence stand together), `phase_T` uint8 (types.Phase),
     `weights_TLK` float16 or None, `num_experts` per layer, `meta` as stored. `step_T` int32 or None: tokens with equal
-    numbers went through the model in one forward pass. Arrays of a loaded trace may be read-only views of its file.
+    numbers went through the model in one forward pass. `hidden_TLH` float16 or None: what each layer's router was
+    given. Arrays of a loaded trace may be read-only views of its file.
     """
 
     experts_TLK: npt.NDArray[np.int16]
@@ -41,6 +43,7 @@ class RoutingTrace:
     weights_TLK: npt.NDArray[np.float16] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     step_T: npt.NDArray[np.int32] | None = None
+    hidden_TLH: npt.NDArray[np.float16] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -56,6 +59,11 @@ class RoutingTrace:
     def top_k(self) -> int:
         """Experts chosen per token and layer."""
         return int(self.experts_TLK.shape[2])
+
+    @property
+    def width(self) -> int:
+        """Numbers of one hidden state, 0 where none are recorded."""
+        return 0 if self.hidden_TLH is None else int(self.hidden_TLH.shape[2])
 
     def demand_LE(self, tokens: slice | IntArray) -> IntArray:
         """Tokens routed to each expert of each layer by a group of tokens, int64 [L, E]."""
@@ -92,6 +100,7 @@ class RoutingTrace:
             "phase": self.phase_T,
             "weights": self.weights_TLK,
             "step": self.step_T,
+            "hidden": self.hidden_TLH,
             "meta": meta_array(self.full_meta()),
         }
         return {name: array for name, array in stored.items() if array is not None}
@@ -122,6 +131,7 @@ def load_trace(path: str | Path) -> RoutingTrace:
         arrays.get("weights"),
         meta,
         arrays.get("step"),
+        arrays.get("hidden"),
     )
 
 

@@ -24,7 +24,14 @@ from .archive import write_arrays
 from .meta import meta_array, trace_meta
 from .partial import Ownership, read_journal, require_bytes, write_journal
 
-_DTYPES = {"experts": np.int16, "sequence": np.int32, "phase": np.uint8, "weights": np.float16, "step": np.int32}
+_DTYPES = {
+    "experts": np.int16,
+    "sequence": np.int32,
+    "phase": np.uint8,
+    "weights": np.float16,
+    "step": np.int32,
+    "hidden": np.float16,
+}
 
 
 def partial_folder(path: Path) -> Path:
@@ -46,7 +53,8 @@ def require_resumable(path: Path) -> None:
 class TraceWriter:
     """Appends tokens to a trace file that appears, whole, at finish().
 
-    `shape` (L, K) and the optional arrays in `extras` ("weights", "step") are those of every append. With `arguments`
+    `shape` (L, K), the optional arrays in `extras` ("weights", "step", "hidden") and the `width` of hidden states are
+    those of every append. With `arguments`
     (a JSON object that says what is being written) the unfinished work is kept when the `with` block is left early,
     and a writer of the same path and arguments goes on from its last commit. Raises InputError where the unfinished
     work is of other arguments, damaged, or in the hands of another process.
@@ -59,9 +67,11 @@ class TraceWriter:
         shape: tuple[int, int],
         *,
         extras: tuple[str, ...] = (),
+        width: int = 0,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         self.path, self.num_experts, self.shape = Path(path), num_experts, shape
+        self.width = width
         self.tokens, self.progress = 0, 0
         self._arguments = arguments
         self._names = ("experts", "sequence", "phase", *extras)
@@ -70,6 +80,7 @@ class TraceWriter:
             "shape": list(shape),
             "extras": list(extras),
             "arguments": arguments,
+            **({"width": width} if width else {}),
         }
         check_file(self.path)
         self._owner: Ownership | None = None
@@ -121,6 +132,8 @@ class TraceWriter:
         return np.memmap(self._folder / name, _DTYPES[name], "r", 0, self._shape(name)).view(np.ndarray)
 
     def _shape(self, name: str) -> tuple[int, ...]:
+        if name == "hidden":
+            return (self.tokens, self.shape[0], self.width)
         return (self.tokens, *self.shape) if name in ("experts", "weights") else (self.tokens,)
 
     def _num_bytes(self, name: str) -> int:

@@ -19,7 +19,6 @@ from hetsched.forecast.gate_ahead import GateAhead
 from hetsched.forecast.last import FIRST, STRENGTH, Last
 from hetsched.forecast.oracle import Oracle
 from hetsched.forecast.pool import Pool, logit
-from hetsched.forecast.requests import Requests
 from hetsched.forecast.score import score
 from hetsched.forecast.spac_levels import SpacLevels
 from hetsched.forecast.transition import Transition
@@ -80,16 +79,6 @@ def test_eam_expects_what_the_nearest_request_used() -> None:
     for layer in range(1, SHAPE.num_layers):
         likeliest = np.argsort(-eam.next_LE()[layer])[:3]
         assert set(likeliest.tolist()) == set(routing(1, seed=2).experts_TLK[0, layer].tolist())
-
-
-def test_requests_begin_at_a_prefill_or_after_the_usual_length() -> None:
-    guessed = Requests(2)
-    asked = [(Phase.DECODE, 1)] * 4 + [(Phase.PREFILL, 5), (Phase.PREFILL, 5)] + [(Phase.DECODE, 1)] * 3
-    assert [guessed.begins(phase, tokens) for phase, tokens in asked] == [
-        *(False, False, True, False),
-        *(True, False),
-        *(False, False, False),
-    ]
 
 
 def test_oracle_is_never_wrong() -> None:

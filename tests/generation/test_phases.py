@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache, Qwen3NextConfig, StaticCache
 
 import hetsched
-from hetsched.integrations.phases import VERIFY_MOST, phase_of_call
+from hetsched.integrations.phases import VERIFY_MOST, begins_request, phase_of_call
 from hetsched.types import Phase
 from tests.conftest import tiny_moe
 
@@ -56,6 +56,25 @@ def test_calls_that_do_not_say() -> None:
     assert phase_of_call((), {"input_ids": ids[0]}) is None
     assert phase_of_call((), {"input_ids": ids}) is Phase.PREFILL
     assert phase_of_call((), {"input_ids": ids, "cache": object()}) is Phase.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("new", "past", "more", "begins"),
+    [
+        (9, 0, {}, True),
+        (1, 0, {}, True),
+        (1, 9, {}, False),
+        (4, 9, {"logits_to_keep": 1}, False),  # a chunk of a prompt, or a chat's next turn
+        (9, 0, {"use_cache": False}, False),  # each pass of a generation without a cache is such a one
+        (9, 0, {"past_key_values": None, "cache": object()}, False),  # continuous batching
+    ],
+)
+def test_where_a_request_begins(new: int, past: int, more: dict[str, Any], begins: bool) -> None:
+    ids = torch.zeros((1, new), dtype=torch.int64)
+    call = {"past_key_values": filled(past), **more}
+    assert begins_request((), {"input_ids": ids, **call}) is begins
+    assert begins_request((ids,), call) is begins
+    assert begins_request((), {}) is False
 
 
 def test_a_static_cache_is_filled_by_what_was_written() -> None:

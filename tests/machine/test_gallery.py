@@ -20,6 +20,7 @@ MACHINES = [
     "rtx-4060-laptop-8gb",
     "rtx-3090",
     "rtx-4090",
+    "rtx-4090-x4",
     "rtx-5090",
     "rtx-a5000",
     "rtx-a6000",

@@ -16,13 +16,14 @@ from hetsched.forecast.activation_matrices import ActivationMatrices
 from hetsched.geometry import MoEGeometry
 from hetsched.machine.gallery import machine
 from hetsched.plugins import plugin
-from hetsched.policies.dali import Dali, evenly
+from hetsched.policies.dali import Dali
 from hetsched.policies.fiddler import Fiddler
 from hetsched.policies.freetoken import FreeToken
 from hetsched.policies.hybrimoe import HybriMoe
 from hetsched.policies.moe_infinity import MoeInfinity
 from hetsched.policies.moe_spac import MoeSpac, MoeSpacFixed
 from hetsched.policies.rule_dispatch import RuleDispatch
+from hetsched.policies.static import evenly
 from hetsched.policy import Setting, View
 from hetsched.replay.simulator import ConstantClock, Replay, simulate
 from hetsched.replay.steps import steps_of
@@ -63,13 +64,18 @@ class Bench:
         self.step = -1
 
     def ask(
-        self, layer: int, tokens: Mapping[int, int], num_tokens: int = 1, phase: Phase = Phase.DECODE
+        self,
+        layer: int,
+        tokens: Mapping[int, int],
+        num_tokens: int = 1,
+        phase: Phase = Phase.DECODE,
+        new_request: bool = False,
     ) -> tuple[set[int], dict[int, tuple[int, int] | None]]:
         """One layer without prefetches: experts run on the GPU, and victims by what was fetched."""
         tokens_E = np.zeros(SHAPE.num_experts, np.int64)
         tokens_E[list(tokens)] = list(tokens.values())
         self.step += layer == 0
-        self.demand = Demand(self.step, layer, phase, tokens_E, num_tokens)
+        self.demand = Demand(self.step, layer, phase, tokens_E, num_tokens, None, new_request)
         decision = self.policy.plan(self.demand, View(self.residency, LinkState()))
         self._deliver(decision.fetches)
         self.policy.observe(self.demand)
@@ -256,21 +262,18 @@ def test_moe_infinity_evicts_by_request_ratio_and_layer() -> None:
     assert bench.ask(1, {1: 1, 2: 1, 3: 1, 4: 1})[0] == {1, 2, 3}  # three slots: the fourth runs on the CPU
 
 
-def test_moe_infinity_requests_begin_with_prefill_or_after_the_usual_length() -> None:
+def test_moe_infinity_requests_begin_where_the_demand_says() -> None:
+    """However long they are, and whatever phases their steps have."""
     policy = MoeInfinity()
-    bench = Bench(policy, 3, RoundCost(), history=two_requests())  # 3 tokens a request
-    for _ in range(3):
+    bench = Bench(policy, 3, RoundCost(), history=two_requests())
+    for _ in range(9):
         bench.ask(0, {0: 1})
     assert policy._past.count == 2
-    bench.ask(0, {2: 1})
-    assert policy._past.count == 3
-    assert policy._count_LE[0].tolist() == [0, 0, 1, 0, 0, 0]
-    bench.ask(0, {3: 8}, 8, Phase.PREFILL)
+    bench.ask(0, {3: 8}, 8, Phase.PREFILL, new_request=True)
     bench.ask(0, {3: 8}, 8, Phase.PREFILL)  # its second chunk
-    assert policy._past.count == 4
-    for _ in range(9):
-        bench.ask(0, {1: 1})  # as long as it likes, now that prefill steps tell
-    assert policy._count_LE[0].tolist() == [0, 9, 0, 16, 0, 0]
+    assert policy._past.count == 3
+    bench.ask(0, {1: 1})
+    assert policy._count_LE[0].tolist() == [0, 1, 0, 16, 0, 0]
 
 
 def test_activation_matrices_agree_with_the_formula() -> None:

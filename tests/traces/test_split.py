@@ -84,6 +84,18 @@ def test_what_cannot_be_joined(tmp_path: Path) -> None:
     assert "sequences" not in joined.meta
 
 
+@pytest.mark.parametrize("spelt", ["openai/gpt-oss-20b", "GPT-OSS-20B", "gpt_oss 20b", "./models/gpt-oss-20b/"])
+def test_one_model_is_joined_however_it_is_spelt(spelt: str, tmp_path: Path) -> None:
+    concat([made(meta={"model": "gpt-oss-20b"}), made(meta={"model": spelt})], tmp_path / "t.npz")
+    assert load_trace(tmp_path / "t.npz").meta["model"] == "gpt-oss-20b"
+
+
+@pytest.mark.parametrize("other", ["gpt-oss-120b", "gpt-oss-20b-base", "openai"])
+def test_other_models_are_not_joined(other: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"trace 2 has meta.model '{other}'"):
+        concat([made(meta={"model": "openai/gpt-oss-20b"}), made(meta={"model": other})], tmp_path / "t.npz")
+
+
 def test_meta_objects_merge() -> None:
     first = {"model": "m", "source": "a", "n": 1, "sequences": [1, 2]}
     second = {"model": "m", "source": "b", "n": 2, "sequences": [3]}

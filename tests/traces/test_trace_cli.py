@@ -86,6 +86,45 @@ def test_split_and_concat(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert "cannot be written" in refused(capsys, "concat", path, "--out", tmp_path / "absent" / "c.npz")
 
 
+@pytest.mark.parametrize(
+    ("words", "sequences"),
+    [
+        ("--sequences 1:3 --out A FILE", [2]),
+        ("--out A FILE --sequences 1:3", [2]),
+        ("--sequences=1:3 --out A FILE", [2]),
+        ("--out=A FILE --sequences 1:3", [2]),
+        ("--out A --sequences 1:3 FILE", [2]),
+        ("FILE --out A --sequences 1:3", [2]),
+        ("--at 0.25 --out A B FILE", [1, 3]),
+        ("--out A B FILE --at 0.25", [1, 3]),
+        ("--out A B --at 0.25 FILE", [1, 3]),
+        ("--at 0.25 FILE --out A B", [1, 3]),
+    ],
+)
+def test_split_finds_its_file_wherever_it_stands(
+    words: str, sequences: list[int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An --out before FILE does not take it for one more output, and never writes to it."""
+    path, named = saved(tmp_path / "t.npz"), {"A": tmp_path / "a.npz", "B": tmp_path / "b.npz"}
+    before = path.read_bytes()
+    named["FILE"] = path
+    argv = [_put(word, named) for word in words.split()]
+    files = document(capsys, "split", *argv)["files"]
+    assert [f["sequences"] for f in files] == sequences
+    assert [f["file"] for f in files] == [str(named[name]) for name in "AB"[: len(sequences)]]
+    assert path.read_bytes() == before
+
+
+def _put(word: str, named: dict[str, Path]) -> str:
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{named.get(value, value)}"
+
+
+def test_split_without_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "FILE" in refused(capsys, "split", "--sequences", "0:1", "--out", tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_import(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     log, out = jsonl(tmp_path / "log.jsonl", rows_of(made())), tmp_path / "t.npz"
     found = document(capsys, "import", log, "--num-experts", 8, "--model", "m", "--out", out)

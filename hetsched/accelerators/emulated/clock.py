@@ -6,6 +6,7 @@ import threading
 import time
 
 MAX_SCALE = 10_000.0  # wall seconds an emulated one; at it a second takes three hours
+POLLED_S = 5e-4  # wall seconds at the end of a wait in which the clock is polled, as CUDA's own waits do
 
 
 class EmulatedClock:
@@ -32,8 +33,10 @@ class EmulatedClock:
         """
         due_s, begin_s = max(0.0, (until_s - self.now_s) * self.scale - spent_s), time.perf_counter()
         self._until_s, self._since_s = until_s, begin_s
-        if due_s > 0:
-            self._stopped.wait(min(due_s, threading.TIMEOUT_MAX))
+        if due_s > POLLED_S:
+            self._stopped.wait(min(due_s - POLLED_S, threading.TIMEOUT_MAX))
+        while time.perf_counter() < begin_s + due_s and not self._stopped.is_set():
+            time.sleep(0)  # a core that fell asleep wakes with cold caches, and what it does next takes twice as long
         with self._moving:
             if not self._stopped.is_set():
                 self.now_s = until_s

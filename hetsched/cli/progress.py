@@ -1,0 +1,20 @@
+"""A bar for what takes its time, on standard error of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import Progress, TimeElapsedColumn
+
+from hetsched.report.tables import console
+
+
+@contextmanager
+def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told (done, of how many), gone at the end; elsewhere than on a terminal nothing."""
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    to = console(stderr=True)
+    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

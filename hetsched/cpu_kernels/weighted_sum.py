@@ -1,0 +1,212 @@
+"""Experts' results weighted by the router and added one after another, as eager adds them, in one compiled call.
+
+Each product and each addition rounds where torch's does: a product to the wider of its operands' dtypes, then to the
+sum's; an addition to the sum's. Results are read where each expert left them. Shapes: T tokens, K top-k, N experts in
+the order of their addition, S rows of all of them, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import carray, types
+from numba.extending import intrinsic
+
+from ..jit import compiled_lean, source_stamp, specialised
+from ..types import IntArray
+
+Numbers = npt.NDArray[Any]
+_HALF, _WEIGHTS = torch.bfloat16, (np.dtype(np.float32), np.dtype(np.uint16))
+LONGEST = 1 << 17  # numbers of all rows; with more of them torch's threads are sooner done
+ZERO_BITS, HIGH, NAN = np.uint32(0), np.uint32(0xFFFF0000), np.uint32(0x7FC00000)
+HALF, ODD, PLACES = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+MAGNITUDE, INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+
+
+@cache
+def make_ready(dtype: torch.dtype) -> None:
+    """Compile now what the first layers of a model of this dtype would else wait for, or read it from disk."""
+    with torch.inference_mode(False):
+        part, weights_TK, out_TH = (torch.zeros((1, 1), dtype=dtype) for _ in range(3))
+        add_weighted(out_TH, [part], [1], np.zeros(1, np.int64), numbers_of(weights_TK)[0])
+        sum_of_one_token(out_TH, [part], torch.zeros((1, 1), dtype=torch.int64), weights_TK)
+
+
+def numbers_of(tensor: torch.Tensor) -> Numbers:
+    """A host tensor as an array on the same memory; bf16 as its bits."""
+    return tensor.view(torch.uint16).numpy() if tensor.dtype is torch.bfloat16 else tensor.numpy()
+
+
+def add_weighted(
+    out_TH: torch.Tensor,
+    part_N: Sequence[torch.Tensor],
+    counts: Sequence[int],
+    rows_S: IntArray,
+    weights_S: Numbers,
+    afresh: bool = True,
+) -> bool:
+    """out_TH = (or +=) the sum of all rows times their weights, in order; False where torch's bits cannot be had here.
+
+    Expert n has the next counts[n] rows, contiguous in part_N[n]; `rows_S`: their tokens; `weights_S` as numbers_of
+    gives them. In half precision a token's sum must get no two rows of one expert.
+    """
+    if weights_S.dtype not in _WEIGHTS or rows_S.size * out_TH.shape[1] > LONGEST or not _are_alike(part_N):
+        return False
+    weights_dtype = _HALF if weights_S.dtype == np.uint16 else torch.float32
+    add = _kernel(_adding, part_N[0].dtype, weights_dtype, out_TH.dtype)
+    if add is None:
+        return False
+    address_N = np.array([part.data_ptr() for part in part_N], np.int64)
+    add(numbers_of(out_TH), address_N, np.array(counts, np.int64), rows_S, weights_S, afresh)
+    return True
+
+
+def sum_of_one_token(
+    out_1H: torch.Tensor, part_N: Sequence[torch.Tensor], ids_1K: torch.Tensor, weights_1K: torch.Tensor
+) -> bool:
+    """The same for one token, whose N experts are different: out_1H = their results weighted, by ascending id.
+
+    Ids are the host's int64; those beyond the N smallest are of no expert here.
+    """
+    size, hidden = len(part_N), out_1H.shape[1]
+    if size * hidden > LONGEST or not (_are_alike(part_N) and weights_1K.is_contiguous() and ids_1K.is_contiguous()):
+        return False
+    add = _kernel(_adding_one_token, part_N[0].dtype, weights_1K.dtype, out_1H.dtype)
+    if add is None or ids_1K.dtype is not torch.int64:
+        return False
+    addresses = [out_1H.data_ptr(), ids_1K.data_ptr(), weights_1K.data_ptr(), *[part.data_ptr() for part in part_N]]
+    add(np.array(addresses, np.int64), ids_1K.shape[1], hidden)
+    return True
+
+
+def _are_alike(part_N: Sequence[torch.Tensor]) -> bool:
+    """Whether all results have one dtype and lie whole."""
+    dtype = part_N[0].dtype
+    return all([part.dtype is dtype and part.is_contiguous() for part in part_N])  # noqa: C419  a generator costs more
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _bits(context: Any, number: Any) -> Any:
+    """A float32's bits."""
+    return types.uint32(types.float32), _as(ir.IntType(32))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _number(context: Any, bits: Any) -> Any:
+    """The float32 with these bits."""
+    return types.float32(types.uint32), _as(ir.FloatType())
+
+
+def _as(kind: Any) -> Any:
+    return lambda target, builder, signature, arguments: builder.bitcast(arguments[0], kind)
+
+
+def _pointer_to(kind: Any) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def pointer(context: Any, address: Any) -> Any:
+        def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], target.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.int64), build
+
+    return pointer
+
+
+@compiled_lean
+def _same(number: Any) -> Any:
+    """A float32 as it is."""
+    return number
+
+
+@compiled_lean
+def _widened(bits: Any) -> Any:
+    """A bf16 is the upper half of a float32."""
+    return _number(np.uint32(bits) << PLACES)
+
+
+@compiled_lean
+def _rounded(number: Any) -> Any:
+    """To the nearest bf16, a tie to the even; NaN stays NaN."""
+    bits = _bits(number)
+    near = (bits + HALF + ((bits >> PLACES) & ODD)) & HIGH
+    return _number(NAN if (bits & MAGNITUDE) > INFINITY else near)
+
+
+@compiled_lean
+def _narrowed(number: Any) -> Any:
+    """The bf16 of a float32 that is one."""
+    return np.uint16(_bits(number) >> PLACES)
+
+
+def _adding(stamp: int) -> Any:
+    def add(out_TH: Any, address_N: Any, count_N: Any, rows_S: Any, weights_S: Any, afresh: bool) -> None:
+        assert stamp >= 0
+        hidden, s = out_TH.shape[1], 0
+        for t in range(out_TH.shape[0] if afresh else 0):
+            for h in range(hidden):
+                out_TH[t, h] = 0
+        for n in range(len(address_N)):
+            part_CH = carray(part_pointer(address_N[n]), (count_N[n], hidden))  # type: ignore[name-defined]  # noqa: F821
+            for i in range(count_N[n]):
+                part_H, out_H, weight = part_CH[i], out_TH[rows_S[s]], weight_wide(weights_S[s])  # type: ignore[name-defined]  # noqa: F821
+                for h in range(hidden):
+                    product = product_rounded(part_wide(part_H[h]) * weight)  # type: ignore[name-defined]  # noqa: F821
+                    out_H[h] = narrow(sum_rounded(sum_wide(out_H[h]) + product))  # type: ignore[name-defined]  # noqa: F821
+                s += 1
+
+    return add
+
+
+def _adding_one_token(stamp: int) -> Any:
+    def add(address_A: Any, top_k: int, hidden: int) -> None:
+        """Addresses of the sum, the ids, their weights, and the results by ascending id."""
+        assert stamp >= 0
+        out_H = carray(sum_pointer(address_A[0]), hidden)  # type: ignore[name-defined]  # noqa: F821
+        ids_K = carray(id_pointer(address_A[1]), top_k)  # type: ignore[name-defined]  # noqa: F821
+        weight_K = carray(weight_pointer(address_A[2]), top_k)  # type: ignore[name-defined]  # noqa: F821
+        for h in range(hidden):
+            out_H[h] = 0
+        before = np.int64(-1)
+        for n in range(3, len(address_A)):
+            k = -1
+            for i in range(top_k):
+                if ids_K[i] > before and (k < 0 or ids_K[i] < ids_K[k]):
+                    k = i
+            before, weight = ids_K[k], weight_wide(weight_K[k])  # type: ignore[name-defined]  # noqa: F821
+            part_H = carray(part_pointer(address_A[n]), hidden)  # type: ignore[name-defined]  # noqa: F821
+            for h in range(hidden):
+                product = product_rounded(part_wide(part_H[h]) * weight)  # type: ignore[name-defined]  # noqa: F821
+                out_H[h] = narrow(sum_rounded(sum_wide(out_H[h]) + product))  # type: ignore[name-defined]  # noqa: F821
+
+    return add
+
+
+@cache
+def _kernel(template: Any, part: torch.dtype, weight: torch.dtype, total: torch.dtype) -> Any:
+    """The kernel for results, router weights and a sum of these dtypes; None where there is none."""
+    if any(dtype not in (torch.float32, _HALF) for dtype in (part, weight, total)):
+        return None
+    halves = [dtype is _HALF for dtype in (part, weight, total)]
+    part_is_half, weight_is_half, sum_is_half = halves
+    part_pointer, weight_pointer, sum_pointer = (_pointer_to(types.uint16 if h else types.float32) for h in halves)
+    return specialised(
+        "".join("fb"[half] for half in halves),
+        template,
+        source_stamp("hetsched.cpu_kernels.weighted_sum"),
+        part_pointer=part_pointer,
+        weight_pointer=weight_pointer,
+        sum_pointer=sum_pointer,
+        id_pointer=_pointer_to(types.int64),
+        part_wide=_widened if part_is_half else _same,
+        weight_wide=_widened if weight_is_half else _same,
+        product_rounded=_rounded if sum_is_half or (part_is_half and weight_is_half) else _same,
+        sum_wide=_widened if sum_is_half else _same,
+        sum_rounded=_rounded if sum_is_half else _same,
+        narrow=_narrowed if sum_is_half else _same,
+    )

@@ -1,0 +1,139 @@
+"""What each expert of a layer contributes: the rows it gets, where its results lie, and their sum.
+
+Shapes: T tokens, K top-k, H hidden, N active experts, S rows sorted by expert: an expert's rows in eager's order, by
+choice, then token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from ..cpu_kernels.weighted_sum import add_weighted, numbers_of, sum_of_one_token
+from .cpu_layer import first_rows, order_of_choices, rows_of_choices
+from .layer_work import LayerInput
+
+Send = Callable[[torch.Tensor], torch.Tensor]
+
+
+class HostParts:
+    """Of a layer whose activations are on the host: results stay where the lanes leave them until all are added."""
+
+    def __init__(self, work: LayerInput, counts: list[int]) -> None:
+        self._work, self._counts = work, counts
+        self._part_N: list[torch.Tensor] = [work.hidden_TH] * len(counts)
+        self._is_one = work.hidden_TH.shape[0] == 1 and max(counts) == 1
+        if not self._is_one:
+            tokens, ids_TK = work.hidden_TH.shape[0], work.ids_TK.numpy()
+            flat = ids_TK[0] if tokens == 1 else ids_TK.T.ravel().astype(np.int16)
+            self._order_S = flat.argsort(kind="stable")[: sum(counts)]
+            self._rows_S = self._order_S % tokens
+
+    def rows(self, at: int, hidden_TH: torch.Tensor) -> torch.Tensor:
+        """An expert's rows of the hidden states; one token needs no gathering."""
+        if self._is_one:
+            return hidden_TH
+        begin = sum(self._counts[:at])
+        return hidden_TH[torch.from_numpy(self._rows_S[begin : begin + self._counts[at]])]
+
+    def put(self, at: int, part_CH: torch.Tensor) -> None:
+        """An expert's results, not yet weighted."""
+        self._part_N[at] = part_CH
+
+    def sum(self) -> torch.Tensor:
+        """All results weighted and added by ascending expert, [T, H], in the activations' dtype."""
+        hidden_TH, weights_TK = self._work.hidden_TH, self._work.weights_TK
+        dtype = self._work.arithmetic.sum_dtype(hidden_TH, weights_TK)
+        out_TH = torch.empty(hidden_TH.shape, dtype=dtype)
+        if self._is_one and sum_of_one_token(out_TH, self._part_N, self._work.ids_TK, weights_TK):
+            return out_TH if dtype is hidden_TH.dtype else out_TH.to(hidden_TH.dtype)
+        return self._sum_of_many(out_TH, weights_TK.detach()).to(hidden_TH.dtype)
+
+    def _sum_of_many(self, out_TH: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
+        if self._is_one:
+            self._order_S = self._work.ids_TK.numpy()[0].argsort(kind="stable")[: len(self._counts)]
+            self._rows_S = np.zeros_like(self._order_S)
+        rows_S, weights_S = self._rows_S, numbers_of(weights_TK).T.ravel()[self._order_S]
+        if out_TH.dtype is torch.float32 and add_weighted(out_TH, self._part_N, self._counts, rows_S, weights_S):
+            return out_TH
+        out_TH.zero_()
+        weights_S1 = torch.from_numpy(weights_S).view(weights_TK.dtype).unsqueeze(1)
+        rows_N = torch.from_numpy(rows_S).split_with_sizes(self._counts)
+        weights_N = weights_S1.split_with_sizes(self._counts)
+        for part, rows, weights in zip(self._part_N, rows_N, weights_N, strict=True):
+            out_TH.index_add_(0, rows, (part * weights).to(out_TH.dtype))
+        return out_TH
+
+
+class DeviceParts:
+    """Of a layer whose activations are on a device: results are weighted where they are, by the lane that has them.
+
+    `host_rows_S`: the rows on the host, for the CPU lane. One token needs nothing sent.
+    """
+
+    def __init__(self, work: LayerInput, counts: list[int], send: Send) -> None:
+        weights_TK = work.weights_TK.detach() if work.weights_TK.requires_grad else work.weights_TK
+        order, tokens, device = order_of_choices(work.ids_TK, sum(counts)), work.ids_TK.shape[0], weights_TK.device
+        self._host_rows_S = rows_of_choices(order, tokens)
+        if tokens == 1:
+            columns = weights_TK.unbind(1)
+            self._rows_S = first_rows(len(order), device)
+            self._weights_S1 = torch.cat([columns[k] for k in order.tolist()]).unsqueeze(1)
+        else:
+            order = send(order)
+            self._rows_S = rows_of_choices(order, tokens)
+            self._weights_S1 = weights_TK.t().reshape(-1, 1).index_select(0, order)
+        self._counts, self._ends, self._hidden_TH = counts, [0, *accumulate(counts)], work.hidden_TH
+        shape = len(order), work.hidden_TH.shape[1]
+        self._part_SH = _lasting(shape, work.arithmetic.sum_dtype(work.hidden_TH, weights_TK), device)
+        self._elsewhere: dict[int, torch.Tensor] = {}
+
+    def rows(self, at: int, hidden_TH: torch.Tensor) -> torch.Tensor:
+        """An expert's rows of the hidden states, on the host or where they are; one token needs no gathering."""
+        if hidden_TH.shape[0] == 1 and self._counts[at] == 1:
+            return hidden_TH
+        rows_S = self._rows_S if hidden_TH is self._hidden_TH else self._host_rows_S
+        return hidden_TH[rows_S[self._ends[at] : self._ends[at + 1]]]
+
+    def put(self, at: int, part_CH: torch.Tensor) -> None:
+        """Weight an expert's results, and put them into their rows."""
+        span = slice(self._ends[at], self._ends[at + 1])
+        torch.mul(part_CH, self._weights_S1[span], out=self._part_SH[span])
+
+    def pairs(self, at_N: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some experts' rows [P] and router weights [P, 1]."""
+        if len(at_N) == len(self._counts) and list(at_N) == sorted(at_N):
+            return self._rows_S, self._weights_S1
+        rows_N = self._rows_S.split_with_sizes(self._counts)
+        weights_N = self._weights_S1.split_with_sizes(self._counts)
+        return torch.cat([rows_N[at] for at in at_N]), torch.cat([weights_N[at] for at in at_N])
+
+    def put_weighted(self, at_N: Sequence[int], part_PH: torch.Tensor) -> None:
+        """The results of these experts, one below the other, weighted already."""
+        parts = part_PH.split_with_sizes([self._counts[at] for at in at_N])
+        self._elsewhere |= zip(at_N, parts, strict=True)
+
+    def sum(self) -> torch.Tensor:
+        """All results added by ascending expert, [T, H], in the activations' dtype."""
+        part_SH, hidden_TH = self._part_SH, self._hidden_TH
+        out_TH = torch.zeros(hidden_TH.shape, dtype=part_SH.dtype, device=part_SH.device)
+        parts = list(part_SH.split_with_sizes(self._counts))
+        for at, part in self._elsewhere.items():
+            parts[at] = part.to(part_SH.dtype)
+        for part, rows in zip(parts, self._rows_S.split_with_sizes(self._counts), strict=True):
+            if part.shape[0] == len(out_TH) == 1:
+                out_TH.add_(part)
+            else:
+                out_TH.index_add_(0, rows, part)
+        return out_TH.to(hidden_TH.dtype)
+
+
+def _lasting(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """An undefined matrix that threads may write to, also those that are not in their caller's inference mode."""
+    if not torch.is_inference_mode_enabled():
+        return torch.empty(shape, dtype=dtype, device=device)
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=dtype, device=device)

@@ -1,0 +1,1 @@
+"""Experts that tell prompts apart, and models whose routers are steered."""
