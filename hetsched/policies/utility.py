@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..jit import announced
+from ..plugins import instance
 from ..policy import Kernelled, Setting
 from ..types import Demand, ExpertId
 from .static import most_frequent
@@ -44,7 +45,7 @@ class Utility(Kernelled):
         hysteresis: float = 0.01,
         backlog_layers: float = 1.0,
     ) -> None:
-        self.forecaster = forecaster
+        self.forecaster = instance("hetsched.forecasters", forecaster)
         self.later = later
         self.hysteresis = hysteresis
         self.backlog_layers = backlog_layers
