@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..policy import Kernelled, Setting
-from ..types import ExpertId
+from ..types import ExpertId, FloatArray
 
 if TYPE_CHECKING:
     from .compiled import PolicyKernels
@@ -69,3 +69,11 @@ def most_frequent(setting: Setting) -> list[ExpertId]:
         return [ExpertId(layer, e) for e in range(shape.num_experts) for layer in range(shape.num_layers)]
     order = np.argsort(-setting.frequency_LE.reshape(-1), kind="stable")
     return [ExpertId(*divmod(int(flat), shape.num_experts)) for flat in order]
+
+
+def first_kept_longest(experts: Sequence[ExpertId], setting: Setting) -> FloatArray:
+    """`keep_LE` for an order of experts: the last leaves first."""
+    keep_LE: FloatArray = np.zeros((setting.geometry.num_layers, setting.geometry.num_experts))
+    for behind, expert in enumerate(reversed(experts)):
+        keep_LE[expert] = behind + 1.0
+    return keep_LE

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..scheduler import Scheduler
 from ..stats import RunStats
 from ..traces.trace import RoutingTrace
-from ..types import Demand, FloatArray, Phase
+from ..types import Demand, Float32Array, FloatArray, IntArray, Phase
 from .steps import Steps
 from .timeline import Timeline
 
@@ -119,12 +119,21 @@ def _run_compiled(
     replay = compiled_replay(calls)
     for first in range(0, steps.count, STEPS_AT_ONCE):
         span = slice(first, first + STEPS_AT_ONCE)
-        asked = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8)
+        begin_S, end_S = steps.begin_S[span], steps.end_S[span]
+        asked = _weights(trace, scheduler, begin_S, end_S), begin_S, end_S, steps.phase_S[span].astype(np.uint8)
         decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span]))
         scheduler.residency.check()
         if progress is not None:
             progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
     return step_s_S
+
+
+def _weights(trace: RoutingTrace, scheduler: Scheduler, begin_S: IntArray, end_S: IntArray) -> Float32Array:
+    """Router weights of these steps' tokens; of none where the policy does not look at them, or there are none."""
+    shape = (0, trace.num_layers, trace.top_k)
+    if not scheduler.uses_weights or trace.weights_TLK is None:
+        return np.zeros(shape, np.float32)
+    return trace.weights_TLK[int(begin_S[0]) : int(end_S[-1])].astype(np.float32)
 
 
 def _run(
