@@ -124,7 +124,7 @@ def _choosing(stamp: int) -> Callable[..., None]:
         if space <= 0 or not board.at[SLOTS]:
             return
         own.kept_F[:] = 0
-        wanted_E, tokens_E, sizes_E = own.spare_4E[0], own.spare_4E[1], own.spare_4E[2]
+        wanted_E, tokens_E, sizes_E, moved_E = own.spare_4E[0], own.spare_4E[1], own.spare_4E[2], own.spare_4E[3]
         for l in range(layer + 1, min(layer + 1 + own.ahead, board.at[LAYERS])):
             count = expected(own.next_LE[l], own.top_k, board.at[TOKENS], wanted_E, tokens_E)
             here = sort_out(board, own, l * experts, count)
@@ -134,8 +134,8 @@ def _choosing(stamp: int) -> Callable[..., None]:
                     before_s = makespan_s(board, seconds_4T, own, sizes_E[:count], here)
                 if sizes_E[here + i] != last:  # those with as many tokens save as much
                     last = sizes_E[here + i]
-                    moved_E = brought(own, count, here, i)
-                    saved_s = before_s - makespan_s(board, seconds_4T, own, moved_E, here + 1)
+                    bring(own, count, here, i)
+                    saved_s = before_s - makespan_s(board, seconds_4T, own, moved_E[:count], here + 1)
                 if saved_s > 0:
                     found = rank(own.found_2C, found, wanted_E[i], saved_s)
         new_W = wanted_E[: min(space, found)]
@@ -165,15 +165,14 @@ def sort_out(board: Board, own: Own, first: int, count: int) -> int:
 
 
 @compiled_lean
-def brought(own: Own, count: int, here: int, i: int) -> IntArray:
-    """The same tokens with the i-th missing expert behind those that are there."""
+def bring(own: Own, count: int, here: int, i: int) -> None:
+    """The same tokens with the i-th missing expert behind those that are there, into the last of `spare_4E`."""
     sizes_E, moved_E = own.spare_4E[2], own.spare_4E[3]
     for place in range(count):
         moved_E[place] = sizes_E[place]
     for place in range(here + i, here, -1):
         moved_E[place] = moved_E[place - 1]
     moved_E[here] = sizes_E[here + i]
-    return moved_E[:count]
 
 
 @compiled_lean
