@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .cost.model import CostModel
 from .dispatch.guard import SolverGuard
+from .errors import InputError
 from .geometry import MoEGeometry
 from .residency import Residency
 from .traces.trace import RoutingTrace
@@ -68,6 +69,23 @@ class Decision(NamedTuple):
     solver_status: str = ""
 
 
+class Traits(NamedTuple):
+    """What a policy declares of itself, in its class attribute `traits`; traits_of reads it.
+
+    `family`: a word to group it by. `clairvoyant`: a replay tells it the future. `lossless`: False where it changes
+    tokens. `stand_in`: what it has in place of its paper's input. `uses_weights`: its demands carry `weights_E`, the
+    router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
+    `uses_solver`: it asks `setting.solver`; naming a solver for one that does not is an error.
+    """
+
+    family: str = ""
+    clairvoyant: bool = False
+    lossless: bool = True
+    stand_in: str = ""
+    uses_weights: bool = False
+    uses_solver: bool = False
+
+
 @runtime_checkable
 class Policy(Protocol):
     """A strategy for residency and misses. Its constructor takes tuning only, all with defaults.
@@ -78,9 +96,7 @@ class Policy(Protocol):
     Contract: every active expert has exactly one Run; a GPU Run's expert is resident, in flight, or fetched in the
     same decision; no victim is in flight or active in this layer.
 
-    A class may declare two traits, False where it does not. `uses_weights: bool`: its demands carry `weights_E`, the
-    router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
-    `uses_solver: bool`: it asks `setting.solver`; naming a solver for one that does not is an error.
+    A class may declare `traits`, a Traits; else it has the usual ones.
     """
 
     name: str
@@ -109,6 +125,7 @@ class Kernelled:
     time; `in_python` is handed over by deciders.methods.give_methods, which the scheduler calls.
     """
 
+    traits = Traits()
     in_python: Any = None
 
     def kernels(self) -> PolicyKernels:
@@ -140,6 +157,9 @@ def is_compiled(policy: object) -> bool:
     return place("kernels") < len(order) and all(place(m) >= place("kernels") for m in ("plan", "observe", "prefetch"))
 
 
-def asks_solver(policy: object) -> bool:
-    """Whether a policy, or a class of them, says that it asks its solver."""
-    return bool(getattr(policy, "uses_solver", False))
+def traits_of(policy: object) -> Traits:
+    """What a policy, or a class of them, declares of itself. Raises InputError where that is no Traits."""
+    declared = getattr(policy, "traits", Traits())
+    if not isinstance(declared, Traits):
+        raise InputError(f"the traits of {policy!r} are {declared!r}; declare them as traits = Traits(family=...)")
+    return declared

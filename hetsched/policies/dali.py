@@ -24,7 +24,7 @@ import numpy as np
 
 from ..forecast import shares_LE
 from ..forecast.transition import Transition
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId, FloatArray
 from .compiled import PolicyKernels
 from .dali_kernels import choose, note
@@ -41,8 +41,10 @@ class Dali(Kernelled):
     """
 
     name = "dali"
-    family = "hybrid execution"
-    stand_in = "learned layer-to-layer transitions for the next router on residual-corrected hidden states"
+    traits = Traits(
+        family="hybrid execution",
+        stand_in="learned layer-to-layer transitions for the next router on residual-corrected hidden states",
+    )
 
     def __init__(self, window: int = 64, replaced: int = 1, prefetched: int = 2, depth: int = 2) -> None:
         self.window = window

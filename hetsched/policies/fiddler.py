@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId
 from .static import first_kept_longest, most_frequent
 
@@ -25,7 +25,7 @@ class Fiddler(Kernelled):
     """Static frequency, and the shorter of CPU and copy for each miss."""
 
     name = "fiddler"
-    family = "static placement"
+    traits = Traits(family="static placement")
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Pairs by descending calibration frequency."""

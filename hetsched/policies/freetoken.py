@@ -19,7 +19,7 @@ import numpy as np
 
 from ..board import ACTIVE, EXPERTS, LAYER, Board
 from ..jit import compiled_lean
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId, FloatArray
 from .compiled import PolicyKernels
 from .rule_kernels import Ruled, ruled
@@ -39,7 +39,7 @@ class FreeToken(Kernelled):
     """Global LRU, misses divided by bandwidth."""
 
     name = "freetoken"
-    family = "recency"
+    traits = Traits(family="recency")
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The most frequent experts, the rarest of them the least recently used."""

@@ -27,7 +27,7 @@ import numpy as np
 from ..board import MOST_COPIES
 from ..forecast import shares_LE
 from ..forecast.transition import Transition
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId, FloatArray
 from .compiled import PolicyKernels
 from .hybrimoe_kernels import MOST_CANDIDATES, RULE, choosing, note
@@ -43,9 +43,11 @@ class HybriMoe(Kernelled):
     """
 
     name = "hybrimoe"
-    family = "hybrid execution"
-    uses_weights = True
-    stand_in = "learned layer-to-layer transitions for the next routers on this layer's hidden state"
+    traits = Traits(
+        family="hybrid execution",
+        stand_in="learned layer-to-layer transitions for the next routers on this layer's hidden state",
+        uses_weights=True,
+    )
 
     def __init__(self, alpha: float = 0.03, ahead: int = 3, depth: int = 1) -> None:
         self.alpha = alpha

@@ -30,7 +30,7 @@ from ..board import (
 )
 from ..board.rows import SAVES
 from ..dispatch.judge import seconds
-from ..jit import compiled_lean, specialised
+from ..jit import compiled, compiled_lean, specialised
 from ..types import FloatArray, IntArray
 from .compiled import PolicyKernels
 from .idle_kernels import copy_in, expected, put_among, waiting_room
@@ -66,10 +66,13 @@ class Own(NamedTuple):
     packed_P: FloatArray
 
 
-@compiled_lean
-def own_of(a: Any) -> Own:
+def named(a: Any) -> Own:
     """The arrays by name; a[1] and a[2] are the plan's."""
     return Own(a[0], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11])
+
+
+own_of = compiled_lean(named)
+counted_own_of = compiled(named)  # for kernels that make arrays: they give up a reference to all that they were returned
 
 
 @compiled_lean
@@ -119,7 +122,7 @@ def _choosing(stamp: int) -> Callable[..., None]:
     def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
         """The candidates of the next layers whose presence would save most."""
         assert stamp >= 0
-        own, experts, layer, found = own_of(arrays), board.at[EXPERTS], board.at[LAYER], 0
+        own, experts, layer, found = counted_own_of(arrays), board.at[EXPERTS], board.at[LAYER], 0
         space = waiting_room(board, own.depth)
         if space <= 0 or not board.at[SLOTS]:
             return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId, FloatArray
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class CpuOnly(Kernelled):
     """Nothing on the GPU but the dense part."""
 
     name = "cpu-only"
-    family = "static placement"
+    traits = Traits(family="static placement")
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """No expert is resident."""

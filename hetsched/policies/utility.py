@@ -17,7 +17,7 @@ import numpy as np
 
 from ..jit import announced
 from ..plugins import plugin
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId
 from .static import most_frequent
 
@@ -33,8 +33,7 @@ class Utility(Kernelled):
     """
 
     name = "hetsched"
-    family = "integer program"
-    uses_solver = True
+    traits = Traits(family="integer program", uses_solver=True)
 
     def __init__(
         self,

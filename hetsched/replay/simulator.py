@@ -131,7 +131,7 @@ def _run_compiled(
 def _weights(trace: RoutingTrace, scheduler: Scheduler, begin_S: IntArray, end_S: IntArray) -> Float32Array:
     """Router weights of these steps' tokens; of none where the policy does not look at them, or there are none."""
     shape = (0, trace.num_layers, trace.top_k)
-    if not scheduler.uses_weights or trace.weights_TLK is None:
+    if not scheduler.traits.uses_weights or trace.weights_TLK is None:
         return np.zeros(shape, np.float32)
     return trace.weights_TLK[int(begin_S[0]) : int(end_S[-1])].astype(np.float32)
 
@@ -142,7 +142,7 @@ def _run(
     """Seconds of each step [S], layer by layer."""
     step_s_S = np.zeros(steps.count)
     timeline, cost, since_check = Timeline(scheduler.cost), scheduler.cost, 0
-    for s, layers in enumerate(demands(trace, steps, scheduler.uses_weights)):
+    for s, layers in enumerate(demands(trace, steps, scheduler.traits.uses_weights)):
         begin_s = timeline.now_s
         for demand in layers:
             dense_s = cost.dense_s(demand.num_tokens)
