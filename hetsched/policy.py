@@ -14,7 +14,7 @@ from .cost.model import CostModel
 from .dispatch.guard import SolverGuard
 from .errors import InputError
 from .geometry import MoEGeometry
-from .residency import Residency
+from .residency import Reading
 from .traces.trace import RoutingTrace
 from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Run
 
@@ -50,9 +50,9 @@ class Setting:
 
 
 class View(NamedTuple):
-    """What a policy sees at a decision: residency (read only) and the copy engine."""
+    """What a policy sees at a decision: residency, which it cannot change, and the copy engine."""
 
-    residency: Residency
+    residency: Reading
     link: LinkState
 
 

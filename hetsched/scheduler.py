@@ -28,7 +28,20 @@ from .policy import Decision, Policy, Setting, is_compiled, traits_of
 from .residency import Arrive, Drop, Residency
 from .stats import RunStats
 from .traces.trace import RoutingTrace
-from .types import Copies, Demand, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
+from .types import (
+    Copies,
+    Demand,
+    ExpertId,
+    Fetch,
+    FloatArray,
+    IntArray,
+    Lane,
+    LinkState,
+    Outcome,
+    Phase,
+    Plan,
+    read_only,
+)
 
 IDLE = LinkState()
 DEFAULT_SOLVER = "exact"
@@ -82,6 +95,8 @@ class Scheduler:
         self.solver: Solver = _instance("hetsched.solvers", asked)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
+        if frequency_LE is not None:
+            frequency_LE = read_only(frequency_LE)
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future)

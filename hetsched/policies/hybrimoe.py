@@ -21,6 +21,7 @@ Shapes: L layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,13 +58,17 @@ class HybriMoe(Kernelled):
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The most frequent experts; scores begin as their shares."""
         shape = setting.geometry
-        self._forecaster = Transition()
+        self._forecaster: Any = Transition()
         self._forecaster.start(shape, setting.frequency_LE, setting.history)
         self._learning = learning_of(self._forecaster)
         self._score_LE: FloatArray = shares_LE(shape, setting.frequency_LE)
         ahead, experts = min(self.ahead, shape.num_layers), shape.num_experts
         found_2C = np.zeros((2, ahead * MOST_CANDIDATES))
-        spare = np.zeros(self._score_LE.size, np.uint8), np.zeros((4, max(experts, MOST_COPIES)), np.int64), np.zeros(6 * experts)
+        spare = (
+            np.zeros(self._score_LE.size, np.uint8),
+            np.zeros((4, max(experts, MOST_COPIES)), np.int64),
+            np.zeros(6 * experts),
+        )
         tuning = self.alpha, shape.top_k, ahead, self.depth
         self._own = (*Ruled(self._score_LE.reshape(-1)), *tuning, self._learning.next_LE, found_2C, *spare)
         return most_frequent(setting)

@@ -68,9 +68,7 @@ def put_among(order_E: IntArray, count: int, most: int, key_E: FloatArray, e: in
 
 
 @compiled_lean
-def next_in_line(
-    board: Board, state: int, value_F: FloatArray, sign: float, first: int, end: int, last: int
-) -> int:
+def next_in_line(board: Board, state: int, value_F: FloatArray, sign: float, first: int, end: int, last: int) -> int:
     """Of experts first..end - 1 in this state the one with the lowest (sign * value, number) after `last`'s, or -1.
 
     `last` < 0: the lowest of all.
