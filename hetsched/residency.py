@@ -49,8 +49,8 @@ class ResidencyError(RuntimeError):
 class Reading:
     """State of every expert, and the slots they take, as sections of a board: to look at, with nothing to change.
 
-    `state_LE` and `slot_LE` (-1: no slot) are read-only, and always up to date. What a policy is shown has nothing else;
-    numpy raises ValueError where one tries to write.
+    `state_LE` and `slot_LE` (-1: no slot) are read-only, and always up to date: numpy raises ValueError where somebody
+    tries to write. This is what policies are shown.
     """
 
     def __init__(self, num_layers: int, num_experts: int, num_slots: int, board: Board) -> None:

@@ -63,14 +63,10 @@ class HybriMoe(Kernelled):
         self._learning = learning_of(self._forecaster)
         self._score_LE: FloatArray = shares_LE(shape, setting.frequency_LE)
         ahead, experts = min(self.ahead, shape.num_layers), shape.num_experts
-        found_2C = np.zeros((2, ahead * MOST_CANDIDATES))
-        spare = (
-            np.zeros(self._score_LE.size, np.uint8),
-            np.zeros((4, max(experts, MOST_COPIES)), np.int64),
-            np.zeros(6 * experts),
-        )
+        found_2C, kept_F = np.zeros((2, ahead * MOST_CANDIDATES)), np.zeros(self._score_LE.size, np.uint8)
+        room = np.zeros((4, max(experts, MOST_COPIES)), np.int64), np.zeros(6 * experts)
         tuning = self.alpha, shape.top_k, ahead, self.depth
-        self._own = (*Ruled(self._score_LE.reshape(-1)), *tuning, self._learning.next_LE, found_2C, *spare)
+        self._own = (*Ruled(self._score_LE.reshape(-1)), *tuning, self._learning.next_LE, found_2C, kept_F, *room)
         return most_frequent(setting)
 
     def kernels(self) -> PolicyKernels:

@@ -72,9 +72,7 @@ def named(a: Any) -> Own:
 
 
 own_of = compiled_lean(named)
-counted_own_of = compiled(
-    named
-)  # for kernels that make arrays: they give up a reference to all that they were returned
+counted_own_of = compiled(named)  # for kernels that make arrays, see jit.compiled_lean
 
 
 @compiled_lean

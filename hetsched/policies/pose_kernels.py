@@ -89,7 +89,7 @@ def cheapest(board: Board, utility_F: FloatArray, wanted: int, begin_layer: int,
     for v in range(free):
         board.victims_N[v], price_V[v] = FREE_SLOT, 0.0
     if wanted == free:
-        return found
+        return int(found)
     for l in range(begin_layer, end_layer):
         begin, end = l * experts, (l + 1) * experts
         least = NOBODY
@@ -110,7 +110,7 @@ def cheapest(board: Board, utility_F: FloatArray, wanted: int, begin_layer: int,
                 place -= 1
             price_V[place], board.victims_N[place] = utility_F[f], f
             found = min(found + 1, wanted)
-    return found
+    return int(found)
 
 
 @compiled_lean
