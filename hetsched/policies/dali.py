@@ -19,7 +19,6 @@ Shapes: L layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -56,7 +55,7 @@ class Dali(Kernelled):
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """An equal share of the slots for each layer, its most frequent experts first."""
         shape = setting.geometry
-        self._forecaster: Any = Transition()
+        self._forecaster = Transition()
         self._forecaster.start(shape, setting.frequency_LE, setting.history)
         self._learning = learning_of(self._forecaster)
         last_LE: FloatArray = self.window * shares_LE(shape, setting.frequency_LE)

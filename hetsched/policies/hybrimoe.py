@@ -21,7 +21,6 @@ Shapes: L layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -58,7 +57,7 @@ class HybriMoe(Kernelled):
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The most frequent experts; scores begin as their shares."""
         shape = setting.geometry
-        self._forecaster: Any = Transition()
+        self._forecaster = Transition()
         self._forecaster.start(shape, setting.frequency_LE, setting.history)
         self._learning = learning_of(self._forecaster)
         self._score_LE: FloatArray = shares_LE(shape, setting.frequency_LE)
