@@ -284,13 +284,17 @@ def test_what_a_policy_is_shown_cannot_be_changed(way: str, method: str) -> None
     made = scheduler(Vandal(on(Lane.GPU, 0, 1)), 2)
     weights_E = np.linspace(0.0, 1.0, SHAPE.num_experts)
     demand = made.one_token_demand(0, [0, 1], Phase.DECODE, weights_E)
-    before = [array.copy() for array in made.arrays[:1]], made.residency.slot_LE.copy(), weights_E.copy()
-    with pytest.raises((ValueError, AttributeError, PlanError)):
+    before = made.residency.state_LE.copy(), made.residency.slot_LE.copy(), weights_E.copy()
+
+    def layer() -> None:
         made.step(demand)
         made.prefetch()
+
+    with pytest.raises((ValueError, AttributeError, PlanError)):
+        layer()
     assert (demand.active, demand.tokens) == ([0, 1], [1, 1])
     assert demand.tokens_E.tolist() == [1, 1] + [0] * (SHAPE.num_experts - 2)
-    assert (made.arrays[0] == before[0][0]).all()
+    assert (made.residency.state_LE == before[0]).all()
     assert (made.residency.slot_LE == before[1]).all()
     assert (weights_E == before[2]).all()
     made.residency.check()
