@@ -24,11 +24,24 @@ from .faults import Fault, story
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import plugin
-from .policy import Decision, Policy, Setting, asks_solver, is_compiled
+from .policy import Decision, Policy, Setting, is_compiled, traits_of
 from .residency import Arrive, Drop, Residency
 from .stats import RunStats
 from .traces.trace import RoutingTrace
-from .types import Copies, Demand, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
+from .types import (
+    Copies,
+    Demand,
+    ExpertId,
+    Fetch,
+    FloatArray,
+    IntArray,
+    Lane,
+    LinkState,
+    Outcome,
+    Phase,
+    Plan,
+    read_only,
+)
 
 IDLE = LinkState()
 DEFAULT_SOLVER = "exact"
@@ -77,12 +90,14 @@ class Scheduler:
         self.residency = Residency(layers, experts, slots, self.board, geometry.experts_L or ())
         self.stats = RunStats(geometry.expert_bytes, self.board)
         self.policy: Policy = _instance("hetsched.policies", policy)
-        self.uses_weights = bool(getattr(self.policy, "uses_weights", False))
+        self.traits = traits_of(self.policy)
         refuse_idle_solver(self.policy, solver)
-        asked = solver if asks_solver(self.policy) else NO_SOLVER
+        asked = solver if self.traits.uses_solver else NO_SOLVER
         self.solver: Solver = _instance("hetsched.solvers", asked)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
+        if frequency_LE is not None:
+            frequency_LE = read_only(frequency_LE)
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future)
@@ -243,11 +258,11 @@ class Scheduler:
 
 def refuse_idle_solver(policy: Any, solver: Any) -> None:
     """Raise InputError where a solver other than the default is named for a policy (or class of one) that asks none."""
-    if solver != DEFAULT_SOLVER and not asks_solver(policy):
+    if solver != DEFAULT_SOLVER and not traits_of(policy).uses_solver:
         names = [named if isinstance(named, str) else getattr(named, "name", named) for named in (policy, solver)]
         raise InputError(
             f"policy {names[0]} asks no solver, so {names[1]} would change nothing; drop the solver, or declare "
-            "uses_solver in the policy if it does ask"
+            "Traits(uses_solver=True) in the policy if it does ask"
         )
 
 

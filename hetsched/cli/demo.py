@@ -84,12 +84,12 @@ def _compare(
     """handle.stats() of each strategy after `tokens` tokens, at equal bytes."""
     from hetsched import attach
     from hetsched.plugins import plugin
-    from hetsched.policy import asks_solver
+    from hetsched.policy import traits_of
     from hetsched.scheduler import DEFAULT_SOLVER
 
     frequency_LE, rows = _calibrate(model, tokenizer, options), []
     for policy in strategies:
-        solver = options["solver"] if asks_solver(plugin("hetsched.policies", policy)) else DEFAULT_SOLVER
+        solver = options["solver"] if traits_of(plugin("hetsched.policies", policy)).uses_solver else DEFAULT_SOLVER
         own = {**options, "policy": policy, "solver": solver}
         with attach(model, **own, frequency_LE=frequency_LE) as handle:
             generate(model, tokenizer, ids, tokens, stream=False)

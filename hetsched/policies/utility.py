@@ -17,7 +17,7 @@ import numpy as np
 
 from ..jit import announced
 from ..plugins import plugin
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId
 from .static import most_frequent
 
@@ -33,8 +33,7 @@ class Utility(Kernelled):
     """
 
     name = "hetsched"
-    family = "integer program"
-    uses_solver = True
+    traits = Traits(family="integer program", uses_solver=True)
 
     def __init__(
         self,
@@ -51,6 +50,7 @@ class Utility(Kernelled):
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Fill every slot, by calibration frequency if there is one."""
+        from .learning import learning_of
         from .utility_kernels import empty_state
         from .utility_steps import MOST_SWAPS, NOW, first_numbers
 
@@ -61,18 +61,13 @@ class Utility(Kernelled):
         tuning = self.later, self.hysteresis, self.backlog_layers
         reach = shape.num_layers if self.forecaster.reach is None else self.forecaster.reach
         numbers = first_numbers(cost, shape.top_k, tuning, reach)
-        forecast = self.forecaster.next_LE(), self.forecaster.demand_LE()
+        self._learning = learning_of(self.forecaster)
+        forecast = self._learning.next_LE, self._learning.demand_LE
         self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), np.zeros(NOW), *forecast)
         return most_frequent(setting) if cost.has_gpu else ()
 
     def kernels(self) -> PolicyKernels:
         """The layer's integer program, by the solver unless one token's answer is settled without; then swaps."""
-        from . import utility_steps as own
+        from .utility_steps import KERNELS
 
-        learning = getattr(self.forecaster, "kernel", None)
-        if learning is None:
-            return own.KERNELS._replace(own=self._own, observe=self.forecaster.observe)
-        name, sources, learn, known = learning()
-        return own.KERNELS._replace(
-            name=f"hetsched {name}", sources=(*own.KERNELS.sources, *sources), learn=learn, own=self._own, known=known
-        )
+        return self._learning.taught(KERNELS._replace(own=self._own))

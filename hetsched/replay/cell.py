@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..machine.profile import HardwareProfile
-from ..policy import is_compiled
+from ..policy import is_compiled, traits_of
 from ..scheduler import IDLE, Scheduler
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from .simulator import ConstantClock, Progress, Replay, simulate
 from .steps import Steps
-from .strategies import Strategy, traits
+from .strategies import Strategy
 from .study import Bench
 
 PROBE_LAYERS = 1024  # layer-steps whose decision time is charged to a strategy that is replayed in a compiled loop
@@ -95,7 +95,7 @@ class Cell(NamedTuple):
         return simulate(bench.scored, bench.steps, scheduler, progress, bench.study.host_layer_s(self.machine))
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
-        says = traits(self.strategy.policy())
+        says = traits_of(self.strategy.policy())
         figures: dict[str, Any] = replayed.stats.as_dict()
         shared = ("tokens_per_s", "hit_rate", "late_share", "bytes_per_token", "wasted_bytes_per_token")
         lanes = {f"{lane}_utilisation": share for lane, share in figures["utilisation"].items()}
@@ -112,7 +112,7 @@ class Cell(NamedTuple):
             overlapped_s_per_token=replayed.stats.overlapped_s / max(replayed.stats.tokens, 1),
             **{name: figures[name] for name in shared},
             **lanes,
-            **says._asdict(),
+            **{name: getattr(says, name) for name in ("family", "clairvoyant", "lossless", "stand_in")},
         )
 
 

@@ -18,14 +18,13 @@ from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine import gallery
 from ..machine.profile import HardwareProfile
-from ..policy import Policy, asks_solver
+from ..policy import Policy, traits_of
 from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..traces.split import sequence_starts, split
 from ..traces.trace import RoutingTrace, load_trace
 from ..types import FloatArray, Phase
 from .simulator import check_shape
 from .steps import Steps, steps_of
-from .strategies import traits
 
 MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says; as `host_s`: what the profile says
 
@@ -185,10 +184,10 @@ class Bench:
             machine,
             self.study.gpu_bytes(gpu_fraction),
             policy=policy,
-            solver=self.study.solver if asks_solver(policy) else DEFAULT_SOLVER,
+            solver=self.study.solver if traits_of(policy).uses_solver else DEFAULT_SOLVER,
             frequency_LE=self.frequency_LE,
             history=self.history,
-            future=self.future if traits(policy).clairvoyant else None,
+            future=self.future if traits_of(policy).clairvoyant else None,
             clock=clock,
         )
         return made
