@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hetsched.policies.static import StaticFrequency
-from hetsched.policy import View
+from hetsched.policy import Traits, View
 from hetsched.replay import compare
 from hetsched.residency import ABSENT, RESIDENT
 from hetsched.traces.synth import SynthParams, synthesise
@@ -16,6 +16,7 @@ class FetchLater(StaticFrequency):
     """Starts as its parent; while the lanes work, a missed expert replaces the layer's first idle one."""
 
     name = "fetch-later"
+    traits = Traits(family="mine")
 
     def prefetch(self, demand: Demand, view: View) -> list[Fetch]:
         layer, states = demand.layer, view.residency.states(demand.layer)

@@ -26,7 +26,11 @@ def compiled(function: F) -> F:
 
 
 def compiled_lean(function: F) -> F:
-    """As `compiled`, for what makes no array, on borrowed ones: without any counting of references."""
+    """As `compiled`, for what makes no array, on borrowed ones: without any counting of references.
+
+    It must not return arrays that are not borrowed to a kernel that does count: that one would give up a reference
+    which it was never given.
+    """
     return cast(F, njit(nogil=True, error_model="numpy", _nrt=False)(function))
 
 

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .cost.model import CostModel
 from .dispatch.guard import SolverGuard
+from .errors import InputError
 from .forecast import Forecaster
 from .geometry import MoEGeometry
 from .plugins import instance
-from .residency import Residency
+from .residency import Reading
 from .traces.trace import RoutingTrace
 from .types import Demand, Evict, ExpertId, Fetch, FloatArray, Lane, LinkState, Run
 
@@ -70,9 +71,9 @@ class Setting:
 
 
 class View(NamedTuple):
-    """What a policy sees at a decision: residency (read only) and the copy engine."""
+    """What a policy sees at a decision: residency, which it cannot change, and the copy engine."""
 
-    residency: Residency
+    residency: Reading
     link: LinkState
 
 
@@ -87,6 +88,25 @@ class Decision(NamedTuple):
     evicts: tuple[Evict, ...] = ()
     predicted_s: float = 0.0
     solver_status: str = ""
+
+
+class Traits(NamedTuple):
+    """What a policy declares of itself, in its class attribute `traits`; traits_of reads it.
+
+    `family`: a word to group it by. `clairvoyant`: a replay tells it the future. `lossless`: False where it changes
+    tokens. `stand_in`: what it has in place of its paper's input. `uses_weights`: its demands carry `weights_E`, the
+    router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
+    `uses_solver`: it asks `setting.solver`; naming a solver for one that does not is an error. `uses_forecaster`: the
+    same of `setting.forecaster`; an attribute `forecaster` of the policy is the one that it has by default.
+    """
+
+    family: str = ""
+    clairvoyant: bool = False
+    lossless: bool = True
+    stand_in: str = ""
+    uses_weights: bool = False
+    uses_solver: bool = False
+    uses_forecaster: bool = False
 
 
 @runtime_checkable
@@ -104,10 +124,7 @@ class Policy(Protocol):
     `makespan_s`, each lane's, and `layer_s`, of which the sum is the time so far). A replay of one that has it goes
     layer by layer in Python.
 
-    A class may declare three traits, False where it does not. `uses_weights: bool`: its demands carry `weights_E`, the
-    router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
-    `uses_solver: bool`: it asks `setting.solver`; naming a solver for one that does not is an error.
-    `uses_forecaster: bool`: the same of `setting.forecaster`; an attribute `forecaster` says which it has by default.
+    A class may declare `traits`, a Traits; else it has the usual ones.
     """
 
     name: str
@@ -136,6 +153,7 @@ class Kernelled:
     time; `in_python` is handed over by deciders.methods.give_methods, which the scheduler calls.
     """
 
+    traits = Traits()
     in_python: Any = None
 
     def kernels(self) -> PolicyKernels:
@@ -167,11 +185,9 @@ def is_compiled(policy: object) -> bool:
     return place("kernels") < len(order) and all(place(m) >= place("kernels") for m in ("plan", "observe", "prefetch"))
 
 
-def asks_solver(policy: object) -> bool:
-    """Whether a policy, or a class of them, says that it asks its solver."""
-    return bool(getattr(policy, "uses_solver", False))
-
-
-def asks_forecaster(policy: object) -> bool:
-    """Whether a policy, or a class of them, says that it asks a forecaster."""
-    return bool(getattr(policy, "uses_forecaster", False))
+def traits_of(policy: object) -> Traits:
+    """What a policy, or a class of them, declares of itself. Raises InputError where that is no Traits."""
+    declared = getattr(policy, "traits", Traits())
+    if not isinstance(declared, Traits):
+        raise InputError(f"the traits of {policy!r} are {declared!r}; declare them as traits = Traits(family=...)")
+    return declared

@@ -1,4 +1,4 @@
-"""Residency: which experts are on the GPU. The one mutable object of a scheduler; it changes only through apply().
+"""Residency: which experts are on the GPU. The one mutable object of a scheduler, of which others see a Reading.
 
 Shapes: L layers, E experts.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from .board import ABSENT as ABSENT
 from .board import COPYING as COPYING
 from .board import FREE, FREE_SLOT, NO_EXPERT, UNDER_WAY, Board, new_board, open_board
 from .board import RESIDENT as RESIDENT
-from .types import Evict, ExpertId, Fetch, IntArray
+from .types import Evict, ExpertId, Fetch, IntArray, read_only
 
 
 class State(IntEnum):
@@ -47,30 +46,18 @@ class ResidencyError(RuntimeError):
     """A change that the state does not allow: a fault of a policy or an executor, never of the user."""
 
 
-class Residency:
-    """State of every expert, and the slots they take: the board's sections, as an object.
+class Reading:
+    """State of every expert, and the slots they take, as sections of a board: to look at, with nothing to change.
 
-    All slots are of one size, that of the largest expert. `state_LE` and `slot_LE` (-1: no slot) may be read by anyone
-    and written by none. Whole decisions go through board/contract.py, single changes through apply(); either keeps
-    copying + resident + free == num_slots, and a slot of its own for everything that is not absent.
-    `experts_L`: of each layer, where some have fewer than others; those that do not exist are NO_EXPERT for good.
+    `state_LE` and `slot_LE` (-1: no slot) are read-only, and always up to date: numpy raises ValueError where somebody
+    tries to write. This is what policies are shown.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        num_experts: int,
-        num_slots: int,
-        board: Board | None = None,
-        experts_L: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, num_layers: int, num_experts: int, num_slots: int, board: Board) -> None:
         self.num_slots = num_slots
-        self._board = open_board(*new_board(num_layers, num_experts, num_slots)) if board is None else board
-        self._state_LE = self._board.state_F.reshape(num_layers, num_experts)
-        self._slot_LE = self._board.slot_F.reshape(num_layers, num_experts)
-        for layer, experts in enumerate(experts_L):
-            self._state_LE[layer, experts:] = NO_EXPERT
-        self.state_LE, self.slot_LE = _read_only(self._state_LE), _read_only(self._slot_LE)
+        self._board = board
+        self.state_LE = read_only(board.state_F.reshape(num_layers, num_experts))
+        self.slot_LE = read_only(board.slot_F.reshape(num_layers, num_experts))
 
     @property
     def free_slots(self) -> int:
@@ -84,35 +71,61 @@ class Residency:
 
     def state(self, expert: ExpertId) -> State:
         """State of one expert."""
-        return State(self._state_LE[expert])
+        return State(self.state_LE[expert])
 
     def slot(self, expert: ExpertId) -> int:
         """Slot of one expert, -1 for none."""
-        return int(self._slot_LE[expert])
+        return int(self.slot_LE[expert])
 
     def is_copying(self, expert: ExpertId) -> bool:
         """Whether a copy of this expert is under way."""
-        return bool(self._state_LE[expert] == COPYING)
+        return bool(self.state_LE[expert] == COPYING)
 
     def states(self, layer: int) -> list[int]:
         """State numbers of a layer's experts; a list, since a few look-ups in one are cheaper than in an array."""
-        row: list[int] = self._state_LE[layer].tolist()
+        row: list[int] = self.state_LE[layer].tolist()
         return row
 
     def residents(self) -> list[ExpertId]:
         """Every expert that is wholly there, in order."""
-        return [ExpertId(int(l), int(e)) for l, e in np.argwhere(self._state_LE == RESIDENT)]
+        return [ExpertId(int(l), int(e)) for l, e in np.argwhere(self.state_LE == RESIDENT)]
 
     def copying(self) -> list[ExpertId]:
         """Every expert under way, in order."""
-        return [ExpertId(int(l), int(e)) for l, e in np.argwhere(self._state_LE == COPYING)]
+        return [ExpertId(int(l), int(e)) for l, e in np.argwhere(self.state_LE == COPYING)]
 
     def evictable(self, layer: int, active_N: IntArray) -> IntArray:
         """Flat indices (layer * E + expert) of residents that may be victims while `layer` runs `active_N`."""
-        idle_LE = self._state_LE == RESIDENT
+        idle_LE = self.state_LE == RESIDENT
         idle_LE[layer, active_N] = False
         victims: IntArray = idle_LE.reshape(-1).nonzero()[0]
         return victims
+
+
+class Residency(Reading):
+    """The same, to be changed. All slots are of one size, that of the largest expert.
+
+    Whole decisions go through board/contract.py, single changes through apply(); either keeps
+    copying + resident + free == num_slots, and a slot of its own for everything that is not absent.
+    `experts_L`: of each layer, where some have fewer than others; those that do not exist are NO_EXPERT for good.
+    `shown`: what others may see of it.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_experts: int,
+        num_slots: int,
+        board: Board | None = None,
+        experts_L: Sequence[int] = (),
+    ) -> None:
+        made = open_board(*new_board(num_layers, num_experts, num_slots)) if board is None else board
+        super().__init__(num_layers, num_experts, num_slots, made)
+        self._state_LE = made.state_F.reshape(num_layers, num_experts)
+        self._slot_LE = made.slot_F.reshape(num_layers, num_experts)
+        for layer, experts in enumerate(experts_L):
+            self._state_LE[layer, experts:] = NO_EXPERT
+        self.shown = Reading(num_layers, num_experts, num_slots, Board._make(map(read_only, made)))
 
     def apply(self, change: Change) -> None:
         """Make one change, or raise ResidencyError and leave everything as it was."""
@@ -199,9 +212,3 @@ class Residency:
         if found != state:
             names = State(found).name, State(state).name
             raise ResidencyError("layer {} expert {} was {} while {}, not {}".format(*expert, what, *names))
-
-
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    view = array.view()
-    view.setflags(write=False)
-    return view

@@ -26,11 +26,24 @@ from .forecast.fed import Contexts, Replayed, configured
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import instance
-from .policy import Decision, Policy, Setting, asks_forecaster, asks_solver, is_compiled
+from .policy import Decision, Policy, Setting, is_compiled, traits_of
 from .residency import Arrive, Drop, Residency
 from .stats import RunStats
 from .traces.trace import RoutingTrace
-from .types import Copies, Demand, ExpertId, Fetch, FloatArray, IntArray, Lane, LinkState, Outcome, Phase, Plan
+from .types import (
+    Copies,
+    Demand,
+    ExpertId,
+    Fetch,
+    FloatArray,
+    IntArray,
+    Lane,
+    LinkState,
+    Outcome,
+    Phase,
+    Plan,
+    read_only,
+)
 
 IDLE = LinkState()
 DEFAULT_SOLVER = "exact"
@@ -84,22 +97,23 @@ class Scheduler:
         self.residency = Residency(layers, experts, slots, self.board, geometry.experts_L or ())
         self.stats = RunStats(geometry.expert_bytes, self.board)
         self.policy: Policy = instance("hetsched.policies", policy)
-        self.uses_weights = bool(getattr(self.policy, "uses_weights", False))
+        self.traits = traits_of(self.policy)
         refuse_idle_solver(self.policy, solver)
         refuse_idle_forecaster(self.policy, forecaster)
         known = contexts or (None if future is None else Replayed(future))
         self.forecaster: Forecaster | None = None
-        if asks_forecaster(self.policy):
+        if self.traits.uses_forecaster:
             usual = getattr(self.policy, "forecaster", None) or DEFAULT_FORECASTER
             self.forecaster = configured(usual if forecaster is None else forecaster, known, learned)
-        asked = solver if asks_solver(self.policy) else NO_SOLVER
+        asked = solver if self.traits.uses_solver else NO_SOLVER
         self.solver: Solver = instance("hetsched.solvers", asked)
         if frequency_LE is None and history is not None:
             frequency_LE = history.demand_LE(slice(None)).astype(float)
         if learned:
             popular_LE = learned[POPULARITY]
-            frequency_LE = popular_LE.copy() if frequency_LE is None else frequency_LE + popular_LE
-        self.frequency_LE = frequency_LE  # what is known at the start
+            frequency_LE = popular_LE if frequency_LE is None else frequency_LE + popular_LE
+        self.frequency_LE = None if frequency_LE is None else read_only(frequency_LE)  # what is known at the start
+        frequency_LE = self.frequency_LE
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)
@@ -260,19 +274,19 @@ class Scheduler:
 
 def refuse_idle_solver(policy: Any, solver: Any) -> None:
     """Raise InputError where a solver other than the default is named for a policy (or class of one) that asks none."""
-    if solver != DEFAULT_SOLVER and not asks_solver(policy):
+    if solver != DEFAULT_SOLVER and not traits_of(policy).uses_solver:
         names = [named if isinstance(named, str) else getattr(named, "name", named) for named in (policy, solver)]
         raise InputError(
             f"policy {names[0]} asks no solver, so {names[1]} would change nothing; drop the solver, or declare "
-            "uses_solver in the policy if it does ask"
+            "Traits(uses_solver=True) in the policy if it does ask"
         )
 
 
 def refuse_idle_forecaster(policy: Any, forecaster: Any) -> None:
     """Raise InputError where a forecaster is named for a policy (or class of one) that asks none."""
-    if forecaster is not None and not asks_forecaster(policy):
+    if forecaster is not None and not traits_of(policy).uses_forecaster:
         names = [named if isinstance(named, str) else getattr(named, "name", named) for named in (policy, forecaster)]
         raise InputError(
             f"policy {names[0]} asks no forecaster, so {names[1]} would change nothing; drop it, or declare "
-            "uses_forecaster in the policy if it does ask"
+            "Traits(uses_forecaster=True) in the policy if it does ask"
         )

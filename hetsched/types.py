@@ -6,7 +6,7 @@ Shapes: L layers, E experts, N active experts of one layer. Units: seconds and b
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,14 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+A = TypeVar("A", bound=npt.NDArray[Any])
+
+
+def read_only(array: A) -> A:
+    """The same numbers, which nobody can change through what is returned."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
 
 
 class Phase(IntEnum):
@@ -42,7 +50,7 @@ class ExpertId(NamedTuple):
 
 
 class Demand:
-    """What one layer's router asked for in one step. Read only.
+    """What one layer's router asked for in one step. Read only: its arrays are, its lists are not to be changed.
 
     `active`: experts with at least one token, ascending; `tokens`: how many tokens each of them got. `num_tokens`:
     tokens in the step (T); the rest of the layer is computed for all of them. `weights_E` float64 [E], optional:
@@ -81,9 +89,9 @@ class Demand:
         self.active: list[int] = tokens_E.nonzero()[0].tolist()
         self.tokens: list[int] = tokens_E[self.active].tolist()
         self.num_tokens = num_tokens
-        self.weights_E = weights_E
+        self.weights_E = None if weights_E is None else read_only(weights_E)
         self.new_request = new_request
-        self._tokens_E: IntArray | None = tokens_E
+        self._tokens_E: IntArray | None = read_only(tokens_E)
 
     @classmethod
     def listed(
@@ -102,15 +110,17 @@ class Demand:
         made = cls.__new__(cls)
         made.step, made.layer, made.phase, made.num_experts = step, layer, phase, num_experts
         made.active, made.tokens, made.num_tokens = active, tokens, num_tokens
-        made.weights_E, made.new_request, made._tokens_E = weights_E, new_request, None
+        made.weights_E = None if weights_E is None else read_only(weights_E)
+        made.new_request, made._tokens_E = new_request, None
         return made
 
     @property
     def tokens_E(self) -> IntArray:
         """Tokens routed to each expert, int64 [E]."""
         if self._tokens_E is None:
-            self._tokens_E = np.zeros(self.num_experts, np.int64)
-            self._tokens_E[self.active] = self.tokens
+            tokens_E = np.zeros(self.num_experts, np.int64)
+            tokens_E[self.active] = self.tokens
+            self._tokens_E = read_only(tokens_E)
         return self._tokens_E
 
     @property

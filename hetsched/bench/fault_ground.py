@@ -84,7 +84,7 @@ class Ground:
             gpu_memory=gpu_memory,
             accelerator=accelerator,
             policy=broken,
-            solver=BrokenSolver("exact", dice) if broken.uses_solver else "exact",
+            solver=BrokenSolver("exact", dice) if broken.traits.uses_solver else "exact",
             stand_in_for=STAND_IN,
         ) as handle:
             assert isinstance(handle.engine, Engine)

@@ -28,7 +28,7 @@ FREE_SLOT = -1  # in place of a victim
 
 # Places in `at`. The shape; where the run is and what is asked; how many of each were decided; counts of the residency
 # and of the link; what breaks the contract; what is known of the solver's answer; experts and places it decides on, its
-# effort; whether the step is the first of a request.
+# effort; whether the step is the first of a request, and whether the demand holds router weights.
 LAYERS, EXPERTS, SLOTS = range(3)
 LAYER, TOKENS, PHASE, STEP, ACTIVE = range(3, 8)
 RUNS, FETCHES, EVICTS, COPIES = range(8, 12)
@@ -36,8 +36,8 @@ FREE, UNDER_WAY = range(12, 14)
 FLYING, ARRIVED = range(14, 16)
 WRONG, WRONG_AT = range(16, 18)
 STATUS, PLACES, MAX_NODES, PROVE, LIMIT_NODES = range(18, 23)
-NEW_REQUEST = 23
-AT = 24
+NEW_REQUEST, WEIGHTED = range(23, 25)
+AT = 25
 
 # Places in `now`, seconds: until a demanded copy would start; the makespan expected; of the problem posed, when the
 # link is free and what anything on the CPU costs once.

@@ -35,6 +35,7 @@ from . import (
 
 IS_RESIDENT, IN_FLIGHT, FETCHED, CPU_SOONER, MISSED = range(5)
 BEATS_CPU, WAS_MISSED = range(2)
+SAVES, IS_LIKELY, WAS_BUSIER, USED_MORE = range(4)
 
 
 @compiled_lean
@@ -62,10 +63,11 @@ def evict(board: Board, f: int) -> None:
 
 
 @compiled_lean
-def copy_ahead(board: Board, new: int, victim: int, gain_s: float) -> None:
-    """A copy for an idle link."""
+def copy_ahead(board: Board, new: int, victim: int, gain_s: float, why: int) -> None:
+    """A copy for an idle link; `gain_s` where that is its cause."""
     row = board.at[COPIES]
-    board.copies_3W[NEW, row], board.copies_3W[VICTIM, row], board.gain_s_W[row] = new, victim, gain_s
+    board.copies_3W[NEW, row], board.copies_3W[VICTIM, row], board.copies_3W[WHY, row] = new, victim, why
+    board.gain_s_W[row] = gain_s
     board.at[COPIES] = row + 1
 
 

@@ -84,13 +84,14 @@ def _compare(
     """handle.stats() of each strategy after `tokens` tokens, at equal bytes."""
     from hetsched import attach
     from hetsched.plugins import plugin
-    from hetsched.policy import asks_forecaster, asks_solver
+    from hetsched.policy import traits_of
     from hetsched.scheduler import DEFAULT_SOLVER
 
     frequency_LE, rows = _calibrate(model, tokenizer, options), []
     for policy in strategies:
-        solver = options["solver"] if asks_solver(plugin("hetsched.policies", policy)) else DEFAULT_SOLVER
-        forecaster = options["forecaster"] if asks_forecaster(plugin("hetsched.policies", policy)) else None
+        says = traits_of(plugin("hetsched.policies", policy))
+        solver = options["solver"] if says.uses_solver else DEFAULT_SOLVER
+        forecaster = options["forecaster"] if says.uses_forecaster else None
         own = {**options, "policy": policy, "solver": solver, "forecaster": forecaster}
         with attach(model, **own, frequency_LE=frequency_LE) as handle:
             generate(model, tokenizer, ids, tokens, stream=False)

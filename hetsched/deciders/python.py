@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from ..board import COPIES, Arrays, new_board, open_board
 from ..faults import Fault
 from ..policy import Decision, Policy, View
 from ..residency import Arrive, Residency
 from ..types import Demand, Fetch, LinkState
 from . import Excuse
-from .views import Views
+from .views import PlanError, Views
+
+T = TypeVar("T")
 
 
 class PythonDecider:
@@ -32,14 +37,9 @@ class PythonDecider:
     def decide(self, demand: Demand, link: LinkState) -> Decision:
         """By the policy's `plan`."""
         self._contract.begin(*self._arrays)
-        active = demand.active.copy()
-        try:
-            decision = self._policy.plan(demand, View(self._residency, link))
-            self._views.write(decision)
-            self._views.refuse(self._contract.plan(*self._arrays), self._policy.name)
-        except BaseException:
-            demand.active[:] = active
-            raise
+        decision = self._asked(self._policy.plan, demand, View(self._residency.shown, link))
+        self._views.write(decision)
+        self._views.refuse(self._contract.plan(*self._arrays), self._policy.name)
         return decision
 
     def learn(self, demand: Demand) -> None:
@@ -47,7 +47,7 @@ class PythonDecider:
         seen_E = self._board.seen_F[demand.layer * demand.num_experts :]
         seen_E[demand.active] += demand.tokens
         try:
-            self._policy.observe(demand)
+            self._asked(self._policy.observe, demand)
         except Exception as error:  # any plug-in may fail in any way; this layer is not learned
             self._excuse(Fault.LEARNING, error)
 
@@ -57,9 +57,21 @@ class PythonDecider:
             if self._residency.is_copying(expert):
                 self._residency.apply(Arrive(expert))
         self.learn(demand)
-        found = list(self._policy.prefetch(demand, View(self._residency, link)))
+        found = list(self._asked(self._policy.prefetch, demand, View(self._residency.shown, link)))
         self._views.write_copies(found)
         if found:
             wrong = self._contract.copies(*self._arrays)
             chosen += found[: self._board.at[COPIES]]
             self._views.refuse(wrong, self._policy.name)
+
+    def _asked(self, method: Callable[..., T], demand: Demand, *shown: View) -> T:
+        """The policy's answer. Its demand stays as it was; that it wrote into the lists raises PlanError."""
+        given = demand.active.copy(), demand.tokens.copy()
+        try:
+            answer = method(demand, *shown)
+        finally:
+            is_same = (demand.active, demand.tokens) == given
+            demand.active, demand.tokens = given
+        if not is_same:
+            raise PlanError(f"{self._policy.name} changed the demand that it was given")
+        return answer

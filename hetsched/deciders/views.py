@@ -24,6 +24,7 @@ from ..board import (
     PREDICTED_S,
     RUNS,
     STATUS,
+    WEIGHTED,
     WRONG_AT,
     Board,
 )
@@ -34,6 +35,7 @@ from ..types import Demand, Evict, ExpertId, Fetch, Lane, LinkState, Run
 
 RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")  # by the numbers of board/rows.py
 FETCH_CAUSES = ("demanded: fetching beats the CPU", "missed")
+COPY_CAUSES = ("saves {:.0f} µs", "likely in the next layer", "busier in the last window", "used more of late")
 LANES = (Lane.CPU, Lane.GPU)
 
 
@@ -56,6 +58,7 @@ class Views:
         board.at[LAYER : ACTIVE + 1] = demand.layer, demand.num_tokens, demand.phase, demand.step, active
         board.at[NEW_REQUEST] = demand.new_request
         board.active_N[:active], board.tokens_N[:active] = demand.active, demand.tokens
+        board.at[WEIGHTED] = demand.weights_E is not None
         if demand.weights_E is not None:
             board.weights_E[:] = demand.weights_E
         self.tell_link(link)
@@ -92,11 +95,10 @@ class Views:
         board, count = self._board, int(self._board.at[COPIES])
         if not count:
             return []
-        gains = board.gain_s_W[:count].tolist()
-        pairs = zip(*board.copies_3W[:2, :count].tolist(), gains, strict=True)
+        rows = zip(*board.copies_3W[:, :count].tolist(), board.gain_s_W[:count].tolist(), strict=True)
         return [
-            Fetch(self.id(f), self.id_or_none(v), True, f"prefetch: saves {gain_s * 1e6:.0f} µs")
-            for f, v, gain_s in pairs
+            Fetch(self.id(f), self.id_or_none(v), True, f"prefetch: {COPY_CAUSES[why].format(1e6 * gain_s)}")
+            for f, v, why, gain_s in rows
         ]
 
     def write(self, decision: Decision) -> None:

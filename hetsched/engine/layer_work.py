@@ -42,7 +42,7 @@ def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None) -> De
     if phase is None:
         phase = Phase.DECODE if work.hidden_TH.shape[0] == 1 else Phase.PREFILL
     ids_TK, here, experts = work.ids_TK, work.module.num_experts, scheduler.geometry.num_experts
-    weights_E = _weights_E(work, here, experts) if scheduler.uses_weights else None
+    weights_E = _weights_E(work, here, experts) if scheduler.traits.uses_weights else None
     if ids_TK.shape[0] == 1:
         active = sorted(ids_TK.tolist()[0])
         if active[-1] >= here:

@@ -16,9 +16,10 @@ import numpy as np
 
 from ..board import N_ACTIVE, N_DECODED, N_FETCHES, N_HITS, N_PREFETCHES, N_TOKENS, N_WASTED
 from ..machine.profile import HardwareProfile
+from ..policy import traits_of
 from ..replay.cell import Cell
 from ..replay.simulator import Replay
-from ..replay.strategies import Strategy, traits
+from ..replay.strategies import Strategy
 from ..replay.study import Bench
 from ..traces.split import sequence_starts
 from ..types import FloatArray, IntArray, Phase
@@ -65,7 +66,7 @@ def honest(
     for fraction in fractions:
         for strategy, using in runs:
             cell = Cell(machine, fraction, strategy if using is None else with_forecaster(strategy, using))
-            ran, says = ran_sums(bench, cell.replay(bench, part)), traits(cell.strategy.policy())
+            ran, says = ran_sums(bench, cell.replay(bench, part)), traits_of(cell.strategy.policy())
             done += 1
             yield Row.of(
                 using and using.label,

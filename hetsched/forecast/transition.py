@@ -61,7 +61,8 @@ class Transition:
         max_tokens: int = 64,
         weights: Sequence[float] = WEIGHTS,
     ) -> None:
-        self.distance = self.reach = distance
+        self.distance = distance
+        self.reach: int | None = distance
         self.rates = (fast, slow)
         self.max_tokens = max_tokens
         self._settings = np.array((0.0, 0.0, 0.0, *weights))

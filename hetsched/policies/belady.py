@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..jit import compiled, compiled_and_kept, source_stamp
-from ..policy import Setting
+from ..policy import Setting, Traits
 from ..traces.trace import RoutingTrace
 from ..types import IntArray
 from .on_demand import OnDemand
@@ -135,8 +135,7 @@ class Belady(OnDemand):
     """Belady's rule with bypass; needs `Machine.future`, the trace to come from the first step on."""
 
     name = "belady"
-    family = "clairvoyant"
-    clairvoyant = True
+    traits = Traits(family="clairvoyant", clairvoyant=True)
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
     def rule(self, setting: Setting, slots: Slots) -> Future:

@@ -18,21 +18,21 @@ Shapes: L layers, E experts.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..forecast import shares_LE
-from ..policy import Decision, Setting, View
-from ..residency import ABSENT, RESIDENT
-from ..types import Demand, ExpertId, Fetch, FloatArray
-from .idle_link import copies, expected, room
-from .rule_dispatch import RuleDispatch
+from ..policy import Kernelled, Setting, Traits
+from ..types import ExpertId, FloatArray
+from .compiled import PolicyKernels
+from .dali_kernels import choose, note
+from .learning import learning_of
+from .rule_kernels import Ruled, ruled
 from .static import evenly
 
 
-class Dali:
+class Dali(Kernelled):
     """Window counts of tokens for residency, greedy assignment for misses, transitions for the next layer.
 
     `window`: steps counted together. `replaced`, `prefetched`: experts a layer at a window's end, and at each visit of
@@ -40,9 +40,11 @@ class Dali:
     """
 
     name = "dali"
-    family = "hybrid execution"
-    uses_forecaster = True
-    stand_in = "learned layer-to-layer transitions for the next router on residual-corrected hidden states"
+    traits = Traits(
+        family="hybrid execution",
+        stand_in="learned layer-to-layer transitions for the next router on residual-corrected hidden states",
+        uses_forecaster=True,
+    )
 
     def __init__(self, window: int = 64, replaced: int = 1, prefetched: int = 2, depth: int = 2) -> None:
         self.window = window
@@ -53,64 +55,20 @@ class Dali:
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """An equal share of the slots for each layer, its most frequent experts first."""
         shape = setting.geometry
-        self._dispatch = RuleDispatch(setting, "greedy-dali")
-        self._top_k = shape.top_k
         self._forecaster = setting.forecaster_or("transition")
         self._forecaster.start(shape, setting.frequency_LE, setting.history)
-        self._last_LE: FloatArray = self.window * shares_LE(shape, setting.frequency_LE)
-        self._now_LE = np.zeros_like(self._last_LE)
-        self._busy_LE = self._last_LE.copy()
-        self._steps = [0] * shape.num_layers
-        self._due: deque[int] = deque()
+        self._learning = learning_of(self._forecaster)
+        last_LE: FloatArray = self.window * shares_LE(shape, setting.frequency_LE)
+        self._busy_LE = last_LE.copy()
+        counts = last_LE.reshape(-1), np.zeros(last_LE.size), np.zeros(shape.num_layers, np.int64)
+        tuning = self.window, self.replaced, self.prefetched, self.depth, shape.top_k
+        due_L, wanted_2E = np.zeros(1 + shape.num_layers, np.int64), np.zeros((2, shape.num_experts), np.int64)
+        spare = wanted_2E, np.zeros(shape.num_experts), np.zeros(last_LE.size, np.uint8)
+        keep = Ruled(self._busy_LE.reshape(-1), per_layer=True)
+        self._own = (*keep, *tuning, self._learning.next_LE, *counts, due_L, *spare)
         return evenly(setting)
 
-    def plan(self, demand: Demand, view: View) -> Decision:
-        """Descending load, each expert to the lane that finishes it first."""
-        return self._dispatch.decide(demand, view, self._busy_LE, per_layer=True)
-
-    def observe(self, demand: Demand) -> None:
-        """Count tokens; at the end of a window the layer is due for replacement."""
-        layer = demand.layer
-        self._now_LE[layer, demand.active] += demand.tokens
-        self._busy_LE[layer, demand.active] += demand.tokens
-        self._steps[layer] += 1
-        if self._steps[layer] % self.window == 0:
-            self._last_LE[layer] = self._busy_LE[layer] = self._now_LE[layer]
-            self._now_LE[layer] = 0.0
-            if layer not in self._due:
-                self._due.append(layer)
-        self._forecaster.observe(demand)
-
-    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
-        """The next layer's likeliest, then replacements that are due."""
-        space = room(demand, view, self.depth)
-        if space <= 0:
-            return ()
-        found = self._next_layer(demand, view, space)
-        if not found and self._due:
-            found = self._replacement(self._due.popleft(), demand, view, space)
-        return found
-
-    def _next_layer(self, demand: Demand, view: View, space: int) -> list[Fetch]:
-        layer, experts = demand.layer + 1, demand.num_experts
-        if layer >= len(self._steps):
-            return []
-        likely, _ = expected(self._forecaster.next_LE()[layer], self._top_k, demand.num_tokens)
-        wanted = [layer * experts + e for e in likely]
-        most = min(space, self.prefetched)
-        keep_F, cause = self._busy_LE.reshape(-1), "prefetch: likely in the next layer"
-        return copies(wanted[:most], demand, view, keep_F, most, cause, layer=layer, kept=set(wanted))
-
-    def _replacement(self, layer: int, demand: Demand, view: View, space: int) -> list[Fetch]:
-        """The busiest absent experts of a layer for its least busy cached ones, as long as they were busier."""
-        count_E, experts = self._last_LE[layer], demand.num_experts
-        state_E = np.asarray(view.residency.states(layer))
-        absent = np.flatnonzero(state_E == ABSENT)
-        busiest = absent[np.argsort(-count_E[absent], kind="stable")[: min(space, self.replaced)]]
-        cached = np.sort(count_E[state_E == RESIDENT])
-        better = [layer * experts + int(e) for e, least in zip(busiest, cached, strict=False) if count_E[e] > least]
-        cause = "prefetch: busier in the last window"
-        if not better:
-            return []
-        keep_F = self._last_LE.reshape(-1)
-        return copies(better, demand, view, keep_F, len(better), cause, layer=layer, below=float(keep_F[better[-1]]))
+    def kernels(self) -> PolicyKernels:
+        """Greedy assignment; then the next layer's likeliest, or replacements that are due."""
+        planned = ruled(self.name, "greedy-dali", note.__module__, self._own)
+        return self._learning.taught(planned._replace(note=note, choose=choose))

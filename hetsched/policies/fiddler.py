@@ -11,33 +11,30 @@ serves as the buffer and the rest never changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..policy import Decision, Setting, View
-from ..types import Demand, ExpertId, Fetch
-from .rule_dispatch import RuleDispatch, first_kept_longest
-from .static import most_frequent
+from ..policy import Kernelled, Setting, Traits
+from ..types import ExpertId
+from .static import first_kept_longest, most_frequent
+
+if TYPE_CHECKING:
+    from .compiled import PolicyKernels
 
 
-class Fiddler:
+class Fiddler(Kernelled):
     """Static frequency, and the shorter of CPU and copy for each miss."""
 
     name = "fiddler"
-    family = "static placement"
+    traits = Traits(family="static placement")
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Pairs by descending calibration frequency."""
-        self._dispatch = RuleDispatch(setting, "rule-fiddler")
         popular = most_frequent(setting)
         self._keep_LE = first_kept_longest(popular, setting)
         return popular
 
-    def plan(self, demand: Demand, view: View) -> Decision:
-        """min(c(n), copy + g(n)) for each miss."""
-        return self._dispatch.decide(demand, view, self._keep_LE)
+    def kernels(self) -> PolicyKernels:
+        """min(c(n), copy + g(n)) for each miss; nothing is learned, and nothing moves before it is missed."""
+        from .rule_kernels import Ruled, ruled
 
-    def observe(self, demand: Demand) -> None:
-        """The placement is static."""
-
-    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
-        """Nothing moves before it is missed."""
-        return ()
+        return ruled(self.name, "rule-fiddler", __name__, Ruled(self._keep_LE.reshape(-1)))

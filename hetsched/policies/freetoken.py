@@ -13,36 +13,42 @@ as decode.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from ..policy import Decision, Setting, View
-from ..types import Demand, ExpertId, Fetch
-from .rule_dispatch import RuleDispatch, first_kept_longest
-from .static import most_frequent
+import numpy as np
+
+from ..board import ACTIVE, EXPERTS, LAYER, Board
+from ..jit import compiled_lean
+from ..policy import Kernelled, Setting, Traits
+from ..types import ExpertId, FloatArray
+from .compiled import PolicyKernels
+from .rule_kernels import Ruled, ruled
+from .static import first_kept_longest, most_frequent
 
 
-class FreeToken:
+@compiled_lean
+def note(board: Board, seconds_4T: FloatArray, own: Any) -> None:
+    """Everything this layer used is the most recent."""
+    used_F, clock_1, first = own[0], own[3], board.at[LAYER] * board.at[EXPERTS]
+    clock_1[0] += 1.0
+    for i in range(board.at[ACTIVE]):
+        used_F[first + board.active_N[i]] = clock_1[0]
+
+
+class FreeToken(Kernelled):
     """Global LRU, misses divided by bandwidth."""
 
     name = "freetoken"
-    family = "recency"
+    traits = Traits(family="recency")
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """The most frequent experts, the rarest of them the least recently used."""
-        self._dispatch = RuleDispatch(setting, "ratio-freetoken")
         hottest = most_frequent(setting)
-        self._clock = float(len(hottest))
+        self._clock_1 = np.array([float(len(hottest))])
         self._used_LE = first_kept_longest(hottest, setting)
         return hottest
 
-    def plan(self, demand: Demand, view: View) -> Decision:
+    def kernels(self) -> PolicyKernels:
         """Fetch pcie / (pcie + cpu) of the misses, the most recently active first; the least recently used give way."""
-        return self._dispatch.decide(demand, view, self._used_LE, prefer_E=self._used_LE[demand.layer])
-
-    def observe(self, demand: Demand) -> None:
-        """Everything this layer used is the most recent."""
-        self._clock += 1.0
-        self._used_LE[demand.layer, demand.active] = self._clock
-
-    def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
-        """Nothing moves before it is missed."""
-        return ()
+        own = (*Ruled(self._used_LE.reshape(-1), by_value=True), self._clock_1)
+        return ruled(self.name, "ratio-freetoken", __name__, own)._replace(note=note)

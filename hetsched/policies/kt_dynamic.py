@@ -16,7 +16,7 @@ import numpy as np
 from ..board import ACTIVE, EXPERTS, LAYER, TOKENS, Board
 from ..errors import InputError
 from ..jit import compiled_lean
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId, FloatArray
 from .compiled import PolicyKernels
 from .static import most_frequent
@@ -55,7 +55,7 @@ class KtDynamic(Kernelled):
     """`every`: tokens between two renewals, and that each counts."""
 
     name = "kt-dynamic"
-    family = "dynamic placement"
+    traits = Traits(family="dynamic placement")
 
     def __init__(self, every: int = 128) -> None:
         if every < 1:

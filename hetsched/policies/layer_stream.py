@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class LayerStream(Kernelled):
     """Every expert is copied at every use. In a model of one MoE layer, what two steps in a row want is copied once."""
 
     name = "layer-stream"
-    family = "streaming"
+    traits = Traits(family="streaming")
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Nothing is there."""

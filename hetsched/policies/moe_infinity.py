@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..forecast.activation_matrices import ActivationMatrices
-from ..policy import Decision, Setting, View
+from ..policy import Decision, Setting, Traits, View
 from ..types import Demand, ExpertId, Fetch, FloatArray
 from .idle_link import copies, room
 from .rule_dispatch import RuleDispatch
@@ -36,7 +36,7 @@ class MoeInfinity:
     """Fetches every miss; evicts and prefetches by request-level activation matrices."""
 
     name = "moe-infinity"
-    family = "prediction"
+    traits = Traits(family="prediction")
 
     def __init__(self, capacity: int = 1000, depth: int = 1) -> None:
         self.capacity = capacity

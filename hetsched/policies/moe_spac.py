@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..policy import Decision, Setting, View
+from ..policy import Decision, Setting, Traits, View
 from ..residency import ABSENT, RESIDENT
 from ..types import BoolArray, Demand, ExpertId, Fetch, FloatArray, IntArray
 from .idle_link import copies, room
@@ -40,7 +40,7 @@ class MoeSpacFixed:
     """
 
     name = "moe-spac-fixed"
-    family = "speculation"
+    traits = Traits(family="speculation")
 
     def __init__(self, up: int = 5, down: int = 1, depth: int = 1) -> None:
         self.up = up

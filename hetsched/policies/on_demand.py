@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId
 from .on_demand_kernels import Kernel, Slots, Visits, slots_of
 
@@ -32,7 +32,7 @@ class OnDemand(Kernelled):
     """
 
     name = "on-demand"
-    family = "cache"
+    traits = Traits(family="cache")
     serve = staticmethod(_no_rule)
 
     def __init__(self, per_layer: bool = False) -> None:

@@ -15,7 +15,7 @@ from ..board import COPY_S, CPU_S, GPU_S, Board
 from ..errors import InputError
 from ..forecast import shares_LE
 from ..jit import compiled_lean
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId, FloatArray
 from .compiled import PolicyKernels
 from .static import most_frequent
@@ -45,7 +45,7 @@ class PaybackSwap(Kernelled):
     """`horizon`: tokens within which a copy has to pay, and over which demand is averaged."""
 
     name = "payback-swap"
-    family = "dynamic placement"
+    traits = Traits(family="dynamic placement")
 
     def __init__(self, horizon: float = 128.0) -> None:
         if not horizon >= 1.0:

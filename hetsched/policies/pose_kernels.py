@@ -39,22 +39,19 @@ NOBODY = np.int64(np.iinfo(np.int64).max)  # in place of the bits of a utility
 
 @compiled_lean
 def places(board: Board, utility_F: FloatArray, wanted: int, link_price_s: float) -> int:
-    """The cheapest `wanted` places, free ones first, into `victims_N`, and their prices into `packed_P`; how many.
+    """The cheapest `wanted` places of all layers, into `victims_N`, and their prices into `packed_P`; how many.
 
     Each fetch pays `link_price_s` besides its victim's utility: what the copy engine would else have gained.
     """
-    size, free = board.at[ACTIVE], min(board.at[FREE], wanted)
-    for v in range(free):
-        board.victims_N[v], board.packed_P[5 * size + v] = FREE_SLOT, 0.0
-    found = _cheapest(board, utility_F, free, wanted)
+    size, found = board.at[ACTIVE], cheapest(board, utility_F, wanted, 0, board.at[LAYERS])
     for v in range(found):
         board.packed_P[5 * size + v] += link_price_s
     return found
 
 
 @compiled_lean
-def pose(board: Board, seconds_4T: FloatArray, utility_F: FloatArray, link_price_s: float) -> None:
-    """The layer's dispatch problem, into `packed_P`: seconds, and prices from `utility_F` (seconds saved)."""
+def columns(board: Board, seconds_4T: FloatArray, utility_F: FloatArray) -> int:
+    """The layer's dispatch problem but for its places, into `packed_P`; how many experts are missing."""
     at, packed_P = board.at, board.packed_P
     size, first = at[ACTIVE], at[LAYER] * at[EXPERTS]
     link_free_s, missing = board.now[LINK_FREE_S], 0
@@ -68,22 +65,32 @@ def pose(board: Board, seconds_4T: FloatArray, utility_F: FloatArray, link_price
                 packed_P[4 * size + i] = board.left_s_F[j]
                 link_free_s = max(link_free_s, board.left_s_F[j])
         missing += packed_P[4 * size + i] == np.inf
-    at[PLACES] = places(board, utility_F, missing, link_price_s)
     board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S] = link_free_s, seconds_4T[CPU_START_S, at[TOKENS]]
+    return missing
 
 
 @compiled_lean
-def _cheapest(board: Board, utility_F: FloatArray, free: int, wanted: int) -> int:
-    """Places beyond the free ones: residents not active here by ascending (utility, number); how many in all.
+def pose(board: Board, seconds_4T: FloatArray, utility_F: FloatArray, link_price_s: float) -> None:
+    """The layer's dispatch problem, into `packed_P`: seconds, and prices from `utility_F` (seconds saved)."""
+    missing = columns(board, seconds_4T, utility_F)
+    board.at[PLACES] = places(board, utility_F, missing, link_price_s)
 
+
+@compiled_lean
+def cheapest(board: Board, utility_F: FloatArray, wanted: int, begin_layer: int, end_layer: int) -> int:
+    """Places for `wanted` experts into `victims_N`, at prices from `utility_F` in `packed_P`; how many there are.
+
+    Free ones first, at no price, then residents of these layers that are not active, by ascending (utility, number).
     A layer is looked through only where its cheapest is cheap enough. Utilities are not negative, so that their bits
     have their order, and the least of a layer is found several at a time.
     """
-    layers, experts, size = board.at[LAYERS], board.at[EXPERTS], board.at[ACTIVE]
+    experts, size, free = board.at[EXPERTS], board.at[ACTIVE], min(board.at[FREE], wanted)
     price_V, found, bits_F = board.packed_P[5 * size : 6 * size], free, utility_F.view(np.int64)
+    for v in range(free):
+        board.victims_N[v], price_V[v] = FREE_SLOT, 0.0
     if wanted == free:
-        return found
-    for l in range(layers):
+        return int(found)
+    for l in range(begin_layer, end_layer):
         begin, end = l * experts, (l + 1) * experts
         least = NOBODY
         for f in range(begin, end):
@@ -103,7 +110,7 @@ def _cheapest(board: Board, utility_F: FloatArray, free: int, wanted: int) -> in
                 place -= 1
             price_V[place], board.victims_N[place] = utility_F[f], f
             found = min(found + 1, wanted)
-    return found
+    return int(found)
 
 
 @compiled_lean

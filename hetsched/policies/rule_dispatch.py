@@ -6,11 +6,9 @@ Shapes: L layers, E experts, N active experts of the layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..cost.model import CostModel
 from ..dispatch.problem import Device, DispatchProblem, judging
@@ -19,7 +17,7 @@ from ..policy import Decision, Setting, View
 from ..residency import COPYING, RESIDENT
 from ..types import Demand, ExpertId, FloatArray, Lane, Run
 from .misses import misses_on_cpu
-from .pose import FREE, PosedProblem, pose, to_decision
+from .pose import pose, to_decision
 
 _ONE = (1,)
 
@@ -39,35 +37,16 @@ class RuleDispatch:
         if setting.num_slots:
             judging()  # compiled here (or read from disk), not in a step
 
-    def decide(
-        self,
-        demand: Demand,
-        view: View,
-        keep_LE: FloatArray,
-        *,
-        per_layer: bool = False,
-        prefer_E: npt.NDArray[np.generic] | None = None,
-    ) -> Decision:
-        """One layer's decision. Victims go by ascending `keep_LE` >= 0, of which only the order counts.
-
-        `per_layer`: a fetch may only displace an expert of its own layer. `prefer_E`: the rule says how many experts
-        are fetched, and those missing ones with the largest value are.
-        """
+    def decide(self, demand: Demand, view: View, keep_LE: FloatArray) -> Decision:
+        """One layer's decision. Victims go by ascending `keep_LE`."""
         setting = self._setting
         if not setting.num_slots:
             return misses_on_cpu(demand, view, setting)
         quiet = self._quiet(demand, view) if demand.num_tokens == 1 else None
         if quiet is not None:
             return quiet
-        if per_layer:
-            keep_LE = keep_LE + (keep_LE.max() + 1.0)
-            keep_LE[demand.layer] -= keep_LE[demand.layer].min()
         posed = pose(demand, view, setting, keep_LE)
-        if per_layer:
-            posed = _of_layer(posed, demand)
         choice_N = self._rule.solve(posed.problem).choice_N
-        if prefer_E is not None:
-            choice_N = _preferred(choice_N, posed, prefer_E[demand.active])
         runs, fetches = to_decision(demand, posed, choice_N, demand.num_experts)
         return Decision(runs, fetches, predicted_s=posed.problem.makespan_s(choice_N))
 
@@ -123,33 +102,3 @@ def problem_of(cost: CostModel, tokens: Sequence[int], here: Sequence[bool], num
         roundtrip_s=cost.cpu_start_s(num_tokens),
         gpu_call_s=cost.gpu_call_s(),
     )
-
-
-def first_kept_longest(experts: Sequence[ExpertId], setting: Setting) -> FloatArray:
-    """`keep_LE` for an order of experts: the last leaves first."""
-    keep_LE: FloatArray = np.zeros((setting.geometry.num_layers, setting.geometry.num_experts))
-    for behind, expert in enumerate(reversed(experts)):
-        keep_LE[expert] = behind + 1.0
-    return keep_LE
-
-
-def _of_layer(posed: PosedProblem, demand: Demand) -> PosedProblem:
-    """Only free slots and victims of the demand's own layer, which are the first in line."""
-    victims = posed.victims
-    own = int(((victims == FREE) | (victims // demand.num_experts == demand.layer)).sum())
-    if own == len(victims):
-        return posed
-    problem = replace(posed.problem, victim_price_V=posed.problem.victim_price_V[:own])
-    return PosedProblem(problem, victims[:own])
-
-
-def _preferred(
-    choice_N: npt.NDArray[np.int8], posed: PosedProblem, prefer_N: npt.NDArray[np.generic]
-) -> npt.NDArray[np.int8]:
-    """As many fetches, of the missing experts with the largest preference."""
-    missing = np.flatnonzero(np.isinf(posed.problem.ready_s_N))
-    fetches = int((choice_N == Device.FETCH).sum())
-    changed_N = choice_N.copy()
-    changed_N[missing] = Device.CPU
-    changed_N[missing[np.argsort(prefer_N[missing], kind="stable")[::-1][:fetches]]] = Device.FETCH
-    return changed_N

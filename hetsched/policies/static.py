@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..policy import Kernelled, Setting
-from ..types import ExpertId
+from ..policy import Kernelled, Setting, Traits
+from ..types import ExpertId, FloatArray
 
 if TYPE_CHECKING:
     from .compiled import PolicyKernels
@@ -24,7 +24,7 @@ class CpuOnly(Kernelled):
     """Nothing on the GPU but the dense part."""
 
     name = "cpu-only"
-    family = "static placement"
+    traits = Traits(family="static placement")
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """No expert is resident."""
@@ -94,3 +94,11 @@ def evenly(setting: Setting) -> list[ExpertId]:
     for expert in most_frequent(setting):
         ranked[expert.layer].append(expert)
     return [expert for same_rank in zip(*ranked, strict=True) for expert in same_rank]
+
+
+def first_kept_longest(experts: Sequence[ExpertId], setting: Setting) -> FloatArray:
+    """`keep_LE` for an order of experts: the last leaves first."""
+    keep_LE: FloatArray = np.zeros((setting.geometry.num_layers, setting.geometry.num_experts))
+    for behind, expert in enumerate(reversed(experts)):
+        keep_LE[expert] = behind + 1.0
+    return keep_LE

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..forecast import shares_LE
-from ..policy import Kernelled, Setting
+from ..policy import Kernelled, Setting, Traits
 from ..types import ExpertId
 from .compiled import PolicyKernels
 from .static import most_frequent
@@ -32,7 +32,7 @@ class Strata(Kernelled):
     """
 
     name = "strata"
-    family = "dynamic placement"
+    traits = Traits(family="dynamic placement")
 
     def __init__(self, horizon: float = 128.0, budget: float = 0.25, pcie_share: float = 0.0625) -> None:
         if not horizon >= 1.0 or not 0.0 <= budget <= 1.0 or not 0.0 <= pcie_share <= 1.0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..board import ABSENT, ACTIVE, EXPERTS, FLYING, FREE, FREE_SLOT, LAYER, RESIDENT, SLOTS, TOKENS, Board
-from ..board.rows import copy_ahead, misses_on_cpu
+from ..board.rows import USED_MORE, copy_ahead, misses_on_cpu
 from ..jit import compiled_lean
 from ..types import FloatArray
 from .compiled import DECIDED
@@ -73,5 +73,5 @@ def swap(board: Board, score_F: FloatArray, least: float) -> bool:
     gain = score_F[new] - (score_F[victim] if victim != FREE_SLOT else 0.0)
     if gain <= least:
         return False
-    copy_ahead(board, new, victim, gain)
+    copy_ahead(board, new, victim, gain, USED_MORE)
     return True

@@ -17,8 +17,8 @@ import numpy as np
 
 from ..jit import announced
 from ..plugins import instance
-from ..policy import Kernelled, Setting
-from ..types import Demand, ExpertId
+from ..policy import Kernelled, Setting, Traits
+from ..types import ExpertId
 from .static import most_frequent
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ class Utility(Kernelled):
     """
 
     name = "hetsched"
-    family = "integer program"
-    uses_solver = True
-    uses_forecaster = True
+    traits = Traits(family="integer program", uses_solver=True, uses_forecaster=True)
 
     def __init__(
         self,
@@ -52,6 +50,7 @@ class Utility(Kernelled):
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Fill every slot, by calibration frequency if there is one."""
+        from .learning import learning_of
         from .utility_kernels import empty_state
         from .utility_steps import MOST_SWAPS, NOW, first_numbers
 
@@ -63,28 +62,13 @@ class Utility(Kernelled):
         tuning = self.later, self.hysteresis, self.backlog_layers
         reach = shape.num_layers if self._asked.reach is None else self._asked.reach
         numbers = first_numbers(cost, shape.top_k, tuning, reach)
-        self._said = self._asked.next_LE(), self._asked.demand_LE()
-        if not hasattr(self._asked, "kernel"):  # it may say each time by other arrays
-            self._said = self._said[0].copy(), self._said[1].copy()
-        self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), np.zeros(NOW), *self._said)
+        self._learning = learning_of(self._asked)
+        forecast = self._learning.next_LE, self._learning.demand_LE
+        self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), np.zeros(NOW), *forecast)
         return most_frequent(setting) if cost.has_gpu else ()
 
     def kernels(self) -> PolicyKernels:
         """The layer's integer program, by the solver unless one token's answer is settled without; then swaps."""
-        from . import utility_steps as own
+        from .utility_steps import KERNELS
 
-        learning = getattr(self._asked, "kernel", None)
-        if learning is None:
-            return own.KERNELS._replace(own=self._own, observe=self._observed)
-        name, sources, learn, known = learning()
-        return own.KERNELS._replace(
-            name=f"hetsched {name}", sources=(*own.KERNELS.sources, *sources), learn=learn, own=self._own, known=known
-        )
-
-    def _observed(self, demand: Demand) -> None:
-        """Tell a forecaster in Python, and write down what it then says."""
-        self._asked.observe(demand)
-        first, reach = demand.layer, self._asked.reach
-        changed = slice(None) if reach is None else slice(first, first + reach + 1)
-        for kept_LE, said_LE in zip(self._said, (self._asked.next_LE(), self._asked.demand_LE()), strict=True):
-            kept_LE[changed] = said_LE[changed]
+        return self._learning.taught(KERNELS._replace(own=self._own))

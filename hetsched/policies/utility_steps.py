@@ -28,7 +28,7 @@ from ..board import (
     TOKENS,
     Board,
 )
-from ..board.rows import copy_ahead, misses_on_cpu
+from ..board.rows import SAVES, copy_ahead, misses_on_cpu
 from ..cost.model import CostModel
 from ..jit import compiled_lean
 from ..types import FloatArray
@@ -145,7 +145,7 @@ def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     gained_s = 0.0
     for i in range(count):
         new, victim, gain_s = own.swaps_3W[:, i]
-        copy_ahead(board, int(new), int(victim), gain_s)
+        copy_ahead(board, int(new), int(victim), gain_s, SAVES)
         gained_s += gain_s
     numbers[LINK_PRICE_S] += RATE * (gained_s / max(count, 1) - numbers[LINK_PRICE_S])
 

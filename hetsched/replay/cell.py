@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..machine.profile import HardwareProfile
-from ..policy import is_compiled
+from ..policy import is_compiled, traits_of
 from ..scheduler import IDLE, Scheduler
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from .simulator import ConstantClock, Progress, Replay, simulate
 from .steps import Steps
-from .strategies import Strategy, traits
+from .strategies import Strategy
 from .study import Bench
 
 PROBE_LAYERS = 1024  # layer-steps whose decision time is charged to a strategy that is replayed in a compiled loop
@@ -96,7 +96,7 @@ class Cell(NamedTuple):
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
         policy = self.strategy.policy()
-        says = traits(policy)
+        says = traits_of(policy)
         if bench.study.foresees(policy):
             says = says._replace(clairvoyant=True)
         figures: dict[str, Any] = replayed.stats.as_dict()
@@ -115,7 +115,7 @@ class Cell(NamedTuple):
             overlapped_s_per_token=replayed.stats.overlapped_s / max(replayed.stats.tokens, 1),
             **{name: figures[name] for name in shared},
             **lanes,
-            **says._asdict(),
+            **{name: getattr(says, name) for name in ("family", "clairvoyant", "lossless", "stand_in")},
         )
 
 

@@ -1,6 +1,7 @@
 """A whole replay in one compiled call: the parts that decide in a model, on the timeline's, layer by layer.
 
-Shapes: S steps, L layers, T tokens, K top-k, E experts, N active experts, C counts of a board.
+Shapes: S steps, L layers, T tokens of the trace, U those of the steps, K top-k, E experts, N active experts, C counts
+of a board.
 """
 
 from __future__ import annotations
@@ -53,13 +54,14 @@ from ..board import (
     S_STALL,
     STEP,
     TOKENS,
+    WEIGHTED,
     Board,
     Bytes,
 )
 from ..board.contract import FINE, apply_copies, arrive, note_arrivals, open_board
 from ..jit import compiled_lean, specialised
 from ..policies.compiled import CompiledPolicy
-from ..types import BoolArray, FloatArray, IntArray
+from ..types import BoolArray, Float32Array, FloatArray, IntArray
 from . import line as lanes
 from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
 
@@ -74,10 +76,12 @@ SOURCES = ("hetsched.replay.loop", "hetsched.replay.line")
 class Demanded(NamedTuple):
     """What is asked for: experts of every token, and the tokens that each step takes together, with their phase.
 
-    `new_S`: the step is the first of a request.
+    `weights_ULK`: router weights of the tokens from begin_S[0] on; none where nobody wants them. `new_S`: the step is
+    the first of a request.
     """
 
     experts_TLK: npt.NDArray[np.int16]
+    weights_ULK: Float32Array
     begin_S: IntArray
     end_S: IntArray
     phase_S: Bytes
@@ -101,6 +105,19 @@ def demand(board: Board, asked: Demanded, s: int, layer: int) -> None:
     at = board.at
     at[LAYER], at[TOKENS], at[PHASE], at[ACTIVE] = layer, end - begin, asked.phase_S[s], active
     at[NEW_REQUEST] = asked.new_S[s]
+    at[WEIGHTED] = len(asked.weights_ULK) > 0
+    if at[WEIGHTED]:
+        weigh(board, asked, begin, end, layer)
+
+
+@compiled_lean
+def weigh(board: Board, asked: Demanded, begin: int, end: int, layer: int) -> None:
+    """Put the layer's router weights on the board, summed over tokens."""
+    board.weights_E[:] = 0.0
+    for t in range(begin, end):
+        for k in range(asked.experts_TLK.shape[2]):
+            weight = asked.weights_ULK[t - asked.begin_S[0], layer, k]
+            board.weights_E[asked.experts_TLK[t, layer, k]] += weight
 
 
 @compiled_lean
@@ -176,6 +193,7 @@ def _looping(stamp: int) -> Callable[..., int]:
         known: Any,
         line_arrays: tuple[Bytes, IntArray, FloatArray],
         experts_TLK: npt.NDArray[np.int16],
+        weights_ULK: Float32Array,
         begin_S: IntArray,
         end_S: IntArray,
         phase_S: Bytes,
@@ -187,7 +205,7 @@ def _looping(stamp: int) -> Callable[..., int]:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
         line = open_line(line_arrays[0], line_arrays[1], line_arrays[2])
-        asked = Demanded(experts_TLK, begin_S, end_S, phase_S, new_S)
+        asked = Demanded(experts_TLK, weights_ULK, begin_S, end_S, phase_S, new_S)
         decision_s, beside_s, host_s = charge_3
         gpu_N, gpu_s_N = np.empty(board.at[EXPERTS], np.int64), np.empty(board.at[EXPERTS])
         for s in range(len(begin_S)):

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..scheduler import Scheduler
 from ..stats import RunStats
 from ..traces.trace import RoutingTrace
-from ..types import Demand, FloatArray, IntArray, Phase
+from ..types import Demand, Float32Array, FloatArray, IntArray, Phase
 from .steps import Steps, new_requests
 from .timeline import Timeline
 
@@ -125,12 +125,22 @@ def _run_compiled(
     replay, new_S = compiled_replay(calls), new_requests(trace, steps)
     for first in range(0, steps.count, STEPS_AT_ONCE):
         span = slice(first, first + STEPS_AT_ONCE)
-        asked = steps.begin_S[span], steps.end_S[span], steps.phase_S[span].astype(np.uint8), new_S[span]
+        begin_S, end_S = steps.begin_S[span], steps.end_S[span]
+        phases = steps.phase_S[span].astype(np.uint8)
+        asked = _weights(trace, scheduler, begin_S, end_S), begin_S, end_S, phases, new_S[span]
         decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span], counts_SC[span]))
         scheduler.residency.check()
         if progress is not None:
             progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
     return step_s_S, counts_SC
+
+
+def _weights(trace: RoutingTrace, scheduler: Scheduler, begin_S: IntArray, end_S: IntArray) -> Float32Array:
+    """Router weights of these steps' tokens; of none where the policy does not look at them, or there are none."""
+    shape = (0, trace.num_layers, trace.top_k)
+    if not scheduler.traits.uses_weights or trace.weights_TLK is None:
+        return np.zeros(shape, np.float32)
+    return trace.weights_TLK[int(begin_S[0]) : int(end_S[-1])].astype(np.float32)
 
 
 def _run(
@@ -139,7 +149,7 @@ def _run(
     """Seconds of each step and counts after it, layer by layer."""
     step_s_S, counts_SC = np.zeros(steps.count), np.zeros((steps.count, COUNTS), np.int64)
     timeline, cost, since_check = Timeline(scheduler.cost), scheduler.cost, 0
-    for s, layers in enumerate(demands(trace, steps, scheduler.uses_weights)):
+    for s, layers in enumerate(demands(trace, steps, scheduler.traits.uses_weights)):
         begin_s = timeline.now_s
         for demand in layers:
             dense_s = cost.dense_s(demand.num_tokens)

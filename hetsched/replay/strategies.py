@@ -1,8 +1,4 @@
-"""Strategies of a comparison: names or objects in, one fresh policy for each cell out.
-
-A policy class may state more about itself, as attributes: `family` (a word to group it by), `clairvoyant` (it is given
-the future), `lossless` (False where it changes tokens), `stand_in` (what it has in place of its paper's input).
-"""
+"""Strategies of a comparison: names or objects in, one fresh policy for each cell out."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ..errors import InputError
 from ..forecast.fed import Replayed, refuse_needs
 from ..plugins import installed, installed_name, plugin, tuning_of
-from ..policy import Policy, asks_forecaster, asks_solver
+from ..policy import Policy, traits_of
 from ..scheduler import DEFAULT_SOLVER
 
 GROUP = "hetsched.policies"
@@ -33,26 +29,6 @@ class Strategy(NamedTuple):
         found = plugin(GROUP, self.spec)
         made: Policy = found() if isinstance(found, type) else copy.deepcopy(found)
         return made
-
-
-class Traits(NamedTuple):
-    """What a policy says of itself."""
-
-    family: str
-    clairvoyant: bool
-    lossless: bool
-    stand_in: str
-
-
-def traits(policy: Policy) -> Traits:
-    """A policy's attributes, or what they are by default."""
-    family = str(getattr(policy, "family", ""))
-    return Traits(
-        family,
-        bool(getattr(policy, "clairvoyant", family == "clairvoyant")),
-        bool(getattr(policy, "lossless", True)),
-        str(getattr(policy, "stand_in", "")),
-    )
 
 
 def strategies_of(wanted: Strategies) -> list[Strategy]:
@@ -83,7 +59,7 @@ def strategies_of(wanted: Strategies) -> list[Strategy]:
 def refuse_unasked(solver: str, chosen: Sequence[Strategy]) -> None:
     """Raise InputError for an unknown solver, and where one was named and none of these strategies asks any."""
     plugin("hetsched.solvers", solver)
-    if solver != DEFAULT_SOLVER and not any(asks_solver(plugin(GROUP, strategy.spec)) for strategy in chosen):
+    if solver != DEFAULT_SOLVER and not any(traits_of(plugin(GROUP, strategy.spec)).uses_solver for strategy in chosen):
         names = ", ".join(strategy.label for strategy in chosen)
         raise InputError(f"of the strategies ({names}) none asks a solver, so {solver} would change nothing; drop it")
 
@@ -93,7 +69,7 @@ def refuse_unasked_forecaster(forecaster: Any, chosen: Sequence[Strategy]) -> No
     if forecaster is None:
         return
     refuse_needs(plugin("hetsched.forecasters", forecaster), Replayed.gives)
-    if not any(asks_forecaster(plugin(GROUP, strategy.spec)) for strategy in chosen):
+    if not any(traits_of(plugin(GROUP, strategy.spec)).uses_forecaster for strategy in chosen):
         names, named = ", ".join(strategy.label for strategy in chosen), getattr(forecaster, "name", forecaster)
         raise InputError(f"of the strategies ({names}) none asks a forecaster, so {named} would go unused; drop it")
 

@@ -21,14 +21,13 @@ from ..geometry import MoEGeometry
 from ..machine import gallery
 from ..machine.profile import HardwareProfile
 from ..plugins import plugin
-from ..policy import Policy, asks_forecaster, asks_solver
+from ..policy import Policy, traits_of
 from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..traces.split import sequence_starts, split
 from ..traces.trace import RoutingTrace, load_trace
 from ..types import FloatArray, Phase
 from .simulator import check_shape
 from .steps import Steps, steps_of
-from .strategies import traits
 
 MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says; as `host_s`: what the profile says
 
@@ -120,7 +119,7 @@ class Study:
 
     def forecaster_of(self, policy: Any) -> Any:
         """The forecaster that a policy, or a class of them, asks; None where it asks none."""
-        if not asks_forecaster(policy):
+        if not traits_of(policy).uses_forecaster:
             return None
         usual = getattr(policy, "forecaster", None) or DEFAULT_FORECASTER
         return plugin("hetsched.forecasters", usual if self.forecaster is None else self.forecaster)
@@ -208,12 +207,12 @@ class Bench:
             machine,
             self.study.gpu_bytes(gpu_fraction),
             policy=policy,
-            solver=self.study.solver if asks_solver(policy) else DEFAULT_SOLVER,
+            solver=self.study.solver if traits_of(policy).uses_solver else DEFAULT_SOLVER,
             frequency_LE=self.frequency_LE,
             history=self.history,
-            future=self.future if traits(policy).clairvoyant or self.study.foresees(policy) else None,
+            future=self.future if traits_of(policy).clairvoyant or self.study.foresees(policy) else None,
             clock=clock,
-            forecaster=self.study.forecaster if asks_forecaster(policy) else None,
+            forecaster=self.study.forecaster if traits_of(policy).uses_forecaster else None,
             learned=self.study.learned,
         )
         return made

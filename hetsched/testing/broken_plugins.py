@@ -12,7 +12,7 @@ from ..deciders.methods import give_methods
 from ..dispatch.problem import DispatchProblem
 from ..dispatch.solver import Solution, Solver
 from ..plugins import plugin
-from ..policy import Decision, Policy, Setting, View, asks_forecaster, asks_solver
+from ..policy import Decision, Policy, Setting, View, traits_of
 from ..types import Demand, Evict, ExpertId, Fetch, Lane, Run
 from .faults import Dice, InjectedFault
 
@@ -30,9 +30,7 @@ class BrokenPolicy:
         self._dice = dice
         self._turn = 0
         self.name = f"broken {self._inner.name}"
-        self.uses_weights = bool(getattr(self._inner, "uses_weights", False))
-        self.uses_solver = asks_solver(self._inner)
-        self.uses_forecaster = asks_forecaster(self._inner)
+        self.traits = traits_of(self._inner)
         self.forecaster = getattr(self._inner, "forecaster", None)
         told = getattr(self._inner, "executed", None)
         if told is not None:

@@ -15,7 +15,7 @@ from ..geometry import MoEGeometry
 from ..machine.gallery import machine
 from ..machine.hardware import nominal_cpu
 from ..machine.profile import HardwareProfile
-from ..policy import Decision, Policy, Setting, View
+from ..policy import Decision, Policy, Setting, View, traits_of
 from ..residency import ABSENT, RESIDENT
 from ..scheduler import Scheduler
 from ..traces.trace import RoutingTrace
@@ -107,6 +107,14 @@ def each_active_expert_runs_once(make: Make) -> None:
             _keeps_the_contract(told)
 
 
+def it_says_what_it_is(make: Make) -> None:
+    """It is a Policy, with a name, and traits that do not change."""
+    policy = make()
+    assert isinstance(policy, Policy)
+    assert policy.name
+    assert traits_of(policy) == traits_of(make())
+
+
 def predictions_are_seconds(make: Make) -> None:
     """The expected makespan is finite and positive."""
     for told in replay(make, 12, steps=5):
@@ -192,6 +200,7 @@ class _Watched:
 
     def __init__(self, policy: Policy, learned: list[int]) -> None:
         self.name = policy.name
+        self.traits = traits_of(policy)
         self._policy = policy
         self._learned = learned
         told = getattr(policy, "executed", None)
@@ -242,6 +251,7 @@ def _keeps_the_contract(told: Told) -> None:
 
 
 LAWS: tuple[Callable[[Make], None], ...] = (
+    it_says_what_it_is,
     each_active_expert_runs_once,
     predictions_are_seconds,
     demanded_copies_are_no_prefetches,

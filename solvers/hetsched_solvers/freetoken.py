@@ -8,24 +8,41 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hetsched.dispatch.problem import Device, DispatchProblem
+from hetsched.jit import compiled_lean
+from hetsched.types import FloatArray, IntArray
 
-from .rule import Rule, fetchable, keep_here, missing
+from .rule_kernels import FETCH, KernelRule, answering, is_missing, keep_here, may_fetch
 
 
-class FreeToken(Rule):
+@compiled_lean
+def share(
+    packed: FloatArray,
+    size: int,
+    link_free_s: float,
+    roundtrip_s: float,
+    gpu_call_s: float,
+    order_N: IntArray,
+    choice_N: npt.NDArray[np.int8],
+) -> None:
+    """The share, rounded to whole experts, of the misses in the order of the experts."""
+    keep_here(packed, size, choice_N)
+    missing, found, copies_s, cpu_s = 0, 0, 0.0, 0.0
+    for i in range(size):
+        missing += is_missing(packed, size, i)
+        if may_fetch(packed, size, i):
+            order_N[found] = i
+            found += 1
+            copies_s += packed[3 * size + i]
+            cpu_s += packed[size + i]
+    if not cpu_s + copies_s > 0:
+        return
+    count = round((cpu_s / found) / (cpu_s / found + copies_s / found) * missing)
+    for place in range(min(count, found, len(packed) - 5 * size)):
+        choice_N[order_N[place]] = FETCH
+
+
+class FreeToken(KernelRule):
     """Knows bandwidths, not loads: which misses are fetched follows their order."""
 
     name = "ratio-freetoken"
-
-    def choose(self, problem: DispatchProblem) -> npt.NDArray[np.int8]:
-        """The share, rounded to whole experts, of the misses in the order of the experts."""
-        choice_N = keep_here(problem)
-        may = sorted(fetchable(problem))
-        if not may:
-            return choice_N
-        copy_s, cpu_s = float(problem.copy_s_N[may].mean()), float(problem.cpu_s_N[may].mean())
-        share = cpu_s / (cpu_s + copy_s) if cpu_s + copy_s > 0 else 0.0
-        count = min(round(share * len(missing(problem))), len(problem.victim_price_V))
-        choice_N[may[:count]] = Device.FETCH
-        return choice_N
+    answer = staticmethod(answering(__name__, share))

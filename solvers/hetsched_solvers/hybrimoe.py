@@ -9,36 +9,75 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hetsched.dispatch.problem import Device, DispatchProblem
+from hetsched.jit import compiled_lean
+from hetsched.types import FloatArray, IntArray
 
-from .rule import Rule, keep_here, missing
+from .rule_kernels import CPU, FETCH, GPU, KernelRule, answering, is_missing, keep_here, put
 
 
-class HybriMoe(Rule):
+@compiled_lean
+def schedule(
+    packed: FloatArray,
+    size: int,
+    link_free_s: float,
+    roundtrip_s: float,
+    gpu_call_s: float,
+    order_N: IntArray,
+    choice_N: npt.NDArray[np.int8],
+) -> None:
     """Event by event: whichever of CPU and LINK ends its next expert first, takes it."""
+    keep_here(packed, size, choice_N)
+    gpu_end_s, cpu_end_s = gpu_call_s, roundtrip_s
+    waiting, cpu_s_N = 0, packed[size : 2 * size]
+    for i in range(size):
+        if choice_N[i] == GPU:
+            gpu_end_s += packed[i]
+        elif is_missing(packed, size, i):
+            put(order_N, waiting, i, cpu_s_N)
+            waiting += 1
+        else:
+            cpu_end_s += cpu_s_N[i]
+    front, back, victims = 0, waiting - 1, len(packed) - 5 * size  # LINK takes from the front, CPU from the back
+    while front <= back:
+        i = order_N[front]
+        link_end_s = link_free_s + packed[3 * size + i]
+        fetched_s = max(gpu_end_s, link_end_s) + packed[i]
+        if victims and fetched_s < cpu_end_s + cpu_s_N[order_N[back]]:
+            choice_N[i] = FETCH
+            link_free_s, gpu_end_s, victims = link_end_s, fetched_s, victims - 1
+            front += 1
+        else:
+            cpu_end_s += cpu_s_N[order_N[back]]
+            back -= 1
+    _help(packed, size, gpu_end_s, cpu_end_s, order_N, choice_N)
+
+
+@compiled_lean
+def _help(
+    packed: FloatArray,
+    size: int,
+    gpu_end_s: float,
+    cpu_end_s: float,
+    order_N: IntArray,
+    choice_N: npt.NDArray[np.int8],
+) -> None:
+    """Residents move to the CPU, lowest load first, as long as it ends them before the GPU would end."""
+    here = 0
+    for i in range(size - 1, -1, -1):  # from behind, so that of equals the first is the last, and taken first
+        if choice_N[i] == GPU:
+            put(order_N, here, i, packed[size : 2 * size])
+            here += 1
+    for place in range(here - 1, -1, -1):
+        i = order_N[place]
+        if cpu_end_s + packed[size + i] >= gpu_end_s:
+            return
+        choice_N[i] = CPU
+        cpu_end_s += packed[size + i]
+        gpu_end_s -= packed[i]
+
+
+class HybriMoe(KernelRule):
+    """The paper's schedule; arrivals of what is in flight are not waited for in it."""
 
     name = "list-hybrimoe"
-
-    def choose(self, problem: DispatchProblem) -> npt.NDArray[np.int8]:
-        """The schedule's devices."""
-        choice_N = keep_here(problem)
-        gpu_s, cpu_s, copy_s = problem.gpu_s_N, problem.cpu_s_N, problem.copy_s_N
-        waiting = missing(problem)  # descending load: LINK takes from the front, CPU from the back
-        here = np.flatnonzero(choice_N == Device.GPU)
-        gpu_end = problem.gpu_call_s + float(gpu_s[here].sum())
-        cpu_end = problem.roundtrip_s + float(cpu_s[np.isfinite(problem.ready_s_N) & (choice_N == Device.CPU)].sum())
-        link_end, victims = problem.link_free_s, len(problem.victim_price_V)
-        while waiting:
-            front, back = waiting[0], waiting[-1]
-            fetched_end = max(gpu_end, link_end + copy_s[front]) + gpu_s[front] if victims else np.inf
-            if fetched_end < cpu_end + cpu_s[back]:
-                choice_N[waiting.pop(0)] = Device.FETCH
-                link_end, gpu_end, victims = link_end + float(copy_s[front]), float(fetched_end), victims - 1
-            else:
-                cpu_end += float(cpu_s[waiting.pop()])
-        for i in sorted(here.tolist(), key=lambda i: float(cpu_s[i])):
-            if cpu_end + cpu_s[i] >= gpu_end:
-                break
-            choice_N[i] = Device.CPU
-            cpu_end, gpu_end = cpu_end + float(cpu_s[i]), gpu_end - float(gpu_s[i])
-        return choice_N
+    answer = staticmethod(answering(__name__, schedule))

@@ -13,10 +13,11 @@ from hetsched.board import COPY_S, FETCHES, GPU_CALL_S, RUNS
 from hetsched.board.contract import open_board
 from hetsched.deciders.compiled import posed_on
 from hetsched.deciders.views import Views
+from hetsched.errors import InputError
 from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
 from hetsched.policies import pose_kernels, settle_kernels
-from hetsched.policy import Decision, View
+from hetsched.policy import Decision, Traits, View, traits_of
 from hetsched.residency import ResidencyError
 from hetsched.scheduler import PlanError, Scheduler
 from hetsched.testing.policies import HARDWARE, LAWS, SHAPE, Make, replay
@@ -240,6 +241,89 @@ def test_each_demand_is_learned_once(prefetch: bool) -> None:
     assert policy.learned == 1
     assert made.tokens_LE.sum() == 1
     assert made.stats.prefetches == prefetch
+
+
+def _tries() -> dict[str, Callable[[Demand, View], object]]:
+    """Ways to change what a policy is shown, each of which raises or is found out."""
+    return {
+        "states": lambda demand, view: view.residency.state_LE.fill(2),
+        "slots": lambda demand, view: view.residency.slot_LE.__setitem__((0, 0), 7),
+        "one change": lambda demand, view: view.residency.apply(Evict(ExpertId(0, 0), "mine")),  # type: ignore[attr-defined]
+        "the board": lambda demand, view: view.residency._board.at.__setitem__(0, 1),
+        "who is active": lambda demand, view: demand.active.pop(),
+        "their tokens": lambda demand, view: demand.tokens.__setitem__(0, 5),
+        "tokens of all": lambda demand, view: demand.tokens_E.fill(1),
+        "router weights": lambda demand, view: demand.weights_E.fill(1.0),  # type: ignore[union-attr]
+        "the link": lambda demand, view: setattr(view.link, "free_s", 9.0),
+    }
+
+
+@pytest.mark.parametrize("method", ["plan", "observe", "prefetch"])
+@pytest.mark.parametrize("way", sorted(_tries()))
+def test_what_a_policy_is_shown_cannot_be_changed(way: str, method: str) -> None:
+    """An attempt raises, and demand, residency and board are as they were."""
+
+    class Vandal(Broken):
+        traits = Traits(uses_weights=True)
+
+        def plan(self, demand: Demand, view: View) -> Decision:
+            if method == "plan":
+                _tries()[way](demand, view)
+            self.view = view
+            return super().plan(demand, view)
+
+        def observe(self, demand: Demand) -> None:
+            if method == "observe":
+                _tries()[way](demand, self.view)
+
+        def prefetch(self, demand: Demand, view: View) -> tuple[Fetch, ...]:
+            if method == "prefetch":
+                _tries()[way](demand, view)
+            return ()
+
+    made = scheduler(Vandal(on(Lane.GPU, 0, 1)), 2)
+    weights_E = np.linspace(0.0, 1.0, SHAPE.num_experts)
+    demand = made.one_token_demand(0, [0, 1], Phase.DECODE, weights_E)
+    before = made.residency.state_LE.copy(), made.residency.slot_LE.copy(), weights_E.copy()
+
+    def layer() -> None:
+        made.step(demand)
+        made.prefetch()
+
+    with pytest.raises((ValueError, AttributeError, PlanError)):
+        layer()
+    assert (demand.active, demand.tokens) == ([0, 1], [1, 1])
+    assert demand.tokens_E.tolist() == [1, 1] + [0] * (SHAPE.num_experts - 2)
+    assert (made.residency.state_LE == before[0]).all()
+    assert (made.residency.slot_LE == before[1]).all()
+    assert (weights_E == before[2]).all()
+    made.residency.check()
+
+
+def test_calibration_cannot_be_changed() -> None:
+    class Vandal(Broken):
+        def start(self, machine: Any) -> list[ExpertId]:
+            machine.frequency_LE[0, 0] = 1e9
+            return []
+
+    with pytest.raises(ValueError, match="read-only"):
+        scheduler(Vandal(()), 2, frequency_LE=np.ones((SHAPE.num_layers, SHAPE.num_experts)))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_declares_its_family(name: str) -> None:
+    declared = traits_of(installed("hetsched.policies")[name].load())
+    assert declared.family
+    assert declared.clairvoyant == (name == "belady")
+    assert declared.uses_solver == (name == "hetsched")
+    assert declared.uses_weights == (name == "hybrimoe")
+
+
+def test_traits_have_defaults_and_a_type() -> None:
+    assert traits_of(Broken(())) == Traits() == Traits("", False, True, "", False, False)
+    wrong = type("Wrong", (Broken,), {"traits": {"family": "mine"}})
+    with pytest.raises(InputError, match=r"traits = Traits\(family=...\)"):
+        scheduler(wrong(()), 2)
 
 
 def test_steps_are_counted_by_layer_order() -> None:

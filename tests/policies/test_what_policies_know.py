@@ -19,7 +19,7 @@ from hetsched.policies.idle_link import copies, room
 from hetsched.policies.misses import decision
 from hetsched.policies.static import CpuOnly, StaticFrequency, most_frequent
 from hetsched.policies.swap_kernels import plan
-from hetsched.policy import Decision, Kernelled, Setting, View
+from hetsched.policy import Decision, Kernelled, Setting, Traits, View
 from hetsched.replay import compare
 from hetsched.replay.simulator import ConstantClock, Replay, compiled_parts, simulate
 from hetsched.replay.steps import steps_of
@@ -42,7 +42,7 @@ class Thrifty:
     """
 
     name = "thrifty"
-    family = "dynamic placement"
+    traits = Traits(family="dynamic placement")
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         shape = setting.geometry

@@ -10,6 +10,7 @@ import numpy as np
 
 from hetsched.geometry import MoEGeometry, from_config
 from hetsched.policies.static import CpuOnly, StaticFrequency
+from hetsched.policy import Traits
 from hetsched.traces.trace import RoutingTrace, save_trace
 from hetsched.types import Phase
 
@@ -81,8 +82,7 @@ class Seer(StaticFrequency):
     """Clairvoyant: places what will be demanded most, and cannot do without."""
 
     name = "seer"
-    family = "oracles"
-    clairvoyant = True
+    traits = Traits(family="oracles", clairvoyant=True)
 
     def start(self, machine):
         assert machine.future is not None

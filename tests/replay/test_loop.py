@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,20 @@ def test_the_loop_does_what_the_scheduler_does(name: str, hardware: str) -> None
 
 def test_hetsched_and_the_static_ones_are_compiled() -> None:
     assert {"hetsched", "static-frequency", "layer-split", "cpu-only", "on-demand-lru"} <= set(COMPILED)
+    assert {"fiddler", "freetoken", "hybrimoe", "dali"} <= set(COMPILED)
+
+
+def test_router_weights_reach_the_loop() -> None:
+    """hybrimoe scores by them: the same scores as layer by layer, and others than without."""
+    plain = demanded(40, 1)
+    weights_TLK = np.random.default_rng(3).random(plain.experts_TLK.shape).astype(np.float16)
+    weighted, steps = replace(plain, weights_TLK=weights_TLK), steps_of(plain, mode="recorded")
+    slow, expected = replayed(ByHand, "hybrimoe", weighted, steps, "h100-pcie")
+    quick, found = replayed(Scheduler, "hybrimoe", weighted, steps, "h100-pcie")
+    unweighted, _ = replayed(Scheduler, "hybrimoe", plain, steps, "h100-pcie")
+    assert found.step_s_S == pytest.approx(expected.step_s_S, rel=1e-12)
+    np.testing.assert_allclose(quick.policy._score_LE, slow.policy._score_LE, rtol=1e-12)
+    assert np.abs(quick.policy._score_LE - unweighted.policy._score_LE).max() > 0.01
 
 
 def test_what_is_not_compiled_is_replayed_layer_by_layer() -> None:
@@ -67,7 +82,7 @@ def test_what_is_not_compiled_is_replayed_layer_by_layer() -> None:
     assert parts("hetsched", clock=CHARGES)
     assert parts("hetsched") is None  # the clock is the host's
     assert parts("hetsched", "all-fetch", clock=CHARGES) is None
-    assert parts("hybrimoe", clock=CHARGES) is None
+    assert parts("moe-infinity", clock=CHARGES) is None
 
 
 def test_a_solver_in_python_decides_as_its_compiled_form() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,18 @@ import numpy.typing as npt
 import pytest
 
 from hetsched.cost.model import CostModel
+from hetsched.deciders.methods import give_methods
 from hetsched.forecast.activation_matrices import ActivationMatrices
+from hetsched.forecast.transition import Transition
 from hetsched.geometry import MoEGeometry
 from hetsched.machine.gallery import machine
 from hetsched.plugins import plugin
+from hetsched.policies.compiled import PolicyKernels
 from hetsched.policies.dali import Dali
 from hetsched.policies.fiddler import Fiddler
 from hetsched.policies.freetoken import FreeToken
 from hetsched.policies.hybrimoe import HybriMoe
+from hetsched.policies.learning import learning_of
 from hetsched.policies.moe_infinity import MoeInfinity
 from hetsched.policies.moe_spac import MoeSpac, MoeSpacFixed
 from hetsched.policies.rule_dispatch import RuleDispatch
@@ -43,6 +48,13 @@ class RoundCost(FlatCost):
 
     has_gpu: bool = True
     cpu_grows: bool = True
+    version: int = 0
+    geometry: MoEGeometry = SHAPE
+
+    @property
+    def profile(self) -> Any:
+        """Lanes that do not slow each other down, and a link without chunks."""
+        return SimpleNamespace(cpu_slowdown=1.0, h2d_slowdown=1.0, h2d=SimpleNamespace(chunk_bytes=1 << 40))
 
     def gpu_s(self, n: npt.NDArray[np.int64]) -> FloatArray:
         return np.where(n > 0, self.gpu, 0.0)
@@ -59,7 +71,9 @@ class Bench:
     ):
         self.policy = policy
         self.residency = Residency(SHAPE.num_layers, SHAPE.num_experts, slots)
-        initial = policy.start(Setting(SHAPE, cost, slots, plugin("hetsched.solvers", "all-cpu")(), **known))
+        setting = Setting(SHAPE, cost, slots, plugin("hetsched.solvers", "all-cpu")(), **known)
+        initial = policy.start(setting)
+        give_methods(policy, setting)
         self.residency.fill(initial if resident is None else [ExpertId(*expert) for expert in resident])
         self.step = -1
 
@@ -93,19 +107,6 @@ class Bench:
             assert isinstance(fetch, Fetch)
             self.residency.apply(fetch)
             self.residency.apply(Arrive(fetch.expert))
-
-
-class Foreseen:
-    """A forecaster that says what it was given."""
-
-    def __init__(self, next_LE: FloatArray) -> None:
-        self._next_LE = next_LE
-
-    def observe(self, demand: Demand) -> None:
-        """Learns nothing."""
-
-    def next_LE(self) -> FloatArray:
-        return self._next_LE
 
 
 def frequencies(*ranked: tuple[int, int]) -> FloatArray:
@@ -167,7 +168,7 @@ def test_hybrimoe_prefetches_where_the_schedule_gains_most() -> None:
     next_LE = np.zeros((3, 6))
     next_LE[1, [2, 3]] = 0.9, 0.8
     next_LE[2, [0, 1]] = 0.5, 0.6
-    policy._forecaster = Foreseen(next_LE)
+    policy._learning.next_LE[:] = next_LE
     assert bench.prefetch() == [(ExpertId(2, 1), ExpertId(2, 5))]  # (0, 0) is active and (1, 2) expected
     assert bench.prefetch() == []  # the remaining candidates gain, but nobody is left to give way
 
@@ -213,7 +214,7 @@ def test_dali_prefetches_the_next_layers_likeliest() -> None:
     bench.ask(0, {0: 1})
     next_LE = np.zeros((3, 6))
     next_LE[1, [3, 1]] = 0.9, 0.8
-    policy._forecaster = Foreseen(next_LE)
+    policy._learning.next_LE[:] = next_LE
     assert bench.prefetch() == [(ExpertId(1, 3), ExpertId(1, 5))]  # the least busy, (1, 1), is likely itself
 
 
@@ -399,6 +400,80 @@ def test_remembered_decisions_are_those_of_the_rule(rule: str) -> None:
         remembered += sum(quiet is not None for quiet in remembering._known.values())
     assert fetched > 0
     assert remembered > 0
+
+
+@pytest.mark.parametrize("kind", [Fiddler, HybriMoe])
+def test_kernels_decide_as_the_rule_posed_in_python(kind: type[Any]) -> None:
+    """Whoever is resident, however busy the link, one token or several: runs, fetches, victims and the makespan."""
+    rng, fetched, waited = np.random.default_rng(2), 0, 0
+    for slots, copy_s in itertools.product((0, 2, 5, 9), (0.5, 3.0, 12.0)):
+        setting = Setting(SHAPE, RoundCost(copy=copy_s), slots, plugin("hetsched.solvers", "all-cpu")())
+        policy = kind()
+        policy.start(setting)
+        give_methods(policy, setting)
+        posing, keep_LE = RuleDispatch(setting, RULES[policy.name]), KEPT[policy.name](policy)
+        for _ in range(40):
+            residency, num_tokens = Residency(3, 6, slots), int(rng.integers(1, 4))
+            keep_LE[:] = rng.integers(0, 9, (3, 6))
+            residency.fill(ExpertId(*divmod(int(f), 6)) for f in rng.permutation(18)[: rng.integers(slots + 1)])
+            tokens_E = np.zeros(6, np.int64)
+            tokens_E[rng.choice(6, 4, replace=False)] = rng.integers(1, num_tokens + 1, 4)
+            busy_s, on_its_way = float(rng.choice([0.0, 0.5, 3.0])) * copy_s, ExpertId(0, int(rng.integers(6)))
+            view = View(residency, LinkState(busy_s))
+            if residency.free_slots and residency.state(on_its_way) == State.ABSENT:
+                residency.apply(Fetch(on_its_way, None, prefetch=True, cause="test"))
+                view = View(residency, LinkState(busy_s, (), ((on_its_way, busy_s + 1.0),)))
+                waited += 1
+            demand = Demand(0, 0, Phase.VERIFY, tokens_E, num_tokens)
+            found, expected = policy.plan(demand, view), posing.decide(demand, view, keep_LE)
+            assert {run[:3] for run in found.runs} == {run[:3] for run in expected.runs}
+            assert [fetch[:2] for fetch in found.fetches] == [fetch[:2] for fetch in expected.fetches]
+            assert found.predicted_s == pytest.approx(expected.predicted_s)
+            fetched += len(found.fetches)
+    assert fetched > 50
+    assert waited > 50
+
+
+RULES = {"fiddler": "rule-fiddler", "hybrimoe": "list-hybrimoe"}
+KEPT = {"fiddler": lambda policy: policy._keep_LE, "hybrimoe": lambda policy: policy._score_LE}
+
+
+class Remembering:
+    """A forecaster without a compiled form: a mean over all that it has seen, made anew at every question."""
+
+    name = "remembering"
+    reach = 0
+
+    def start(self, geometry: MoEGeometry, frequency_LE: Any = None, history: Any = None) -> None:
+        self.seen_LE = np.ones((geometry.num_layers, geometry.num_experts))
+
+    def observe(self, demand: Demand) -> None:
+        self.seen_LE[demand.layer, demand.active] += 1.0
+
+    def demand_LE(self) -> FloatArray:
+        share_LE: FloatArray = self.seen_LE / self.seen_LE.max()
+        return share_LE
+
+    def next_LE(self) -> FloatArray:
+        return self.demand_LE()
+
+
+@pytest.mark.parametrize("make", [Transition, Remembering])
+def test_a_forecaster_in_python_teaches_kernels_too(make: Any) -> None:
+    """What learning_of keeps is what the forecaster says, after every layer."""
+    forecaster, asked = make(), make()
+    for each in (forecaster, asked):
+        each.start(SHAPE, None, None)
+    learning = learning_of(forecaster)
+    kernels = learning.taught(PolicyKernels("test", (), lambda *given: 0))
+    assert (kernels.observe is None) == (make is Transition)
+    for step, layer in itertools.product(range(4), range(SHAPE.num_layers)):
+        demand = Demand.listed(step, layer, Phase.DECODE, [step, 5], [1, 1], 1, SHAPE.num_experts)
+        (kernels.observe or forecaster.observe)(demand)
+        asked.observe(demand)
+        np.testing.assert_array_equal(learning.next_LE, asked.next_LE())
+        np.testing.assert_array_equal(learning.demand_LE, asked.demand_LE())
+    assert (learning.next_LE[:, 5] > learning.next_LE[:, 4]).all()
 
 
 def test_what_is_remembered_is_void_after_recalibration() -> None:
