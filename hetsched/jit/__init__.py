@@ -16,18 +16,20 @@ from numba import njit, typeof
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .parts import Entry, Part
+
 F = TypeVar("F", bound=Callable[..., Any])
 _SPECIALISED: dict[tuple[Any, ...], Any] = {}
 
 
 def compiled(function: F) -> F:
     """`function`, compiled where a kernel first calls it."""
-    return cast(F, njit(nogil=True, error_model="numpy")(function))
+    return cast(F, Part(function))
 
 
 def compiled_lean(function: F) -> F:
     """As `compiled`, for what makes no array, on borrowed ones: without any counting of references."""
-    return cast(F, njit(nogil=True, error_model="numpy", _nrt=False)(function))
+    return cast(F, Part(function, _nrt=False))
 
 
 def compiled_and_kept(function: F) -> F:
@@ -36,10 +38,24 @@ def compiled_and_kept(function: F) -> F:
     numba takes a kept kernel for stale by the file of its outermost function and that function's closure, so a change
     in another file goes unnoticed unless the closure holds `source_stamp()`.
     """
+    return _kept(function)
+
+
+def _kept(function: F, signature: str = "") -> F:
+    entry = Entry(function, signature=signature)
     try:
-        return cast(F, njit(nogil=True, error_model="numpy", cache=True)(function))
+        entry.enable_caching()
     except RuntimeError:  # no folder to keep it in
-        return compiled(function)
+        pass
+    return cast(F, entry)
+
+
+def compiled_by_name(signature: str) -> Callable[[F], F]:
+    """As `compiled_and_kept`, for arguments of this one signature, in numba's words.
+
+    Kernels that call it do not contain it: it is compiled once, for them and for Python.
+    """
+    return lambda function: _kept(function, signature)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
