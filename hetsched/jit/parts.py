@@ -23,6 +23,8 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.dispatcher import Dispatcher
 from numba.core.registry import CPUDispatcher
 
+from .lower import EntryLowering, PartLowering, lowered_by, part_function
+
 OPTIONS = {"nopython": True, "nogil": True, "error_model": "numpy", "boundscheck": None}
 
 
@@ -82,7 +84,7 @@ class _PartCompiler(compiler.Compiler):  # type: ignore[misc]
         state = self.state
         state.library = PartLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = state.flags.no_cpython_wrapper = state.flags.no_cfunc_wrapper = True
-        return super().define_pipelines()
+        return [lowered_by(passes, PartLowering) for passes in super().define_pipelines()]
 
 
 class _EntryCompiler(compiler.Compiler):  # type: ignore[misc]
@@ -94,7 +96,7 @@ class _EntryCompiler(compiler.Compiler):  # type: ignore[misc]
         state.library = EntryLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
         state.flags.no_cfunc_wrapper = True
-        return super().define_pipelines()
+        return [lowered_by(passes, EntryLowering) for passes in super().define_pipelines()]
 
 
 class Part(CPUDispatcher):  # type: ignore[misc]
@@ -112,7 +114,8 @@ class Part(CPUDispatcher):  # type: ignore[misc]
     def add_overload(self, made: Any) -> None:
         """Tell kernels of it, and not Python."""
         made = made._replace(entry_point=(self, made.signature))
-        self.targetctx.insert_user_function(made.entry_point, made.fndesc, [made.library])
+        call = part_function(made.fndesc, [made.library])
+        self.targetctx._defns[made.entry_point].append(call, made.signature.args)
         self.overloads[tuple(made.signature.args)] = made
 
     def _compile_for_args(self, *args: Any, **kws: Any) -> Any:
