@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from .parts import Entry, Part
 
 F = TypeVar("F", bound=Callable[..., Any])
+HERE = ("hetsched.jit", "hetsched.jit.parts", "hetsched.jit.lower")
 _SPECIALISED: dict[tuple[Any, ...], Any] = {}
 
 
@@ -98,8 +99,8 @@ def source_stamp(*modules: str) -> int:
 
     A submodule is found without being imported, so that a module may name itself and its neighbours.
     """
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for module in modules:
+    digest = hashlib.sha256()
+    for module in (*HERE, *modules):
         found = importlib.util.find_spec(module)
         if found is None or found.origin is None:
             raise ModuleNotFoundError(f"no module named {module!r} to take a stamp of")
@@ -114,22 +115,25 @@ def specialised(name: str, template: Callable[[int], F], stamp: int, **kernels: 
     kernel handed over as an argument could not be kept on disk. `name` tells the kept ones apart; `stamp` belongs to
     the sources of all kernels, and the template must use it.
     """
-    key = (name, template, stamp, *sorted(kernels.items()))
-    if key not in _SPECIALISED:
-        _SPECIALISED[key] = compiled_and_kept(_bound(name, template(stamp), kernels))
-    return cast(F, _SPECIALISED[key])
+    return _once((name, template, stamp), kernels, lambda: compiled_and_kept(_bound(name, template(stamp), kernels)))
+
+
+def bound(name: str, function: F, **kernels: Any) -> F:
+    """`function` with its global names in `kernels` bound, for the inside of kernels."""
+    return _once((name, function), kernels, lambda: compiled(_bound(name, function, kernels)))
 
 
 def inlined(name: str, function: F, **kernels: Any) -> F:
-    """`function` with its global names in `kernels` bound, for the inside of kernels, where it becomes part of them.
+    """As `bound`, and made part of each kernel before it is compiled: what it takes and returns is not handed over."""
+    options = {"nogil": True, "error_model": "numpy", "inline": "always"}
+    return _once((name, function, "inlined"), kernels, lambda: njit(**options)(_bound(name, function, kernels)))
 
-    Handing a board to a function costs more than a short one does; this one is handed nothing.
-    """
-    key = (name, function, *sorted(kernels.items()))
+
+def _once(key: tuple[Any, ...], kernels: dict[str, Any], make: Callable[[], Any]) -> Any:
+    key = (*key, *sorted(kernels.items()))
     if key not in _SPECIALISED:
-        bound = _bound(name, function, kernels)
-        _SPECIALISED[key] = njit(nogil=True, error_model="numpy", inline="always")(bound)
-    return cast(F, _SPECIALISED[key])
+        _SPECIALISED[key] = make()
+    return _SPECIALISED[key]
 
 
 def _bound(name: str, made: Any, kernels: dict[str, Any]) -> Any:

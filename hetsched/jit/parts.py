@@ -11,8 +11,10 @@ This rests on insides of numba: what a code library does when it is finalised, a
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
@@ -143,7 +145,8 @@ class Entry(CPUDispatcher):  # type: ignore[misc]
             self._called = [other for other in _named(self.py_func, set()) if other._signature]
         for other in self._called:
             other.make_ready()
-        return super().compile(sig)
+        with _uncollected():
+            return super().compile(sig)
 
     def add_overload(self, made: Any) -> None:
         """Tell Python of it, and kernels by name."""
@@ -159,6 +162,18 @@ class Entry(CPUDispatcher):  # type: ignore[misc]
             self.overloads[tuple(made.signature.args)] = made._replace(entry_point=entry_point)
         else:
             super().add_overload(made)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: compiling makes millions of objects and next to no cycles of them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _plain(argument: Any) -> Any:
