@@ -8,7 +8,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -44,10 +44,8 @@ def compiled_and_kept(function: F) -> F:
 
 def _kept(function: F, signature: str = "") -> F:
     entry = Entry(function, signature=signature)
-    try:
+    with suppress(RuntimeError):  # no folder to keep it in
         entry.enable_caching()
-    except RuntimeError:  # no folder to keep it in
-        pass
     return cast(F, entry)
 
 
@@ -115,18 +113,19 @@ def specialised(name: str, template: Callable[[int], F], stamp: int, **kernels: 
     kernel handed over as an argument could not be kept on disk. `name` tells the kept ones apart; `stamp` belongs to
     the sources of all kernels, and the template must use it.
     """
-    return _once((name, template, stamp), kernels, lambda: compiled_and_kept(_bound(name, template(stamp), kernels)))
+    return cast(F, _once((name, template, stamp), kernels, lambda: _kept(_bound(name, template(stamp), kernels))))
 
 
 def bound(name: str, function: F, **kernels: Any) -> F:
     """`function` with its global names in `kernels` bound, for the inside of kernels."""
-    return _once((name, function), kernels, lambda: compiled(_bound(name, function, kernels)))
+    return cast(F, _once((name, function), kernels, lambda: compiled(_bound(name, function, kernels))))
 
 
 def inlined(name: str, function: F, **kernels: Any) -> F:
     """As `bound`, and made part of each kernel before it is compiled: what it takes and returns is not handed over."""
     options = {"nogil": True, "error_model": "numpy", "inline": "always"}
-    return _once((name, function, "inlined"), kernels, lambda: njit(**options)(_bound(name, function, kernels)))
+    made = _once((name, function, "inlined"), kernels, lambda: njit(**options)(_bound(name, function, kernels)))
+    return cast(F, made)
 
 
 def _once(key: tuple[Any, ...], kernels: dict[str, Any], make: Callable[[], Any]) -> Any:

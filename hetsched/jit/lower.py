@@ -16,11 +16,12 @@ from numba.core.base import user_function
 from numba.core.compiler_machinery import register_pass
 from numba.core.datamodel import PrimitiveModel, register_default
 from numba.core.typed_passes import NativeLowering
+from numba.core.types.containers import BaseNamedTuple, BaseTuple
 
 REACH = 100  # instructions back to the load of an argument
 
 
-class ByPointer(types.Type):  # type: ignore[misc]
+class ByPointer(types.Type):
     """Where a tuple is."""
 
     def __init__(self, pointee: Any) -> None:
@@ -82,9 +83,9 @@ class _Lower(lowering.Lower):  # type: ignore[misc]
 def _index(kind: Any, expression: Any) -> int | None:
     """Which element of a tuple an expression asks for; None where it is something else."""
     if expression.op == "static_getitem":
-        is_one = isinstance(kind, types.BaseTuple) and isinstance(expression.index, int)
+        is_one = isinstance(kind, BaseTuple) and isinstance(expression.index, int)
         return expression.index % len(kind) if is_one else None
-    if isinstance(kind, types.BaseNamedTuple) and expression.attr in kind.fields:
+    if isinstance(kind, BaseNamedTuple) and expression.attr in kind.fields:
         return int(kind.fields.index(expression.attr))
     return None
 
@@ -94,8 +95,7 @@ class _PartLower(_Lower):
 
     def __init__(self, context: Any, library: Any, described: Any, *more: Any, **named: Any) -> None:
         described.argtypes = tuple(
-            ByPointer(argument) if isinstance(argument, types.BaseTuple) else argument
-            for argument in described.argtypes
+            ByPointer(argument) if isinstance(argument, BaseTuple) else argument for argument in described.argtypes
         )
         self._borrowed: set[str] = set()
         super().__init__(context, library, described, *more, **named)
@@ -121,8 +121,8 @@ class _PartLower(_Lower):
         super().lower_inst(instruction)
 
     def _is_assigned_once(self, name: str) -> bool:
-        assigned = (i.target.name == name for block in self.blocks.values() for i in block.find_insts(ir.Assign))
-        return sum(assigned) == 1
+        assigned = [i for block in self.blocks.values() for i in block.find_insts(ir.Assign) if i.target.name == name]
+        return len(assigned) == 1
 
     def delvar(self, name: str) -> None:
         """As numba's; what is borrowed is the caller's to give up."""
@@ -134,22 +134,18 @@ class _PartLower(_Lower):
 class EntryLowering(NativeLowering):  # type: ignore[misc]
     """numba's pass for an entry."""
 
-    _name = "hetsched_entry_lowering"
-    lowering_class = _Lower
+    _name, lowering_class = "hetsched_entry_lowering", _Lower
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class PartLowering(NativeLowering):  # type: ignore[misc]
     """numba's pass for a part."""
 
-    _name = "hetsched_part_lowering"
-    lowering_class = _PartLower
+    _name, lowering_class = "hetsched_part_lowering", _PartLower
 
 
 def lowered_by(passes: Any, lowering_pass: Any) -> Any:
     """numba's passes with another one in place of its lowering."""
-    passes.passes = [
-        (lowering_pass if found is NativeLowering else found, about) for found, about in passes.passes
-    ]
+    passes.passes = [(lowering_pass if found is NativeLowering else found, about) for found, about in passes.passes]
     passes.finalize()
     return passes

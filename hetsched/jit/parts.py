@@ -19,7 +19,6 @@ from types import CodeType
 from typing import Any
 
 import llvmlite.binding as llvm
-from numba import njit
 from numba.core import compiler, sigutils
 from numba.core.codegen import JITCodeLibrary
 from numba.core.dispatcher import Dispatcher
@@ -48,6 +47,17 @@ class PartLibrary(_Library):
         """None: there is no machine code."""
         return 0
 
+    def alone(self) -> Any:
+        """Its module, without the parts that it calls."""
+        return super()._get_module_for_linking()
+
+    def _get_module_for_linking(self) -> Any:
+        """For a function that numba compiles in its own way: the parts that it calls are in."""
+        module = self.alone().clone()
+        for library in _reached(self._linking_libraries):
+            module.link_in(_module(library), preserve=True)
+        return module
+
 
 class EntryLibrary(_Library):
     """The code of an entry and of all its parts."""
@@ -56,14 +66,19 @@ class EntryLibrary(_Library):
         """Link the parts of parts too, and let only what is the entry's own be seen from outside."""
         module = self._final_module
         own = {function.name for function in module.functions if not function.is_declaration}
-        for library in _reached(self._linking_libraries):
+        for library in list(_reached(self._linking_libraries)):
             self._reload_init.update(library._reload_init)
-            module.link_in(library._get_module_for_linking(), preserve=True)
-        self._linking_libraries = []
+            module.link_in(_module(library), preserve=True)
+        self._linking_libraries: list[Any] = []  # those are in
         for function in module.functions:
             if not function.is_declaration and function.name not in own:
                 function.linkage = "internal"
         super().finalize()
+
+
+def _module(library: Any) -> Any:
+    """A library's own code, to be linked where those that it calls are linked too."""
+    return library.alone() if isinstance(library, PartLibrary) else library._get_module_for_linking()
 
 
 def _reached(libraries: list[Any]) -> Iterator[Any]:
@@ -107,7 +122,7 @@ class Part(CPUDispatcher):  # type: ignore[misc]
     def __init__(self, function: Any, **options: Any) -> None:
         targeted = {**OPTIONS, **options}
         super().__init__(function, targetoptions=targeted, pipeline_class=_PartCompiler)
-        self._alone = Entry(function, targeted)
+        self._alone: Entry | None = None
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
         """As numba's, but one compiled form serves all values of a type, literal or not."""
@@ -121,6 +136,8 @@ class Part(CPUDispatcher):  # type: ignore[misc]
         self.overloads[tuple(made.signature.args)] = made
 
     def _compile_for_args(self, *args: Any, **kws: Any) -> Any:
+        if self._alone is None:
+            self._alone = Entry(self.py_func, self.targetoptions)
         return self._alone
 
 

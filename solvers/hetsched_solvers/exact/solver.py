@@ -40,7 +40,7 @@ class Exact:
     def __init__(self, max_nodes: int = NODES, always_prove: int = 16) -> None:
         self.max_nodes = max_nodes
         self.always_prove = always_prove
-        with announced("hetsched: compiling the exact solver once, 15 to 40 s ..."):
+        with announced("hetsched: compiling the exact solver once, 10 to 20 s ..."):
             judging()
             answer(np.zeros(0), 0, 0.0, 0.0, 0.0, 1, 0, 0)  # compiled here (or read from disk), not in the first step
 
