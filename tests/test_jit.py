@@ -103,9 +103,24 @@ def test_a_part_may_be_called_from_python() -> None:
 
 
 def test_numba_may_call_a_part() -> None:
-    """A function compiled in numba's own way gets all that a part is made of."""
-    plain = numba.njit(lambda size, times: inner_part(Nest(make_part(size), True), times))
-    assert plain(3, 2) + plain(3, 2) + 3.0 == outer_kernel(3, 2)
+    """A function compiled in numba's own way gets all that a part is made of, not what an entry made of it for itself."""
+
+    @compiled
+    def power(x: float, pair: Pair, times: int, unused: Pair) -> float:
+        result = 1.0
+        for i in range(times):
+            for f in range(len(pair.first)):
+                result *= x if (pair.first[f] + i) % 2 else 1.0
+                if result > 1e9:
+                    result -= 1e9 * pair.second[f]
+        return result
+
+    def twice(pair: Pair, x: float) -> float:
+        return power(x, pair, 5, pair) + power(x + 1.0, pair, 4, pair) + power(x, pair, len(pair.first), pair)
+
+    plain, entry = numba.njit(twice), compiled_and_kept(twice)
+    expected = twice(make(3), 2.0)
+    assert (entry(make(3), 2.0), plain(make(3), 2.0)) == (expected, expected)
 
 
 def test_names_are_bound_apart() -> None:

@@ -72,7 +72,7 @@ class EntryLibrary(_Library):
         self._linking_libraries: list[Any] = []  # those are in
         for function in module.functions:
             if not function.is_declaration and function.name not in own:
-                function.linkage = "internal"
+                function.linkage = "private"  # internal ones would be taken for what others call by that name
         super().finalize()
 
 
