@@ -103,7 +103,7 @@ def test_a_part_may_be_called_from_python() -> None:
 
 
 def test_numba_may_call_a_part() -> None:
-    """A function compiled in numba's own way gets all that a part is made of, not what an entry made of it for itself."""
+    """A function compiled in numba's own way gets all of a part, and not what an entry made of it for itself."""
 
     @compiled
     def power(x: float, pair: Pair, times: int, unused: Pair) -> float:
