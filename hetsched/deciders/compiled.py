@@ -60,7 +60,7 @@ class CompiledDecider:
         calls = self.calls
         own, known = calls.kernels.own, calls.kernels.known
         given = (*self._arrays, self._seconds.table(1), own)
-        with announced(f"hetsched: compiling policy {calls.kernels.name} once, about 20 s ..."):
+        with announced(f"hetsched: compiling policy {calls.kernels.name} once, 10 to 20 s ..."):
             calls.step.compile(types_of(*given))
             calls.ahead.compile(types_of(*given, known, True, True))
             if calls.kernels.answer is not never and calls.solver is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..jit import compiled, compiled_and_kept, compiled_lean
+from ..jit import compiled, compiled_and_kept, compiled_by_name, compiled_lean
 from ..types import FloatArray, IntArray
 
 
@@ -111,7 +111,7 @@ def seconds(
     return makespan_s, prices_s - utilities_s
 
 
-@compiled_and_kept
+@compiled_by_name("(float64[::1], int64, float64, float64, float64, int8[::1])")
 def judge(
     packed: FloatArray,
     size: int,

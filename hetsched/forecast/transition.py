@@ -80,15 +80,13 @@ class Transition:
         self._state.alone_LE[:] = np.log(share_LE / (1.0 - share_LE))
         constant, *own_weights = self._settings[3:7]
         table_6LE[OWN] = constant + sum(own_weights) * self._state.alone_LE
-        chosen_TLK = np.zeros((0, layers, 1)) if history is None else history.experts_TLK[-LATEST:]
-        fit(np.array(chosen_TLK, np.int16), self._state)
+        if history is not None:
+            fit(np.array(history.experts_TLK[-LATEST:], np.int16), self._state)
         self._rates = np.array(
             (*self.rates, self.max_tokens, 0 if history is None else history.num_tokens, LONG), float
         )
         self._share_E = np.ones(experts)
         self._top_k = geometry.top_k
-        nobody = np.zeros(0, np.int64)  # compiled here (or read from disk), not in the first step
-        observe(*empty(1, experts, 1), 0, nobody, self._share_E[:0], True, self._settings)
 
     def observe(self, demand: Demand) -> None:
         """Learn one layer's demand."""

@@ -43,7 +43,7 @@ from ..board.contract import FINE, apply_copies, apply_plan, begin_layer, note_a
 from ..dispatch.answers import FEASIBLE, INFEASIBLE, OPTIMAL, WORSE, SolverKernel
 from ..dispatch.judge import judge
 from ..dispatch.solver import REL_TOL
-from ..jit import compiled_lean, inlined, source_stamp, specialised
+from ..jit import bound, compiled_lean, inlined, source_stamp, specialised
 from ..types import Demand, FloatArray, IntArray
 
 if TYPE_CHECKING:  # names that jit.specialised binds in the templates below
@@ -116,31 +116,28 @@ def ask_nobody(board: Board) -> bool:
     return False
 
 
-def _asking(stamp: int) -> Callable[[Board], bool]:
-    def ask(board: Board) -> bool:
-        assert stamp >= 0
-        at, size = board.at, board.at[ACTIVE]
-        packed = board.packed_P[: 5 * size + at[PLACES]]
-        link_s, start_s, call_s = board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S], board.machine[GPU_CALL_S]
-        effort = at[MAX_NODES], at[PROVE], at[LIMIT_NODES]
-        choice_N, objective_s, bound_s = solve(packed, size, link_s, start_s, call_s, *effort)
-        feasible, makespan_s, prices_s, incumbent_s = judge(packed, size, link_s, start_s, call_s, choice_N)
-        found_s = makespan_s + prices_s
-        if feasible and found_s <= incumbent_s:
-            tolerance_s = REL_TOL * max(abs(found_s), makespan_s)
-            proved = bound_s <= found_s + tolerance_s and bound_s >= found_s - tolerance_s and bound_s == objective_s
-            at[STATUS] = OPTIMAL if proved else FEASIBLE
-            board.now[PREDICTED_S] = makespan_s
-            for i in range(size):
-                board.choice_N[i] = choice_N[i]
-        else:
-            at[STATUS] = WORSE if feasible else INFEASIBLE
-            board.now[PREDICTED_S] = incumbent_s
-            for i in range(size):
-                board.choice_N[i] = packed[4 * size + i] == 0
-        return True
-
-    return ask
+def _ask(board: Board) -> bool:
+    """The posed problem, answered by a compiled solver, or by what is always possible where the answer is worse."""
+    at, size = board.at, board.at[ACTIVE]
+    packed = board.packed_P[: 5 * size + at[PLACES]]
+    link_s, start_s, call_s = board.now[PROBLEM_LINK_S], board.now[PROBLEM_CPU_S], board.machine[GPU_CALL_S]
+    effort = at[MAX_NODES], at[PROVE], at[LIMIT_NODES]
+    choice_N, objective_s, bound_s = solve(packed, size, link_s, start_s, call_s, *effort)
+    feasible, makespan_s, prices_s, incumbent_s = judge(packed, size, link_s, start_s, call_s, choice_N)
+    found_s = makespan_s + prices_s
+    if feasible and found_s <= incumbent_s:
+        tolerance_s = REL_TOL * max(abs(found_s), makespan_s)
+        proved = bound_s <= found_s + tolerance_s and bound_s >= found_s - tolerance_s and bound_s == objective_s
+        at[STATUS] = OPTIMAL if proved else FEASIBLE
+        board.now[PREDICTED_S] = makespan_s
+        for i in range(size):
+            board.choice_N[i] = choice_N[i]
+    else:
+        at[STATUS] = WORSE if feasible else INFEASIBLE
+        board.now[PREDICTED_S] = incumbent_s
+        for i in range(size):
+            board.choice_N[i] = packed[4 * size + i] == 0
+    return True
 
 
 @compiled_lean
@@ -241,7 +238,7 @@ def compiled_policy(kernels: PolicyKernels, solver: SolverKernel | None) -> Comp
     asked: Callable[[Board], bool] = ask_nobody
     named = kernels.name
     if solver is not None and kernels.answer is not never:
-        asked = specialised(solver.name, _asking, stamp_of(*solver.sources), solve=solver.solve)
+        asked = bound(solver.name, _ask, solve=solver.solve)
         named = f"{kernels.name} {solver.name}"
     stamp = kernels.stamp(*(solver.sources if solver else ()))
     decided = inlined(named, _decide, plan=kernels.plan, ask=asked, answer=kernels.answer)

@@ -5,19 +5,18 @@ Shapes: F all experts flat (layer * E + expert), N active experts of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..board import ABSENT, ACTIVE, EXPERTS, LAYER, NO_EXPERT, TOKENS, Board
 from ..board.rows import WAS_MISSED, fetch, misses_on_cpu
-from ..jit import compiled_lean, specialised
+from ..jit import bound, compiled_lean
 from ..types import FloatArray
-from .compiled import DECIDED, PolicyKernels, stamp_of
+from .compiled import DECIDED, PolicyKernels
 from .on_demand_kernels import SOURCES, Kernel, Slots, Visits, take_stock
 
-if TYPE_CHECKING:  # a name that jit.specialised binds in the template below
+if TYPE_CHECKING:  # a name that jit.bound binds below
 
     def serve(rule: Any, slots: Slots, visits: Visits) -> None: ...
 
@@ -38,31 +37,28 @@ def follow(board: Board, slots: Slots) -> None:
         take_stock(slots)
 
 
-def _planning(stamp: int) -> Callable[..., int]:
-    def plan(board: Board, seconds_4T: FloatArray, own: Any) -> int:
-        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        slots, rule, scratch_7N = own
-        active, first = board.at[ACTIVE], board.at[LAYER] * board.at[EXPERTS]
-        follow(board, slots)
-        for i in range(active):
-            scratch_7N[0, i] = first + board.active_N[i]
-        scratch_7N[1, 0] = scratch_7N[2, 0] = scratch_7N[3, 0] = 0
-        flat_RN = scratch_7N[0, :active].reshape(1, active)
-        hits_R, fetched_R, evicted_R = scratch_7N[1, :1], scratch_7N[2, :1], scratch_7N[3, :1]
-        new_N, victim_N, lowest_N = scratch_7N[4], scratch_7N[5], scratch_7N[6]
-        visits = Visits(flat_RN, hits_R, fetched_R, evicted_R, new_N, victim_N, lowest_N, board.at[TOKENS])
-        serve(rule, slots, visits)
-        for i in range(fetched_R[0]):
-            fetch(board, new_N[i], victim_N[i], WAS_MISSED)
-        misses_on_cpu(board, seconds_4T)
-        return DECIDED
-
-    return plan
+def _plan(board: Board, seconds_4T: FloatArray, own: Any) -> int:
+    """One visit, served."""
+    slots, rule, scratch_7N = own
+    active, first = board.at[ACTIVE], board.at[LAYER] * board.at[EXPERTS]
+    follow(board, slots)
+    for i in range(active):
+        scratch_7N[0, i] = first + board.active_N[i]
+    scratch_7N[1, 0] = scratch_7N[2, 0] = scratch_7N[3, 0] = 0
+    flat_RN = scratch_7N[0, :active].reshape(1, active)
+    hits_R, fetched_R, evicted_R = scratch_7N[1, :1], scratch_7N[2, :1], scratch_7N[3, :1]
+    new_N, victim_N, lowest_N = scratch_7N[4], scratch_7N[5], scratch_7N[6]
+    visits = Visits(flat_RN, hits_R, fetched_R, evicted_R, new_N, victim_N, lowest_N, board.at[TOKENS])
+    serve(rule, slots, visits)
+    for i in range(fetched_R[0]):
+        fetch(board, new_N[i], victim_N[i], WAS_MISSED)
+    misses_on_cpu(board, seconds_4T)
+    return DECIDED
 
 
 def kernels_of(name: str, module: str, serve: Kernel, slots: Slots, rule: Any) -> PolicyKernels:
     """The kernels of a rule that `module` holds."""
     sources = (HERE, *SOURCES, module)
-    plan = specialised(name, _planning, stamp_of(*sources), serve=serve)
+    plan = bound(name, _plan, serve=serve)
     scratch_7N = np.zeros((SCRATCH, slots.experts), np.int64)
     return PolicyKernels(name, sources, plan, own=(slots, rule, scratch_7N))

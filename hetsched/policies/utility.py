@@ -55,7 +55,7 @@ class Utility(Kernelled):
         from .utility_steps import MOST_SWAPS, NOW, first_numbers
 
         cost, shape = setting.cost, setting.geometry
-        with announced("hetsched: compiling hetsched's policy once, about 20 s ..."):
+        with announced("hetsched: compiling hetsched's forecaster once, some seconds ..."):
             self._asked = setting.forecaster_or(self.forecaster)
             self._asked.start(shape, setting.frequency_LE, setting.history)
         known = empty_state(shape.num_layers, shape.num_experts)

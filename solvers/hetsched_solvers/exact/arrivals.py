@@ -5,19 +5,16 @@ Shapes: N experts under decision, V victims, M movable experts (lanes.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
-from hetsched.jit import compiled, compiled_and_kept, source_stamp
+from hetsched.jit import compiled
 from hetsched.types import FloatArray, IntArray
 
 from .branch import longest_makespan, search, simple_choice
 from .lanes import READY, Bits, Lanes, assign, lay_out, movable_experts, objective
 from .polish import polish
-
-Kernel: TypeAlias = Callable[[FloatArray, int, float, float, float, Bits, int], tuple[Bits, float, float, int]]
 
 MOST_TRIALS = 2_000_000  # exchanges tried by the local search, all moves together
 MAX_FINALS = 64  # splitting by the last fetch pays while the fetches are few
@@ -157,51 +154,43 @@ def leave_gpu_idle(
     return min(best_s, all_cpu_s), min(bound_s, all_cpu_s)
 
 
-def _kernel(stamp: int) -> Kernel:
-    @compiled_and_kept
-    def solve_packed(
-        packed: FloatArray,
-        size: int,
-        link_free_s: float,
-        roundtrip_s: float,
-        gpu_call_s: float,
-        start_N: Bits,
-        max_nodes: int,
-    ) -> tuple[Bits, float, float, int]:
-        """Choice int8 [N] (problem.Device), objective and lower bound in seconds, nodes searched.
+@compiled
+def solve_packed(
+    packed: FloatArray,
+    size: int,
+    link_free_s: float,
+    roundtrip_s: float,
+    gpu_call_s: float,
+    start_N: Bits,
+    max_nodes: int,
+) -> tuple[Bits, float, float, int]:
+    """Choice int8 [N] (problem.Device), objective and lower bound in seconds, nodes searched.
 
-        `start_N`: a feasible choice to start from, or of length 0. The search counts the GPU's call in every choice.
-        """
-        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        order_M = movable_experts(packed, size, len(packed) - 5 * size)
-        lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, gpu_call_s, 1.0, np.inf)
-        best_x_M = np.zeros(len(order_M), np.int8)
-        best = simple_choice(lanes, best_x_M)
-        if len(start_N) > 0:
-            best = start_from(lanes, order_M, start_N, best, best_x_M)
-        unit_s = longest_makespan(lanes, best)
-        bound_s, nodes = best, 0
-        if unit_s > 0:  # otherwise nothing takes time
-            lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, gpu_call_s, unit_s, 2.0)
-            best = objective(lanes, best_x_M)
-            moves = max(2, min(max_nodes, MOST_TRIALS) // (1 + len(order_M) ** 2))
-            best, bound, nodes = search(lanes, best, best_x_M, min(max_nodes, first_nodes(len(order_M))), moves)
-            if bound < best:
-                best = polish(lanes, best, best_x_M, moves)
-                resident = 0
-                while resident < lanes.num_here and lanes.table[READY, resident] == 0:
-                    resident += 1
-                whole = Whole(packed, size, resident, lanes.num_here, link_free_s, roundtrip_s, gpu_call_s, unit_s)
-                best, parts_bound, used = search_parts(whole, order_M, best, best_x_M, max_nodes - nodes)
-                bound, nodes = max(bound, parts_bound), nodes + used
-            best, bound_s = best * unit_s, bound * unit_s
-        choice_N = devices(size, order_M, lanes.num_here, best_x_M)
-        if gpu_call_s > 0:
-            best, bound_s = leave_gpu_idle(packed, size, roundtrip_s, choice_N, best, bound_s)
-        return choice_N, best, bound_s, nodes
-
-    return solve_packed
-
-
-_SOURCES = [f"hetsched_solvers.exact.{name}" for name in ("lanes", "dual", "flips", "polish", "branch", "arrivals")]
-solve_packed = _kernel(source_stamp(*_SOURCES))
+    `start_N`: a feasible choice to start from, or of length 0. The search counts the GPU's call in every choice.
+    """
+    order_M = movable_experts(packed, size, len(packed) - 5 * size)
+    lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, gpu_call_s, 1.0, np.inf)
+    best_x_M = np.zeros(len(order_M), np.int8)
+    best = simple_choice(lanes, best_x_M)
+    if len(start_N) > 0:
+        best = start_from(lanes, order_M, start_N, best, best_x_M)
+    unit_s = longest_makespan(lanes, best)
+    bound_s, nodes = best, 0
+    if unit_s > 0:  # otherwise nothing takes time
+        lanes = lay_out(packed, size, order_M, -1, -1, link_free_s, roundtrip_s, gpu_call_s, unit_s, 2.0)
+        best = objective(lanes, best_x_M)
+        moves = max(2, min(max_nodes, MOST_TRIALS) // (1 + len(order_M) ** 2))
+        best, bound, nodes = search(lanes, best, best_x_M, min(max_nodes, first_nodes(len(order_M))), moves)
+        if bound < best:
+            best = polish(lanes, best, best_x_M, moves)
+            resident = 0
+            while resident < lanes.num_here and lanes.table[READY, resident] == 0:
+                resident += 1
+            whole = Whole(packed, size, resident, lanes.num_here, link_free_s, roundtrip_s, gpu_call_s, unit_s)
+            best, parts_bound, used = search_parts(whole, order_M, best, best_x_M, max_nodes - nodes)
+            bound, nodes = max(bound, parts_bound), nodes + used
+        best, bound_s = best * unit_s, bound * unit_s
+    choice_N = devices(size, order_M, lanes.num_here, best_x_M)
+    if gpu_call_s > 0:
+        best, bound_s = leave_gpu_idle(packed, size, roundtrip_s, choice_N, best, bound_s)
+    return choice_N, best, bound_s, nodes

@@ -14,7 +14,7 @@ from hetsched.dispatch.answers import SolverKernel
 from hetsched.dispatch.judge import seconds
 from hetsched.dispatch.problem import DispatchProblem, judging
 from hetsched.dispatch.solver import Solution, Status, incumbent_solution
-from hetsched.jit import announced, compiled, compiled_and_kept, source_stamp
+from hetsched.jit import announced, compiled, compiled_by_name, source_stamp
 from hetsched.types import FloatArray
 
 from .arrivals import solve_packed
@@ -24,6 +24,7 @@ UNLIMITED = 1 << 40
 NODES = 200_000  # some milliseconds
 WIDE_GAP, AGAIN = 5e-3, 10  # a gap this wide, one problem in a thousand, is worth ten times the effort
 NODES_PER_S = 10_000_000  # what a time limit is worth; cautious, so that it is kept
+SIGNATURE = "(float64[::1], int64, float64, float64, float64, int64, int64, int64)"  # SolverKernel.solve
 APART, GOLDEN = 1e-2, (5**0.5 - 1) / 2
 
 
@@ -39,7 +40,7 @@ class Exact:
     def __init__(self, max_nodes: int = NODES, always_prove: int = 16) -> None:
         self.max_nodes = max_nodes
         self.always_prove = always_prove
-        with announced("hetsched: compiling the exact solver once, 15 to 40 s ..."):
+        with announced("hetsched: compiling the exact solver once, 10 to 20 s ..."):
             judging()
             answer(np.zeros(0), 0, 0.0, 0.0, 0.0, 1, 0, 0)  # compiled here (or read from disk), not in the first step
 
@@ -74,7 +75,7 @@ def without_ties(packed: FloatArray, size: int, makespan_s: float) -> FloatArray
 
 
 def _answering(stamp: int) -> Callable[..., tuple[Bits, float, float]]:
-    @compiled_and_kept
+    @compiled_by_name(SIGNATURE)
     def answer(
         packed: FloatArray,
         size: int,

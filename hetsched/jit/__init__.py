@@ -8,7 +8,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,13 +16,16 @@ from numba import njit, typeof
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .parts import Entry, Part
+
 F = TypeVar("F", bound=Callable[..., Any])
+HERE = ("hetsched.jit", "hetsched.jit.parts", "hetsched.jit.lower")
 _SPECIALISED: dict[tuple[Any, ...], Any] = {}
 
 
 def compiled(function: F) -> F:
     """`function`, compiled where a kernel first calls it."""
-    return cast(F, njit(nogil=True, error_model="numpy")(function))
+    return cast(F, Part(function))
 
 
 def compiled_lean(function: F) -> F:
@@ -31,7 +34,7 @@ def compiled_lean(function: F) -> F:
     It must not return arrays that are not borrowed to a kernel that does count: that one would give up a reference
     which it was never given.
     """
-    return cast(F, njit(nogil=True, error_model="numpy", _nrt=False)(function))
+    return cast(F, Part(function, _nrt=False))
 
 
 def compiled_and_kept(function: F) -> F:
@@ -40,10 +43,22 @@ def compiled_and_kept(function: F) -> F:
     numba takes a kept kernel for stale by the file of its outermost function and that function's closure, so a change
     in another file goes unnoticed unless the closure holds `source_stamp()`.
     """
-    try:
-        return cast(F, njit(nogil=True, error_model="numpy", cache=True)(function))
-    except RuntimeError:  # no folder to keep it in
-        return compiled(function)
+    return _kept(function)
+
+
+def _kept(function: F, signature: str = "") -> F:
+    entry = Entry(function, signature=signature)
+    with suppress(RuntimeError):  # no folder to keep it in
+        entry.enable_caching()
+    return cast(F, entry)
+
+
+def compiled_by_name(signature: str) -> Callable[[F], F]:
+    """As `compiled_and_kept`, for arguments of this one signature, in numba's words.
+
+    Kernels that call it do not contain it: it is compiled once, for them and for Python.
+    """
+    return lambda function: _kept(function, signature)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -86,8 +101,8 @@ def source_stamp(*modules: str) -> int:
 
     A submodule is found without being imported, so that a module may name itself and its neighbours.
     """
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for module in modules:
+    digest = hashlib.sha256()
+    for module in (*HERE, *modules):
         found = importlib.util.find_spec(module)
         if found is None or found.origin is None:
             raise ModuleNotFoundError(f"no module named {module!r} to take a stamp of")
@@ -102,22 +117,26 @@ def specialised(name: str, template: Callable[[int], F], stamp: int, **kernels: 
     kernel handed over as an argument could not be kept on disk. `name` tells the kept ones apart; `stamp` belongs to
     the sources of all kernels, and the template must use it.
     """
-    key = (name, template, stamp, *sorted(kernels.items()))
-    if key not in _SPECIALISED:
-        _SPECIALISED[key] = compiled_and_kept(_bound(name, template(stamp), kernels))
-    return cast(F, _SPECIALISED[key])
+    return cast(F, _once((name, template, stamp), kernels, lambda: _kept(_bound(name, template(stamp), kernels))))
+
+
+def bound(name: str, function: F, **kernels: Any) -> F:
+    """`function` with its global names in `kernels` bound, for the inside of kernels."""
+    return cast(F, _once((name, function), kernels, lambda: compiled(_bound(name, function, kernels))))
 
 
 def inlined(name: str, function: F, **kernels: Any) -> F:
-    """`function` with its global names in `kernels` bound, for the inside of kernels, where it becomes part of them.
+    """As `bound`, and made part of each kernel before it is compiled: what it takes and returns is not handed over."""
+    options = {"nogil": True, "error_model": "numpy", "inline": "always"}
+    made = _once((name, function, "inlined"), kernels, lambda: njit(**options)(_bound(name, function, kernels)))
+    return cast(F, made)
 
-    Handing a board to a function costs more than a short one does; this one is handed nothing.
-    """
-    key = (name, function, *sorted(kernels.items()))
+
+def _once(key: tuple[Any, ...], kernels: dict[str, Any], make: Callable[[], Any]) -> Any:
+    key = (*key, *sorted(kernels.items()))
     if key not in _SPECIALISED:
-        bound = _bound(name, function, kernels)
-        _SPECIALISED[key] = njit(nogil=True, error_model="numpy", inline="always")(bound)
-    return cast(F, _SPECIALISED[key])
+        _SPECIALISED[key] = make()
+    return _SPECIALISED[key]
 
 
 def _bound(name: str, made: Any, kernels: dict[str, Any]) -> Any:
