@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import hetsched
 from hetsched.accelerators.base import LaneError
 from hetsched.accelerators.emulated.device import EmulatedAccelerator
 from hetsched.errors import InputError, UnknownNameError
+from hetsched.learned import load
 from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
 from tests.conftest import tiny_moe
@@ -225,6 +227,11 @@ def test_a_forgotten_model_is_freed() -> None:
         ({**HERE, "policy": "on-demand-lru"}, "policy on-demand-lru was given, and cpu has no GPU.*drop one"),
         ({**HERE, "solver": "sort"}, "solver sort was given, and cpu has no GPU"),
         ({**HERE, "solver": "exakt"}, "did you mean 'exact'"),
+        ({"forecaster": "emwa"}, "did you mean 'ewma'"),
+        ({"forecaster": "ewma", "policy": "lfru"}, "policy lfru asks no forecaster, so ewma would change nothing"),
+        ({"forecaster": "hetsched.forecast.gate_ahead:GateAhead"}, "needs gates .*nothing gives here"),
+        ({**HERE, "forecaster": "ewma"}, "forecaster ewma was given, and cpu has no GPU"),
+        ({"learned": "/nowhere/at/all.npz"}, "no folder /nowhere/at"),
     ],
 )
 def test_bad_input_leaves_the_model_as_it_was(model: Any, options: dict[str, Any], message: str) -> None:
@@ -235,6 +242,19 @@ def test_bad_input_leaves_the_model_as_it_was(model: Any, options: dict[str, Any
     assert model.config._experts_implementation == "eager"
     assert hetsched.attachment_of(model) is None
     assert torch.equal(model.state_dict()["model.layers.0.mlp.experts.down_proj"], before)
+
+
+def test_what_was_learned_is_written_at_detach_and_begins_the_next(model: Any, tmp_path: Path) -> None:
+    """With the forecaster that was asked for; the second run adds to the first, and neither changes a token."""
+    path, asked = tmp_path / "seen.npz", {"forecaster": "ewma", "learned": tmp_path / "seen.npz"}
+    plain, seen = generated(model)[0], []
+    for _ in range(2):
+        with hetsched.attach(model, **FAST, gpu_memory="25%", **asked) as handle:
+            assert handle.stats()["forecaster"] == "ewma"
+            assert generated(model)[0] == plain
+            geometry = handle.geometry
+        seen.append(load(path, geometry).sums["popularity_LE"].sum())
+    assert seen[1] == 2 * seen[0] > 0
 
 
 def test_an_accelerator_object_keeps_its_own_time_scale(model: Any) -> None:

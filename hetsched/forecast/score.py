@@ -79,12 +79,13 @@ def score(
     scored: RoutingTrace,
     history: RoutingTrace | None = None,
     *,
+    frequency_LE: FloatArray | None = None,
     contexts: Contexts | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Score:
-    """Start a forecaster from `history`, let it go through `scored` token by token, and score it."""
+    """Start a forecaster from `history` or `frequency_LE`, let it go through `scored` token by token, and score it."""
     given, layers, (tokens, _, top_k) = contexts or Nobody(), geometry.num_layers, scored.experts_TLK.shape
-    forecaster.start(geometry, None, history)
+    forecaster.start(geometry, frequency_LE, history)
     sums, taken_s, ones = _Sums(layers), 0.0, [1] * top_k
     begins_T = np.diff(scored.sequence_T, prepend=-1).astype(bool).tolist()
     said_SLE = np.zeros((CHUNK, layers, geometry.num_experts), np.float32)

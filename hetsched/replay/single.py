@@ -5,6 +5,7 @@ Shapes: L layers.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -112,7 +113,7 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     replayed = simulate(bench.scored, bench.steps, scheduler, progress, study.host_layer_s(machine))
     tasks: list[Task] = [cell, *([Limit(machine, gpu_fraction)] if study.bound_windows else [])]
     outcomes: list[Outcome] = [cell.result(bench, replayed), *(attempt(bench, task) for task in tasks[1:])]
-    gathered = gather(tasks, outcomes, {**bench.facts(), **_foresight(bench, scheduler.policy)})
+    gathered = gather(tasks, outcomes, {**bench.facts(), **_foresight(bench, chosen.policy(), scheduler.frequency_LE)})
     return Report(
         row=gathered.rows[0],
         bounds=gathered.bounds,
@@ -124,10 +125,11 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     )
 
 
-def _foresight(bench: Bench, policy: Policy) -> dict[str, Any]:
+def _foresight(bench: Bench, policy: Policy, known_LE: FloatArray | None) -> dict[str, Any]:
     """What the strategy's forecaster is worth alone: scored on the first tokens, each before its layer's router ran.
 
-    `observe_s`: wall seconds of learning a layer, None in a replay that is to be reproducible.
+    By a forecaster of its own: scoring starts it anew, and the replay's has what was learned. `known_LE`: what the
+    replay began with. `observe_s`: wall seconds of learning a layer, None in a replay that is to be reproducible.
     """
     study, asked = bench.study, bench.study.forecaster_of(policy)
     if asked is None:
@@ -136,8 +138,9 @@ def _foresight(bench: Bench, policy: Policy) -> dict[str, Any]:
     part = replace(first, step_T=None)  # token by token, whatever the replay's steps
     clock = time.perf_counter if study.decision_s is None else None
     contexts = Replayed(part)
-    forecaster = configured(asked, contexts, study.learned)
-    scored = score(forecaster, study.geometry, part, bench.history, contexts=contexts, clock=clock)
+    forecaster = configured(asked if isinstance(asked, type) else copy.deepcopy(asked), contexts, study.learned)
+    asked_of = forecaster, study.geometry, part, bench.history
+    scored = score(*asked_of, frequency_LE=known_LE, contexts=contexts, clock=clock)
     figures = {"tokens": scored.tokens, "recall": scored.recall, "log_score": scored.log_score}
     figures["calibration_error"] = scored.calibration_error
     return {"forecast": {"forecaster": scored.name, **figures, "observe_s": scored.observe_s if clock else None}}

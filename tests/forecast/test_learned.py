@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from hetsched.geometry import MoEGeometry
 from hetsched.learned import Memory, load, save, shape_of
 from hetsched.machine.gallery import machine
 from hetsched.policies.utility import Utility
+from hetsched.replay import replay_one
 from hetsched.replay.simulator import simulate
+from hetsched.replay.single import FORESEEN
 from hetsched.replay.steps import steps_of
+from hetsched.replay.study import Study
 from hetsched.scheduler import Scheduler
 from hetsched.testing.forecasters import SHAPE, teach
 from hetsched.traces.trace import RoutingTrace
@@ -184,6 +188,17 @@ def test_the_command_line_keeps_what_it_learns(tmp_path: Path, capsys: pytest.Ca
         seen.append((told["tokens_scored"], load(path, geometry()).sums[POPULARITY].sum()))
     (tokens, first), (_, second) = seen
     assert first == tokens * geometry().num_layers * geometry().top_k == second - first
+
+
+@pytest.mark.parametrize("chosen", [None, Transition()])
+def test_what_is_kept_is_the_replays_not_that_of_scoring_it(chosen: object) -> None:
+    """Pairs of every token replayed, though the forecaster is scored afterwards on the first ones."""
+    trace = topics(FORESEEN + 150, seed=6)
+    study = Study.of(trace, TOPICS, [MACHINE])
+    study = replace(study, fit_sequences=0, decision_s=2e-5, bound_windows=0, forecaster=chosen)
+    kept = Memory(shape_of(TOPICS)).after(replay_one(study, "hetsched", 0.25).scheduler).sums
+    assert kept[POPULARITY].sum() == trace.num_tokens * 6 * 2
+    assert kept["transition/seen_LE"].sum() == trace.num_tokens * 6 * 2
 
 
 def test_the_command_line_refuses_another_models_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
