@@ -29,7 +29,7 @@ class Utility(Kernelled):
     """hetsched's own policy.
 
     `forecaster`: name, class or object of the one that it asks where a setting has none.
-    `later`: weight of demand after the next visit. `hysteresis`: by how many copy times the newcomer must be better.
+    `later`: weight of demand after the next visit. `hysteresis`: by what share of a hit's saving the newcomer must be better.
     `backlog_layers`: no prefetch is issued while copies for longer than so many layers wait.
     """
 
@@ -40,7 +40,7 @@ class Utility(Kernelled):
         self,
         forecaster: Any = "transition",
         later: float = 0.25,
-        hysteresis: float = 0.01,
+        hysteresis: float = 0.08,
         backlog_layers: float = 1.0,
     ) -> None:
         self.forecaster = instance("hetsched.forecasters", forecaster)

@@ -45,7 +45,7 @@ PREFILL = 0  # as types.Phase
 NOW = 12  # numbers that choose_swaps is told
 
 # Places in `numbers`. Seconds that one hit saves and that a copy takes, the weight of demand after the next visit,
-# hysteresis in copies, backlog in layers, layers that learning one changes; averages: a layer's seconds, what copies
+# hysteresis in savings, backlog in layers, layers that learning one changes; averages: a layer's seconds, what copies
 # have been gaining, the CPU lane's share of a layer; and what was left of the last layer.
 SAVING_S, COPY_S, LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_SHARE, LEFT_S = range(10)
 
@@ -137,7 +137,7 @@ def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     now[swap.BACKLOG], now[swap.LIMIT] = backlog_s, limit_s
     now[swap.LAYER_S], now[swap.LEFT] = numbers[LAYER_S], numbers[LEFT_S]
     now[swap.SAVING], now[swap.LATER], now[swap.COPY] = numbers[SAVING_S], numbers[LATER], numbers[COPY_S]
-    now[swap.WORTH] = numbers[HYSTERESIS] * numbers[COPY_S] + _contention_s(board, numbers)
+    now[swap.WORTH] = numbers[HYSTERESIS] * numbers[SAVING_S] + _contention_s(board, numbers)
     now[swap.DENSE] = seconds_4T[DENSE_S, 1]
     layers, experts = own.next_LE.shape
     state_LE, active_N = board.state_F.reshape(layers, experts), board.active_N[: at[ACTIVE]]
