@@ -64,7 +64,10 @@ def nominal_gpu(gpu: str, capacity_bytes: int) -> HardwareProfile:
     The host and the link are then another machine's as well; the GPU's memory is its own.
     """
     gallery = [machine(name) for name in machines()]
-    known = next((m for m in gallery if m.gpu and _model(m.gpu.name) == _model(gpu)), None)
+    alike = [m for m in gallery if m.gpu and _model(m.gpu.name) == _model(gpu)]
+    known = max(
+        alike, key=lambda m: m.h2d.bytes_per_s if m.h2d else 0.0, default=None
+    )  # in a whole slot, if in several
     like = known or machine(UNKNOWN_GPU)
     assert like.gpu is not None
     note = (
