@@ -29,7 +29,8 @@ class Utility(Kernelled):
     """hetsched's own policy.
 
     `forecaster`: name, class or object of the one that it asks where a setting has none.
-    `later`: weight of demand after the next visit. `hysteresis`: by what share of a hit's saving the newcomer must be better.
+    `later`: weight of demand after the next visit. `hysteresis`: by what share of a hit's saving the newcomer must be
+    better.
     `backlog_layers`: no prefetch is issued while copies for longer than so many layers wait.
     """
 
