@@ -114,6 +114,7 @@ class HostStore:
 
     def __init__(self) -> None:
         self._rows: dict[int, torch.Tensor] = {}
+        self._row_E: dict[int, tuple[torch.Tensor, ...]] = {}  # views of each of them, which take long to make
         self._layouts: dict[int, Layout] = {}
         self._views: dict[ExpertId, Mapping[str, torch.Tensor]] = {}
 
@@ -133,6 +134,7 @@ class HostStore:
         self._layouts[layer] = layout
         for e in range(module.num_experts):
             self._views[ExpertId(layer, e)] = layout.views(rows[e])
+        self._row_E[layer] = rows.unbind(0)
         self._rows[layer] = rows  # before anything moves: give_back knows of it, whatever comes in between
         for name, stacked in layout.stacked(rows).items():
             parameter = getattr(module, name)
@@ -184,7 +186,7 @@ class HostStore:
                 own = stacked.clone(memory_format=torch.contiguous_format)
                 for parameter in looking:
                     parameter.data = own
-        del self._rows[layer], self._layouts[layer]
+        del self._rows[layer], self._row_E[layer], self._layouts[layer]
         for e in range(len(rows)):
             del self._views[ExpertId(layer, e)]
 
@@ -198,7 +200,7 @@ class HostStore:
 
     def row(self, expert: ExpertId) -> torch.Tensor:
         """One expert's bytes, uint8 [row_bytes]."""
-        return self._rows[expert.layer][expert.expert]
+        return self._row_E[expert.layer][expert.expert]
 
     def weights(self, expert: ExpertId) -> Mapping[str, torch.Tensor]:
         """One expert's parameters in host memory."""

@@ -31,6 +31,7 @@ class SlotPool:
                 f"{accelerator.name} has no room for {residency.num_slots} experts of {slot_bytes} bytes: {error}; "
                 "give a smaller gpu_memory"
             ) from error
+        self._buffers: dict[tuple[int, int], torch.Tensor] = {}  # by slot and size
         self._views: dict[tuple[int, int], tuple[Layout, Mapping[str, torch.Tensor]]] = {}  # by slot and layout
 
     @property
@@ -40,8 +41,12 @@ class SlotPool:
 
     def buffer(self, expert: ExpertId, num_bytes: int) -> torch.Tensor:
         """The bytes of an expert's slot, uint8 [num_bytes]. Raises KeyError for one that has none."""
-        begin = self._slot(expert) * self._slot_bytes
-        return self._arena[begin : begin + num_bytes]
+        key = slot, _ = self._slot(expert), num_bytes
+        held = self._buffers.get(key)
+        if held is None:
+            begin = slot * self._slot_bytes
+            held = self._buffers[key] = self._arena[begin : begin + num_bytes]
+        return held
 
     def weights(self, expert: ExpertId, layout: Layout) -> Mapping[str, torch.Tensor]:
         """An expert's parameters in device memory; valid until its slot is given away."""
@@ -60,4 +65,5 @@ class SlotPool:
     def close(self) -> None:
         """Release the memory."""
         self._views.clear()
+        self._buffers.clear()
         self._accelerator.release(self._arena)
