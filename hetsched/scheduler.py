@@ -101,19 +101,10 @@ class Scheduler:
         refuse_idle_solver(self.policy, solver)
         refuse_idle_forecaster(self.policy, forecaster)
         known = contexts or (None if future is None else Replayed(future))
-        self.forecaster: Forecaster | None = None
-        if self.traits.uses_forecaster:
-            usual = getattr(self.policy, "forecaster", None) or DEFAULT_FORECASTER
-            self.forecaster = configured(usual if forecaster is None else forecaster, known, learned)
+        self.forecaster: Forecaster | None = _forecaster_of(self.policy, forecaster, known, learned)
         asked = solver if self.traits.uses_solver else NO_SOLVER
         self.solver: Solver = instance("hetsched.solvers", asked)
-        if frequency_LE is None and history is not None:
-            frequency_LE = history.demand_LE(slice(None)).astype(float)
-        if learned:
-            popular_LE = learned[POPULARITY]
-            frequency_LE = popular_LE if frequency_LE is None else frequency_LE + popular_LE
-        self.frequency_LE = None if frequency_LE is None else read_only(frequency_LE)  # what is known at the start
-        frequency_LE = self.frequency_LE
+        self.frequency_LE = frequency_LE = _known_before(frequency_LE, history, learned)
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)
@@ -270,6 +261,26 @@ class Scheduler:
     def _drop(self, expert: ExpertId) -> None:
         if self.residency.is_copying(expert):
             self.residency.apply(Drop(expert))
+
+
+def _forecaster_of(policy: Policy, spec: Any, known: Contexts | None, learned: Learned | None) -> Forecaster | None:
+    """The forecaster that was named, or the policy's usual one; None for a policy that asks none."""
+    if not traits_of(policy).uses_forecaster:
+        return None
+    usual = getattr(policy, "forecaster", None) or DEFAULT_FORECASTER
+    return configured(usual if spec is None else spec, known, learned)
+
+
+def _known_before(
+    frequency_LE: FloatArray | None, history: RoutingTrace | None, learned: Learned | None
+) -> FloatArray | None:
+    """Tokens per expert from calibration and from other runs, read only."""
+    if frequency_LE is None and history is not None:
+        frequency_LE = history.demand_LE(slice(None)).astype(float)
+    if learned:
+        popular_LE = learned[POPULARITY]
+        frequency_LE = popular_LE if frequency_LE is None else frequency_LE + popular_LE
+    return None if frequency_LE is None else read_only(frequency_LE)
 
 
 def refuse_idle_solver(policy: Any, solver: Any) -> None:
