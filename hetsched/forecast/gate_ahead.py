@@ -12,11 +12,9 @@ from __future__ import annotations
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
-from . import NOTHING, Context
+from . import LAYERS_AHEAD, MOST_TOKENS, NOTHING, Context
 from .calibrated import GateBins, Said
 from .ewma import Ewma
-
-MOST_TOKENS = 64  # of a step that teaches: in a long prefill nearly everything is demanded by somebody
 
 
 class GateAhead:
@@ -26,7 +24,7 @@ class GateAhead:
     needs = frozenset({"gates"})
     cost_s = 100e-6
 
-    def __init__(self, distance: int = 3) -> None:
+    def __init__(self, distance: int = LAYERS_AHEAD) -> None:
         self.distance = self.reach = distance
 
     def start(

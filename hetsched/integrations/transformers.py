@@ -148,6 +148,7 @@ def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], 
     for tied in layers:
         attachment.adopt(tied)
     attachment.steer(model, layers)
+    attachment.look_ahead(model, layers)
     attachment.select(model)
     attachment.loaded = report_of(model)
 
