@@ -27,8 +27,8 @@ from .expert_modules import is_expert_module
 from .steered_router import SteeredRouter
 from .steering import blocks_of, first_matrix, router_of
 
-_PROBE_TOKENS = 32
-_BETTER_THAN_CHANCE = 0.1  # share of chosen experts that a map's ranking has to find beyond what guessing would
+_PROBE_TOKENS = 128
+_BETTER_THAN_CHANCE = 0.05  # share of chosen experts that a map's ranking has to find beyond what guessing would
 _NORMS = ("pre_feedforward_layernorm", "pre_mlp_layernorm", "pre_ff_layernorm", "ffn_norm", "post_attention_layernorm")
 _AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")  # beside one, post_attention_layernorm is not before it
 

@@ -49,9 +49,9 @@ class Routers(NamedTuple):
         """The same by the routers of consecutive layers, on hidden states at the router of `layer`."""
         gain_H, part = self.gain[layer], slice(asked.start, asked.stop)
         plain_TH = hidden_TH.astype(np.float32) / np.where(gain_H == 0, np.inf, gain_H)
-        layers, columns = len(asked), self.bias.shape[1]
-        flat = self.weight[part].reshape(layers * columns, -1) @ plain_TH.T
-        logits_DTC = flat.reshape(layers, columns, -1).transpose(0, 2, 1) + self.bias[part, None]
+        layers, columns, width = len(asked), *self.weight.shape[1:]
+        flat = self.weight[part].reshape(layers * columns, width) @ plain_TH.T
+        logits_DTC = flat.reshape(layers, columns, len(plain_TH)).transpose(0, 2, 1) + self.bias[part, None]
         gates_DTE = np.empty((layers, len(plain_TH), num_experts), np.float32)
         for d, l in enumerate(asked):
             gates_DTE[d] = self._ranked(l, logits_DTC[d], num_experts)
