@@ -54,7 +54,7 @@ def routers_of(model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> Route
     found = [_router(blocks, tied[0], layer) for layer, tied in enumerate(layers)]
     shape = len(found), max(len(router.bias) for router in found), found[0].weight.shape[1]
     bias, choice = np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.float32)
-    weight, gain = np.zeros(shape, np.float32), np.ones((shape[0], shape[2]), np.float32)
+    weight, undo = np.zeros(shape, np.float32), np.ones((shape[0], shape[2]), np.float32)
     forced, gains = np.zeros(shape[:2], np.int8), [router.gain for router in found if router.gain is not None]
     for layer, router in enumerate(found):
         if router.weight.shape[1] != shape[2]:
@@ -67,8 +67,9 @@ def routers_of(model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> Route
         choice[layer, :columns] = router.choice
         forced[layer, list(router.on)], forced[layer, list(router.off)] = 1, -1
         if router.gain is not None and len(gains) == len(found):
-            gain[layer], weight[layer] = router.gain, weight[layer] * router.gain
-    return Routers(weight, bias, choice, forced, np.array([router.sigmoid for router in found], np.uint8), gain)
+            weight[layer] *= router.gain
+            undo[layer] = np.where(router.gain == 0, 0, 1 / np.where(router.gain == 0, 1, router.gain))
+    return Routers(weight, bias, choice, forced, np.array([router.sigmoid for router in found], np.uint8), undo)
 
 
 class _Seen(Exception):

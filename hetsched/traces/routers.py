@@ -18,14 +18,15 @@ PREFIX = "router_"
 MARGIN = 0.01  # as integrations/steered_router.py has it
 Array = npt.NDArray[Any]
 _DTYPES = {"weight": "float32", "bias": "float32", "choice": "float32", "forced": "int8", "sigmoid": "uint8"}
-_DTYPES |= {"gain": "float32"}
+_DTYPES |= {"undo": "float32"}
 
 
 class Routers(NamedTuple):
     """All routers of a model, layer by layer, each a linear map with a softmax, or a sigmoid, after it.
 
-    `weight` [L, C, H] acts on hidden states before the gain of the layer's own normalisation, which is in it;
-    `gain` [L, H] is that gain, by which states at a layer's router are divided, 1 where no normalisation was found.
+    `weight` [L, C, H] acts on hidden states before the gain of the layer's own normalisation, which is in it; `undo`
+    [L, H] takes that gain off states at a layer's router: one over it, 1 where no normalisation was found, 0 where the
+    gain is 0.
     `bias` [L, C] is of the linear map, minus infinity for outputs that a layer does not have; `choice` [L, C] is added
     after softmax or sigmoid (which `sigmoid` [L] says), for the choice alone. `forced` [L, C]: 1 for an expert that
     steering forces on, -1 off.
@@ -36,22 +37,23 @@ class Routers(NamedTuple):
     choice: Float32Array
     forced: npt.NDArray[np.int8]
     sigmoid: npt.NDArray[np.uint8]
-    gain: Float32Array
+    undo: Float32Array
 
     def ahead(self, layer: int, hidden_TH: Array, distance: int, num_experts: int) -> Float32Array:
         """Probabilities by the routers of the next `distance` layers, float32 [D, T, E]; fewer near the last layer.
 
         By them each router ranks its experts: with its choice bias added, they may pass 1, and none is below 0.
         """
-        return self.of(range(layer + 1, min(layer + 1 + distance, len(self.gain))), layer, hidden_TH, num_experts)
+        return self.of(range(layer + 1, min(layer + 1 + distance, len(self.undo))), layer, hidden_TH, num_experts)
 
     def of(self, asked: range, layer: int, hidden_TH: Array, num_experts: int) -> Float32Array:
         """The same by the routers of consecutive layers, on hidden states at the router of `layer`."""
-        gain_H, part = self.gain[layer], slice(asked.start, asked.stop)
-        plain_TH = hidden_TH.astype(np.float32) / np.where(gain_H == 0, np.inf, gain_H)
-        layers, columns, width = len(asked), *self.weight.shape[1:]
+        part, (layers, columns, width) = slice(asked.start, asked.stop), (len(asked), *self.weight.shape[1:])
+        plain_TH = hidden_TH.astype(np.float32) * self.undo[layer]
         flat = self.weight[part].reshape(layers * columns, width) @ plain_TH.T
         logits_DTC = flat.reshape(layers, columns, len(plain_TH)).transpose(0, 2, 1) + self.bias[part, None]
+        if not (self.sigmoid[part].any() or self.choice[part].any() or self.forced[part].any()):
+            return np.ascontiguousarray(_softmax(logits_DTC)[:, :, :num_experts])
         gates_DTE = np.empty((layers, len(plain_TH), num_experts), np.float32)
         for d, l in enumerate(asked):
             gates_DTE[d] = self._ranked(l, logits_DTC[d], num_experts)
@@ -101,7 +103,7 @@ def router_problems(arrays: Mapping[str, Array]) -> list[str]:
     if weight.ndim != 3 or experts.ndim != 3 or weight.shape[0] != experts.shape[1] or not weight.size:
         return [f"router_weight has shape {weight.shape}, expected [layers, outputs, width]"]
     layers, columns, width = weight.shape
-    shapes = {"weight": weight.shape, "sigmoid": (layers,), "gain": (layers, width)}
+    shapes = {"weight": weight.shape, "sigmoid": (layers,), "undo": (layers, width)}
     found = []
     for name, dtype in _DTYPES.items():
         array, shape = arrays[PREFIX + name], shapes.get(name, (layers, columns))
@@ -115,9 +117,10 @@ def router_problems(arrays: Mapping[str, Array]) -> list[str]:
     return found
 
 
-def _softmax(logits_TC: Float32Array) -> Float32Array:
-    power_TC: Float32Array = np.exp(logits_TC - logits_TC.max(axis=1, keepdims=True))
-    return power_TC / power_TC.sum(axis=1, keepdims=True)
+def _softmax(logits: Float32Array) -> Float32Array:
+    """Over the last axis."""
+    power: Float32Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return power / power.sum(axis=-1, keepdims=True)
 
 
 def _sigmoid(logits_TC: Float32Array) -> Float32Array:
