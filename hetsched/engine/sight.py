@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from ..accelerators.base import Event
@@ -41,8 +40,8 @@ class Sight:
 
     def show(self, layer: int, hidden_TH: torch.Tensor, bring: Bring) -> None:
         """One layer's hidden states, of which the last tokens are kept; from a device they set out now."""
-        part_TH = hidden_TH[-MOST_TOKENS:].detach()
-        self._layer, self._tokens = layer, hidden_TH.shape[0]
+        self._layer, self._tokens = layer, len(hidden_TH)
+        part_TH = hidden_TH if self._tokens <= MOST_TOKENS else hidden_TH[-MOST_TOKENS:]
         self._shown = part_TH if part_TH.is_cpu else bring(part_TH)
 
     def of(self, demand: Demand) -> Context:
@@ -59,5 +58,5 @@ class Sight:
 def _numbers(shown: torch.Tensor | Event) -> Float32Array:
     """float32 [T, H], waited for where it comes from a device."""
     tensor = shown if isinstance(shown, torch.Tensor) else shown.result()
-    numbers: Float32Array = np.asarray(tensor.to(torch.float32).numpy())
+    numbers: Float32Array = tensor.detach().to(torch.float32).numpy()
     return numbers

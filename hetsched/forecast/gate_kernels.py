@@ -88,9 +88,9 @@ def read(state: State, layer: int, gates_DTE: Float32Array, top_k: int) -> None:
         state.next_LE[ahead] = 0.0
         for t in range(tokens):
             gate_E = gates_DTE[d, t]
-            last = math.log(max(np.partition(gate_E, experts - top_k)[experts - top_k], _LEAST))
+            last = math.log(max(float(np.partition(gate_E, experts - top_k)[experts - top_k]), _LEAST))
             for e in range(experts):
-                margin = math.log(max(gate_E[e], _LEAST)) - last
+                margin = math.log(max(float(gate_E[e]), _LEAST)) - last
                 b = min(max(math.floor((margin + EDGE) / STEP) + 1, 0), BINS - 1)
                 p = state.came_DB[d, b] / state.seen_DB[d, b]
                 state.bins_LDTE[ahead, d, t, e], state.said_LDTE[ahead, d, t, e] = b, p

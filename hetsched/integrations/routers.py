@@ -77,17 +77,25 @@ class _Seen(Exception):
 
 
 class _Watch(TorchFunctionMode):
-    """What a router computes: its linear maps with at least as many outputs as experts, and what follows on them."""
+    """What a router computes: its linear maps with at least as many outputs as experts, and what follows on them.
+
+    `ranked`: the first scores of all experts whose highest are taken, in groups or not.
+    """
 
     def __init__(self, experts: int) -> None:
         super().__init__()
         self._experts = experts
         self.maps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []  # input, weight, bias
         self.sigmoid = False
+        self.ranked: torch.Tensor | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        if name == "topk" and self.maps and self.ranked is None:
+            logits_TC = self.maps[0][0].shape[:-1].numel(), len(self.maps[0][1])
+            if args[0].numel() == logits_TC[0] * logits_TC[1]:
+                self.ranked = args[0].detach().float().cpu().reshape(logits_TC)
         if func is functional.linear and out.shape[-1] >= self._experts:
             given = dict(zip(("input", "weight", "bias"), args, strict=False)) | (kwargs or {})
             self.maps.append((given["input"], given["weight"], given.get("bias")))
@@ -115,7 +123,9 @@ def _router(blocks: dict[int, torch.nn.Module], experts: Any, layer: int) -> Rou
     weight_CH, bias_C = _numbers(weight), np.zeros(len(weight), np.float32) if bias is None else _numbers(bias)
     logits_TC = _numbers(given_TH) @ weight_CH.T + bias_C
     score_TC = torch.from_numpy(logits_TC).sigmoid() if watch.sigmoid else torch.from_numpy(logits_TC).softmax(-1)
-    choice_C = _choice(block, router, score_TC, ids_TK.cpu(), int(experts.num_experts))
+    choice_C = _added(watch.ranked, score_TC)
+    if choice_C is None:
+        choice_C = _choice(block, router, score_TC, ids_TK.cpu(), int(experts.num_experts))
     if choice_C is None:
         raise _refusal(layer, router, "does not rank its experts by its logits")
     steered = getattr(router.__dict__.get("forward"), "__self__", None)
@@ -155,6 +165,17 @@ def _asked(
     if not seen:
         raise _refusal(layer, router, f"cannot be asked about tokens alone ({said})")
     return watch, seen[0]
+
+
+def _added(ranked_TC: torch.Tensor | None, score_TC: torch.Tensor) -> Float32Array | None:
+    """What was added to every token's scores before the highest were taken, [C]; None where it was not the same."""
+    if ranked_TC is None:
+        return None
+    more_TC = ranked_TC - score_TC
+    added_C = more_TC.mean(0)
+    if not torch.allclose(more_TC, added_C.expand_as(more_TC), atol=0.01 * float(score_TC.std())):
+        return None
+    return _numbers(torch.where(added_C.abs() < 0.01 * score_TC.std(), 0.0, added_C))
 
 
 def _choice(
