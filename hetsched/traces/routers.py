@@ -49,7 +49,7 @@ class Routers(NamedTuple):
     def of(self, asked: range, layer: int, hidden_TH: Array, num_experts: int) -> Float32Array:
         """The same by the routers of consecutive layers, on hidden states at the router of `layer`."""
         part, (layers, columns, width) = slice(asked.start, asked.stop), (len(asked), *self.weight.shape[1:])
-        plain_TH = hidden_TH.astype(np.float32) * self.undo[layer]
+        plain_TH = hidden_TH.astype(np.float32, copy=False) * self.undo[layer]
         flat = self.weight[part].reshape(layers * columns, width) @ plain_TH.T
         logits_DTC = flat.reshape(layers, columns, len(plain_TH)).transpose(0, 2, 1) + self.bias[part, None]
         if not (self.sigmoid[part].any() or self.choice[part].any() or self.forced[part].any()):
