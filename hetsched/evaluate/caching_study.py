@@ -47,7 +47,9 @@ def caching_study(
 ) -> Iterator[tuple[Row, Foresight | None]]:
     """Rows by cache, share of the experts and speculation, without first. Needs steps of one token."""
     seen: dict[str | None, Foresight | None] = {None: None}
-    stands_in = {named.label: "" if "gates" in traits(named.forecaster()).needs else STAND_IN for named in forecasters}
+    stands_in: dict[str | None, str] = {
+        named.label: "" if "gates" in traits(named.forecaster()).needs else STAND_IN for named in forecasters
+    }
     parts, done = 2 * len(forecasters) + 1, 0
 
     def part(count: int, of: int) -> None:

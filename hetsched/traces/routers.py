@@ -120,7 +120,8 @@ def router_problems(arrays: Mapping[str, Array]) -> list[str]:
 def _softmax(logits: Float32Array) -> Float32Array:
     """Over the last axis."""
     power: Float32Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return power / power.sum(axis=-1, keepdims=True)
+    power /= power.sum(axis=-1, keepdims=True)
+    return power
 
 
 def _sigmoid(logits_TC: Float32Array) -> Float32Array:

@@ -104,8 +104,11 @@ def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
 def _shared_routers(traces: Sequence[RoutingTrace]) -> Routers | None:
     """The routers that all traces have, if they are the same."""
     first = traces[0].routers
-    if first is None or not all(t.routers and all(map(np.array_equal, first, t.routers)) for t in traces[1:]):
+    if first is None:
         return None
+    for trace in traces[1:]:
+        if trace.routers is None or not all(np.array_equal(a, b) for a, b in zip(first, trace.routers, strict=True)):
+            return None
     return first
 
 

@@ -111,7 +111,7 @@ class TraceWriter:
         self.progress = progress
         write_journal(self._folder, {**self._identity, "tokens": self.tokens, "progress": progress})
 
-    def finish(self, routers: Routers | None = None, **meta: Any) -> dict[str, Any]:
+    def finish(self, routers: Routers | None = None, /, **meta: Any) -> dict[str, Any]:
         """Write the trace file from all that was appended and remove the unfinished work; the meta object stored.
 
         `routers`: of the model, to be stored beside.
