@@ -66,13 +66,8 @@ def evaluate(
     `decision_s` and `host_s` belong to "honest", as in compare. `gpu_fractions`: None for the protocol's own. Raises
     InputError for bad arguments.
     """
-    if distance < 1:
-        raise InputError(f"the distance is {distance} layers; it must be at least 1, the layer before")
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol {protocol!r:.40} is not one of {', '.join(PROTOCOLS)}")
     is_honest = protocol == "honest"
-    if is_honest and hardware is None:
-        raise InputError("the honest protocol replays a machine, since copies take time; name one with hardware")
+    _refuse(protocol, distance, knows_machine=hardware is not None)
     machines = [] if hardware is None else [gallery.machine(hardware) if isinstance(hardware, str) else hardware]
     geometry = gallery.model(model, dtype) if isinstance(model, str) else model
     whole = load_trace(trace) if isinstance(trace, (str, Path)) else trace
@@ -95,6 +90,16 @@ def evaluate(
     rows = list(caching_study(bench, usable, fractions, progress, distance))
     speculation = {row.forecaster: seen for row, seen in rows if row.forecaster is not None and seen is not None}
     return Evaluation(protocol, [row for row, _ in rows], facts, tables(bench, speculation))
+
+
+def _refuse(protocol: str, distance: int, *, knows_machine: bool) -> None:
+    """Raise InputError for arguments that no evaluation has."""
+    if distance < 1:
+        raise InputError(f"the distance is {distance} layers; it must be at least 1, the layer before")
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol {protocol!r:.40} is not one of {', '.join(PROTOCOLS)}")
+    if protocol == "honest" and not knows_machine:
+        raise InputError("the honest protocol replays a machine, since copies take time; name one with hardware")
 
 
 def in_two(trace: RoutingTrace, fit_sequences: float) -> RoutingTrace:

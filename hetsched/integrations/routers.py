@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..traces.routers import Routers
 from ..types import Float32Array
 from .expert_modules import is_expert_module
+from .interrupts import uninterrupted
 from .steered_router import SteeredRouter
 from .steering import blocks_of, first_matrix, router_of
 
@@ -113,7 +114,8 @@ def _router(blocks: dict[int, torch.nn.Module], experts: Any, layer: int) -> Rou
         raise _refusal(layer, router, "has no weights yet")
     random = torch.Generator().manual_seed(0)
     hidden_TH = torch.randn((_PROBE_TOKENS, matrix.shape[1]), generator=random).to(matrix.device, _dtype(block, matrix))
-    watch, (given_TH, ids_TK) = _asked(block, router, experts, hidden_TH, layer)
+    with uninterrupted():  # else a stand-in might be left on a module
+        watch, (given_TH, ids_TK) = _asked(block, router, experts, hidden_TH, layer)
     if len(watch.maps) != 1:
         raise _refusal(layer, router, f"computes {len(watch.maps)} linear maps that could be its logits, not one")
     taken_TH, weight, bias = watch.maps[0]

@@ -82,6 +82,11 @@ class Routers(NamedTuple):
         """What a trace file holds of them, by name."""
         return {PREFIX + name: array for name, array in self._asdict().items()}
 
+    def same_as(self, other: Routers) -> bool:
+        """Whether all numbers are equal."""
+        ours, theirs = self.arrays(), other.arrays()
+        return all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Array]) -> Routers | None:
         """The routers among a trace's arrays, if there are any."""

@@ -107,7 +107,7 @@ def _shared_routers(traces: Sequence[RoutingTrace]) -> Routers | None:
     if first is None:
         return None
     for trace in traces[1:]:
-        if trace.routers is None or not all(np.array_equal(a, b) for a, b in zip(first, trace.routers, strict=True)):
+        if trace.routers is None or not first.same_as(trace.routers):
             return None
     return first
 

@@ -142,6 +142,11 @@ def test_traces_without_them_refuse_in_a_line(drop: str) -> None:
     assert any("gate-ahead is left out" in note for note in found.facts["notes"])
 
 
+def test_a_distance_of_none_is_refused() -> None:
+    with pytest.raises(InputError, match="the distance is 0 layers; it must be at least 1"):
+        recall(routed(), "ewma", distance=0)
+
+
 def test_replays_use_them() -> None:
     """Simulated: more is foreseen and hit than by a running mean; honest: judged beside it. Both say so."""
     trace, came = routed(drift=0.2), {}
