@@ -8,7 +8,7 @@ from typing import Any
 
 from hetsched.errors import InputError
 
-from .option_types import NotedOption, names_list, non_empty_text, refuse_given, shares_list
+from .option_types import NotedOption, at_least_one, names_list, non_empty_text, refuse_given, shares_list
 from .paths import PlotFile
 from .replaying import (
     add_charge_options,
@@ -43,6 +43,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--strategies", type=non_empty_text, action=NotedOption, metavar="A,B|all", help=text)
     text = "shares of the experts' bytes that the GPU has (default: 0.1; caching-study: 0.05 to 0.75)"
     parser.add_argument("--gpu-fraction", type=shares_list, metavar="0.1,0.25,...", help=text)
+    text = "judge what is said of a layer N layers before it (default: 1, the layer before)"
+    parser.add_argument("--distance", type=at_least_one, default=1, metavar="N", help=text)
     add_charge_options(parser, NotedOption)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--plot", action=PlotFile, metavar="FILE", help="draw a picture (.png, .svg or .pdf)")
@@ -67,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             fit_sequences=args.fit_sequences,
             fit_trace=args.fit_trace,
             max_tokens=args.max_tokens,
+            distance=args.distance,
             progress=progress,
             **honest,
         )

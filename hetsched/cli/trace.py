@@ -69,7 +69,9 @@ def _add_record(verbs: Any) -> None:
     text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
     add_steer_option(record)
-    text = "write what each layer's router is given, too, for predictors that learn from it (float16, large)"
+    text = (
+        "write what each layer's router is given (float16, large), and the routers, for forecasters that look at them"
+    )
     record.add_argument("--hidden", action="store_true", help=text)
     add_trust_option(record)
 

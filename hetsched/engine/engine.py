@@ -22,6 +22,7 @@ from .host_time import HostTime
 from .layer_work import LayerInput, demand_of
 from .living import lives
 from .recovery import Patience
+from .sight import Sight
 from .slots import SlotPool
 
 FORKED = (
@@ -50,6 +51,7 @@ class Engine:
         self.store = HostStore() if store is None else store
         self.host = HostTime(accelerator, accelerator.emulated, scheduler.stats)
         self.phase: Phase | None = None  # of the forward pass, where it is known
+        self.sight: Sight | None = None  # where the forecaster needs more than ids
         self._slots = SlotPool(accelerator, scheduler.residency, scheduler.geometry.expert_bytes)
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
         self._turn = threading.RLock()
@@ -122,6 +124,8 @@ class Engine:
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
         host_s = self.host.charged()
+        if self.sight is not None:
+            self.sight.show(work.layer, work.hidden_TH, self._executor.bring)
         dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(demand.num_tokens), host_s)
         link = self._executor.link_state()
         self.host.pause()

@@ -65,7 +65,11 @@ class AsyncExecutor:
                 f"the model is on {work.ids_TK.device} and accelerator {self._accelerator.name} computes on the host; "
                 "move the model to the CPU, or choose accelerator='cuda'"
             )
-        return work._replace(ids_TK=copy_to_host(self._accelerator, work.ids_TK, self._listener).result())
+        return work._replace(ids_TK=self.bring(work.ids_TK).result())
+
+    def bring(self, tensor: torch.Tensor) -> Event:
+        """A device tensor on its way to the host."""
+        return copy_to_host(self._accelerator, tensor, self._listener)
 
     def submit(self, plan: Plan, work: LayerInput) -> None:
         """Start one layer's copies and computations; they work while the caller goes on."""

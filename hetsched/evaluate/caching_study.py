@@ -2,8 +2,8 @@
 
 LRU against LFU, one cache for all layers against one for each, from 5 to 75 % of the experts, with and without
 speculative prefetch of the next layer's experts, and how right that speculation is. The paper speculates with the next
-layer's router on the present hidden state. A trace of expert ids has no hidden states: here a forecaster that saw the
-layers before stands in for it, and its rows say so.
+layer's router on the present hidden state: gate-ahead, where the trace has hidden states. For a trace of expert ids a
+forecaster that saw the layers before stands in for it, and its rows say so.
 
 Shapes: S sequences, T tokens, L layers, E experts, D = L * E experts of all layers.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..forecast import traits
 from ..replay.study import Bench
 from ..traces.split import sequence_starts
 from ..traces.summary import TraceSummary, summarise
@@ -42,24 +43,27 @@ NOTES = (
 
 
 def caching_study(
-    bench: Bench, forecasters: Sequence[Named], fractions: Sequence[float], progress: Progress
+    bench: Bench, forecasters: Sequence[Named], fractions: Sequence[float], progress: Progress, distance: int = 1
 ) -> Iterator[tuple[Row, Foresight | None]]:
     """Rows by cache, share of the experts and speculation, without first. Needs steps of one token."""
     seen: dict[str | None, Foresight | None] = {None: None}
+    stands_in: dict[str | None, str] = {
+        named.label: "" if "gates" in traits(named.forecaster()).needs else STAND_IN for named in forecasters
+    }
     parts, done = 2 * len(forecasters) + 1, 0
 
     def part(count: int, of: int) -> None:
         progress(done * of + count, parts * of)
 
     for named in forecasters:
-        seen[named.label] = foresee(named.forecaster(), bench, bench.scored.top_k, progress=part)
+        seen[named.label] = foresee(named.fed(bench), bench, bench.scored.top_k, distance=distance, progress=part)
         done += 1
     for label, foresight in seen.items():
         for i, strategy in enumerate(CACHES):
             for fraction in fractions:
                 said = [] if foresight is None else [foresight.sums_S]
                 counted = cached(bench, strategy, fraction, foresight)
-                yield Row.of(label, strategy, fraction, *said, counted, stand_in=STAND_IN if label else ""), foresight
+                yield Row.of(label, strategy, fraction, *said, counted, stand_in=stands_in.get(label, "")), foresight
             part(i + 1, len(CACHES))
         done += 1
 

@@ -53,6 +53,7 @@ def evaluate(
     fit_sequences: float | None = None,
     fit_trace: str | Path | RoutingTrace | None = None,
     max_tokens: int | None = None,
+    distance: int = 1,
     decision_s: float | None = MEASURED,
     host_s: float | None = 0.0,
     progress: Progress = lambda done, of: None,
@@ -60,15 +61,13 @@ def evaluate(
     """Judge forecasters on a trace under one of PROTOCOLS; they are told the first share of its sequences (None: half).
 
     Or `fit_trace`, another trace of the model; all of the first is then scored. A trace of one sequence is cut in it.
+    `distance`: of how many layers before a layer its forecast is judged and used, 1 for the last moment.
     `forecasters`: "all" (as None; caching-study: transition) or names and objects. `strategies`, `hardware`,
     `decision_s` and `host_s` belong to "honest", as in compare. `gpu_fractions`: None for the protocol's own. Raises
     InputError for bad arguments.
     """
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol {protocol!r:.40} is not one of {', '.join(PROTOCOLS)}")
     is_honest = protocol == "honest"
-    if is_honest and hardware is None:
-        raise InputError("the honest protocol replays a machine, since copies take time; name one with hardware")
+    _refuse(protocol, distance, knows_machine=hardware is not None)
     machines = [] if hardware is None else [gallery.machine(hardware) if isinstance(hardware, str) else hardware]
     geometry = gallery.model(model, dtype) if isinstance(model, str) else model
     whole = load_trace(trace) if isinstance(trace, (str, Path)) else trace
@@ -80,15 +79,27 @@ def evaluate(
     default = study_of_caches.FORECASTER if protocol == "caching-study" else ALL
     chosen = forecasters_of(default if forecasters is None else forecasters)
     usable, left_out = _usable(chosen, bench, must_all=forecasters not in (None, ALL))
-    facts = _facts(bench, str(trace) if isinstance(trace, (str, Path)) else bench.trace_name, protocol, left_out)
+    facts = _facts(
+        bench, str(trace) if isinstance(trace, (str, Path)) else bench.trace_name, protocol, left_out, distance
+    )
     if protocol == "published":
-        return Evaluation(protocol, list(published(bench, usable, fractions, progress)), facts)
+        return Evaluation(protocol, list(published(bench, usable, fractions, progress, distance)), facts)
     if is_honest:
         ran = strategies_of(honest_protocol.STRATEGIES if strategies is None else strategies)
-        return Evaluation(protocol, list(honest(bench, machines[0], ran, usable, fractions, progress)), facts)
-    rows = list(caching_study(bench, usable, fractions, progress))
+        return Evaluation(protocol, list(honest(bench, machines[0], ran, usable, fractions, progress, distance)), facts)
+    rows = list(caching_study(bench, usable, fractions, progress, distance))
     speculation = {row.forecaster: seen for row, seen in rows if row.forecaster is not None and seen is not None}
     return Evaluation(protocol, [row for row, _ in rows], facts, tables(bench, speculation))
+
+
+def _refuse(protocol: str, distance: int, *, knows_machine: bool) -> None:
+    """Raise InputError for arguments that no evaluation has."""
+    if distance < 1:
+        raise InputError(f"the distance is {distance} layers; it must be at least 1, the layer before")
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol {protocol!r:.40} is not one of {', '.join(PROTOCOLS)}")
+    if protocol == "honest" and not knows_machine:
+        raise InputError("the honest protocol replays a machine, since copies take time; name one with hardware")
 
 
 def in_two(trace: RoutingTrace, fit_sequences: float) -> RoutingTrace:
@@ -119,13 +130,13 @@ def _usable(chosen: Sequence[Named], bench: Bench, must_all: bool) -> tuple[list
 def _refusal(named: Named, bench: Bench) -> str:
     """Why a forecaster does not start on what there is, or nothing."""
     try:
-        named.forecaster().start(bench.study.geometry, bench.frequency_LE, bench.history)
+        named.fed(bench).start(bench.study.geometry, bench.frequency_LE, bench.history)
     except InputError as error:
         return str(error)
     return ""
 
 
-def _facts(bench: Bench, name: str, protocol: str, left_out: Sequence[str]) -> dict[str, Any]:
+def _facts(bench: Bench, name: str, protocol: str, left_out: Sequence[str], distance: int) -> dict[str, Any]:
     """What a reader must know of the evaluation, ready for JSON."""
     facts: dict[str, Any] = dict(bench.facts())
     replayed = facts.pop("notes")
@@ -136,6 +147,8 @@ def _facts(bench: Bench, name: str, protocol: str, left_out: Sequence[str]) -> d
     notes = [told if fitted else "forecasters are told nothing beforehand, and observe while they are scored"]
     if scored < 2:
         notes.append("one sequence is scored, so there are no intervals over sequences")
+    if distance > 1:
+        notes.append(f"forecasts of a layer are those of {distance} layers before it, not of the last moment")
     larger = int((bench.steps.end_S - bench.steps.begin_S > 1).sum())
     if larger:
         notes.append(f"forecasts of {larger:,} steps of several tokens are not judged; forecasters observe those too")
@@ -143,4 +156,4 @@ def _facts(bench: Bench, name: str, protocol: str, left_out: Sequence[str]) -> d
         for unused in ("decision_charge", "host_charge", "phases"):
             del facts[unused]
         replayed = ["the machine is not used: copies take no time in this protocol"] if bench.study.machines else []
-    return {**facts, "trace": name, "notes": [*NOTES[protocol], *notes, *left_out, *replayed]}
+    return {**facts, "trace": name, "distance": distance, "notes": [*NOTES[protocol], *notes, *left_out, *replayed]}

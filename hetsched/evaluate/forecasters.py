@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..forecast import Forecaster
-from ..forecast.fed import refuse_needs
+from ..forecast.fed import Replayed, configured
 from ..plugins import installed, installed_name, plugin
 from ..replay.strategies import GROUP as POLICIES
 from ..replay.strategies import Strategy
+from ..replay.study import Bench
 
 GROUP = "hetsched.forecasters"
 ALL = "all"
@@ -25,11 +26,14 @@ class Named(NamedTuple):
     spec: Any
 
     def forecaster(self) -> Forecaster:
-        """One of its own, which no other walk has touched. Raises InputError for one that needs more than ids."""
+        """One of its own, which no other walk has touched."""
         found = plugin(GROUP, self.spec)
         made: Forecaster = found() if isinstance(found, type) else copy.deepcopy(found)
-        refuse_needs(made)
         return made
+
+    def fed(self, bench: Bench) -> Forecaster:
+        """The same, handed what the trace has beside ids. Raises InputError where it lacks what one needs."""
+        return configured(self.forecaster(), Replayed(bench.future, foresees=False))
 
 
 def forecasters_of(wanted: str | Sequence[Any]) -> list[Named]:

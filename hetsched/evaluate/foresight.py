@@ -41,10 +41,17 @@ class Foresight:
 
 
 def foresee(
-    forecaster: Forecaster, bench: Bench, guesses: int, *, warm_up: int = 0, progress: Progress | None = None
+    forecaster: Forecaster,
+    bench: Bench,
+    guesses: int,
+    *,
+    warm_up: int = 0,
+    distance: int = 1,
+    progress: Progress | None = None,
 ) -> Foresight:
     """Walk a forecaster over what the bench scores; `warm_up` tokens of each sequence are guessed but not judged.
 
+    What is judged of a layer was said when the layer `distance` before it had spoken, the token's before for the first.
     Only steps of one token are guessed and judged: in larger ones the union of many tokens is asked for. The forecaster
     sees those all the same.
     """
@@ -53,9 +60,11 @@ def foresee(
     judge = _Judge(bench, guesses, warm_up)
     for s, layers in enumerate(demands(trace, steps, getattr(forecaster, "uses_weights", False))):
         is_one, said_LE = steps.end_S[s] - steps.begin_S[s] == 1, judge.said_LE
+        if is_one and distance > 1:
+            said_LE[: distance - 1] = forecaster.next_LE()[: distance - 1]
         for demand in layers:
-            if is_one:
-                said_LE[demand.layer] = forecaster.next_LE()[demand.layer]
+            if is_one and (ahead := demand.layer + distance - 1) < len(said_LE):
+                said_LE[ahead] = forecaster.next_LE()[ahead]
             forecaster.observe(demand)
         if is_one:
             judge.take(int(steps.begin_S[s]))

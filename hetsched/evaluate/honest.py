@@ -51,6 +51,7 @@ def honest(
     forecasters: Sequence[Named],
     fractions: Sequence[float],
     progress: Progress,
+    distance: int = 1,
 ) -> Iterator[Row]:
     """Rows by share of the experts: strategies without a choice of forecaster first, then each with each."""
     runs = list(_runs(strategies, forecasters))
@@ -61,7 +62,8 @@ def honest(
 
     said: dict[str, Sums] = {}
     for named in forecasters:
-        said[named.label] = foresee(named.forecaster(), bench, bench.scored.top_k, progress=part).sums_S
+        seen = foresee(named.fed(bench), bench, bench.scored.top_k, distance=distance, progress=part)
+        said[named.label] = seen.sums_S
         done += 1
     for fraction in fractions:
         for strategy, using in runs:

@@ -37,7 +37,7 @@ NOTES = (
 
 
 def published(
-    bench: Bench, forecasters: Sequence[Named], fractions: Sequence[float], progress: Progress
+    bench: Bench, forecasters: Sequence[Named], fractions: Sequence[float], progress: Progress, distance: int = 1
 ) -> Iterator[Row]:
     """Rows by share of the experts: no predictor, each forecaster, the oracle. Needs steps of one token."""
     if not (np.diff(sequence_starts(bench.scored)) > WARM_UP).any():
@@ -48,9 +48,10 @@ def published(
     seen: dict[str | None, Foresight | None] = {None: None}
     for i, named in enumerate(forecasters):
         seen[named.label] = foresee(
-            named.forecaster(),
+            named.fed(bench),
             bench,
             GUESSES,
+            distance=distance,
             warm_up=WARM_UP,
             progress=lambda done, of, i=i: progress(i * of + done, parts * of),  # type: ignore[misc]
         )

@@ -16,6 +16,8 @@ from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
 
 DEFAULT_FORECASTER = "transition"
+MOST_TOKENS = 64  # of a step whose gates say anything: in a longer one nearly everything is demanded by somebody
+LAYERS_AHEAD = 3  # whose gates are asked for
 POPULARITY = "popularity_LE"  # among what was learned: tokens per expert, which needs no forecaster
 NEEDS = {  # what a forecaster may ask for beside ids, in words
     "hidden": "the hidden states at each router",
@@ -29,10 +31,11 @@ Learned: TypeAlias = Mapping[str, npt.NDArray[Any]]  # sums by name, each made o
 class Context(NamedTuple):
     """What may be known at a layer besides its demand; None: it is not.
 
-    `hidden_TH`: hidden states at the layer's router, a row a token. `gates_DTE`: probabilities over experts by the
-    routers of the next D layers on those states, each layer's own normalisation applied first; [d] is of layer + 1 + d,
-    fewer near the last layer. `draft_DLE`: the same by all routers for D drafted tokens, [:, l] of those that layer l
-    is to see at its next visit. `future`: the demand to come, its tokens numbered by steps (`step_T`).
+    `hidden_TH`: hidden states at the layer's router, a row a token (in a model, of the last MOST_TOKENS of a step).
+    `gates_DTE`: probabilities over experts by the routers of the next D layers on those states, each layer's own
+    normalisation applied first; [d] is of layer + 1 + d, fewer near the last layer, None for steps of more than
+    MOST_TOKENS. `draft_DLE`: the same by all routers for D drafted tokens, [:, l] of those that layer l is to see at
+    its next visit. `future`: the demand to come, its tokens numbered by steps (`step_T`).
     """
 
     hidden_TH: npt.NDArray[Any] | None = None

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..plugins import instance
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
-from . import NEEDS, NOTHING, Context, Forecaster, Learned, tell, traits, under
+from . import LAYERS_AHEAD, MOST_TOKENS, NEEDS, NOTHING, Context, Forecaster, Learned, tell, traits, under
 
 GROUP = "hetsched.forecasters"
+STATES = frozenset({"hidden", "gates"})  # what an attached model gives, and a trace with hidden states and routers
 
 
 class Contexts(Protocol):
-    """Whoever knows more of a layer than its demand. `gives`: the needs that it fills, at every layer."""
+    """Whoever knows more of a layer than its demand. `gives`: the needs that it fills, at every layer.
+
+    Optional: `only(needs) -> Contexts`, one that does no work but for these.
+    """
 
     gives: frozenset[str]
 
@@ -38,16 +44,32 @@ class Nobody:
 
 
 class Replayed:
-    """A replay knows what will be demanded: `future`, its tokens numbered by steps."""
+    """A replay knows what its trace has: the `future`, tokens numbered by steps; hidden states, and gates of routers.
 
-    gives = frozenset({"future"})
+    `foresees`: False where nothing of the future may be known, which then is not given.
+    """
 
-    def __init__(self, future: RoutingTrace) -> None:
-        self._context = Context(future=future)
+    def __init__(self, trace: RoutingTrace, *, foresees: bool = True, needs: frozenset[str] = frozenset(NEEDS)) -> None:
+        self._trace, self._foresees, self._needs = trace, foresees, needs
+        has = {"future": foresees, "hidden": trace.width > 0, "gates": trace.width > 0 and trace.routers is not None}
+        self.gives = frozenset(need for need, there in has.items() if there)
+        self._future = trace if foresees else None
+        self._states = bool(needs & self.gives & {"hidden", "gates"})
+
+    def only(self, needs: frozenset[str]) -> Replayed:
+        """The same for a forecaster with these needs."""
+        return Replayed(self._trace, foresees=self._foresees, needs=needs)
 
     def of(self, demand: Demand) -> Context:
-        """The whole future; the demand says how far it has come."""
-        return self._context
+        """The whole future, of which the demand says how far it has come, and what is known at its layer."""
+        trace = self._trace
+        if not self._states or trace.hidden_TLH is None:
+            return Context(future=self._future)
+        begin = demand.step if trace.step_T is None else int(np.searchsorted(trace.step_T, demand.step))
+        hidden_TH, gates_DTE = trace.hidden_TLH[begin : begin + demand.num_tokens, demand.layer], None
+        if trace.routers is not None and "gates" in self._needs and len(hidden_TH) <= MOST_TOKENS:
+            gates_DTE = trace.routers.ahead(demand.layer, hidden_TH, LAYERS_AHEAD, trace.num_experts)
+        return Context(hidden_TH, gates_DTE, future=self._future)
 
 
 class Fed:
@@ -59,8 +81,9 @@ class Fed:
         self.reach: int | None = inner.reach
         self._contexts = contexts
         self._learned = learned
+        told = traits(inner).needs  # whose compiled form would go without
         for optional in ("kernel", "forecast", "learned"):
-            if hasattr(inner, optional):
+            if hasattr(inner, optional) and not (optional == "kernel" and told):
                 setattr(self, optional, getattr(inner, optional))
 
     def start(
@@ -93,11 +116,16 @@ def configured(spec: Any, contexts: Contexts | None = None, learned: Learned | N
     """
     made, given = instance(GROUP, spec), contexts or Nobody()
     refuse_needs(made, given.gives)
-    own = under(f"{made.name}/", learned or {})
-    if not traits(made).needs and not own:
+    own, needs = under(f"{made.name}/", learned or {}), traits(made).needs
+    if not needs and not own:
         plain: Forecaster = made
         return plain
-    return Fed(made, given, own)
+    return Fed(made, given.only(needs) if hasattr(given, "only") else given, own)
+
+
+def needs_of(forecaster: Any) -> frozenset[str]:
+    """What a configured forecaster is handed beside demands; nothing for None."""
+    return traits(forecaster.inner if isinstance(forecaster, Fed) else forecaster).needs
 
 
 def refuse_needs(forecaster: Any, given: frozenset[str] = frozenset()) -> None:
@@ -106,7 +134,8 @@ def refuse_needs(forecaster: Any, given: frozenset[str] = frozenset()) -> None:
     if missing:
         what = "; ".join(NEEDS.get(need, need) for need in missing)
         name = getattr(forecaster, "name", forecaster)
+        recorded = "record the trace with 'hetsched trace record --hidden', or " if STATES.issuperset(missing) else ""
         raise InputError(
-            f"forecaster {name} needs {', '.join(missing)} ({what}), which nothing gives here; choose one that needs "
-            "ids only, for instance transition"
+            f"forecaster {name} needs {', '.join(missing)} ({what}), which nothing gives here; {recorded}choose one "
+            "that needs ids only, for instance transition"
         )

@@ -9,14 +9,14 @@ Shapes: L layers, E experts, T tokens, D layers ahead.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
-from . import NOTHING, Context
-from .calibrated import GateBins, Said
+from . import LAYERS_AHEAD, MOST_TOKENS, NOTHING, Context
+from . import gate_kernels as kernels
 from .ewma import Ewma
-
-MOST_TOKENS = 64  # of a step that teaches: in a long prefill nearly everything is demanded by somebody
 
 
 class GateAhead:
@@ -26,7 +26,7 @@ class GateAhead:
     needs = frozenset({"gates"})
     cost_s = 100e-6
 
-    def __init__(self, distance: int = 3) -> None:
+    def __init__(self, distance: int = LAYERS_AHEAD) -> None:
         self.distance = self.reach = distance
 
     def start(
@@ -35,26 +35,29 @@ class GateAhead:
         """Every distance begins with the same belief; the mean from calibration."""
         self._mean = Ewma()
         self._mean.start(geometry, frequency_LE, history)
-        self._next_LE = self._mean.demand_LE().copy()
-        self._trust = [GateBins(geometry.top_k) for _ in range(self.distance)]
-        self._said: list[dict[int, Said]] = [{} for _ in range(geometry.num_layers)]
+        self._top_k = geometry.top_k
+        shape = geometry.num_layers, geometry.num_experts, self.distance
+        self._compile()
+        self._state = kernels.begun(*shape, MOST_TOKENS)
+        self._state.next_LE[:] = self._mean.demand_LE()
+
+    def _compile(self) -> None:
+        """Have the kernels compiled, or read from disk, now and not in the first step."""
+        state = kernels.begun(2, 1, 1, 1)
+        kernels.read(state, 0, np.ones((1, 1, 1), np.float32), 1)
+        kernels.learn(state, 0, np.ones(1, np.int64), 1)
 
     def observe(self, demand: Demand, context: Context = NOTHING) -> None:
         """What came of earlier gates of this layer; then the gates of the next ones."""
-        layer = demand.layer
-        if demand.num_tokens <= MOST_TOKENS:
-            for d, said in self._said[layer].items():
-                if len(said.p_TE) == demand.num_tokens:
-                    self._trust[d].learn(said, demand.tokens_E)
-        self._said[layer].clear()
+        layer, state = demand.layer, self._state
+        kernels.learn(state, layer, demand.tokens_E, demand.num_tokens)
         self._mean.observe(demand)
-        self._next_LE[layer] = self._mean.demand_LE()[layer]
-        if context.gates_DTE is None:
+        state.next_LE[layer] = self._mean.demand_LE()[layer]
+        gates_DTE = context.gates_DTE
+        if gates_DTE is None or gates_DTE.shape[1] > MOST_TOKENS:
             return
-        ahead = min(self.distance, len(self._said) - 1 - layer)
-        for d, gate_TE in enumerate(context.gates_DTE[:ahead]):
-            said = self._said[layer + 1 + d][d] = self._trust[d].read(gate_TE)
-            self._next_LE[layer + 1 + d] = said.p_E
+        ahead = min(self.distance, len(state.next_LE) - 1 - layer)
+        kernels.read(state, layer, np.ascontiguousarray(gates_DTE[:ahead], np.float32), self._top_k)
 
     def demand_LE(self) -> FloatArray:
         """Expected tokens per expert for one token of a step, float [L, E]; valid until the next observe."""
@@ -62,4 +65,4 @@ class GateAhead:
 
     def next_LE(self) -> FloatArray:
         """P(demanded by one token at the next visit of its layer), float [L, E]."""
-        return self._next_LE
+        return self._state.next_LE

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.engine import Engine
+from ..engine.sight import Sight
 from ..files import user_path
 from ..forecast import Learned
+from ..forecast.fed import needs_of
 from ..geometry import MoEGeometry
 from ..learned import Memory, load
 from ..machine.profile import HardwareProfile
@@ -39,7 +41,8 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
     sizes = memory_plan(names, options, geometry, modules)
     hardware, tier = names.hardware, sizes.tier
     memory = None if options.learned is None else load(user_path(options.learned), geometry)
-    scheduler = _scheduler(options, sizes, names.cpu_only, memory.sums if memory else None)
+    sight = Sight()
+    scheduler = _scheduler(options, sizes, names.cpu_only, memory.sums if memory else None, sight)
     accelerator = accelerator_for(options.accelerator, hardware, options.time_scale, names.here)
     try:
         if names.cpu_only:
@@ -48,13 +51,14 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
             return Assembly(hardware, tier, kernel, cpu_engine, names.steering, None)
         kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated)
         engine = Engine(scheduler, accelerator, kernel.linear, store_for(tier))
+        engine.sight = sight if needs_of(scheduler.forecaster) else None
         return Assembly(hardware, tier, kernel, engine, names.steering, memory)
     except BaseException:
         accelerator.close()
         raise
 
 
-def _scheduler(options: Options, sizes: MemoryPlan, cpu_only: bool, learned: Learned | None) -> Scheduler:
+def _scheduler(options: Options, sizes: MemoryPlan, cpu_only: bool, learned: Learned | None, sight: Sight) -> Scheduler:
     policy, solver, forecaster = options.policy, options.solver, options.forecaster
     if cpu_only:  # there is nothing to decide, whatever was asked for
         policy, solver, forecaster = "cpu-only", DEFAULT_SOLVER, None
@@ -66,6 +70,7 @@ def _scheduler(options: Options, sizes: MemoryPlan, cpu_only: bool, learned: Lea
         policy=policy,
         solver=solver,
         forecaster=forecaster,
+        contexts=sight,
         learned=learned,
         frequency_LE=options.frequency_LE,
         timed_as=tier.timed_as,

@@ -26,6 +26,7 @@ from .interrupts import uninterrupted
 from .phases import begins_request
 from .phases import phase_of_call as phase_of_call
 from .places import Place, SavedCopies, forget, place_of, put, take_off
+from .routers import routers_of
 from .steering import SteeredModel
 from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
 from .weight_watch import WeightWatch
@@ -204,6 +205,12 @@ class Attachment:
         """Force experts on and off in the model's routers, where that was asked for."""
         if self.steering is not None:
             self._steered.put_on(model, layers, self.steering)
+
+    def look_ahead(self, model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> None:
+        """Read the model's routers, as they are steered, where the forecaster needs their gates."""
+        sight = getattr(self.engine, "sight", None)
+        if sight is not None and "gates" in sight.needs:
+            sight.routers = routers_of(model, layers)
 
     def select(self, model: torch.nn.Module) -> None:
         """Route the model's experts here, and follow its forward passes."""

@@ -19,10 +19,12 @@ import torch
 from ..errors import InputError
 from ..traces.checks import chunks, has_repeat
 from ..traces.partial import damaged
+from ..traces.routers import Routers
 from ..traces.writer import TraceWriter, partial_folder
 from ..types import Phase
 from .attachment import phase_of_call
 from .expert_modules import expert_modules, is_expert_module
+from .routers import routers_of
 
 
 class Pass(NamedTuple):
@@ -125,7 +127,8 @@ def record(
     """Generate from every prompt (token ids [1, T]) and write the routing of all passes to a trace file; its meta.
 
     `arguments` says what is recorded: unfinished work of the same arguments is continued, at the first sequence that
-    was not committed; `generate` goes to model.generate; `hidden`: hidden states are written, too.
+    was not committed; `generate` goes to model.generate; `hidden`: hidden states are written, too, and the
+    routers, where they can be had as numbers (else the meta object says why not, as `no_routers`).
     `progress` is told sequences done and tokens recorded. Steps of several tokens after the prompt are verify steps,
     rejected drafts included: it is what the model computed.
     """
@@ -146,7 +149,16 @@ def record(
             writer.commit(progress=i + 1)
             progress(i + 1, writer.tokens)
         repeats = {"repeats_allowed": True} if _has_repeats(writer.array("experts")) else {}
-        return writer.finish(**{"layers": layers, **(meta or {}), **repeats, "recorded": arguments})
+        routers, why = _routers(model, modules) if hidden else (None, {})
+        return writer.finish(routers, **{"layers": layers, **(meta or {}), **repeats, **why, "recorded": arguments})
+
+
+def _routers(model: torch.nn.Module, modules: Sequence[Any]) -> tuple[Routers | None, dict[str, str]]:
+    """The model's routers, or what the meta object says in their place."""
+    try:
+        return routers_of(model, [[module] for module in modules]), {}
+    except InputError as error:
+        return None, {"no_routers": str(error)}
 
 
 def _require_whole_sequences(writer: TraceWriter, prompts: int) -> None:

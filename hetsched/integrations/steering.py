@@ -17,6 +17,7 @@ from .model_shape import geometry_of, layers_of
 from .steered_router import SteeredRouter
 
 _NAMES = ("gate", "router")  # what transformers' blocks call it, beside their experts
+_REFUSED = "cannot steer it; leave this layer out of the steering"
 _PROBE_TOKENS = 4
 _DIGEST_COLUMNS = 64  # of each row of a router's weights
 
@@ -33,7 +34,7 @@ class SteeredModel:
         Raises InputError for routers with other weights than the steering was made for, or of a class that cannot be
         steered; what was put on until then is taken off by take_off().
         """
-        blocks = _blocks_of(model)
+        blocks = blocks_of(model)
         found = routers_digest(model, layers)
         if steering.routers and found and steering.routers != found:
             raise InputError(
@@ -43,7 +44,7 @@ class SteeredModel:
         for layer, forced in steering.layers.items():
             for module in layers[layer]:
                 block = blocks[id(module)]
-                router = _router_of(block, layer)
+                router = router_of(block, layer)
                 steered = SteeredRouter(router, forced, int(module.num_experts), f"layer {layer}")
                 self._routers.append(steered)
                 steered.put_on()
@@ -75,10 +76,10 @@ def routers_digest(model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> s
 
     Of the first columns, rounded to bf16: the same for a checkpoint loaded in fp32 or in the bf16 it is stored in.
     """
-    blocks = _blocks_of(model)
+    blocks = blocks_of(model)
     digest, seen = hashlib.sha256(), 0
     for tied in layers:
-        weight = _first_matrix(_beside(blocks[id(tied[0])]))
+        weight = first_matrix(_beside(blocks[id(tied[0])]))
         if weight is None or weight.is_meta:
             continue
         columns = weight.detach()[:, :_DIGEST_COLUMNS].to("cpu", torch.bfloat16).contiguous()
@@ -87,7 +88,7 @@ def routers_digest(model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> s
     return digest.hexdigest()[:12] if seen else ""
 
 
-def _blocks_of(model: torch.nn.Module) -> dict[int, torch.nn.Module]:
+def blocks_of(model: torch.nn.Module) -> dict[int, torch.nn.Module]:
     """By the identity of every module: the module that holds it."""
     return {id(child): parent for parent in model.modules() for child in parent.children()}
 
@@ -98,17 +99,18 @@ def _beside(block: torch.nn.Module) -> torch.nn.Module | None:
     return next((children[name] for name in _NAMES if name in children), None)
 
 
-def _router_of(block: torch.nn.Module, layer: int) -> torch.nn.Module:
+def router_of(block: torch.nn.Module, layer: int, refused: str = _REFUSED) -> torch.nn.Module:
+    """The router in a block with experts. Raises InputError, ending in what is `refused`, where it has none."""
     router = _beside(block)
     if router is None:
         raise InputError(
             f"layer {layer}: {type(block).__name__} has no {' or '.join(_NAMES)} beside its experts, so hetsched "
-            "cannot steer it; leave this layer out of the steering"
+            f"{refused}"
         )
     return router
 
 
-def _first_matrix(router: torch.nn.Module | None) -> torch.Tensor | None:
+def first_matrix(router: torch.nn.Module | None) -> torch.Tensor | None:
     """A router's first matrix, [E, H] or what comes before it: as wide as what it is given."""
     return None if router is None else next((p for p in router.parameters() if p.dim() == 2), None)
 
@@ -121,7 +123,7 @@ def _probe(
 
     Weights on meta cannot be asked; such a router is judged by its first real tokens.
     """
-    weight = _first_matrix(router)
+    weight = first_matrix(router)
     if weight is None or weight.is_meta:
         return
     random = torch.Generator().manual_seed(0)

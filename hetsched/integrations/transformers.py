@@ -84,8 +84,8 @@ def attach(
     Raises InputError for a model without routed experts or with experts of a kind that cannot be scheduled exactly, an
     impossible budget, an unknown name, an option that would change nothing (`time_scale` where time is real or an
     accelerator object has its own; `policy` or `solver` without a GPU; a `forecaster` that the policy does not ask, or
-    that needs more than ids), or a model that is attached already; the model
-    is then as it was, and so it is after Ctrl-C.
+    that needs what a model does not give: hidden states it does, and gates where its routers are linear maps), or a
+    model that is attached already; the model is then as it was, and so it is after Ctrl-C.
     """
     register()
     modules = expert_modules(model)
@@ -148,6 +148,7 @@ def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], 
     for tied in layers:
         attachment.adopt(tied)
     attachment.steer(model, layers)
+    attachment.look_ahead(model, layers)
     attachment.select(model)
     attachment.loaded = report_of(model)
 

@@ -137,10 +137,10 @@ def _foresight(bench: Bench, policy: Policy, known_LE: FloatArray | None) -> dic
     first = first_tokens(bench.scored, min(bench.scored.num_tokens, FORESEEN))
     part = replace(first, step_T=None)  # token by token, whatever the replay's steps
     clock = time.perf_counter if study.decision_s is None else None
-    contexts = Replayed(part)
-    forecaster = configured(asked if isinstance(asked, type) else copy.deepcopy(asked), contexts, study.learned)
+    made = asked if isinstance(asked, type) else copy.deepcopy(asked)
+    forecaster = configured(made, Replayed(part), study.learned)
     asked_of = forecaster, study.geometry, part, bench.history
-    scored = score(*asked_of, frequency_LE=known_LE, contexts=contexts, clock=clock)
+    scored = score(*asked_of, frequency_LE=known_LE, clock=clock)
     figures = {"tokens": scored.tokens, "recall": scored.recall, "log_score": scored.log_score}
     figures["calibration_error"] = scored.calibration_error
     return {"forecast": {"forecaster": scored.name, **figures, "observe_s": scored.observe_s if clock else None}}

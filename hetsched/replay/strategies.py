@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import InputError
-from ..forecast.fed import Replayed, refuse_needs
+from ..forecast.fed import STATES, refuse_needs
 from ..plugins import installed, installed_name, plugin, tuning_of
 from ..policy import Policy, traits_of
 from ..scheduler import DEFAULT_SOLVER
@@ -68,7 +68,9 @@ def refuse_unasked_forecaster(forecaster: Any, chosen: Sequence[Strategy]) -> No
     """Raise InputError for a forecaster that is unknown or needs what no replay has, or that none of these asks."""
     if forecaster is None:
         return
-    refuse_needs(plugin("hetsched.forecasters", forecaster), Replayed.gives)
+    refuse_needs(
+        plugin("hetsched.forecasters", forecaster), STATES | {"future"}
+    )  # whether this trace has them, its scheduler says
     if not any(traits_of(plugin(GROUP, strategy.spec)).uses_forecaster for strategy in chosen):
         names, named = ", ".join(strategy.label for strategy in chosen), getattr(forecaster, "name", forecaster)
         raise InputError(f"of the strategies ({names}) none asks a forecaster, so {named} would go unused; drop it")

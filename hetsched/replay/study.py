@@ -17,13 +17,14 @@ import numpy as np
 from ..errors import InputError
 from ..forecast import DEFAULT_FORECASTER, Learned
 from ..forecast import traits as forecaster_traits
+from ..forecast.fed import Replayed
 from ..geometry import MoEGeometry
 from ..machine import gallery
 from ..machine.profile import HardwareProfile
 from ..plugins import plugin
 from ..policy import Policy, traits_of
 from ..scheduler import DEFAULT_SOLVER, Scheduler
-from ..traces.split import sequence_starts, split
+from ..traces.split import sequence_starts, split, tokens
 from ..traces.trace import RoutingTrace, load_trace
 from ..types import FloatArray, Phase
 from .simulator import check_shape
@@ -214,6 +215,7 @@ class Bench:
             clock=clock,
             forecaster=self.study.forecaster if traits_of(policy).uses_forecaster else None,
             learned=self.study.learned,
+            contexts=Replayed(self.future) if traits_of(policy).uses_forecaster else None,
         )
         return made
 
@@ -279,14 +281,7 @@ def _name(source: Path | RoutingTrace) -> str:
 
 def first_tokens(trace: RoutingTrace, count: int) -> RoutingTrace:
     """The first tokens of a trace."""
-    return replace(
-        trace,
-        experts_TLK=trace.experts_TLK[:count],
-        sequence_T=trace.sequence_T[:count],
-        phase_T=trace.phase_T[:count],
-        weights_TLK=None if trace.weights_TLK is None else trace.weights_TLK[:count],
-        step_T=None if trace.step_T is None else trace.step_T[:count],
-    )
+    return tokens(trace, slice(0, count))
 
 
 def _phases(steps: Steps) -> list[tuple[str, int]]:

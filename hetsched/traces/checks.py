@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..types import BoolArray, Phase
 from .meta import meta_problems, read_meta
+from .routers import router_problems
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +47,7 @@ def examine(arrays: Mapping[str, Array]) -> tuple[dict[str, Any], list[str]]:
     if experts is None:
         return meta, missing + found
     shape = experts.shape if experts.ndim == 3 else (None, None, None)
-    form = _form_problems(arrays)
+    form = _form_problems(arrays) + router_problems(arrays)
     if is_read:
         found += meta_problems(meta, shape[1], shape[2])
     contents: list[str] = []

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..types import IntArray
 from .checks import OPTIONAL, chunks
 from .meta import FORMAT, MAX_TEXT
+from .routers import Routers
 from .trace import RoutingTrace
 from .writer import TraceWriter
 
@@ -77,8 +78,8 @@ def split(trace: RoutingTrace, fraction: float) -> tuple[RoutingTrace, RoutingTr
 def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
     """Write one trace of all, in order, sequences and steps numbered anew from 0; the meta object stored.
 
-    Weights, steps and hidden states are kept where all have them. Raises InputError for traces of different shapes or
-    models; how a model's name is spelt (owner, case, hyphens) makes no difference.
+    Weights, steps and hidden states are kept where all have them, routers where all have the same. Raises InputError
+    for traces of different shapes or models; how a model's name is spelt (owner, case, hyphens) makes no difference.
     """
     _same_shape(traces)
     first = traces[0]
@@ -95,8 +96,20 @@ def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
                     piece[name], next_number[name], last[name] = _renumbered(piece[name], next_number[name], last[name])
                 writer.append(**piece)
         return writer.finish(
-            **merged_meta([trace.meta for trace in traces], [len(sequence_starts(t)) - 1 for t in traces])
+            _shared_routers(traces),
+            **merged_meta([trace.meta for trace in traces], [len(sequence_starts(t)) - 1 for t in traces]),
         )
+
+
+def _shared_routers(traces: Sequence[RoutingTrace]) -> Routers | None:
+    """The routers that all traces have, if they are the same."""
+    first = traces[0].routers
+    if first is None:
+        return None
+    for trace in traces[1:]:
+        if trace.routers is None or not first.same_as(trace.routers):
+            return None
+    return first
 
 
 def _renumbered(numbers_T: Any, next_number: int, last: int) -> tuple[IntArray, int, int]:

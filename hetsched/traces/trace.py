@@ -19,6 +19,7 @@ from ..types import FloatArray, IntArray
 from .archive import read_arrays, write_arrays
 from .checks import OPTIONAL, REQUIRED, examine
 from .meta import FORMAT, meta_array, trace_meta
+from .routers import ARRAYS, Routers
 
 __all__ = ["FORMAT", "RoutingTrace", "load_trace", "report", "save_trace"]
 
@@ -33,7 +34,8 @@ class RoutingTrace:
     `experts_TLK` int16, `sequence_T` int32 (tokens of one sequence stand together), `phase_T` uint8 (types.Phase),
     `weights_TLK` float16 or None, `num_experts` per layer, `meta` as stored. `step_T` int32 or None: tokens with equal
     numbers went through the model in one forward pass. `hidden_TLH` float16 or None: what each layer's router was
-    given. Arrays of a loaded trace may be read-only views of its file.
+    given; `routers` or None: the routers themselves, of the whole trace. Arrays of a loaded trace may be read-only
+    views of its file.
     """
 
     experts_TLK: npt.NDArray[np.int16]
@@ -44,6 +46,7 @@ class RoutingTrace:
     meta: dict[str, Any] = field(default_factory=dict)
     step_T: npt.NDArray[np.int32] | None = None
     hidden_TLH: npt.NDArray[np.float16] | None = None
+    routers: Routers | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -101,6 +104,7 @@ class RoutingTrace:
             "weights": self.weights_TLK,
             "step": self.step_T,
             "hidden": self.hidden_TLH,
+            **(self.routers.arrays() if self.routers else {}),
             "meta": meta_array(self.full_meta()),
         }
         return {name: array for name, array in stored.items() if array is not None}
@@ -118,7 +122,7 @@ def load_trace(path: str | Path) -> RoutingTrace:
     others there are. A file that is not there is looked for in the folder that HETSCHED_TRACES names.
     """
     path = _place(Path(path))
-    arrays = read_arrays(path, REQUIRED + OPTIONAL)
+    arrays = read_arrays(path, REQUIRED + OPTIONAL + ARRAYS)
     meta, found = examine(arrays)
     if found:
         others = f" (and {len(found) - 1} more; 'hetsched trace info' lists them)" if len(found) > 1 else ""
@@ -132,6 +136,7 @@ def load_trace(path: str | Path) -> RoutingTrace:
         meta,
         arrays.get("step"),
         arrays.get("hidden"),
+        Routers.of_arrays(arrays),
     )
 
 
@@ -140,7 +145,7 @@ def report(path: str | Path) -> list[str]:
 
     Raises InputError for what is no .npz at all.
     """
-    return examine(read_arrays(path, REQUIRED + OPTIONAL))[1]
+    return examine(read_arrays(path, REQUIRED + OPTIONAL + ARRAYS))[1]
 
 
 def save_trace(path: str | Path, trace: RoutingTrace, *, compress: bool = False) -> None:

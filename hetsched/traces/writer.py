@@ -23,6 +23,7 @@ from ..files import check_file
 from .archive import write_arrays
 from .meta import meta_array, trace_meta
 from .partial import Ownership, read_journal, require_bytes, write_journal
+from .routers import Routers
 
 _DTYPES = {
     "experts": np.int16,
@@ -110,8 +111,10 @@ class TraceWriter:
         self.progress = progress
         write_journal(self._folder, {**self._identity, "tokens": self.tokens, "progress": progress})
 
-    def finish(self, **meta: Any) -> dict[str, Any]:
+    def finish(self, routers: Routers | None = None, /, **meta: Any) -> dict[str, Any]:
         """Write the trace file from all that was appended and remove the unfinished work; the meta object stored.
+
+        `routers`: of the model, to be stored beside.
 
         Raises InputError where that work was changed behind our back: nothing is made up for what is missing.
         """
@@ -122,7 +125,8 @@ class TraceWriter:
             file.flush()
             require_bytes(self._folder, name, self._num_bytes(name), exact=True)
         arrays = {name: self.array(name) for name in self._names}
-        write_arrays(self.path, {**arrays, "meta": meta_array(full)})
+        also = {} if routers is None else routers.arrays()
+        write_arrays(self.path, {**arrays, **also, "meta": meta_array(full)})
         self._remove()
         return full
 

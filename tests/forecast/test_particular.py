@@ -107,9 +107,26 @@ def test_gates_of_several_tokens_teach_as_well() -> None:
     """Verify steps of four: the margin of what was chosen comes to mean it, though nobody says who demanded what."""
     gates = started(GateAhead)
     teach(gates, routing(400), tokens_per_step=4)
-    said = gates._trust[0].read(np.array([[0.3] * 3 + [0.1 / 7] * 7]))
-    assert said.p_E[:3].min() > 0.65
-    assert said.p_E[3:].max() < 0.3
+    said_DTE = np.array([[[0.3] * 3 + [0.1 / 7] * 7]], np.float32)
+    tell(gates, demand(0, 0, 1, 2), Context(gates_DTE=said_DTE))
+    assert gates.next_LE()[1, :3].min() > 0.65
+    assert gates.next_LE()[1, 3:].max() < 0.3
+
+
+@given(st.integers(0, 1000), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_the_kernels_of_gate_ahead_are_its_bins(seed: int, tokens: int) -> None:
+    """What is read, and what is learned of it, as GateBins has it in NumPy, whatever the gates."""
+    random, bins, ahead = np.random.default_rng(seed), GateBins(SHAPE.top_k), started(GateAhead)
+    for _ in range(12):
+        gate_TE = random.dirichlet(np.full(SHAPE.num_experts, 0.3), tokens).astype(np.float32)
+        said = bins.read(gate_TE.astype(float))
+        first = demand(0, *range(SHAPE.top_k), tokens=tokens)
+        tell(ahead, first, Context(gates_DTE=gate_TE[None]))
+        np.testing.assert_allclose(ahead.next_LE()[1], said.p_E, rtol=1e-5)
+        came = demand(1, *random.permutation(SHAPE.num_experts)[: SHAPE.top_k].tolist(), tokens=tokens)
+        bins.learn(said, came.tokens_E)
+        tell(ahead, came)
 
 
 def test_gate_bins_read_margins() -> None:
