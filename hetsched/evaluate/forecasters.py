@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..forecast import Forecaster
 from ..forecast.fed import Replayed, configured
 from ..plugins import installed, installed_name, plugin
+from ..policy import traits_of
 from ..replay.strategies import GROUP as POLICIES
 from ..replay.strategies import Strategy
 from ..replay.study import Bench
@@ -59,11 +60,12 @@ def _label(spec: Any) -> str:
 
 
 def takes_forecaster(strategy: Strategy) -> bool:
-    """Whether a strategy's policy is built around a forecaster that one may choose."""
-    found = plugin(POLICIES, strategy.spec)
-    return isinstance(found, type) and "forecaster" in inspect.signature(found).parameters
+    """Whether a strategy's policy asks a forecaster."""
+    return traits_of(plugin(POLICIES, strategy.spec)).uses_forecaster
 
 
-def with_forecaster(strategy: Strategy, named: Named) -> Strategy:
-    """The strategy with this forecaster in its policy."""
-    return Strategy(strategy.label, plugin(POLICIES, strategy.spec)(forecaster=named.forecaster()))
+def asking(bench: Bench, named: Named) -> Bench:
+    """The bench, with this forecaster for policies that ask one."""
+    told = copy.copy(bench)
+    told.study = replace(bench.study, forecaster=named.spec)
+    return told

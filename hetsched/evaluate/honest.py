@@ -23,7 +23,7 @@ from ..replay.strategies import Strategy
 from ..replay.study import Bench
 from ..traces.split import sequence_starts
 from ..types import FloatArray, IntArray, Phase
-from .forecasters import Named, takes_forecaster, with_forecaster
+from .forecasters import Named, asking, takes_forecaster
 from .foresight import Progress, foresee
 from .measures import Sums
 from .result import Row
@@ -67,8 +67,8 @@ def honest(
         done += 1
     for fraction in fractions:
         for strategy, using in runs:
-            cell = Cell(machine, fraction, strategy if using is None else with_forecaster(strategy, using))
-            ran, says = ran_sums(bench, cell.replay(bench, part)), traits_of(cell.strategy.policy())
+            cell, told = Cell(machine, fraction, strategy), bench if using is None else asking(bench, using)
+            ran, says = ran_sums(bench, cell.replay(told, part)), traits_of(cell.strategy.policy())
             done += 1
             yield Row.of(
                 using and using.label,

@@ -11,6 +11,7 @@ from hetsched.board import N_ACTIVE, N_HITS
 from hetsched.errors import InputError
 from hetsched.evaluate import evaluate
 from hetsched.evaluate.evaluation import in_two
+from hetsched.evaluate.forecasters import asking, forecasters_of, takes_forecaster
 from hetsched.evaluate.foresight import foresee
 from hetsched.evaluate.honest import ran_sums
 from hetsched.evaluate.imbalance import entropy_bits, gini, imbalance
@@ -207,12 +208,27 @@ def test_bad_arguments() -> None:
             evaluate(**given)  # type: ignore[arg-type]
 
 
-def test_a_policy_of_ones_own_is_built_around_each_forecaster() -> None:
-    """What a constructor takes decides, not a list of names."""
-    from hetsched.evaluate.forecasters import forecasters_of, takes_forecaster, with_forecaster
-
-    hetsched, lru = strategies_of("hetsched,on-demand-lru")
-    assert takes_forecaster(hetsched)
-    assert not takes_forecaster(lru)
+def test_a_bench_that_asks_a_forecaster_hands_it_to_policies_that_want_one() -> None:
     (named,) = forecasters_of("EWMA")
-    assert isinstance(with_forecaster(hetsched, named).policy().forecaster, Ewma)  # type: ignore[attr-defined]
+    opened = asking(Bench(Study.of(random_trace(), geometry(), [MACHINE])), named)
+    for strategy in strategies_of("hetsched,on-demand-lru"):
+        scheduler = opened.scheduler(MACHINE, 0.25, strategy.policy())
+        assert takes_forecaster(strategy) == isinstance(scheduler.forecaster, Ewma) == (strategy.label == "hetsched")
+
+
+@pytest.mark.parametrize("name", ["hybrimoe", "dali"])
+def test_a_policy_that_asks_a_forecaster_is_replayed_with_each(name: str) -> None:
+    """What a policy declares decides, not a list of names; the forecaster's choice changes what is copied."""
+    came = evaluate(
+        "honest",
+        random_trace(),
+        geometry(),
+        hardware=MACHINE,
+        strategies=f"{name},on-demand-lru",
+        forecasters=["EWMA", "transition"],
+        gpu_fractions=[0.25],
+        decision_s=30e-6,
+    )
+    rows = {(row.strategy, row.forecaster): row for row in came.rows}
+    assert rows.keys() == {("on-demand-lru", None), (name, "ewma"), (name, "transition")}
+    assert rows[name, "ewma"].bytes_per_token != rows[name, "transition"].bytes_per_token
