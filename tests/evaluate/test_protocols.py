@@ -212,7 +212,7 @@ def test_a_bench_that_asks_a_forecaster_hands_it_to_policies_that_want_one() -> 
     (named,) = forecasters_of("EWMA")
     opened = asking(Bench(Study.of(random_trace(), geometry(), [MACHINE])), named)
     for strategy in strategies_of("hetsched,on-demand-lru"):
-        scheduler = opened.scheduler(MACHINE, 0.25, strategy.policy())
+        scheduler = opened.scheduler(opened.study.machines[0], 0.25, strategy.policy())
         assert takes_forecaster(strategy) == isinstance(scheduler.forecaster, Ewma) == (strategy.label == "hetsched")
 
 
