@@ -18,6 +18,7 @@ from hetsched.integrations.model_shape import layers_of
 from hetsched.integrations.routers import routers_of
 from hetsched.steering.file import Forced
 from hetsched.traces.routers import Routers
+from hetsched.types import Demand, Phase
 from tests.conftest import tiny_moe
 from tests.steering.made import steering_for
 
@@ -202,3 +203,23 @@ def test_other_needs_are_refused_in_a_line() -> None:
         with pytest.raises(InputError, match=f"forecaster .* needs {need}") as caught:
             hetsched.attach(tiny_moe(), **{**GATED, "forecaster": forecaster})
         assert "\n" not in str(caught.value)
+
+
+def test_states_on_a_device_are_brought() -> None:
+    """Only the last tokens set out, at once; they are waited for when the forecaster learns, and of no other layer."""
+    sight, asked = Sight(), list[tuple[int, ...]]()
+
+    class Arriving:
+        def result(self) -> torch.Tensor:
+            return torch.full((64, 4), 2.0, dtype=torch.bfloat16)
+
+    def bring(tensor: torch.Tensor) -> Any:
+        asked.append(tuple(tensor.shape))
+        return Arriving()
+
+    sight.show(1, torch.empty((70, 4), device="meta"), bring)
+    assert asked == [(64, 4)]
+    seen = sight.of(Demand(0, 1, Phase.PREFILL, np.full(8, 35), 70))
+    assert seen.hidden_TH is not None
+    assert (seen.hidden_TH == 2.0).all()
+    assert sight.of(Demand(0, 2, Phase.PREFILL, np.full(8, 35), 70)) is NOTHING
