@@ -19,7 +19,7 @@ from hetsched.learned import Memory, load, save, shape_of
 from hetsched.machine.gallery import machine
 from hetsched.policies.utility import Utility
 from hetsched.replay import replay_one
-from hetsched.replay.simulator import simulate
+from hetsched.replay.simulator import ConstantClock, simulate
 from hetsched.replay.single import FORESEEN
 from hetsched.replay.steps import steps_of
 from hetsched.replay.study import Study
@@ -52,6 +52,7 @@ def scheduler(learned: dict[str, FloatArray] | None = None, forecaster: object =
         policy=Utility(),
         forecaster=forecaster,
         learned=learned,
+        clock=ConstantClock(30e-6),  # what is copied must not depend on how fast this host is
     )
 
 
