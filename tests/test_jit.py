@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 numba = pytest.importorskip("numba")
+from hetsched import jit  # noqa: E402
 from hetsched.jit import bound, compiled, compiled_and_kept, compiled_lean  # noqa: E402
 
 
@@ -28,6 +30,18 @@ class Nest(NamedTuple):
 
     pair: Pair
     flag: bool
+
+
+def test_a_source_written_since_this_process_began_stamps_nothing_for_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is in memory may be older than the file: a kernel of the one must not be kept as one of the other."""
+    (tmp_path / "lately_written.py").write_text("ONE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(jit, "_BEGUN_S", time.time() + 3600)
+    assert jit.source_stamp("lately_written") == jit.source_stamp("lately_written")
+    monkeypatch.setattr(jit, "_BEGUN_S", time.time() - 3600)
+    assert jit.source_stamp("lately_written") != jit.source_stamp("lately_written")
 
 
 def make(size: int) -> Pair:
@@ -137,6 +151,8 @@ def test_names_are_bound_apart() -> None:
 
 KERNELS = """
 import sys
+import time
+from hetsched import jit  # noqa: E402
 from hetsched.jit import bound, compiled, compiled_and_kept, compiled_by_name
 
 @compiled_by_name("(int64, float64)")
