@@ -111,9 +111,7 @@ def source_stamp(*modules: str) -> int:
             raise ModuleNotFoundError(f"no module named {module!r} to take a stamp of")
         source = Path(found.origin)
         digest.update(source.read_bytes())
-        if (
-            source.stat().st_mtime > _BEGUN_S
-        ):  # written since it may have been imported: nobody else may take the kernel
+        if source.stat().st_mtime > _BEGUN_S:  # later than it may have been imported: a kernel for nobody else
             digest.update(os.urandom(8))
     return int.from_bytes(digest.digest()[:7], "big")
 
