@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-import numpy as np
 import torch
 
 from ..cpu_kernels.weighted_sum import add_weighted, numbers_of, sum_of_one_token
@@ -27,17 +26,18 @@ class HostParts:
         self._part_N: list[torch.Tensor] = [work.hidden_TH] * len(counts)
         self._is_one = work.hidden_TH.shape[0] == 1 and max(counts) == 1
         if not self._is_one:
-            tokens, ids_TK = work.hidden_TH.shape[0], work.ids_TK.numpy()
-            flat = ids_TK[0] if tokens == 1 else ids_TK.T.ravel().astype(np.int16)
-            self._order_S = flat.argsort(kind="stable")[: sum(counts)]
-            self._rows_S = self._order_S % tokens
+            self._sort()
+
+    def _sort(self) -> None:
+        self._order_S = order_of_choices(self._work.ids_TK, sum(self._counts))
+        self._rows_S = rows_of_choices(self._order_S, self._work.hidden_TH.shape[0])
 
     def rows(self, at: int, hidden_TH: torch.Tensor) -> torch.Tensor:
         """An expert's rows of the hidden states; one token needs no gathering."""
         if self._is_one:
             return hidden_TH
         begin = sum(self._counts[:at])
-        return hidden_TH[torch.from_numpy(self._rows_S[begin : begin + self._counts[at]])]
+        return hidden_TH[self._rows_S[begin : begin + self._counts[at]]]
 
     def put(self, at: int, part_CH: torch.Tensor) -> None:
         """An expert's results, not yet weighted."""
@@ -54,16 +54,15 @@ class HostParts:
 
     def _sum_of_many(self, out_TH: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
         if self._is_one:
-            self._order_S = self._work.ids_TK.numpy()[0].argsort(kind="stable")[: len(self._counts)]
-            self._rows_S = np.zeros_like(self._order_S)
-        rows_S, weights_S = self._rows_S, numbers_of(weights_TK).T.ravel()[self._order_S]
-        if out_TH.dtype is torch.float32 and add_weighted(out_TH, self._part_N, self._counts, rows_S, weights_S):
+            self._sort()
+        part_N, counts, weights_S = self._part_N, self._counts, numbers_of(weights_TK).T.ravel()[self._order_S.numpy()]
+        is_single = out_TH.dtype is torch.float32
+        if is_single and add_weighted(out_TH, part_N, counts, self._rows_S.numpy(), weights_S):
             return out_TH
         out_TH.zero_()
         weights_S1 = torch.from_numpy(weights_S).view(weights_TK.dtype).unsqueeze(1)
-        rows_N = torch.from_numpy(rows_S).split_with_sizes(self._counts)
-        weights_N = weights_S1.split_with_sizes(self._counts)
-        for part, rows, weights in zip(self._part_N, rows_N, weights_N, strict=True):
+        rows_N, weights_N = self._rows_S.split_with_sizes(counts), weights_S1.split_with_sizes(counts)
+        for part, rows, weights in zip(part_N, rows_N, weights_N, strict=True):
             out_TH.index_add_(0, rows, (part * weights).to(out_TH.dtype))
         return out_TH
 

@@ -58,7 +58,7 @@ def foresee(
     trace, steps, shape = bench.scored, bench.steps, bench.study.geometry
     forecaster.start(shape, bench.frequency_LE, bench.history)
     judge = _Judge(bench, guesses, warm_up)
-    for s, layers in enumerate(demands(trace, steps, getattr(forecaster, "uses_weights", False))):
+    for s, layers in enumerate(demands(trace, steps)):
         is_one, said_LE = steps.end_S[s] - steps.begin_S[s] == 1, judge.said_LE
         if is_one and distance > 1:
             said_LE[: distance - 1] = forecaster.next_LE()[: distance - 1]

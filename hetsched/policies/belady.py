@@ -30,6 +30,8 @@ from .on_demand_kernels import (
     begin,
     fetch,
     free_places,
+    highest_first,
+    is_higher,
     lowest,
     region_of,
 )
@@ -89,25 +91,6 @@ def _look_ahead(rule: Future, slots: Slots, visits: Visits, r: int) -> None:
         rule.then_F[f] = -rule.visit_V[rule.next_F[f] + 1] if rule.soon_F[f] > -NEVER else -NEVER
 
 
-@compiled
-def _sooner(rule: Future, f: int, other: int) -> bool:
-    """Whether f is asked for before another, or with it and then again before it."""
-    if rule.soon_F[f] != rule.soon_F[other]:
-        return bool(rule.soon_F[f] > rule.soon_F[other])
-    return bool(rule.then_F[f] > rule.then_F[other])
-
-
-@compiled
-def _soonest_first(rule: Future, new_N: IntArray, missing: int) -> None:
-    """Sort misses by their next demand."""
-    for i in range(1, missing):
-        f, k = new_N[i], i
-        while k > 0 and _sooner(rule, f, new_N[k - 1]):
-            new_N[k] = new_N[k - 1]
-            k -= 1
-        new_N[k] = f
-
-
 def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def serve(rule: Future, slots: Slots, visits: Visits) -> None:
@@ -117,14 +100,14 @@ def _kernel(stamp: int) -> Kernel:
             _look_ahead(rule, slots, visits, r)
             if missing == 0:
                 continue
-            _soonest_first(rule, visits.new_N, missing)
+            highest_first(visits.new_N, missing, rule.soon_F, rule.then_F)  # the soonest
             region = region_of(slots, visits.new_N[0])
             free = min(missing, free_places(slots, region))
             found = lowest(slots, visits, region, rule.soon_F, rule.then_F, missing - free)
             for i in range(free + found):
                 new = visits.new_N[i]
                 victim = -1 if i < free else visits.lowest_N[i - free]
-                if rule.soon_F[new] == -NEVER or (victim >= 0 and not _sooner(rule, new, victim)):
+                if rule.soon_F[new] == -NEVER or (victim >= 0 and not is_higher(rule.soon_F, rule.then_F, new, victim)):
                     break
                 fetch(slots, visits, r, new, victim)
 

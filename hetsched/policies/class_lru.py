@@ -21,7 +21,18 @@ from ..jit import compiled, compiled_and_kept, source_stamp
 from ..policy import Setting
 from ..types import FloatArray, IntArray
 from .on_demand import OnDemand
-from .on_demand_kernels import PASS, SOURCES, VISIT, Kernel, Slots, Visits, begin, region_of, replace_lowest
+from .on_demand_kernels import (
+    PASS,
+    SOURCES,
+    VISIT,
+    Kernel,
+    Slots,
+    Visits,
+    begin,
+    highest_first,
+    region_of,
+    replace_lowest,
+)
 
 TOP_CLASS = 7.0
 OWED = 0  # place in `owed`
@@ -53,17 +64,6 @@ def _rank(rule: Classes, slots: Slots, region: int) -> None:
         rule.key_F[f] = (rule.used_F[f] - slots.at[VISIT]) / rule.weight_F[f]
 
 
-@compiled
-def _most_used_first(rule: Classes, new_N: IntArray, missing: int) -> None:
-    """Order a visit's misses by falling count, equals as they were."""
-    for i in range(1, missing):
-        f, place = new_N[i], i
-        while place > 0 and rule.count_F[new_N[place - 1]] < rule.count_F[f]:
-            new_N[place] = new_N[place - 1]
-            place -= 1
-        new_N[place] = f
-
-
 def _kernel(stamp: int) -> Kernel:
     @compiled_and_kept
     def serve(rule: Classes, slots: Slots, visits: Visits) -> None:
@@ -77,7 +77,7 @@ def _kernel(stamp: int) -> Kernel:
             on_cpu = min(missing, int(rule.owed[OWED] + 1e-9))
             rule.owed[OWED] -= on_cpu
             if missing > on_cpu:
-                _most_used_first(rule, visits.new_N, missing)
+                highest_first(visits.new_N, missing, rule.count_F, rule.count_F)  # the most used
                 _rank(rule, slots, region_of(slots, visits.new_N[0]))
                 replace_lowest(slots, visits, r, missing - on_cpu, rule.key_F, rule.used_F)
             for f in visits.flat_RN[r]:

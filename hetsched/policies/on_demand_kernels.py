@@ -156,6 +156,23 @@ def lowest(slots: Slots, visits: Visits, region: int, key_F: Any, tie_F: IntArra
 
 
 @compiled
+def highest_first(new_N: IntArray, missing: int, key_F: Any, tie_F: Any) -> None:
+    """Order a visit's misses by falling (key, tie), equals as they were."""
+    for i in range(1, missing):
+        f, place = new_N[i], i
+        while place > 0 and is_higher(key_F, tie_F, f, new_N[place - 1]):
+            new_N[place] = new_N[place - 1]
+            place -= 1
+        new_N[place] = f
+
+
+@compiled
+def is_higher(key_F: Any, tie_F: Any, f: int, other: int) -> bool:
+    """Whether f has the higher key, or the same and the higher tie."""
+    return bool(key_F[f] > key_F[other] or (key_F[f] == key_F[other] and tie_F[f] > tie_F[other]))
+
+
+@compiled
 def fetch(slots: Slots, visits: Visits, r: int, f: int, victim: int) -> None:
     """Fetch one miss into the place of `victim` (-1: a free one)."""
     i = visits.fetched_R[r]
