@@ -8,8 +8,9 @@ Shapes: S tokens, L layers, E experts, K top-k, B bins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, Float32Array, FloatArray, IntArray, Phase
-from . import Forecaster, tell
+from . import Context, Forecaster, tell
 from .fed import Contexts, Nobody
 
 BINS = 20  # of probability, of equal width
@@ -84,25 +85,48 @@ def score(
     clock: Callable[[], float] | None = None,
 ) -> Score:
     """Start a forecaster from `history` or `frequency_LE`, let it go through `scored` token by token, and score it."""
-    given, layers, (tokens, _, top_k) = contexts or Nobody(), geometry.num_layers, scored.experts_TLK.shape
+    layers, (tokens, _, top_k) = geometry.num_layers, scored.experts_TLK.shape
     forecaster.start(geometry, frequency_LE, history)
-    sums, taken_s, ones = _Sums(layers), 0.0, [1] * top_k
+    sums, taken_s, done = _Sums(layers), 0.0, 0
+
+    def timed(demand: Demand, context: Context) -> None:
+        nonlocal taken_s
+        begin_s = clock() if clock else 0.0
+        tell(forecaster, demand, context)
+        taken_s += clock() - begin_s if clock else 0.0
+
+    for said_SLE in forecasts(forecaster, scored, contexts, CHUNK, np.float32, timed):
+        sums.add(said_SLE, scored.experts_TLK[done : done + len(said_SLE)])
+        done += len(said_SLE)
+    return _score_of(forecaster.name, sums, tokens, layers, top_k, taken_s)
+
+
+def forecasts(
+    forecaster: Forecaster,
+    scored: RoutingTrace,
+    contexts: Contexts | None,
+    chunk: int,
+    dtype: npt.DTypeLike,
+    learn: Callable[[Demand, Context], None] | None = None,
+) -> Iterator[npt.NDArray[Any]]:
+    """What a started forecaster says of each layer before its router runs: [some tokens, L, E], in order; one array.
+
+    Each token is a step of its own. `learn`: in place of telling the forecaster of a demand.
+    """
+    given, told = contexts or Nobody(), learn or partial(tell, forecaster)
+    tokens, layers, top_k = scored.experts_TLK.shape
     begins_T = np.diff(scored.sequence_T, prepend=-1).astype(bool).tolist()
-    said_SLE = np.zeros((CHUNK, layers, geometry.num_experts), np.float32)
-    for first in range(0, tokens, CHUNK):
-        experts_SLK = np.sort(scored.experts_TLK[first : first + CHUNK], axis=2)
-        for s, rows in enumerate(experts_SLK.tolist()):
+    ones, experts = [1] * top_k, scored.num_experts
+    said_SLE = np.zeros((chunk, layers, experts), dtype)
+    for first in range(0, tokens, chunk):
+        rows_SLK = np.sort(scored.experts_TLK[first : first + chunk], axis=2).tolist()
+        for s, rows in enumerate(rows_SLK):
             for layer, active in enumerate(rows):
                 said_SLE[s, layer] = forecaster.next_LE()[layer]
-                demand = Demand.listed(
-                    first + s, layer, Phase.DECODE, active, ones, 1, geometry.num_experts, None, begins_T[first + s]
-                )
-                context = given.of(demand)
-                begin_s = clock() if clock else 0.0
-                tell(forecaster, demand, context)
-                taken_s += clock() - begin_s if clock else 0.0
-        sums.add(said_SLE[: len(experts_SLK)], experts_SLK)
-    return _score_of(forecaster.name, sums, tokens, layers, top_k, taken_s)
+                step, begins = first + s, begins_T[first + s]
+                demand = Demand.listed(step, layer, Phase.DECODE, active, ones, 1, experts, None, begins)
+                told(demand, given.of(demand))
+        yield said_SLE[: len(rows_SLK)]
 
 
 def _score_of(name: str, sums: _Sums, tokens: int, layers: int, top_k: int, taken_s: float) -> Score:

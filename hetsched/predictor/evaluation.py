@@ -10,18 +10,21 @@ Shapes: T tokens, L layers, K top-k, E experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
+from ..forecast.fed import Replayed, needs_of
+from ..forecast.score import forecasts
 from ..geometry import MoEGeometry
 from ..plugins import plugin
 from ..traces.split import tokens
 from ..traces.trace import RoutingTrace
-from ..types import Demand, FloatArray, Phase
-from .learned import Learned, Seen
+from ..types import FloatArray
+from .learned import Learned
 from .parts import parts, trace_digest
 from .scores import Scores
 from .store import Stored, compact_of, load
@@ -70,13 +73,13 @@ def scored(
     if name == "learned" and stored.meta["architecture"] == "published":
         from .published_scoring import published_forecasts
 
-        forecasts = published_forecasts(stored, held_out)
+        said = published_forecasts(stored, held_out)
     else:
         found = plugin("hetsched.forecasters", name) if name != "learned" else None
         forecaster: Any = Learned(compact_of(path, stored)) if found is None else found()
-        forecasts = forecasts_of(forecaster, fit, held_out)
+        said = forecasts_of(forecaster, fit, held_out)
     scores, done = Scores(held_out.num_layers, held_out.num_experts), 0
-    for p_TLE in forecasts:
+    for p_TLE in said:
         scores.add(p_TLE, held_out.experts_TLK[done : done + len(p_TLE)])
         done += len(p_TLE)
         progress(done, held_out.num_tokens)
@@ -86,20 +89,8 @@ def scored(
 def forecasts_of(forecaster: Any, fit: RoutingTrace, held_out: RoutingTrace) -> Iterator[FloatArray]:
     """What a Forecaster says of each layer before its router runs: float arrays [some tokens, L, E], in order."""
     forecaster.start(shape_of(held_out), None, fit)
-    sees = "hidden" in getattr(forecaster, "needs", ())
-    for first in range(0, held_out.num_tokens, CHUNK):
-        chosen_TLK = held_out.experts_TLK[first : first + CHUNK]
-        p_TLE = np.zeros((*chosen_TLK.shape[:2], held_out.num_experts))
-        for t, chosen_LK in enumerate(chosen_TLK):
-            for l, chosen_K in enumerate(chosen_LK):
-                p_TLE[t, l] = forecaster.next_LE()[l]
-                tokens_E = np.bincount(chosen_K, minlength=held_out.num_experts)
-                demand = Demand(first + t, l, Phase.DECODE, tokens_E, 1)
-                if sees and held_out.hidden_TLH is not None:
-                    forecaster.observe(demand, Seen(held_out.hidden_TLH[first + t, l, None]))
-                else:
-                    forecaster.observe(demand)
-        yield p_TLE
+    known = Replayed(replace(held_out, step_T=None), foresees=False).only(needs_of(forecaster))
+    return forecasts(forecaster, held_out, known, CHUNK, np.float64)
 
 
 def shape_of(trace: RoutingTrace) -> MoEGeometry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,6 @@ from .store import load_compact
 
 VARIABLE = "HETSCHED_PREDICTOR"
 LONG = 5000.0  # steps over which the long mean forgets
-
-
-class Seen(NamedTuple):
-    """What is known of a layer beside its demand: its router's input, float [T, D], a row a token of the step."""
-
-    hidden_TH: npt.NDArray[Any] | None = None
 
 
 class Learned:
@@ -92,7 +86,7 @@ class Learned:
         kernels.observe(self._live, state, 0, np.zeros(0, np.int64), self._share_E[:0], np.zeros(7))
 
     def observe(self, demand: Demand, context: Any = None) -> None:
-        """Learn one layer's demand; of hidden states, `context.hidden_TH` as in Seen, their mean.
+        """Learn one layer's demand; of hidden states, `context.hidden_TH` [T, D], their mean.
 
         Raises InputError where hidden states are needed and not there, or of another width.
         """

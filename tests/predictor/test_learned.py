@@ -11,12 +11,13 @@ import torch
 
 from hetsched.board import ACTIVE, LAYER, TOKENS, new_board, open_board
 from hetsched.errors import InputError
+from hetsched.forecast import Context
 from hetsched.geometry import MoEGeometry
 from hetsched.predictor import kernels
 from hetsched.predictor.compact import Compact, shapes, untrained
 from hetsched.predictor.compact_training import CompactBatches, CompactNet
 from hetsched.predictor.evaluation import forecasts_of, shape_of
-from hetsched.predictor.learned import Learned, Seen
+from hetsched.predictor.learned import Learned
 from hetsched.predictor.means import WINDOW
 from hetsched.testing.forecasters import LAWS, SHAPE, Make, routing, started, teach
 from hetsched.traces.split import tokens
@@ -51,7 +52,7 @@ def run(forecaster: Learned, trace: Any, distance: int = 1) -> Any:
                 if ahead - l + 1 == distance or (l == 0 and ahead < distance):
                     said[t, ahead] = forecaster.next_LE()[ahead]
             tokens_E = np.bincount(trace.experts_TLK[t, l], minlength=trace.num_experts)
-            seen = () if trace.hidden_TLH is None else (Seen(trace.hidden_TLH[t, l, None].astype(np.float32)),)
+            seen = () if trace.hidden_TLH is None else (Context(trace.hidden_TLH[t, l, None].astype(np.float32)),)
             forecaster.observe(Demand(t, l, Phase.DECODE, tokens_E, 1), *seen)
     return said
 
@@ -124,7 +125,7 @@ def test_without_a_predictor_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPa
         Learned()
 
 
-@pytest.mark.parametrize(("seen", "told"), [(None, "there are none"), (Seen(np.zeros((1, 5))), "they have 5")])
+@pytest.mark.parametrize(("seen", "told"), [(None, "there are none"), (Context(np.zeros((1, 5))), "they have 5")])
 def test_hidden_states_that_are_needed_must_be_there(seen: Any, told: str) -> None:
     forecaster = Learned(untrained(SHAPE, hidden=7))
     assert forecaster.needs == {"hidden"}
