@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,28 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from ..jit import compiled_lean, source_stamp, specialised
+from ..jit import bound, compiled_lean, source_stamp, specialised
 from ..types import IntArray
+
+if TYPE_CHECKING:  # names that jit.bound and jit.specialised bind below
+
+    def part_wide(number: Any) -> Any: ...
+    def weight_wide(number: Any) -> Any: ...
+    def product_rounded(number: Any) -> Any: ...
+    def sum_wide(number: Any) -> Any: ...
+    def sum_rounded(number: Any) -> Any: ...
+    def narrow(number: Any) -> Any: ...
+    def part_pointer(address: int) -> Any: ...
+    def weight_pointer(address: int) -> Any: ...
+    def sum_pointer(address: int) -> Any: ...
+    def id_pointer(address: int) -> Any: ...
+    def add_row(out_H: Any, part_H: Any, weight: Any) -> None: ...
+
 
 Numbers = npt.NDArray[Any]
 _HALF, _WEIGHTS = torch.bfloat16, (np.dtype(np.float32), np.dtype(np.uint16))
 LONGEST = 1 << 17  # numbers of all rows; with more of them torch's threads are sooner done
-ZERO_BITS, HIGH, NAN = np.uint32(0), np.uint32(0xFFFF0000), np.uint32(0x7FC00000)
+HIGH, NAN = np.uint32(0xFFFF0000), np.uint32(0x7FC00000)
 HALF, ODD, PLACES = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
 MAGNITUDE, INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 
@@ -144,6 +159,13 @@ def _narrowed(number: Any) -> Any:
     return np.uint16(_bits(number) >> PLACES)
 
 
+def _add_row(out_H: Any, part_H: Any, weight: Any) -> None:
+    """A row times its weight, added."""
+    wide = weight_wide(weight)
+    for h in range(len(out_H)):
+        out_H[h] = narrow(sum_rounded(sum_wide(out_H[h]) + product_rounded(part_wide(part_H[h]) * wide)))
+
+
 def _adding(stamp: int) -> Any:
     def add(out_TH: Any, address_N: Any, count_N: Any, rows_S: Any, weights_S: Any, afresh: bool) -> None:
         assert stamp >= 0
@@ -152,12 +174,9 @@ def _adding(stamp: int) -> Any:
             for h in range(hidden):
                 out_TH[t, h] = 0
         for n in range(len(address_N)):
-            part_CH = carray(part_pointer(address_N[n]), (count_N[n], hidden))  # type: ignore[name-defined]  # noqa: F821
+            part_CH = carray(part_pointer(address_N[n]), (count_N[n], hidden))
             for i in range(count_N[n]):
-                part_H, out_H, weight = part_CH[i], out_TH[rows_S[s]], weight_wide(weights_S[s])  # type: ignore[name-defined]  # noqa: F821
-                for h in range(hidden):
-                    product = product_rounded(part_wide(part_H[h]) * weight)  # type: ignore[name-defined]  # noqa: F821
-                    out_H[h] = narrow(sum_rounded(sum_wide(out_H[h]) + product))  # type: ignore[name-defined]  # noqa: F821
+                add_row(out_TH[rows_S[s]], part_CH[i], weights_S[s])
                 s += 1
 
     return add
@@ -167,9 +186,9 @@ def _adding_one_token(stamp: int) -> Any:
     def add(address_A: Any, top_k: int, hidden: int) -> None:
         """Addresses of the sum, the ids, their weights, and the results by ascending id."""
         assert stamp >= 0
-        out_H = carray(sum_pointer(address_A[0]), hidden)  # type: ignore[name-defined]  # noqa: F821
-        ids_K = carray(id_pointer(address_A[1]), top_k)  # type: ignore[name-defined]  # noqa: F821
-        weight_K = carray(weight_pointer(address_A[2]), top_k)  # type: ignore[name-defined]  # noqa: F821
+        out_H = carray(sum_pointer(address_A[0]), hidden)
+        ids_K = carray(id_pointer(address_A[1]), top_k)
+        weight_K = carray(weight_pointer(address_A[2]), top_k)
         for h in range(hidden):
             out_H[h] = 0
         before = np.int64(-1)
@@ -178,11 +197,8 @@ def _adding_one_token(stamp: int) -> Any:
             for i in range(top_k):
                 if ids_K[i] > before and (k < 0 or ids_K[i] < ids_K[k]):
                     k = i
-            before, weight = ids_K[k], weight_wide(weight_K[k])  # type: ignore[name-defined]  # noqa: F821
-            part_H = carray(part_pointer(address_A[n]), hidden)  # type: ignore[name-defined]  # noqa: F821
-            for h in range(hidden):
-                product = product_rounded(part_wide(part_H[h]) * weight)  # type: ignore[name-defined]  # noqa: F821
-                out_H[h] = narrow(sum_rounded(sum_wide(out_H[h]) + product))  # type: ignore[name-defined]  # noqa: F821
+            before = ids_K[k]
+            add_row(out_H, carray(part_pointer(address_A[n]), hidden), weight_K[k])
 
     return add
 
@@ -192,17 +208,12 @@ def _kernel(template: Any, part: torch.dtype, weight: torch.dtype, total: torch.
     """The kernel for results, router weights and a sum of these dtypes; None where there is none."""
     if any(dtype not in (torch.float32, _HALF) for dtype in (part, weight, total)):
         return None
-    halves = [dtype is _HALF for dtype in (part, weight, total)]
-    part_is_half, weight_is_half, sum_is_half = halves
-    part_pointer, weight_pointer, sum_pointer = (_pointer_to(types.uint16 if h else types.float32) for h in halves)
-    return specialised(
-        "".join("fb"[half] for half in halves),
-        template,
-        source_stamp("hetsched.cpu_kernels.weighted_sum"),
-        part_pointer=part_pointer,
-        weight_pointer=weight_pointer,
-        sum_pointer=sum_pointer,
-        id_pointer=_pointer_to(types.int64),
+    halves = part_is_half, weight_is_half, sum_is_half = [dtype is _HALF for dtype in (part, weight, total)]
+    pointers = [_pointer_to(types.uint16 if is_half else types.float32) for is_half in halves]
+    name = "".join("fb"[half] for half in halves)
+    add_row = bound(
+        name,
+        _add_row,
         part_wide=_widened if part_is_half else _same,
         weight_wide=_widened if weight_is_half else _same,
         product_rounded=_rounded if sum_is_half or (part_is_half and weight_is_half) else _same,
@@ -210,3 +221,6 @@ def _kernel(template: Any, part: torch.dtype, weight: torch.dtype, total: torch.
         sum_rounded=_rounded if sum_is_half else _same,
         narrow=_narrowed if sum_is_half else _same,
     )
+    stamp, named = source_stamp("hetsched.cpu_kernels.weighted_sum"), ("part_pointer", "weight_pointer", "sum_pointer")
+    given = dict(zip(named, pointers, strict=True), id_pointer=_pointer_to(types.int64), add_row=add_row)
+    return specialised(name, template, stamp, **given)
