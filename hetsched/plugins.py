@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -24,6 +26,11 @@ KINDS = {
 }
 
 
+_KINDS: dict[type, tuple[Callable[[str], Any], str]] = {  # of defaults: how they are read, and what they are called
+    bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+}
 _TUNING = re.compile(r"\+(?=[A-Za-z_]\w*=)")
 
 
@@ -58,24 +65,28 @@ def tuning_of(spec: str) -> str:
 
 
 def _tuned(name: str, found: Any, arguments: list[str]) -> Any:
-    """A class called with "key=value" arguments: whole numbers, numbers and texts, by what they look like."""
-    known = list(inspect.signature(found).parameters) if isinstance(found, type) else []
+    """A class called with "key=value" arguments, each of the kind that its default is: a number, true, else text."""
+    known = dict(inspect.signature(found).parameters) if isinstance(found, type) else {}
     given = dict(argument.split("=", 1) for argument in arguments)
     if wrong := [key for key in given if key not in known]:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise InputError(f"{name} has no argument {wrong[0]!r}; {takes}")
-    return found(**{key: _value(text) for key, text in given.items()})
+    return found(**{key: _value(f"{name}'s {key}", text, known[key].default) for key, text in given.items()})
 
 
-def _value(text: str) -> int | float | str:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
+def _value(what: str, text: str, usual: Any) -> Any:
+    """The text as what the default is. Raises InputError where it is none."""
+    kind = type(usual)
+    if kind not in _KINDS:
         return text
+    read, said = _KINDS[kind]
+    try:
+        value = read(text)
+    except (ValueError, KeyError):
+        value = math.nan
+    if value != value:
+        raise InputError(f"{what} is {text!r:.60}; it takes {said}")
+    return value
 
 
 def _loaded(group: str, spec: str) -> Any:

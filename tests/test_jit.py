@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import pytest
 
-numba = pytest.importorskip("numba")
-from hetsched import jit  # noqa: E402
-from hetsched.jit import bound, compiled, compiled_and_kept, compiled_lean  # noqa: E402
+from hetsched import jit
+from hetsched.jit import bound, compiled, compiled_and_kept, compiled_lean
 
 
 class Pair(NamedTuple):
@@ -152,7 +152,7 @@ def test_names_are_bound_apart() -> None:
 KERNELS = """
 import sys
 import time
-from hetsched import jit  # noqa: E402
+from hetsched import jit
 from hetsched.jit import bound, compiled, compiled_and_kept, compiled_by_name
 
 @compiled_by_name("(int64, float64)")

@@ -28,8 +28,6 @@ LOW, HIGH = 2.5, 97.5  # percentiles
 
 QUALITY = ("cells", "asked", "guessed", "right")
 CALIBRATION = ("said_B", "came_B")
-CACHE = ("active", "hits", "bytes", "wasted_bytes", "tokens")
-SPEED = ("decoded", "decode_s")
 
 
 def measures(sums: Sums) -> dict[str, FloatArray]:
