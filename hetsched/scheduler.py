@@ -21,8 +21,8 @@ from .dispatch.guard import SOLVER_BUDGET_S, SolverGuard
 from .dispatch.solver import Solver
 from .errors import InputError
 from .faults import Fault, story
-from .forecast import DEFAULT_FORECASTER, POPULARITY, Forecaster, Learned
-from .forecast.fed import Contexts, Replayed, configured
+from .forecast import DEFAULT_FORECASTER, Forecaster, Learned
+from .forecast.fed import Contexts, Replayed, configured, known_before
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import instance
@@ -42,7 +42,6 @@ from .types import (
     Outcome,
     Phase,
     Plan,
-    read_only,
 )
 
 IDLE = LinkState()
@@ -104,7 +103,7 @@ class Scheduler:
         self.forecaster: Forecaster | None = _forecaster_of(self.policy, forecaster, known, learned)
         asked = solver if self.traits.uses_solver else NO_SOLVER
         self.solver: Solver = instance("hetsched.solvers", asked)
-        self.frequency_LE = frequency_LE = _known_before(frequency_LE, history, learned)
+        self.frequency_LE = frequency_LE = known_before(frequency_LE, history, learned)
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)
@@ -269,18 +268,6 @@ def _forecaster_of(policy: Policy, spec: Any, known: Contexts | None, learned: L
         return None
     usual = getattr(policy, "forecaster", None) or DEFAULT_FORECASTER
     return configured(usual if spec is None else spec, known, learned)
-
-
-def _known_before(
-    frequency_LE: FloatArray | None, history: RoutingTrace | None, learned: Learned | None
-) -> FloatArray | None:
-    """Tokens per expert from calibration and from other runs, read only."""
-    if frequency_LE is None and history is not None:
-        frequency_LE = history.demand_LE(slice(None)).astype(float)
-    if learned:
-        popular_LE = learned[POPULARITY]
-        frequency_LE = popular_LE if frequency_LE is None else frequency_LE + popular_LE
-    return None if frequency_LE is None else read_only(frequency_LE)
 
 
 def refuse_idle_solver(policy: Any, solver: Any) -> None:

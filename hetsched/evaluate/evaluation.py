@@ -74,7 +74,20 @@ def evaluate(
     fitted = fitted_on(fit_sequences, fit_trace)
     study = Study(in_two(whole, fitted["fit_sequences"]), geometry, tuple(machines), max_tokens=max_tokens, **fitted)
     study = replace(study, decision_s=decision_s, host_s=host_s) if is_honest else replace(study, replay="decode")
-    bench = Bench(study)
+    return _evaluated(protocol, Bench(study), trace, forecasters, strategies, gpu_fractions, distance, progress)
+
+
+def _evaluated(
+    protocol: str,
+    bench: Bench,
+    trace: str | Path | RoutingTrace,
+    forecasters: str | Sequence[Any] | None,
+    strategies: Strategies | None,
+    gpu_fractions: Sequence[float] | None,
+    distance: int,
+    progress: Progress,
+) -> Evaluation:
+    """The evaluation of a bench that is the protocol's."""
     fractions = _fractions(FRACTIONS[protocol] if gpu_fractions is None else gpu_fractions)
     default = study_of_caches.FORECASTER if protocol == "caching-study" else ALL
     chosen = forecasters_of(default if forecasters is None else forecasters)
@@ -86,9 +99,12 @@ def evaluate(
     )
     if protocol == "published":
         return Evaluation(protocol, list(published(bench, usable, fractions, progress, distance)), facts)
-    if is_honest:
-        ran = strategies_of(honest_protocol.STRATEGIES if strategies is None else strategies)
-        return Evaluation(protocol, list(honest(bench, machines[0], ran, usable, fractions, progress, distance)), facts)
+    if protocol == "honest":
+        ran, machine = (
+            strategies_of(honest_protocol.STRATEGIES if strategies is None else strategies),
+            bench.study.machines[0],
+        )
+        return Evaluation(protocol, list(honest(bench, machine, ran, usable, fractions, progress, distance)), facts)
     rows = list(caching_study(bench, usable, fractions, progress, distance))
     speculation = {row.forecaster: seen for row, seen in rows if row.forecaster is not None and seen is not None}
     return Evaluation(protocol, [row for row, _ in rows], facts, tables(bench, speculation))

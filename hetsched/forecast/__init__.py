@@ -125,12 +125,18 @@ def under(prefix: str, learned: Learned) -> Learned:
     return {name.removeprefix(prefix): array for name, array in learned.items() if name.startswith(prefix)}
 
 
+def counted_LE(frequency_LE: FloatArray | None, history: RoutingTrace | None) -> FloatArray | None:
+    """Tokens per expert of a calibration: as given, else counted in its trace, float [L, E]; None without either."""
+    if frequency_LE is None and history is not None:
+        frequency_LE = history.demand_LE(slice(None)).astype(float)
+    return frequency_LE
+
+
 def shares_LE(
     geometry: MoEGeometry, frequency_LE: FloatArray | None, history: RoutingTrace | None = None
 ) -> FloatArray:
     """Tokens per expert for one token, from calibration frequencies or a trace or uniform, float [L, E]."""
-    if frequency_LE is None and history is not None:
-        frequency_LE = history.demand_LE(slice(None)).astype(float)
+    frequency_LE = counted_LE(frequency_LE, history)
     if frequency_LE is None:
         return np.full((geometry.num_layers, geometry.num_experts), geometry.top_k / geometry.num_experts)
     total_L = np.maximum(frequency_LE.sum(axis=1, keepdims=True), 1e-30)

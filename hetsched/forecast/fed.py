@@ -13,8 +13,21 @@ from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..plugins import instance
 from ..traces.trace import RoutingTrace
-from ..types import Demand, FloatArray
-from . import LAYERS_AHEAD, MOST_TOKENS, NEEDS, NOTHING, Context, Forecaster, Learned, tell, traits, under
+from ..types import Demand, FloatArray, read_only
+from . import (
+    LAYERS_AHEAD,
+    MOST_TOKENS,
+    NEEDS,
+    NOTHING,
+    POPULARITY,
+    Context,
+    Forecaster,
+    Learned,
+    counted_LE,
+    tell,
+    traits,
+    under,
+)
 
 GROUP = "hetsched.forecasters"
 STATES = frozenset({"hidden", "gates"})  # what an attached model gives, and a trace with hidden states and routers
@@ -139,3 +152,14 @@ def refuse_needs(forecaster: Any, given: frozenset[str] = frozenset()) -> None:
             f"forecaster {name} needs {', '.join(missing)} ({what}), which nothing gives here; {recorded}choose one "
             "that needs ids only, for instance transition"
         )
+
+
+def known_before(
+    frequency_LE: FloatArray | None, history: RoutingTrace | None, learned: Learned | None
+) -> FloatArray | None:
+    """Tokens per expert from calibration and from what other runs have learned, read only; None without any."""
+    counted = counted_LE(frequency_LE, history)
+    if learned:
+        popular_LE = learned[POPULARITY]
+        counted = popular_LE if counted is None else counted + popular_LE
+    return None if counted is None else read_only(counted)

@@ -72,6 +72,23 @@ def train(
     return meta
 
 
+def _identity(trace: RoutingTrace, options: Options) -> dict[str, Any]:
+    return {
+        "architecture": options.architecture,
+        "layers": trace.num_layers,
+        "num_experts": trace.num_experts,
+        "top_k": trace.top_k,
+        "width": options.width or (WIDTH if options.architecture == "compact" else INNER),
+        "hidden": trace.width if options.hidden else 0,
+        "protocol": options.protocol,
+        "seed": options.seed,
+        "epochs": options.epochs,
+        "patience": options.patience,
+        "fit_sequences": options.fit_sequences,
+        "trace": trace_digest(trace),
+    }
+
+
 class Training:
     """One training: its network, batches and place in the course of things. `identity`: what must be equal to go on."""
 
@@ -79,22 +96,8 @@ class Training:
         fit, validation = _latest(divided)
         self.options, self.path = options, path
         is_compact = options.architecture == "compact"
-        width = options.width or (WIDTH if is_compact else INNER)
-        hidden = trace.width if options.hidden else 0
-        self.identity = {
-            "architecture": options.architecture,
-            "layers": trace.num_layers,
-            "num_experts": trace.num_experts,
-            "top_k": trace.top_k,
-            "width": width,
-            "hidden": hidden,
-            "protocol": options.protocol,
-            "seed": options.seed,
-            "epochs": options.epochs,
-            "patience": options.patience,
-            "fit_sequences": options.fit_sequences,
-            "trace": trace_digest(trace),
-        }
+        self.identity = _identity(trace, options)
+        width, hidden = self.identity["width"], self.identity["hidden"]
         self.net: Any
         self.batches: Any
         if is_compact:

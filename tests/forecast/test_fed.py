@@ -19,7 +19,7 @@ from hetsched.policies.utility import Utility
 from hetsched.replay.simulator import simulate
 from hetsched.replay.steps import steps_of
 from hetsched.scheduler import Scheduler
-from hetsched.testing.forecasters import SHAPE, routing, started
+from hetsched.testing.forecaster_ground import SHAPE, routing, started
 from hetsched.types import Demand, LinkState, Outcome, Phase
 
 

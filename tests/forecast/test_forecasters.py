@@ -20,7 +20,8 @@ from hetsched.forecast.oracle import Oracle
 from hetsched.forecast.spac_levels import SpacLevels
 from hetsched.forecast.transition import Transition
 from hetsched.plugins import installed
-from hetsched.testing.forecasters import LAWS, SHAPE, Make, started, teach
+from hetsched.testing.forecaster_ground import SHAPE, Make, started, teach
+from hetsched.testing.forecasters import LAWS
 from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, Phase
 

@@ -24,7 +24,7 @@ from hetsched.replay.single import FORESEEN
 from hetsched.replay.steps import steps_of
 from hetsched.replay.study import Study
 from hetsched.scheduler import Scheduler
-from hetsched.testing.forecasters import SHAPE, teach
+from hetsched.testing.forecaster_ground import SHAPE, teach
 from hetsched.traces.trace import RoutingTrace
 from hetsched.types import FloatArray
 from tests.forecast.test_forecasters import chained

@@ -22,7 +22,7 @@ from hetsched.forecast.pool import Pool, logit
 from hetsched.forecast.score import score
 from hetsched.forecast.spac_levels import SpacLevels
 from hetsched.forecast.transition import Transition
-from hetsched.testing.forecasters import SHAPE, Knowing, drawn, routing, started, teach
+from hetsched.testing.forecaster_ground import SHAPE, Knowing, drawn, routing, started, teach
 from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, Phase
 from tests.forecast.test_forecasters import chained

@@ -19,7 +19,8 @@ from hetsched.predictor.compact_training import CompactBatches, CompactNet
 from hetsched.predictor.evaluation import forecasts_of, shape_of
 from hetsched.predictor.learned import Learned
 from hetsched.predictor.means import WINDOW
-from hetsched.testing.forecasters import LAWS, SHAPE, Make, routing, started, teach
+from hetsched.testing.forecaster_ground import SHAPE, Make, routing, started, teach
+from hetsched.testing.forecasters import LAWS
 from hetsched.traces.split import tokens
 from hetsched.types import Demand, Phase
 from tests.predictor.made import AnyShape, hinted, mixed, permuted
