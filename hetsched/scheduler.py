@@ -137,10 +137,18 @@ class Scheduler:
         self._next_is_new = new_request
 
     def demand(
-        self, layer: int, tokens_E: IntArray, num_tokens: int, phase: Phase, weights_E: FloatArray | None = None
+        self,
+        layer: int,
+        tokens_E: IntArray,
+        num_tokens: int,
+        phase: Phase,
+        weights_E: FloatArray | None = None,
+        kept_E: FloatArray | None = None,
+        num_kept: float | None = None,
     ) -> Demand:
         """A Demand with its step counted here: a layer that does not follow the last one begins a new step."""
-        return Demand(self._step_of(layer), layer, phase, tokens_E, num_tokens, weights_E, self._new_request)
+        step, new = self._step_of(layer), self._new_request
+        return Demand(step, layer, phase, tokens_E, num_tokens, weights_E, new, kept_E, num_kept)
 
     def one_token_demand(
         self, layer: int, active: list[int], phase: Phase, weights_E: FloatArray | None = None

@@ -56,15 +56,19 @@ class Demand:
     tokens in the step (T); the rest of the layer is computed for all of them. `weights_E` float64 [E], optional:
     router weight summed over tokens. `tokens_E` int64 [E] and `active_N` int64 [N] are the same facts as arrays.
     `new_request`: the step is the first of a request (all its layers say so), and whatever was before it has ended;
-    False where nobody knows, as when several requests are served at once.
+    False where nobody knows, as when several requests are served at once. `kept_N`: of each active expert's tokens, how
+    many are expected to stay in the text, where some are drafts that may be rejected; None: all. `num_kept`: the same
+    of the whole step. All are computed; a text's demand is learned from those that stay.
     """
 
     __slots__ = (
         "_tokens_E",
         "active",
+        "kept_N",
         "layer",
         "new_request",
         "num_experts",
+        "num_kept",
         "num_tokens",
         "phase",
         "step",
@@ -81,6 +85,8 @@ class Demand:
         num_tokens: int,
         weights_E: FloatArray | None = None,
         new_request: bool = False,
+        kept_E: FloatArray | None = None,
+        num_kept: float | None = None,
     ) -> None:
         self.step = step
         self.layer = layer
@@ -89,6 +95,8 @@ class Demand:
         self.active: list[int] = tokens_E.nonzero()[0].tolist()
         self.tokens: list[int] = tokens_E[self.active].tolist()
         self.num_tokens = num_tokens
+        self.kept_N: list[float] | None = None if kept_E is None else kept_E[self.active].tolist()
+        self.num_kept = num_tokens if num_kept is None else num_kept
         self.weights_E = None if weights_E is None else read_only(weights_E)
         self.new_request = new_request
         self._tokens_E: IntArray | None = read_only(tokens_E)
@@ -112,6 +120,7 @@ class Demand:
         made.active, made.tokens, made.num_tokens = active, tokens, num_tokens
         made.weights_E = None if weights_E is None else read_only(weights_E)
         made.new_request, made._tokens_E = new_request, None
+        made.kept_N, made.num_kept = None, num_tokens
         return made
 
     @property
@@ -127,6 +136,18 @@ class Demand:
     def active_N(self) -> IntArray:
         """Active experts, ascending, int64 [N]."""
         return np.array(self.active, np.int64)
+
+    @property
+    def share_N(self) -> FloatArray:
+        """Tokens of each active expert per token of the step, of those that are expected to stay: float64 [N]."""
+        return np.array(self.tokens if self.kept_N is None else self.kept_N, np.float64) / (self.num_kept or 1)
+
+    @property
+    def share_E(self) -> FloatArray:
+        """The same of all experts, float64 [E]."""
+        share_E = np.zeros(self.num_experts)
+        share_E[self.active] = self.share_N
+        return share_E
 
     def tokens_of(self, expert: int) -> int:
         """Tokens routed to one expert."""

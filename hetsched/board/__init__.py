@@ -40,8 +40,8 @@ NEW_REQUEST, WEIGHTED = range(23, 25)
 AT = 25
 
 # Places in `now`, seconds: until a demanded copy would start; the makespan expected; of the problem posed, when the
-# link is free and what anything on the CPU costs once.
-LINK_FREE_S, PREDICTED_S, PROBLEM_LINK_S, PROBLEM_CPU_S = range(4)
+# link is free and what anything on the CPU costs once. And the tokens of the step that are expected to stay, 0: all.
+LINK_FREE_S, PREDICTED_S, PROBLEM_LINK_S, PROBLEM_CPU_S, KEPT = range(5)
 NOW = 8
 
 EXPERT, COUNT, LANE, CAUSE = range(4)  # rows of `runs_4N`
@@ -64,12 +64,13 @@ STATUSES = 8
 class Board(NamedTuple):
     """The sections.
 
-    `state_F`, `slot_F` (-1: none), `free_S` (the first at[FREE] are free slots): the residency. `unused_F`: prefetched
-    and not yet asked for. `flying_F`, `left_s_F`: copies under way and the seconds until each has wholly arrived, in
-    order; `arrived_F`: those that have, not yet noted. `active_N` (ascending), `tokens_N`, `weights_E`: what a layer
-    asks for. `runs_4N`, `fetches_3N`, `evicts_N`, `copies_3W`, `gain_s_W`: what was decided. `packed_P`, `victims_N`,
-    `choice_N`: a dispatch problem (DispatchProblem.packed), whom its places belong to, and its answer. `seen_F`: tokens
-    demanded so far. `mark_E`: scratch.
+    `state_F`, `slot_F` (-1: none), `free_S` (the first at[FREE] are free slots): the residency. `unused_F`:
+    prefetched and not yet asked for. `flying_F`, `left_s_F`: copies under way and the seconds until each has wholly
+    arrived, in order; `arrived_F`: those that have, not yet noted. `active_N` (ascending), `tokens_N`, `weights_E`:
+    what a layer asks for; `kept_N`: as in a Demand, where now[KEPT] is not 0. `runs_4N`, `fetches_3N`, `evicts_N`,
+    `copies_3W`, `gain_s_W`: what was decided. `packed_P`, `victims_N`, `choice_N`: a dispatch problem
+    (DispatchProblem.packed), whom its places belong to, and its answer. `seen_F`: tokens demanded so far. `mark_E`:
+    scratch.
     """
 
     at: IntArray
@@ -88,6 +89,7 @@ class Board(NamedTuple):
     active_N: IntArray
     tokens_N: IntArray
     weights_E: FloatArray
+    kept_N: FloatArray
     runs_4N: IntArray
     fetches_3N: IntArray
     evicts_N: IntArray
@@ -123,7 +125,8 @@ def open_board(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Board:
     sums = machine + MACHINE
     left = sums + SUMS
     weights = left + flat
-    gain = weights + experts
+    kept = weights + experts
+    gain = kept + experts
     packed = gain + MOST_COPIES
     return Board(
         at,
@@ -141,7 +144,8 @@ def open_board(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Board:
         ints_I[arrived:active],
         ints_I[active:tokens],
         ints_I[tokens:runs],
-        floats_R[weights:gain],
+        floats_R[weights:kept],
+        floats_R[kept:gain],
         ints_I[runs:fetches].reshape(4, experts),
         ints_I[fetches:evicts].reshape(3, experts),
         ints_I[evicts:copies],
@@ -160,7 +164,7 @@ def new_board(layers: int, experts: int, slots: int) -> Arrays:
     flat = layers * experts
     bytes_B = np.zeros(2 * flat + experts, np.uint8)
     ints_I = np.zeros(AT + COUNTS + STATUSES + 5 * flat + slots + 11 * experts + 3 * MOST_COPIES, np.int64)
-    floats_R = np.zeros(NOW + MACHINE + SUMS + flat + 7 * experts + MOST_COPIES)
+    floats_R = np.zeros(NOW + MACHINE + SUMS + flat + 8 * experts + MOST_COPIES)
     ints_I[[LAYERS, EXPERTS, SLOTS]] = layers, experts, slots
     board = open_board(bytes_B, ints_I, floats_R)
     board.at[FREE] = slots

@@ -16,6 +16,7 @@ from ..board import (
     FETCHES,
     FLYING,
     FREE_SLOT,
+    KEPT,
     LAYER,
     LAYERS,
     LINK_FREE_S,
@@ -58,6 +59,9 @@ class Views:
         board.at[LAYER : ACTIVE + 1] = demand.layer, demand.num_tokens, demand.phase, demand.step, active
         board.at[NEW_REQUEST] = demand.new_request
         board.active_N[:active], board.tokens_N[:active] = demand.active, demand.tokens
+        board.now[KEPT] = 0.0
+        if demand.kept_N is not None:
+            board.now[KEPT], board.kept_N[:active] = demand.num_kept, demand.kept_N
         board.at[WEIGHTED] = demand.weights_E is not None
         if demand.weights_E is not None:
             board.weights_E[:] = demand.weights_E

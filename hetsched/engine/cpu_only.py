@@ -15,7 +15,7 @@ from ..accelerators.base import Accelerator
 from ..cpu_kernels import Choice, weighted_sum
 from ..errors import InputError
 from ..scheduler import Scheduler
-from ..types import ExpertId, Outcome, Phase
+from ..types import ExpertId, FloatArray, Outcome, Phase
 from .cpu_layer import ExactExperts, Scratch, sort_by_expert
 from .cpu_measured import MeasuredExperts
 from .engine import CLOSED
@@ -39,6 +39,7 @@ class CpuOnlyEngine:
         self.store = HostStore()
         self.host = HostTime(accelerator, accelerator.emulated, scheduler.stats)
         self.phase: Phase | None = None  # of the forward pass, where it is known
+        self.kept_T: FloatArray | None = None  # as Engine's, and nobody here learns from it
         self._choice = choice
         self._scratch = Scratch()
         self._layers: dict[int, ExactExperts | MeasuredExperts] = {}

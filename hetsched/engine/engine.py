@@ -14,7 +14,7 @@ from ..cpu_kernels import weighted_sum
 from ..errors import InputError
 from ..faults import Fault, story
 from ..scheduler import Scheduler
-from ..types import Phase
+from ..types import FloatArray, Phase
 from .executor import AsyncExecutor
 from .expert_ffn import Linear
 from .host_store import HostStore
@@ -51,6 +51,9 @@ class Engine:
         self.store = HostStore() if store is None else store
         self.host = HostTime(accelerator, accelerator.emulated, scheduler.stats)
         self.phase: Phase | None = None  # of the forward pass, where it is known
+        self.kept_T: FloatArray | None = (
+            None  # of the forward pass's tokens, P(stays in the text), where some are drafts
+        )
         self.sight: Sight | None = None  # where the forecaster needs more than ids
         self._slots = SlotPool(accelerator, scheduler.residency, scheduler.geometry.expert_bytes)
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
@@ -119,7 +122,7 @@ class Engine:
         work = self._executor.received(work)
         if away:
             self.host.resume()
-        demand = demand_of(work, self.scheduler, self.phase)
+        demand = demand_of(work, self.scheduler, self.phase, self.kept_T)
         self._last_phase = demand.phase
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
@@ -160,6 +163,7 @@ class Engine:
     def end_step(self) -> None:
         """A forward pass has ended."""
         with self._turn:
+            self.kept_T = None
             self.scheduler.stats.record_tail(self._last_phase, self.accelerator.end_step())
 
     def be_patient(self, patience: Patience) -> None:

@@ -34,10 +34,11 @@ class LayerInput(NamedTuple):
     entered_s: float | None = None
 
 
-def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None) -> Demand:
+def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None, kept_T: FloatArray | None = None) -> Demand:
     """What the router asks of each expert, with weights where the policy uses them; ids of no expert here are left out.
 
-    A `phase` that nobody knows is decode for one token, prefill for more.
+    A `phase` that nobody knows is decode for one token, prefill for more. `kept_T` [T]: P(the token stays in the text)
+    of each row, where some are drafts.
     """
     if phase is None:
         phase = Phase.DECODE if work.hidden_TH.shape[0] == 1 else Phase.PREFILL
@@ -51,7 +52,11 @@ def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None) -> De
             return scheduler.one_token_demand(work.layer, active, phase, weights_E)
     tokens_E = np.bincount(ids_TK.numpy().ravel(), minlength=experts)[:experts]
     tokens_E[here:] = 0  # layers may have fewer experts than others
-    return scheduler.demand(work.layer, tokens_E, work.hidden_TH.shape[0], phase, weights_E)
+    if kept_T is None or len(kept_T) != len(ids_TK):
+        return scheduler.demand(work.layer, tokens_E, len(ids_TK), phase, weights_E)
+    kept_P = np.repeat(kept_T, ids_TK.shape[1])
+    kept_E: FloatArray = np.bincount(ids_TK.numpy().ravel(), kept_P, experts)[:experts].astype(np.float64)
+    return scheduler.demand(work.layer, tokens_E, len(ids_TK), phase, weights_E, kept_E, float(kept_T.sum()))
 
 
 def _weights_E(work: LayerInput, here: int, experts: int) -> FloatArray:

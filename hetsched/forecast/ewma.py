@@ -32,7 +32,7 @@ class Ewma:
         """Learn one layer's demand."""
         rate = 1.0 - (1.0 - self.rate) ** min(demand.num_tokens, self.max_tokens)
         row_E = self._p_LE[demand.layer]
-        row_E += rate * (demand.tokens_E / max(demand.num_tokens, 1) - row_E)
+        row_E += rate * (demand.share_E - row_E)
 
     def demand_LE(self) -> FloatArray:
         """Expected tokens per expert for one token of a step, float [L, E]; valid until the next observe."""

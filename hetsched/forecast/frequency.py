@@ -32,8 +32,8 @@ class Frequency:
     def observe(self, demand: Demand) -> None:
         """Count one layer's demand."""
         count_E = self._count_LE[demand.layer]
-        count_E *= (1.0 - 1.0 / LONG) ** demand.num_tokens
-        count_E += demand.tokens_E
+        count_E *= (1.0 - 1.0 / LONG) ** demand.num_kept
+        count_E += demand.share_E * demand.num_kept
         self._p_LE[demand.layer] = count_E * (self._top_k / count_E.sum())
 
     def demand_LE(self) -> FloatArray:

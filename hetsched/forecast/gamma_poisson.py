@@ -44,11 +44,11 @@ class GammaPoisson:
 
     def observe(self, demand: Demand) -> None:
         """The posterior after one layer's demand."""
-        layer, kept = demand.layer, (1.0 - 1.0 / self.memory) ** demand.num_tokens
+        layer, kept = demand.layer, (1.0 - 1.0 / self.memory) ** demand.num_kept
         count_E = self._count_LE[layer]
         count_E *= kept
-        count_E += demand.tokens_E
-        tokens = self._tokens_L[layer] = kept * self._tokens_L[layer] + demand.num_tokens
+        count_E += demand.share_E * demand.num_kept
+        tokens = self._tokens_L[layer] = kept * self._tokens_L[layer] + demand.num_kept
         self._p_LE[layer] = (self.strength * self._prior_LE[layer] + count_E) / (self.strength + tokens)
 
     def demand_LE(self) -> FloatArray:

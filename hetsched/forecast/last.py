@@ -37,7 +37,7 @@ class Last:
 
     def observe(self, demand: Demand) -> None:
         """Learn one layer's demand, and how much of the last one it repeats."""
-        layer, share_E = demand.layer, demand.tokens_E / max(demand.num_tokens, 1)
+        layer, share_E = demand.layer, demand.share_E
         last_E = self._last[layer]
         if last_E is not None:
             self._again_L[layer] += last_E @ share_E

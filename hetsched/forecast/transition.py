@@ -93,7 +93,7 @@ class Transition:
         tokens, active = demand.num_tokens, len(demand.active)
         if demand.layer == 0:
             renew(self._settings, self._rates, tokens)
-        self._share_E[:active] = 1.0 if tokens == 1 else np.array(demand.tokens) / max(tokens, 1)
+        self._share_E[:active] = 1.0 if tokens == 1 else demand.share_N
         share_N = self._share_E[:active]
         observe(*self._state, demand.layer, demand.active_N, share_N, tokens == 1, self._settings)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..board import ACTIVE, LAYER, TOKENS, Board
+from ..board import ACTIVE, KEPT, LAYER, TOKENS, Board
 from ..jit import compiled_and_kept, compiled_lean, source_stamp
 from ..types import Float32Array, FloatArray, IntArray
 from .elementary import ONE, ZERO, exp, log
@@ -271,12 +271,24 @@ def renew(settings: FloatArray, rates_R: FloatArray, tokens: int) -> None:
 
 
 @compiled_lean
+def shares(board: Board, share_E: FloatArray) -> None:
+    """Tokens of each active expert per token of the step, as Demand.share_N, into the first places."""
+    tokens, kept = board.at[TOKENS], board.now[KEPT]
+    for i in range(board.at[ACTIVE]):
+        if tokens == 1:
+            share_E[i] = 1.0
+        elif kept > 0.0:
+            share_E[i] = board.kept_N[i] / kept
+        else:
+            share_E[i] = board.tokens_N[i] / max(tokens, 1)
+
+
+@compiled_lean
 def learn_from(board: Board, known: Any) -> None:
     """One layer's demand on a board: `known` are a State's arrays, the settings, rates_R, and scratch [E]."""
     state = State(known[0], known[1], known[2], known[3], known[4], known[5])
     settings, share_E, tokens, active = known[6], known[8], board.at[TOKENS], board.at[ACTIVE]
     if board.at[LAYER] == 0:
         renew(settings, known[7], tokens)
-    for i in range(active):
-        share_E[i] = 1.0 if tokens == 1 else board.tokens_N[i] / max(tokens, 1)
+    shares(board, share_E)
     learn(state, board.at[LAYER], board.active_N[:active], share_E[:active], tokens == 1, settings)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..board import ACTIVE, LAYER, TOKENS, Board
 from ..forecast.elementary import ONE, ZERO
-from ..forecast.transition_kernels import logits, renew, sigmoid
+from ..forecast.transition_kernels import logits, renew, shares, sigmoid
 from ..jit import compiled_and_kept, compiled_lean, source_stamp
 from ..types import Float32Array, FloatArray, IntArray
 from .compact import CHOSEN, LATELY, OWN, SLOWLY, Compact
@@ -294,6 +294,5 @@ def learn_from(board: Board, known: Any) -> None:
     settings, share_E, tokens, active = known[16], known[18], board.at[TOKENS], board.at[ACTIVE]
     if board.at[LAYER] == 0:
         renew(settings, known[17], tokens)
-    for i in range(active):
-        share_E[i] = 1.0 if tokens == 1 else board.tokens_N[i] / max(tokens, 1)
+    shares(board, share_E)
     learn(net, state, board.at[LAYER], board.active_N[:active], share_E[:active], settings)

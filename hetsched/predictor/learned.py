@@ -95,7 +95,7 @@ class Learned:
         tokens, active = demand.num_tokens, len(demand.active)
         if demand.layer == 0:
             renew(self._settings, self._rates_R, tokens)
-        self._share_E[:active] = 1.0 if tokens == 1 else np.array(demand.tokens) / max(tokens, 1)
+        self._share_E[:active] = 1.0 if tokens == 1 else demand.share_N
         share_N = self._share_E[:active]
         kernels.observe(self._live, self._state, demand.layer, demand.active_N, share_N, self._settings)
 
