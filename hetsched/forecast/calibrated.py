@@ -5,10 +5,7 @@ Shapes: E experts, B bins, T tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
 from ..types import FloatArray, IntArray
 
@@ -38,47 +35,6 @@ class Bins:
         if self._seen_B.sum() > MOST:
             self._seen_B *= 0.5
             self._came_B *= 0.5
-
-
-class Said(NamedTuple):
-    """What was made of a router's probabilities: their bins, and P that each token demands each expert."""
-
-    bins_TE: IntArray
-    p_TE: FloatArray
-
-    @property
-    def p_E(self) -> FloatArray:
-        """P(demanded by one token), mean over the tokens."""
-        mean_E: FloatArray = self.p_TE.mean(axis=0)
-        return mean_E
-
-
-class GateBins:
-    """Routers' probabilities, calibrated by how far each lies above or below the last of the chosen ones.
-
-    The margin log p(e) - log p(of rank top_k) stands for it: a router's probabilities are of being weighted, not of
-    being chosen. In a step of several tokens it is not known which of them demanded what: each gets its part of the
-    count, in proportion to P.
-    """
-
-    def __init__(self, top_k: int) -> None:
-        self._top_k = top_k
-        self._edges = np.linspace(-5.0, 5.0, 21)
-        middles = np.linspace(-5.25, 5.25, 22)
-        self._bins = Bins(1.0 / (1.0 + np.exp(-2.0 * middles)))
-
-    def read(self, gate_TE: npt.NDArray[np.floating]) -> Said:
-        """What a router's probabilities say of its experts."""
-        log_TE = np.log(np.maximum(gate_TE, 1e-30))
-        place = log_TE.shape[1] - self._top_k
-        last_T1 = np.partition(log_TE, place, axis=1)[:, place, None]
-        bins_TE = np.searchsorted(self._edges, log_TE - last_T1, side="right")
-        return Said(bins_TE, self._bins.of(bins_TE))
-
-    def learn(self, said: Said, tokens_E: IntArray) -> None:
-        """What the layer demanded of those tokens."""
-        part_TE = said.p_TE / np.maximum(said.p_TE.sum(axis=0), 1e-30)
-        self._bins.learn(said.bins_TE, np.minimum(part_TE * tokens_E, 1.0))
 
 
 def to_sum(p_E: FloatArray, total: float) -> FloatArray:

@@ -8,16 +8,18 @@ Shapes: L layers, E experts, D drafted tokens.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
-from . import NOTHING, Context
-from .calibrated import GateBins, Said
+from . import MOST_TOKENS, NOTHING, Context
+from . import gate_kernels as kernels
 from .ewma import Ewma
 
 
 class DraftGate:
-    """Calibrated routers for drafted tokens; a running mean where nothing was drafted."""
+    """Calibrated routers for a step's drafted tokens, each layer's by itself; a running mean where nothing was drafted."""
 
     name = "draft-gate"
     reach = None
@@ -30,23 +32,21 @@ class DraftGate:
         """Every layer begins with the same belief; the mean from calibration."""
         self._mean = Ewma()
         self._mean.start(geometry, frequency_LE, history)
-        self._next_LE = self._mean.demand_LE().copy()
-        self._trust = [GateBins(geometry.top_k) for _ in range(geometry.num_layers)]
-        self._said: list[Said | None] = [None] * geometry.num_layers
+        self._top_k = geometry.top_k
+        kernels.make_ready()
+        self._state = kernels.begun(geometry.num_layers, geometry.num_experts, 1, geometry.num_layers, MOST_TOKENS)
+        self._state.next_LE[:] = self._mean.demand_LE()
 
     def observe(self, demand: Demand, context: Context = NOTHING) -> None:
         """What came of this layer's draft; then what is drafted for the next visits."""
-        layer, said = demand.layer, self._said[demand.layer]
-        if said is not None and len(said.p_TE) == demand.num_tokens:
-            self._trust[layer].learn(said, demand.tokens_E)
-        self._said[layer] = None
+        layer, state, draft_DLE = demand.layer, self._state, context.draft_DLE
+        kernels.learn(state, layer, demand.tokens_E, demand.num_tokens)
         self._mean.observe(demand)
-        self._next_LE[layer] = self._mean.demand_LE()[layer]
-        if context.draft_DLE is None:
+        state.next_LE[layer] = self._mean.demand_LE()[layer]
+        if draft_DLE is None or len(draft_DLE) > MOST_TOKENS:
             return
-        for l in range(len(self._said)):
-            said = self._said[l] = self._trust[l].read(context.draft_DLE[:, l])
-            self._next_LE[l] = said.p_E
+        draft_LDE = np.ascontiguousarray(draft_DLE.transpose(1, 0, 2), np.float32)
+        kernels.read(state, 0, draft_LDE, True, self._top_k)
 
     def demand_LE(self) -> FloatArray:
         """Expected tokens per expert for one token of a step, float [L, E]; valid until the next observe."""
@@ -54,4 +54,4 @@ class DraftGate:
 
     def next_LE(self) -> FloatArray:
         """P(demanded by one token at the next visit of its layer), float [L, E]."""
-        return self._next_LE
+        return self._state.next_LE

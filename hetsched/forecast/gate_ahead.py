@@ -36,16 +36,10 @@ class GateAhead:
         self._mean = Ewma()
         self._mean.start(geometry, frequency_LE, history)
         self._top_k = geometry.top_k
-        shape = geometry.num_layers, geometry.num_experts, self.distance
-        self._compile()
-        self._state = kernels.begun(*shape, MOST_TOKENS)
+        shape = geometry.num_layers, geometry.num_experts
+        kernels.make_ready()
+        self._state = kernels.begun(*shape, self.distance, self.distance, MOST_TOKENS)
         self._state.next_LE[:] = self._mean.demand_LE()
-
-    def _compile(self) -> None:
-        """Have the kernels compiled, or read from disk, now and not in the first step."""
-        state = kernels.begun(2, 1, 1, 1)
-        kernels.read(state, 0, np.ones((1, 1, 1), np.float32), 1)
-        kernels.learn(state, 0, np.ones(1, np.int64), 1)
 
     def observe(self, demand: Demand, context: Context = NOTHING) -> None:
         """What came of earlier gates of this layer; then the gates of the next ones."""
@@ -57,7 +51,7 @@ class GateAhead:
         if gates_DTE is None or gates_DTE.shape[1] > MOST_TOKENS:
             return
         ahead = min(self.distance, len(state.next_LE) - 1 - layer)
-        kernels.read(state, layer, np.ascontiguousarray(gates_DTE[:ahead], np.float32), self._top_k)
+        kernels.read(state, layer + 1, np.ascontiguousarray(gates_DTE[:ahead], np.float32), False, self._top_k)
 
     def demand_LE(self) -> FloatArray:
         """Expected tokens per expert for one token of a step, float [L, E]; valid until the next observe."""

@@ -1,9 +1,11 @@
-"""Kernels of gate-ahead: routers' probabilities to bins, to P that an expert is demanded, and what came of them.
+"""Kernels of gate-ahead and draft-gate: routers' probabilities to P that an expert is demanded, and what came of it.
 
-As GateBins (calibrated.py) has it, for each distance its own bins, in one compiled call a layer: log p(e) - log p(of
-rank top_k) falls into one of BINS bins, and each knows how often its experts were demanded.
+A router's probabilities are of being weighted, not of being chosen, so the margin log p(e) - log p(of rank top_k)
+stands for them. It falls into one of BINS bins, and each knows how often its experts were demanded. There is a row of bins for
+whatever is to be trusted by itself: a distance, or a layer. In a step of several tokens it is not known which of them
+demanded what: each gets its part of the count, in proportion to P.
 
-Shapes: L layers, E experts, T tokens, D distances, B bins.
+Shapes: L layers, E experts, T tokens, D places of a layer, R rows of bins, B bins.
 """
 
 from __future__ import annotations
@@ -25,46 +27,53 @@ _LEAST = 1e-30
 
 
 class State(NamedTuple):
-    """`seen_DB`, `came_DB`: observations in each bin, and how many of them were demanded.
+    """`seen_RB`, `came_RB`: observations in each bin, and how many of them were demanded.
 
     `said_LDTE`, `bins_LDTE`: P that was said of each token of a layer's next visit, and the bins it came from, for
-    `tokens_LD` tokens, 0 for none. `next_LE`: the forecast.
+    `tokens_LD` tokens, 0 for none; by row `rows_LD`. `next_LE`: the forecast.
     """
 
-    seen_DB: FloatArray
-    came_DB: FloatArray
+    seen_RB: FloatArray
+    came_RB: FloatArray
     said_LDTE: Float32Array
     bins_LDTE: npt.NDArray[np.int8]
     tokens_LD: IntArray
+    rows_LD: IntArray
     next_LE: FloatArray
 
 
-def begun(layers: int, experts: int, distances: int, tokens: int) -> State:
-    """Every distance begins with the same belief, nothing said; `tokens`: most of a step. `next_LE` is zero."""
+def begun(layers: int, experts: int, places: int, rows: int, tokens: int) -> State:
+    """Every row begins with the same belief, nothing said; `tokens`: most of a step. `next_LE` is zero."""
     middles_B = np.linspace(-EDGE - STEP / 2, EDGE + STEP / 2, BINS)
-    shape = layers, distances, tokens, experts
+    shape = layers, places, tokens, experts
     return State(
-        seen_DB=np.full((distances, BINS), STRENGTH),
-        came_DB=np.tile(STRENGTH / (1.0 + np.exp(-2.0 * middles_B)), (distances, 1)),
+        seen_RB=np.full((rows, BINS), STRENGTH),
+        came_RB=np.tile(STRENGTH / (1.0 + np.exp(-2.0 * middles_B)), (rows, 1)),
         said_LDTE=np.zeros(shape, np.float32),
         bins_LDTE=np.zeros(shape, np.int8),
-        tokens_LD=np.zeros((layers, distances), np.int64),
+        tokens_LD=np.zeros((layers, places), np.int64),
+        rows_LD=np.zeros((layers, places), np.int64),
         next_LE=np.zeros((layers, experts)),
     )
 
 
+def make_ready() -> None:
+    """Have the kernels compiled, or read from disk, now and not in the first step."""
+    state = begun(2, 1, 1, 1, 1)
+    read(state, 1, np.ones((1, 1, 1), np.float32), False, 1)
+    learn(state, 0, np.ones(1, np.int64), 1)
+
+
 @compiled_and_kept
 def learn(state: State, layer: int, tokens_E: IntArray, tokens: int) -> None:
-    """What the layer demanded of so many tokens, against what was said of as many; that is then forgotten.
-
-    In a step of several tokens it is not known which of them demanded what: each gets its part in proportion to P.
-    """
+    """What the layer demanded of so many tokens, against what was said of as many; that is then forgotten."""
     for d in range(state.tokens_LD.shape[1]):
         said = state.tokens_LD[layer, d]
         state.tokens_LD[layer, d] = 0
         if said == 0 or said != tokens:
             continue
-        seen_B, came_B = state.seen_DB[d], state.came_DB[d]
+        row = state.rows_LD[layer, d]
+        seen_B, came_B = state.seen_RB[row], state.came_RB[row]
         for e in range(len(tokens_E)):
             total = _LEAST
             for t in range(tokens):
@@ -79,19 +88,22 @@ def learn(state: State, layer: int, tokens_E: IntArray, tokens: int) -> None:
 
 
 @compiled_and_kept
-def read(state: State, layer: int, gates_DTE: Float32Array, top_k: int) -> None:
-    """What the gates [D, T, E] say of the layers after this one: P of each token, and their mean as the forecast."""
-    distances, tokens, experts = gates_DTE.shape
-    for d in range(distances):
-        ahead = layer + 1 + d
-        state.tokens_LD[ahead, d] = tokens
+def read(state: State, layer: int, gate_NTE: Float32Array, by_layer: bool, top_k: int) -> None:
+    """What gates say of the next visits of N layers from `layer` on: P of each token, and their mean as the forecast.
+
+    Bins are each layer's own, or else of how far ahead it is.
+    """
+    _, tokens, experts = gate_NTE.shape
+    for n in range(len(gate_NTE)):
+        ahead, place, row = layer + n, 0 if by_layer else n, layer + n if by_layer else n
+        state.tokens_LD[ahead, place], state.rows_LD[ahead, place] = tokens, row
         state.next_LE[ahead] = 0.0
         for t in range(tokens):
-            gate_E = gates_DTE[d, t]
+            gate_E = gate_NTE[n, t]
             last = math.log(max(float(np.partition(gate_E, experts - top_k)[experts - top_k]), _LEAST))
             for e in range(experts):
                 margin = math.log(max(float(gate_E[e]), _LEAST)) - last
                 b = min(max(math.floor((margin + EDGE) / STEP) + 1, 0), BINS - 1)
-                p = state.came_DB[d, b] / state.seen_DB[d, b]
-                state.bins_LDTE[ahead, d, t, e], state.said_LDTE[ahead, d, t, e] = b, p
+                p = state.came_RB[row, b] / state.seen_RB[row, b]
+                state.bins_LDTE[ahead, place, t, e], state.said_LDTE[ahead, place, t, e] = b, p
                 state.next_LE[ahead, e] += p / tokens

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetsched.forecast import Context, tell
-from hetsched.forecast.calibrated import Bins, GateBins, to_sum
+from hetsched.forecast.calibrated import Bins, to_sum
 from hetsched.forecast.draft_gate import DraftGate
 from hetsched.forecast.eam import Eam
 from hetsched.forecast.ensemble import TRIALS, TRIED_EVERY, Ensemble
@@ -26,6 +26,7 @@ from hetsched.testing.forecaster_ground import SHAPE, Knowing, drawn, routing, s
 from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, Phase
 from tests.forecast.test_forecasters import chained
+from tests.oracles.gate_bins import GateBins
 
 
 def demand(layer: int, *experts: int, tokens: int = 1, step: int = 0) -> Demand:
@@ -123,7 +124,7 @@ def test_the_kernels_of_gate_ahead_are_its_bins(seed: int, tokens: int) -> None:
         said = bins.read(gate_TE.astype(float))
         first = demand(0, *range(SHAPE.top_k), tokens=tokens)
         tell(ahead, first, Context(gates_DTE=gate_TE[None]))
-        np.testing.assert_allclose(ahead.next_LE()[1], said.p_E, rtol=1e-5)
+        np.testing.assert_allclose(ahead.next_LE()[1], said.p_TE.mean(axis=0), rtol=1e-5)
         came = demand(1, *random.permutation(SHAPE.num_experts)[: SHAPE.top_k].tolist(), tokens=tokens)
         bins.learn(said, came.tokens_E)
         tell(ahead, came)
