@@ -19,7 +19,7 @@ from .ewma import Ewma
 
 
 class DraftGate:
-    """Calibrated routers for a step's drafted tokens, each layer's by itself; a running mean where nothing was drafted."""
+    """Calibrated routers for drafted tokens, each layer's by itself; a running mean where nothing was drafted."""
 
     name = "draft-gate"
     reach = None

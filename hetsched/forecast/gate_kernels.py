@@ -1,9 +1,9 @@
 """Kernels of gate-ahead and draft-gate: routers' probabilities to P that an expert is demanded, and what came of it.
 
 A router's probabilities are of being weighted, not of being chosen, so the margin log p(e) - log p(of rank top_k)
-stands for them. It falls into one of BINS bins, and each knows how often its experts were demanded. There is a row of bins for
-whatever is to be trusted by itself: a distance, or a layer. In a step of several tokens it is not known which of them
-demanded what: each gets its part of the count, in proportion to P.
+stands for them. It falls into one of BINS bins, and each knows how often its experts were demanded. There is a row of
+bins for whatever is to be trusted by itself: a distance, or a layer. In a step of several tokens it is not known which
+of them demanded what: each gets its part of the count, in proportion to P.
 
 Shapes: L layers, E experts, T tokens, D places of a layer, R rows of bins, B bins.
 """
