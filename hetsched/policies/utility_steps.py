@@ -98,7 +98,7 @@ def saving_s(board: Board, seconds_4T: FloatArray) -> float:
 
 @compiled_lean
 def plan(board: Board, seconds_4T: FloatArray, arrays: Any) -> int:
-    """The layer's integer program, posed; or decided, where one token's is settled by counting, or to use every lane."""
+    """The layer's program, posed; or decided: one token's that is settled by counting, or what makes a lane known."""
     own = own_of(arrays)
     if not board.machine[HAS_GPU]:
         misses_on_cpu(board, seconds_4T)
