@@ -49,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Generate as generation_config.json says; text streams to standard output, or one JSON document with --json."""
+    from hetsched.report.predictions_view import predictions_line
     from hetsched.report.run_view import memory_line, stats_line, stop_line, wall_line
 
     check_prompt(args.prompt)
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for line in (stats_line(stats), wall_line(made.tokens, wall)):
         print(f"{lossy_label(stats)}{line}", file=sys.stderr)
+    if said := predictions_line(stats["predictions"]):
+        print(said, file=sys.stderr)
     if stopped := stop_line(made.stopped_by, args.max_new_tokens):
         print(stopped, file=sys.stderr)
     return 0

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from hetsched.machine.sizes import show_bytes
 from hetsched.report.compare_view import bar, headline
+from hetsched.report.predictions_view import predictions_table
 from hetsched.report.simulate_gantt import layers_drawn
 from hetsched.report.tables import Column, Page, Sheet, notes
 
@@ -26,6 +27,8 @@ def simulate_view(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(title, style="bold"), Text(headline(report.facts)), Text(), _figures(report)]
     parts += [Text("\nWhere the time of a token goes", style="bold"), _shares(time_of(report.stats), report.stats)]
     parts += [Text("\nLanes, busy", style="bold"), _lanes(report.stats)]
+    predicted = predictions_table(report.stats["predictions"], report.stats["tokens"])
+    parts += [Text("\nPredicted and measured, of a token", style="bold"), predicted]
     parts += [Text("\nHits at demand, layer by layer", style="bold"), Text(_hits(report))]
     if report.moments:
         parts += [Text("\nLayers of the step in the middle", style="bold"), *map(Text, layers_drawn(report))]

@@ -48,6 +48,10 @@ def test_the_loop_does_what_the_scheduler_does(name: str, hardware: str) -> None
     quick, found = replayed(Scheduler, name, trace, steps, hardware)
     assert found.step_s_S == pytest.approx(expected.step_s_S, rel=1e-12)
     theirs, ours = expected.stats.as_dict(), found.stats.as_dict()
+    watched, watching = theirs.pop("predictions"), ours.pop("predictions")
+    assert watching.keys() == watched.keys()
+    for name, figures in watched.items():
+        assert watching[name] == pytest.approx(figures, rel=1e-9, abs=1e-12), name
     assert ours.pop("utilisation") == pytest.approx(theirs.pop("utilisation"), rel=1e-11)
     for figure, value in theirs.items():
         assert ours[figure] == (pytest.approx(value, rel=1e-11) if isinstance(value, float) else value), figure

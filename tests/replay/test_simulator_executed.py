@@ -17,6 +17,7 @@ from hetsched.engine.layer_work import LayerInput, demand_of
 from hetsched.geometry import MoEGeometry, from_config
 from hetsched.integrations.expert_modules import expert_modules
 from hetsched.integrations.recording import recording
+from hetsched.machine.drift import Drift, TrueMachine
 from hetsched.machine.gallery import machine
 from hetsched.machine.profile import HardwareProfile
 from hetsched.policies.hybrimoe import HybriMoe
@@ -86,11 +87,17 @@ def scheduler(model: Any, policy: Any, trace: RoutingTrace, hardware: HardwarePr
 
 
 def executed(
-    model: Any, policy: Any, trace: RoutingTrace, weights: Any = None, hardware: HardwareProfile = LAPTOP
+    model: Any,
+    policy: Any,
+    trace: RoutingTrace,
+    weights: Any = None,
+    hardware: HardwareProfile = LAPTOP,
+    drifts: Sequence[Drift] = (),
+    time_scale: float = 12.0,
 ) -> Scheduler:
     """The trace's demands, through an engine on the emulated machine; `weights` [T, L, K] of the router, else all 1."""
     made = scheduler(model, policy, trace, hardware)
-    engine = Engine(made, EmulatedAccelerator(hardware, 1 << 24, time_scale=12.0))
+    engine = Engine(made, EmulatedAccelerator(hardware, 1 << 24, time_scale=time_scale, drifts=drifts))
     engine.host.charge_s = HOST_S
     modules = expert_modules(model)
     for layer, module in enumerate(modules):
@@ -126,6 +133,24 @@ def test_engine_and_replay_agree(policy: Any) -> None:
         assert ran[key] == pytest.approx(expected[key], abs=1e-9), key
     if policy is Restless:
         assert min(expected["late"], expected["demanded_fetches"], expected["prefetches"]) > 3
+
+
+@pytest.mark.parametrize("drift", [Drift(20, gpu=5.0, cpu=2.0), Drift(20, link=4.0), Drift(0, cpu=10.0)], ids=str)
+def test_an_engine_follows_a_machine_that_drifts_as_a_replay_does(drift: Drift) -> None:
+    """Its seconds, really elapsed and measured by the events of its lanes, are learned within 50 steps."""
+    model, drifts = tiny_moe(), (drift,)
+    trace = random_trace(np.random.default_rng(4), 70, 3, 8, 2)
+    ran = executed(model, Restless, trace, drifts=drifts, time_scale=1.0)
+    replayed = scheduler(model, Restless, trace)
+    simulate(trace, steps_of(trace), replayed, host_s=HOST_S, true_hardware=TrueMachine(LAPTOP, drifts))
+    true = {"gpu": drift.gpu, "dense": drift.gpu, "cpu": drift.cpu, "copy": drift.link}
+    for found in (ran, replayed):
+        assert found.cost.corrections == pytest.approx(true, rel=0.1)
+    assert ran.stats.dense_s == pytest.approx(replayed.stats.dense_s)
+    predictions = ran.stats.as_dict()["predictions"]
+    for op, factor in true.items():
+        measured = predictions[op]
+        assert measured["ratio"] > 1.05 if factor > 1 else measured["ratio"] == pytest.approx(1.0, abs=0.02)
 
 
 class Noted(HybriMoe):
