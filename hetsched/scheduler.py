@@ -28,6 +28,7 @@ from .machine.profile import HardwareProfile
 from .plugins import instance
 from .policy import Decision, Policy, Setting, is_compiled, traits_of
 from .residency import Arrive, Drop, Residency
+from .shadow.watchdog import Watchdog
 from .stats import RunStats
 from .traces.trace import RoutingTrace
 from .types import (
@@ -66,6 +67,10 @@ class Scheduler:
     `degrade`: a plug-in that raises or breaks its contract costs a plain decision (residents on the GPU, the rest on
     the CPU) and is counted in `stats.faults`; a solver gets a budget. That is for engines; without it, faults of a
     policy are raised, which is for replays and tests.
+
+    `watch`: let simple strategies decide while the policy is measured to be worse than they would be (hetsched.shadow);
+    None: in engines, for policies that declare it (Traits.watched). Moves are told in `stats.moves` and logged. `trial`:
+    steps after which the best of them is measured for as many steps; 0: only where there is reason.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class Scheduler:
         forecaster: Any = None,
         contexts: Contexts | None = None,
         learned: Learned | None = None,
+        watch: bool | None = None,
+        trial: int = 0,
     ) -> None:
         self.geometry = geometry
         self.cost = CostModel(hardware, timed_as or geometry)
@@ -109,6 +116,7 @@ class Scheduler:
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(setting)))
         self._views = Views(self.board)
+        self.watchdog = self._watchdog(setting, watch, trial)
         self.decider: Decider = self._decider(setting)
         self.clock = clock
         self._step = -1
@@ -160,6 +168,8 @@ class Scheduler:
             decision = self._plain(demand, error)
         if not self.board.at[STATUS]:  # else it is counted already
             self.stats.record_answer(decision.solver_status)
+        if self.watchdog is not None:
+            self.note_moves()
         self._unobserved = demand
         runs, fetches, evicts, predicted_s, status = decision
         return Plan(demand, runs, fetches, evicts, predicted_s, self.clock() - start, status)
@@ -206,6 +216,11 @@ class Scheduler:
         """Count what was survived."""
         self.stats.record_fault(fault, reason)
 
+    def note_moves(self) -> None:
+        """Take note of strategies that now decide in place of others; a compiled replay does it in between."""
+        if self.watchdog is not None:
+            self.stats.moves += self.watchdog.new_moves()
+
     def drop_copies(self) -> None:
         """After a fault or cancellation: what had not arrived never will."""
         for expert in self.residency.copying():
@@ -220,6 +235,19 @@ class Scheduler:
         self._layer = layer
         return self._step
 
+    def _watchdog(self, setting: Setting, watch: bool | None, trial: int) -> Watchdog | None:
+        """Who watches the policy, where there is something to choose between; nobody does, a policy in Python."""
+        wanted = (self._degrade and self.traits.watched) if watch is None else watch
+        if trial < 0 or (trial and not wanted):
+            raise InputError(f"trial is {trial}; it must be a number of steps, and takes watch=True")
+        if not wanted or not setting.num_slots:
+            return None
+        if not is_compiled(self.policy):
+            if watch:
+                raise InputError(f"policy {self.policy.name} has no kernels, so it cannot be watched; drop watch")
+            return None
+        return Watchdog(setting, self.policy.name, trial)
+
     def _decider(self, setting: Setting) -> Decider:
         """The policy's kernels with the solver's, or its methods, those not overridden by way of its kernels."""
         policy: Any = self.policy
@@ -228,7 +256,8 @@ class Scheduler:
 
             solver = kernel_of(self.solver, SOLVER_BUDGET_S if self._degrade else None)
             given = self.guard, self.seconds, self.arrays, self._views, self._excuse
-            compiled = CompiledDecider(policy.kernels(), solver, *given)
+            kernels = policy.kernels() if self.watchdog is None else self.watchdog.watched(policy.kernels())
+            compiled = CompiledDecider(kernels, solver, *given)
             if self._degrade:  # a replay may need none of its calls
                 compiled.make_ready()
             return compiled

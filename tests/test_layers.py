@@ -38,6 +38,7 @@ ROOMS = [
     "policy",
     "policies",
     "deciders",
+    "shadow",
     "scheduler",
     "learned",
     "report",
@@ -68,6 +69,7 @@ DECIDING = (
     "policy",
     "policies",
     "deciders",
+    "shadow",
     "scheduler",
 )
 HEAVY = ("torch", "ortools", "pulp", "cupy", "transformers", "numba", "matplotlib")

@@ -130,6 +130,7 @@ def _run_compiled(
         asked = _weights(trace, scheduler, begin_S, end_S), begin_S, end_S, phases, new_S[span]
         decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span], counts_SC[span]))
         scheduler.residency.check()
+        scheduler.note_moves()
         if progress is not None:
             progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
     return step_s_S, counts_SC
