@@ -69,8 +69,8 @@ class Scheduler:
     policy are raised, which is for replays and tests.
 
     `watch`: let simple strategies decide while the policy is measured to be worse than they would be (hetsched.shadow);
-    None: in engines, for policies that declare it (Traits.watched). Moves are told in `stats.moves` and logged. `trial`:
-    steps after which the best of them is measured for as many steps; 0: only where there is reason.
+    None: in engines, for policies that declare it (Traits.watched). Moves are told in `stats.moves` and logged.
+    `trial`: steps after which the best of them is measured for as many; 0: only where there is reason.
     """
 
     def __init__(
