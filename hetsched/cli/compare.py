@@ -8,7 +8,7 @@ import sys
 
 from .option_types import at_least_one, names_list, non_empty_text, shares_list
 from .paths import PlotTarget
-from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, with_hosts
+from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             fit_trace=args.fit_trace,
             jobs=args.jobs,
             ray=args.ray,
+            true_hardware=true_machine(args),
             progress=progress,
             **settings,
         )

@@ -80,7 +80,7 @@ class Cell(NamedTuple):
         steps = _first_steps(bench.steps, -(-PROBE_LAYERS // bench.study.geometry.num_layers))
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, self.strategy.policy(), Probe)
         assert isinstance(scheduler, Probe)
-        simulate(bench.scored, steps, scheduler)
+        simulate(bench.scored, steps, scheduler, true_hardware=bench.study.true_machine)
         return Tried(_typical(scheduler.taken_s), _typical(scheduler.beside_s), is_compiled(scheduler.policy))
 
     def replay(self, bench: Bench, progress: Progress | None = None) -> Replay:
@@ -92,7 +92,8 @@ class Cell(NamedTuple):
             tried = self.try_out(bench)
             clock = ConstantClock(tried.decision_s, tried.beside_s) if tried.is_compiled else time.perf_counter
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, policy, clock=clock)
-        return simulate(bench.scored, bench.steps, scheduler, progress, bench.study.host_layer_s(self.machine))
+        charged = bench.study.host_layer_s(self.machine), bench.study.true_machine
+        return simulate(bench.scored, bench.steps, scheduler, progress, *charged)
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
         policy = self.strategy.policy()
