@@ -7,8 +7,8 @@ the margin never. What a rival would take is the shadow's figure; after it has b
 seconds for each active expert, since a profile that lies deceives the shadow too. The original has no shadow: it is
 measured, left, and tried again after REST steps, then 2 * REST and so on; such a trial ends at TRIAL_HELD.
 
-Where the original leaves a lane idle that the static placement would use, nothing is ever measured there: after
-FIRST_LOOK steps, then four times as many and so on, the static placement decides one step.
+Where the original leaves a lane all but idle that the static placement would use, nothing is ever measured there: after
+FIRST_LOOK such steps, then four times as many and so on, the static placement decides one step.
 
 Steps of prefill are not judged. Shapes: A strategies.
 """
@@ -48,10 +48,12 @@ from . import (
     NEXT,
     ON_TRIAL,
     ORIGINAL,
-    OWN_LANES,
+    OWN_CPU,
+    OWN_GPU,
     PHASE_NOW,
     STATIC,
-    STATIC_LANES,
+    STATIC_CPU,
+    STATIC_GPU,
     STAY,
     STEPS,
     STRATEGIES,
@@ -76,6 +78,7 @@ PROVEN = 256  # steps after which a strategy begins with REST again
 MOST_REST = 1 << 14
 FIRST_LOOK = 8
 LOOK_GROWTH = 4
+IDLE_SHARE = 0.25  # of what the static placement would run on a lane: below it too little is measured there
 MOST_DEAR = 20.0  # a look is not taken where the shadow says that it costs so many times the step
 RATE = 0.1  # of the average over measured steps
 
@@ -97,7 +100,7 @@ def judge(board: Board, watch: Watch) -> None:
         at[STAY] += 1
         decide_who(watch, makespan_s)
     watch.step_s_A[:] = 0.0
-    at[ACTIVE_NOW] = at[OWN_LANES] = at[STATIC_LANES] = 0
+    at[ACTIVE_NOW] = at[OWN_CPU] = at[OWN_GPU] = at[STATIC_CPU] = at[STATIC_GPU] = 0
     at[LAST_SEEN] = board.at[STEP]
 
 
@@ -167,7 +170,7 @@ def decide_who(watch: Watch, makespan_s: float) -> None:
 def look_where_nothing_is_measured(watch: Watch, makespan_s: float) -> None:
     """Let the static placement decide a step where it uses a lane that the original has not used for long."""
     at = watch.at
-    if at[STATIC_LANES] & ~at[OWN_LANES]:
+    if at[OWN_CPU] < IDLE_SHARE * at[STATIC_CPU] or at[OWN_GPU] < IDLE_SHARE * at[STATIC_GPU]:
         at[IDLE] += 1
     if at[IDLE] >= at[IDLE_LIMIT] and watch.step_s_A[STATIC] < MOST_DEAR * makespan_s:
         at[IDLE], at[IDLE_LIMIT] = 0, min(LOOK_GROWTH * at[IDLE_LIMIT], MOST_REST)

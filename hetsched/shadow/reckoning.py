@@ -30,20 +30,18 @@ from ..types import FloatArray
 from . import (
     ACTIVE_NOW,
     CPU_ONLY,
-    DECIDES,
     FETCH_ALL,
-    ORIGINAL,
-    OWN_LANES,
+    OWN_CPU,
+    OWN_GPU,
     PHASE_NOW,
     SHARE,
     SPLIT,
     STATIC,
-    STATIC_LANES,
+    STATIC_CPU,
+    STATIC_GPU,
     VISIT,
     Watch,
 )
-
-USES_CPU, USES_GPU = 1, 2  # bits of lanes
 
 
 @compiled_lean
@@ -63,10 +61,9 @@ def reckon(board: Board, seconds_4T: FloatArray, watch: Watch) -> None:
     first = board.at[LAYER] * board.at[EXPERTS]
     for i in range(board.at[ACTIVE]):
         watch.used_F[first + board.active_N[i]] = at[VISIT]
-        at[STATIC_LANES] |= USES_GPU if watch.is_placed_F[first + board.active_N[i]] else USES_CPU
-    if at[DECIDES] == ORIGINAL:
-        for i in range(board.at[RUNS]):
-            at[OWN_LANES] |= USES_GPU if board.runs_4N[LANE, i] == ON_GPU else USES_CPU
+        at[STATIC_GPU if watch.is_placed_F[first + board.active_N[i]] else STATIC_CPU] += 1
+    for i in range(board.at[RUNS]):
+        at[OWN_GPU if board.runs_4N[LANE, i] == ON_GPU else OWN_CPU] += 1
 
 
 @compiled_lean
