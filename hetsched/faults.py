@@ -20,6 +20,7 @@ class Fault(Enum):
     SOLVER_RAISED = "solver raised"
     SOLVER_LATE = "solver late"
     PINNING = "pinned memory refused"
+    PROFILE = "profile far off"
 
 
 Tell: TypeAlias = Callable[[Fault, str], None]

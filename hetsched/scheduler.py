@@ -27,6 +27,7 @@ from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import instance
 from .policy import Decision, Policy, Setting, is_compiled, traits_of
+from .recalibration import Recalibration
 from .residency import Arrive, Drop, Residency
 from .shadow.watchdog import Watchdog
 from .stats import RunStats
@@ -43,6 +44,7 @@ from .types import (
     Outcome,
     Phase,
     Plan,
+    Run,
 )
 
 IDLE = LinkState()
@@ -62,7 +64,7 @@ class Scheduler:
     for clairvoyant policies in a replay. `timed_as`: take another model's seconds. `clock`: what decisions are timed
     with. `forecaster`: as `policy`, for one that asks it; None: the one that it has by default. `contexts`: who knows
     what a forecaster may need beside ids (a replay's is made of `future`). `learned`: what other runs have learned
-    (hetsched/learned.py), popularity among it.
+    (hetsched/learned.py), popularity among it. `recalibrate`: correct the profile's seconds by what is measured.
 
     `degrade`: a plug-in that raises or breaks its contract costs a plain decision (residents on the GPU, the rest on
     the CPU) and is counted in `stats.faults`; a solver gets a budget. That is for engines; without it, faults of a
@@ -92,6 +94,7 @@ class Scheduler:
         learned: Learned | None = None,
         watch: bool | None = None,
         trial: int = 0,
+        recalibrate: bool = True,
     ) -> None:
         self.geometry = geometry
         self.cost = CostModel(hardware, timed_as or geometry)
@@ -100,6 +103,8 @@ class Scheduler:
         self.arrays = new_board(layers, experts, slots)
         self.board = open_board(*self.arrays)
         self.seconds = Seconds(self.cost, self.board.machine)
+        watched = self.arrays, self.cost, self.seconds
+        self.recalibration = Recalibration(*watched, recalibrate, self.fault, degrade)
         self.residency = Residency(layers, experts, slots, self.board, geometry.experts_L or ())
         self.stats = RunStats(geometry.expert_bytes, self.board)
         self.policy: Policy = instance("hetsched.policies", policy)
@@ -122,6 +127,7 @@ class Scheduler:
         self._step = -1
         self._layer = layers
         self._unobserved: Demand | None = None
+        self._runs: tuple[Run, ...] = ()  # on the board
         self._undecided, self._last_undecided = 0, -1
         self._executed: Callable[[Outcome], None] | None = getattr(self.policy, "executed", None)
         self._new_request = False  # of the step under way
@@ -161,6 +167,7 @@ class Scheduler:
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
         start = self.clock()
+        self.recalibration.begin(demand.step)
         self._views.tell(demand, link)
         try:
             decision = self.decider.decide(demand, link)
@@ -171,6 +178,7 @@ class Scheduler:
         if self.watchdog is not None:
             self.note_moves()
         self._unobserved = demand
+        self._runs = decision.runs
         runs, fetches, evicts, predicted_s, status = decision
         return Plan(demand, runs, fetches, evicts, predicted_s, self.clock() - start, status)
 
@@ -201,6 +209,8 @@ class Scheduler:
                 if run.lane is GPU and self.residency.is_copying(run.expert):
                     self.residency.apply(Arrive(run.expert))
         self.stats.record_outcome(outcome)
+        if outcome.plan.runs is self._runs:  # else it was put right on the way
+            self.recalibration.observe(outcome, self.stats)
         if self._executed is not None:
             try:
                 self._executed(outcome)

@@ -6,6 +6,7 @@ from typing import Any
 
 from . import board as places
 from .board import Board
+from .board.watch import figures
 from .dispatch.answers import ANSWERS
 from .faults import Fault
 from .types import Lane, Outcome, Phase
@@ -89,7 +90,7 @@ class RunStats:
 
     def record_outcome(self, outcome: Outcome) -> None:
         """Add one layer's times."""
-        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s = outcome
+        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s = outcome[:8]
         demand, counts, sums_s = plan.demand, self.board.counts, self.board.sums_s
         decoding = demand.phase != Phase.PREFILL
         if demand.step != counts[places.LAST_STEP]:
@@ -156,6 +157,7 @@ class RunStats:
                 if isinstance(kept, (_Count, _Seconds))
             },
             "solver_status": self.solver_status,
+            "predictions": figures(self.board.watch_RC),
             "faults": dict(self.faults),
             "last_fault": dict(self.last_fault),
             "moves": [move._asdict() for move in self.moves],

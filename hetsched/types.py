@@ -202,7 +202,8 @@ class Outcome(NamedTuple):
     `dense_s`: rest of the layer before the decision. `makespan_s`: from the decision to the end of the last lane.
     `gpu_s`, `cpu_s`, `link_s`: busy time of each lane in this layer. `stall_s`: time the GPU lane waited for a copy.
     `host_s`: the engine's own time before the decision, which no other figure contains; 0 where `dense_s` and
-    `makespan_s` are the wall's, and so contain it.
+    `makespan_s` are the wall's, and so contain it. `copied`: copies that were found to have arrived in this layer, and
+    `copied_s` what the link worked for them, from their beginning on.
     """
 
     plan: Plan
@@ -213,6 +214,8 @@ class Outcome(NamedTuple):
     link_s: float = 0.0
     stall_s: float = 0.0
     host_s: float = 0.0
+    copied: int = 0
+    copied_s: float = 0.0
 
     @property
     def layer_s(self) -> float:

@@ -47,7 +47,7 @@ NOW = 8
 EXPERT, COUNT, LANE, CAUSE = range(4)  # rows of `runs_4N`
 NEW, VICTIM, WHY = range(3)  # rows of `fetches_3N` and `copies_3W`; flat, a victim of FREE_SLOT is none
 GPU_S, CPU_S, DENSE_S, CPU_START_S = range(4)  # rows of `seconds_4T`, by number of tokens
-COPY_S, CHUNK_S, CPU_SLOWDOWN, LINK_SLOWDOWN, HAS_GPU, GPU_CALL_S = range(6)  # places in `machine`
+COPY_S, CHUNK_S, CPU_SLOWDOWN, LINK_SLOWDOWN, HAS_GPU, GPU_CALL_S, CPU_CALL_S, CHUNKS = range(8)  # in `machine`
 MACHINE = 8
 
 # Places in `counts` and `sums_s`, as in stats.RunStats; `statuses` counts the numbers of solver_answers.
@@ -60,6 +60,17 @@ S_GPU, S_CPU, S_LINK, S_STALL, S_HOST, S_HOST_INSIDE = range(6, 12)
 SUMS = 12
 STATUSES = 8
 
+# Columns of `watch_RC`: of what seconds are predicted and measured. Of the first CORRECTED, predictions are corrected.
+OF_GPU, OF_CPU, OF_COPY, OF_DENSE, OF_LAYERS, OF_DECISION, OF_HOST = range(7)
+CORRECTED, WATCHED = 4, 7
+# Its rows: of the step under way, the least and the most that was predicted, and what it took; the factor in the tables
+# (of decisions and the host: seconds expected of a layer, below 0 unknown); logarithms of the factor as it is
+# estimated, and of what each of the last two steps alone said; steps that said something; of the run, what was
+# predicted and measured, and the sum of each step's relative error.
+LEAST_S, MOST_S, TOOK_S, FACTOR, ESTIMATE, LAST, LAST_BUT_ONE = range(7)
+STEPS_SEEN, SUM_PREDICTED_S, SUM_MEASURED_S, SUM_ERROR = range(7, 11)
+WATCH = 11
+
 
 class Board(NamedTuple):
     """The sections.
@@ -69,7 +80,7 @@ class Board(NamedTuple):
     order; `arrived_F`: those that have, not yet noted. `active_N` (ascending), `tokens_N`, `weights_E`: what a layer
     asks for. `runs_4N`, `fetches_3N`, `evicts_N`, `copies_3W`, `gain_s_W`: what was decided. `packed_P`, `victims_N`,
     `choice_N`: a dispatch problem (DispatchProblem.packed), whom its places belong to, and its answer. `seen_F`: tokens
-    demanded so far. `mark_E`: scratch.
+    demanded so far. `watch_RC`: predictions beside what was measured, see above. `mark_E`: scratch.
     """
 
     at: IntArray
@@ -98,6 +109,7 @@ class Board(NamedTuple):
     choice_N: npt.NDArray[np.int8]
     seen_F: IntArray
     mark_E: IntArray
+    watch_RC: FloatArray
 
 
 def open_board(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Board:
@@ -125,6 +137,7 @@ def open_board(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Board:
     weights = left + flat
     gain = weights + experts
     packed = gain + MOST_COPIES
+    watch = packed + 6 * experts
     return Board(
         at,
         floats_R[:NOW],
@@ -147,11 +160,12 @@ def open_board(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Board:
         ints_I[evicts:copies],
         ints_I[copies:victims].reshape(3, MOST_COPIES),
         floats_R[gain:packed],
-        floats_R[packed : packed + 6 * experts],
+        floats_R[packed:watch],
         ints_I[victims:seen],
         bytes_B[2 * flat : 2 * flat + experts].view(np.int8),
         ints_I[seen:mark],
         ints_I[mark : mark + experts],
+        floats_R[watch : watch + WATCH * WATCHED].reshape(WATCH, WATCHED),
     )
 
 
@@ -160,11 +174,12 @@ def new_board(layers: int, experts: int, slots: int) -> Arrays:
     flat = layers * experts
     bytes_B = np.zeros(2 * flat + experts, np.uint8)
     ints_I = np.zeros(AT + COUNTS + STATUSES + 5 * flat + slots + 11 * experts + 3 * MOST_COPIES, np.int64)
-    floats_R = np.zeros(NOW + MACHINE + SUMS + flat + 7 * experts + MOST_COPIES)
+    floats_R = np.zeros(NOW + MACHINE + SUMS + flat + 7 * experts + MOST_COPIES + WATCH * WATCHED)
     ints_I[[LAYERS, EXPERTS, SLOTS]] = layers, experts, slots
     board = open_board(bytes_B, ints_I, floats_R)
     board.at[FREE] = slots
     board.counts[LAST_STEP] = -1
+    board.watch_RC[FACTOR, :CORRECTED], board.watch_RC[FACTOR, CORRECTED:] = 1.0, -1.0
     board.slot_F[:] = FREE_SLOT
     board.free_S[:] = np.arange(slots)[::-1]
     return bytes_B, ints_I, floats_R

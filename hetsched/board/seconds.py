@@ -13,7 +13,9 @@ from ..cost.model import CostModel
 from ..types import FloatArray
 from . import (
     CHUNK_S,
+    CHUNKS,
     COPY_S,
+    CPU_CALL_S,
     CPU_S,
     CPU_SLOWDOWN,
     CPU_START_S,
@@ -29,14 +31,14 @@ FIRST_TOKENS = 16
 
 
 def machine_of(cost: CostModel) -> FloatArray:
-    """What does not depend on tokens: a copy and a chunk of it, slowdowns, whether there is a GPU, its call."""
+    """What does not depend on tokens: a copy and its chunks, slowdowns, whether there is a GPU, the lanes' calls."""
     profile, machine = cost.profile, np.zeros(MACHINE)
     machine[CPU_SLOWDOWN], machine[LINK_SLOWDOWN] = profile.cpu_slowdown, profile.h2d_slowdown
-    machine[HAS_GPU] = cost.has_gpu
+    machine[HAS_GPU], machine[CPU_CALL_S] = cost.has_gpu, cost.cpu_call_s()
     if cost.has_gpu and profile.h2d is not None:
-        chunks = math.ceil(cost.geometry.expert_bytes / profile.h2d.chunk_bytes)
-        machine[GPU_CALL_S] = cost.gpu_call_s()
-        machine[COPY_S], machine[CHUNK_S] = cost.copy_s(), cost.copy_s() / max(1, chunks)
+        chunks = max(1, math.ceil(cost.geometry.expert_bytes / profile.h2d.chunk_bytes))
+        machine[GPU_CALL_S], machine[CHUNKS] = cost.gpu_call_s(), chunks
+        machine[COPY_S], machine[CHUNK_S] = cost.copy_s(), cost.copy_s() / chunks
     return machine
 
 

@@ -40,6 +40,8 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     )
     text += "a step on: NAME+cpu=10+link=10@50 (default: the one believed)"
     parser.add_argument("--true-hardware", type=non_empty_text, metavar="NAME", help=text)
+    text = "let schedulers go on believing their profile, whatever they measure"
+    parser.add_argument("--no-recalibration", dest="recalibrate", action="store_false", help=text)
     text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
     parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
 
@@ -77,7 +79,7 @@ def add_charge_options(parser: argparse.ArgumentParser, noted: type[argparse.Act
 
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Settings of a study from the parsed options, but for what it is fitted on (study.fitted_on)."""
-    names = ("max_tokens", "verify", "replay", "solver", "forecaster", "bound_windows")
+    names = ("max_tokens", "verify", "replay", "solver", "forecaster", "bound_windows", "recalibrate")
     decision_s = decision_seconds(args.decision)
     charges = {"decision_s": decision_s, "host_s": host_seconds(args.host, decision_s)}
     return {**{name: getattr(args, name) for name in names}, **charges}

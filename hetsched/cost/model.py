@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import ExpertShape, HardwareProfile, Processor, Source
 from ..types import FloatArray
-from .correction import OPS, Corrections
 from .latency import Interpolation, dense_table, expert_table, roofline_s
 
+OPS = ("gpu", "cpu", "copy", "dense")  # classes of operation, each corrected by one factor
 ACTIVATION_BYTES = 2  # activations cross the link in 16 bits
 
 
@@ -35,7 +36,7 @@ class CostModel:
         self.profile = profile
         self.geometry = geometry
         self.version = 0  # counts recalibrations
-        self._corrections = Corrections()
+        self._factors = dict.fromkeys(OPS, 1.0)
         self._memo: dict[str, dict[int, float]] = {name: {} for name in ("gpu", "cpu", "copy", "start", "dense")}
         self._sources: dict[str, Source] = {}
         self._cpu = self._latency("cpu", profile.cpu)
@@ -56,27 +57,27 @@ class CostModel:
     @property
     def corrections(self) -> dict[str, float]:
         """Factor now applied to each class of operation: gpu, cpu, copy, dense."""
-        return {op: self._corrections.factor(op) for op in OPS}
+        return dict(self._factors)
 
     def gpu_call_s(self) -> float:
         """Seconds before a layer's first expert on the GPU: once if any runs there. 0 without a GPU."""
         gpu = self.profile.gpu
-        return gpu.call_s * self._corrections.factor("gpu") if gpu else 0.0
+        return gpu.call_s * self._factors["gpu"] if gpu else 0.0
 
     def cpu_call_s(self) -> float:
         """Seconds of waking the CPU lane: once for each layer in which any expert runs there."""
-        return self.profile.cpu.call_s * self._corrections.factor("cpu")
+        return self.profile.cpu.call_s * self._factors["cpu"]
 
     def gpu_s(self, n: npt.ArrayLike) -> FloatArray:
         """Seconds that one expert's FFN on n tokens adds to the GPU's call; 0 for n = 0, else inf without a GPU."""
         if self._gpu is None:
             never: FloatArray = np.where(np.asarray(n) > 0, np.inf, 0.0)
             return never
-        return self._gpu(n) * self._corrections.factor("gpu")
+        return self._gpu(n) * self._factors["gpu"]
 
     def cpu_s(self, n: npt.ArrayLike) -> FloatArray:
         """Seconds that one expert's FFN on n tokens adds to the CPU's call, all compute threads; 0 for n = 0."""
-        return self._cpu(n) * self._corrections.factor("cpu")
+        return self._cpu(n) * self._factors["cpu"]
 
     def each_gpu_s(self, tokens: Iterable[int]) -> list[float]:
         """gpu_s for each of a few experts, as plain floats; remembered, for the decision loop."""
@@ -92,7 +93,7 @@ class CostModel:
         """Seconds for the rest of one layer on `num_tokens` tokens, on the GPU where there is one."""
         memo = self._memo["dense"]
         if num_tokens not in memo:
-            memo[num_tokens] = self._one_dense_s(num_tokens) * self._corrections.factor("dense")
+            memo[num_tokens] = self._one_dense_s(num_tokens) * self._factors["dense"]
         return memo[num_tokens]
 
     def _one_dense_s(self, num_tokens: int) -> float:
@@ -109,7 +110,7 @@ class CostModel:
         size = self.geometry.expert_bytes if num_bytes is None else num_bytes
         memo = self._memo["copy"]
         if size not in memo:
-            memo[size] = self.profile.h2d.seconds(size) * self._corrections.factor("copy")
+            memo[size] = self.profile.h2d.seconds(size) * self._factors["copy"]
         return memo[size]
 
     def roundtrip_s(self, num_tokens: int) -> float:
@@ -118,7 +119,7 @@ class CostModel:
         if down is None or up is None:
             return 0.0
         num_bytes = num_tokens * self.geometry.hidden * ACTIVATION_BYTES
-        return (down.seconds(num_bytes) + up.seconds(num_bytes)) * self._corrections.factor("copy")
+        return (down.seconds(num_bytes) + up.seconds(num_bytes)) * self._factors["copy"]
 
     def cpu_start_s(self, num_tokens: int) -> float:
         """Seconds before the CPU lane's first expert: its call, and beside a GPU the round trip of the activations."""
@@ -127,9 +128,15 @@ class CostModel:
             memo[num_tokens] = self.cpu_call_s() + self.roundtrip_s(num_tokens)
         return memo[num_tokens]
 
-    def recalibrate(self, op: str, predicted_s: float, measured_s: float) -> None:
-        """Correct later predictions of a class (gpu, cpu, copy, dense) by one observation; bounded and decaying."""
-        self._corrections.observe(op, predicted_s, measured_s)
+    def recalibrate(self, factors: Mapping[str, float]) -> None:
+        """From now on predictions of these classes are the profile's times their factors.
+
+        Raises InputError for an unknown class, or a factor that is not positive and finite.
+        """
+        for op, factor in factors.items():
+            if op not in self._factors or not 0 < factor < math.inf:
+                raise InputError(f"{op} times {factor:g}: factors are positive, of {', '.join(OPS)}")
+        self._factors.update(factors)
         self.version += 1
         for memo in self._memo.values():
             memo.clear()

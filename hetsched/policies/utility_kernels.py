@@ -28,14 +28,15 @@ BEST, BEST_S, WORST, WORST_S = range(4)  # rows of `top_4L`: experts by number, 
 class UtilityState(NamedTuple):
     """What is kept between calls.
 
-    `utility_LE` seconds saved; `top_4L` of each layer; `state_LE` and `for_2` (tokens in a step, weight of demand after
-    the next visit) that they were made for; `stale_L`: layers whose forecast has changed since. `barred_E`: scratch.
+    `utility_LE` seconds saved; `top_4L` of each layer; `state_LE` and `for_3` (tokens in a step, weight of demand after
+    the next visit, seconds that one hit saves) that they were made for; `stale_L`: layers whose forecast has changed
+    since. `barred_E`: scratch.
     """
 
     utility_LE: FloatArray
     top_4L: FloatArray
     state_LE: npt.NDArray[np.uint8]
-    for_2: FloatArray
+    for_3: FloatArray
     stale_L: BoolArray
     barred_E: BoolArray
 
@@ -46,16 +47,16 @@ def empty_state(layers: int, experts: int) -> UtilityState:
         utility_LE=np.zeros((layers, experts)),
         top_4L=np.zeros((4, layers)),
         state_LE=np.zeros((layers, experts), np.uint8),
-        for_2=np.zeros(2),
+        for_3=np.zeros(3),
         stale_L=np.ones(layers, np.bool_),
         barred_E=np.zeros(experts, np.bool_),
     )
 
 
 @compiled_lean
-def _renew(known: UtilityState, l: int, soon_E: FloatArray, often_E: FloatArray, saving_s: float) -> None:
+def _renew(known: UtilityState, l: int, soon_E: FloatArray, often_E: FloatArray) -> None:
     """One layer's utilities from its forecasts, and its best absent and worst resident expert."""
-    tokens, later = known.for_2
+    tokens, later, saving_s = known.for_3
     utility_E, state_E = known.utility_LE[l], known.state_LE[l]
     best, best_s, worst, worst_s = -1, -1.0, -1, np.inf
     for e in range(len(utility_E)):
@@ -82,7 +83,7 @@ def _look(
 
     `late`: no copy ends before the layer's next visit, so that a newcomer is worth only what comes after.
     """
-    later = known.for_2[1]
+    later = known.for_3[1]
     best, best_s, worst, worst_s = -1, -1.0, -1, np.inf
     for e in range(len(barred_E)):
         if barred_E[e]:
@@ -107,9 +108,9 @@ def _bring_up_to_date(
     now: FloatArray,
 ) -> None:
     """Renew the layers that changed since they were last looked at."""
-    for_2 = known.for_2
-    is_new = for_2[0] != now[TOKENS] or for_2[1] != now[LATER]
-    for_2[0], for_2[1] = now[TOKENS], now[LATER]
+    for_3 = known.for_3
+    is_new = for_3[0] != now[TOKENS] or for_3[1] != now[LATER] or for_3[2] != now[SAVING]
+    for_3[0], for_3[1], for_3[2] = now[TOKENS], now[LATER], now[SAVING]
     for l in range(len(state_LE)):
         same = True
         for e in range(state_LE.shape[1]):
@@ -117,7 +118,7 @@ def _bring_up_to_date(
         if is_new or known.stale_L[l] or not same:
             for e in range(state_LE.shape[1]):
                 known.state_LE[l, e] = state_LE[l, e]
-            _renew(known, l, next_LE[l], demand_LE[l], now[SAVING])
+            _renew(known, l, next_LE[l], demand_LE[l])
             known.stale_L[l] = False
 
 

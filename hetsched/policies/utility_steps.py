@@ -12,19 +12,26 @@ import numpy as np
 
 from ..board import (
     ACTIVE,
+    COPY_S,
+    CPU_S,
     CPU_SLOWDOWN,
     DENSE_S,
+    FETCHES,
     FLYING,
     FREE,
+    GPU_S,
     HAS_GPU,
     LANE,
     LAYER,
+    LAYERS,
     LINK_FREE_S,
+    OF_COPY,
     ON_CPU,
     PHASE,
     PREDICTED_S,
     RUNS,
     SLOTS,
+    STEPS_SEEN,
     TOKENS,
     Board,
 )
@@ -42,12 +49,15 @@ MOST_SWAPS = 4  # prefetches chosen at once
 RECENT = 0.15  # how far one demand moves the forecast of the next towards certainty
 RATE = 0.02  # of the averages that follow the run: link price, layer time
 PREFILL = 0  # as types.Phase
+# Steps without any copy after which one is made to see what it takes: a link that is thought too slow to be used would
+# else be thought so for ever. The first few soon, since two say enough.
+PROBE_STEPS, FIRST_PROBE_STEPS, FEW = 32, 2, 3
 NOW = 12  # numbers that choose_swaps is told
 
-# Places in `numbers`. Seconds that one hit saves and that a copy takes, the weight of demand after the next visit,
-# hysteresis in savings, backlog in layers, layers that learning one changes; averages: a layer's seconds, what copies
-# have been gaining, the CPU lane's share of a layer; and what was left of the last layer.
-SAVING_S, COPY_S, LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_SHARE, LEFT_S = range(10)
+# Places in `numbers`. The weight of demand after the next visit, hysteresis in savings, backlog in layers, layers that
+# learning one changes; averages: a layer's seconds, what copies have been gaining, the CPU lane's share of a layer;
+# what was left of the last layer; and layers since the last copy.
+LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_SHARE, LEFT_S, UNUSED_LAYERS = range(9)
 
 
 class Own(NamedTuple):
@@ -66,13 +76,10 @@ class Own(NamedTuple):
 
 def first_numbers(cost: CostModel, top_k: int, tuning: Sequence[float], reach: int) -> FloatArray:
     """`numbers` before the first step; `tuning`: weight of later demand, hysteresis, backlog."""
-    numbers = np.zeros(10)
+    numbers = np.zeros(9)
     numbers[[LATER, HYSTERESIS, BACKLOG]], numbers[REACH] = tuning, reach
     if cost.has_gpu:
-        (cpu_s,), (gpu_s,) = cost.each_cpu_s((1,)), cost.each_gpu_s((1,))
-        numbers[COPY_S] = cost.copy_s()
-        numbers[SAVING_S] = min(cpu_s, cost.copy_s() + gpu_s)  # a miss need not run on the CPU
-        numbers[LAYER_S] = cost.dense_s(1) + top_k * cpu_s
+        numbers[LAYER_S] = cost.dense_s(1) + top_k * cost.each_cpu_s((1,))[0]
     return numbers
 
 
@@ -84,6 +91,12 @@ def own_of(a: Any) -> Own:
 
 
 @compiled_lean
+def saving_s(board: Board, seconds_4T: FloatArray) -> float:
+    """What one hit saves: a miss need not run on the CPU."""
+    return float(min(seconds_4T[CPU_S, 1], board.machine[COPY_S] + seconds_4T[GPU_S, 1]))
+
+
+@compiled_lean
 def plan(board: Board, seconds_4T: FloatArray, arrays: Any) -> int:
     """The layer's integer program, posed; or decided, where one token's is settled by counting."""
     own = own_of(arrays)
@@ -92,12 +105,12 @@ def plan(board: Board, seconds_4T: FloatArray, arrays: Any) -> int:
         return DECIDED
     numbers = own.numbers
     utility_E, demand_E = own.known.utility_LE[board.at[LAYER]], own.demand_LE[board.at[LAYER]]
-    ahead = _tokens_ahead(board)
+    ahead, hit_s = _tokens_ahead(board), saving_s(board, seconds_4T)
     for i in range(board.at[ACTIVE]):
         e = board.active_N[i]
         p = min(demand_E[e], 1.0)
         again = 1.0 - (1.0 - p - RECENT * (1.0 - p)) ** ahead
-        utility_E[e] = numbers[SAVING_S] * (1.0 + numbers[LATER]) * again
+        utility_E[e] = hit_s * (1.0 + numbers[LATER]) * again
     utility_F, price_s = own.known.utility_LE.reshape(-1), numbers[LINK_PRICE_S] + _contention_s(board, numbers)
     if board.at[TOKENS] == 1 and settle(board, seconds_4T, utility_F, price_s):
         _follow(board, seconds_4T, numbers)
@@ -136,18 +149,35 @@ def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     now[swap.LAYER], now[swap.FREE], now[swap.TOKENS] = at[LAYER], at[FREE], _tokens_ahead(board)
     now[swap.BACKLOG], now[swap.LIMIT] = backlog_s, limit_s
     now[swap.LAYER_S], now[swap.LEFT] = numbers[LAYER_S], numbers[LEFT_S]
-    now[swap.SAVING], now[swap.LATER], now[swap.COPY] = numbers[SAVING_S], numbers[LATER], numbers[COPY_S]
-    now[swap.WORTH] = numbers[HYSTERESIS] * numbers[SAVING_S] + _contention_s(board, numbers)
+    hit_s, copy_s = saving_s(board, seconds_4T), board.machine[COPY_S]
+    now[swap.SAVING], now[swap.LATER], now[swap.COPY] = hit_s, numbers[LATER], copy_s
+    now[swap.WORTH] = numbers[HYSTERESIS] * hit_s + _contention_s(board, numbers)
     now[swap.DENSE] = seconds_4T[DENSE_S, 1]
+    is_probe = _is_time_to_probe(board, numbers)
+    if is_probe:
+        now[swap.COPY] = now[swap.WORTH] = 0.0
     layers, experts = own.next_LE.shape
     state_LE, active_N = board.state_F.reshape(layers, experts), board.active_N[: at[ACTIVE]]
     count = choose_swaps(own.known, own.next_LE, own.demand_LE, state_LE, active_N, now, own.swaps_3W)
+    count = min(count, 1) if is_probe else count
     gained_s = 0.0
     for i in range(count):
         new, victim, gain_s = own.swaps_3W[:, i]
         copy_ahead(board, int(new), int(victim), gain_s, SAVES)
         gained_s += gain_s
+    if count:
+        numbers[UNUSED_LAYERS] = 0.0
     numbers[LINK_PRICE_S] += RATE * (gained_s / max(count, 1) - numbers[LINK_PRICE_S])
+
+
+@compiled_lean
+def _is_time_to_probe(board: Board, numbers: FloatArray) -> bool:
+    """Count layers in which nothing was copied; whether there have been enough of them."""
+    if board.at[FLYING] or board.at[FETCHES]:
+        numbers[UNUSED_LAYERS] = 0.0
+    numbers[UNUSED_LAYERS] += 1.0
+    steps = FIRST_PROBE_STEPS if board.watch_RC[STEPS_SEEN, OF_COPY] < FEW else PROBE_STEPS
+    return bool(numbers[UNUSED_LAYERS] > steps * board.at[LAYERS])
 
 
 @compiled_lean
@@ -164,7 +194,7 @@ def _follow(board: Board, seconds_4T: FloatArray, numbers: FloatArray) -> None:
 @compiled_lean
 def _contention_s(board: Board, numbers: FloatArray) -> float:
     """What one copy costs the CPU lane beside it."""
-    return float(numbers[COPY_S] * numbers[CPU_SHARE] * (1.0 - 1.0 / board.machine[CPU_SLOWDOWN]))
+    return float(board.machine[COPY_S] * numbers[CPU_SHARE] * (1.0 - 1.0 / board.machine[CPU_SLOWDOWN]))
 
 
 @compiled_lean

@@ -16,12 +16,15 @@ from ..jit import borrowed, compiled_lean
 from ..types import FloatArray, IntArray
 
 UNDER_WAY, ARRIVED = range(2)  # places in `count_2`
-NOW_S, BUSY_S, HOST_S = range(3)  # in `time_3`: since the line was made; link busy in this layer; host beside the lanes
-MAKESPAN, GPU, CPU, LINK, STALL = range(5)  # of a layer's end
+# In `time_5`: since the line was made; in this layer link busy, host beside the lanes, copies arrived, the link's time
+# for these from their beginning on.
+NOW_S, BUSY_S, HOST_S, ENDED, ENDED_S = range(5)
+MAKESPAN, GPU, CPU, LINK, STALL, COPIED, COPIED_S = range(7)  # of a layer's end
+FIRST = 12 + MACHINE  # place of the first array over copies
 
 
 class Line(NamedTuple):
-    """Copies in order of service: whom, undisturbed link time left, not before when, demanded or not, begun or not.
+    """Copies in order of service: whom, undisturbed link time left and time spent, not before when, demanded, begun.
 
     `arrived_Q`: those that have arrived and were not reported yet. `machine`: as on a board. `arrival_s_Q`: scratch.
     """
@@ -29,11 +32,12 @@ class Line(NamedTuple):
     count_2: IntArray
     flat_Q: IntArray
     arrived_Q: IntArray
-    time_3: FloatArray
-    ends_5: FloatArray
+    time_5: FloatArray
+    ends_7: FloatArray
     machine: FloatArray
     left_s_Q: FloatArray
     at_s_Q: FloatArray
+    spent_s_Q: FloatArray
     arrival_s_Q: FloatArray
     urgent_Q: Bytes
     begun_Q: Bytes
@@ -42,17 +46,17 @@ class Line(NamedTuple):
 def sections(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Line:
     """The sections of a line's three arrays, in Python and in kernels alike."""
     most = len(bytes_B) // 2
-    left = 8 + MACHINE
     return Line(
         ints_I[:2],
         ints_I[2 : 2 + most],
         ints_I[2 + most :],
-        floats_R[:3],
-        floats_R[3:8],
-        floats_R[8:left],
-        floats_R[left : left + most],
-        floats_R[left + most : left + 2 * most],
-        floats_R[left + 2 * most :],
+        floats_R[:5],
+        floats_R[5:12],
+        floats_R[12:FIRST],
+        floats_R[FIRST : FIRST + most],
+        floats_R[FIRST + most : FIRST + 2 * most],
+        floats_R[FIRST + 2 * most : FIRST + 3 * most],
+        floats_R[FIRST + 3 * most :],
         bytes_B[:most],
         bytes_B[most:],
     )
@@ -60,7 +64,7 @@ def sections(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Line:
 
 def new_line(most: int, machine: FloatArray) -> tuple[Bytes, IntArray, FloatArray]:
     """The arrays of a line with nothing on it, for so many copies."""
-    arrays = np.zeros(2 * most, np.uint8), np.zeros(2 + 2 * most, np.int64), np.zeros(8 + MACHINE + 3 * most)
+    arrays = np.zeros(2 * most, np.uint8), np.zeros(2 + 2 * most, np.int64), np.zeros(FIRST + 4 * most)
     sections(*arrays).machine[:] = machine
     return arrays
 
@@ -77,7 +81,7 @@ def open_line(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Line:
 @compiled_lean
 def pass_s(line: Line, seconds: float) -> None:
     """Let time pass in which neither compute lane works for the experts."""
-    line.time_3[NOW_S] += seconds
+    line.time_5[NOW_S] += seconds
     if line.count_2[UNDER_WAY]:
         _run_link(line, seconds, 0.0)
 
@@ -134,7 +138,7 @@ def add(line: Line, f: int, urgent: bool, at_s: float) -> None:
     """Submit a copy, not to begin before `at_s`."""
     i = line.count_2[UNDER_WAY]
     line.flat_Q[i], line.left_s_Q[i], line.at_s_Q[i] = f, line.machine[COPY_S], at_s
-    line.urgent_Q[i], line.begun_Q[i] = urgent, 0
+    line.spent_s_Q[i], line.urgent_Q[i], line.begun_Q[i] = 0.0, urgent, 0
     line.count_2[UNDER_WAY] = i + 1
 
 
@@ -153,13 +157,15 @@ def _swap(line: Line, i: int, j: int) -> None:
     line.flat_Q[i], line.flat_Q[j] = line.flat_Q[j], line.flat_Q[i]
     line.left_s_Q[i], line.left_s_Q[j] = line.left_s_Q[j], line.left_s_Q[i]
     line.at_s_Q[i], line.at_s_Q[j] = line.at_s_Q[j], line.at_s_Q[i]
+    line.spent_s_Q[i], line.spent_s_Q[j] = line.spent_s_Q[j], line.spent_s_Q[i]
     line.urgent_Q[i], line.urgent_Q[j] = line.urgent_Q[j], line.urgent_Q[i]
     line.begun_Q[i], line.begun_Q[j] = line.begun_Q[j], line.begun_Q[i]
 
 
 @compiled_lean
 def end(line: Line, gpu_N: IntArray, gpu_s_N: FloatArray, call_s: float, cpu_work_s: float, cpu_start_s: float) -> None:
-    """Run the layer to its end, into `ends_5`: makespan, busy seconds of the GPU and the link, the CPU's end, stall.
+    """Run the layer to its end, into `ends_7`: makespan, busy seconds of the GPU and the link, the CPU's end, stall;
+    copies that have arrived and the link's seconds for them.
 
     `gpu_N`: experts on the GPU in order, flat, with their seconds after those of the lane's call; the CPU lane begins
     its work at `cpu_start_s`.
@@ -174,15 +180,17 @@ def end(line: Line, gpu_N: IntArray, gpu_s_N: FloatArray, call_s: float, cpu_wor
     for i in range(len(gpu_N)):
         busy_s += gpu_s_N[i]
         gpu_end_s = max(gpu_end_s, line.arrival_s_Q[i]) + gpu_s_N[i]
-    makespan_s = max(gpu_end_s, cpu_end_s, line.time_3[HOST_S])
+    makespan_s = max(gpu_end_s, cpu_end_s, line.time_5[HOST_S])
     if line.count_2[UNDER_WAY]:
         _run_link(line, makespan_s - moment_s, moment_s)
         for q in range(line.count_2[UNDER_WAY]):
             line.at_s_Q[q] = 0.0
-    line.time_3[NOW_S] += makespan_s
-    line.ends_5[MAKESPAN], line.ends_5[GPU], line.ends_5[CPU] = makespan_s, busy_s, cpu_end_s
-    line.ends_5[LINK], line.ends_5[STALL] = line.time_3[BUSY_S], gpu_end_s - busy_s
-    line.time_3[BUSY_S] = line.time_3[HOST_S] = 0.0
+    line.time_5[NOW_S] += makespan_s
+    line.ends_7[MAKESPAN], line.ends_7[GPU], line.ends_7[CPU] = makespan_s, busy_s, cpu_end_s
+    line.ends_7[LINK], line.ends_7[STALL] = line.time_5[BUSY_S], gpu_end_s - busy_s
+    line.ends_7[COPIED], line.ends_7[COPIED_S] = line.time_5[ENDED], line.time_5[ENDED_S]
+    for place in (BUSY_S, HOST_S, ENDED, ENDED_S):
+        line.time_5[place] = 0.0
 
 
 @compiled_lean
@@ -210,11 +218,14 @@ def _run_link(line: Line, seconds: float, from_s: float) -> None:
 @compiled_lean
 def _progress(line: Line, i: int, work_s: float, took_s: float) -> int:
     """Account for a stretch of copying; whose copy has arrived, or -1."""
-    line.time_3[BUSY_S] += took_s
+    line.time_5[BUSY_S] += took_s
     line.begun_Q[i] = 1
     line.left_s_Q[i] -= work_s
+    line.spent_s_Q[i] += took_s
     if line.left_s_Q[i] > 1e-15:
         return -1
+    line.time_5[ENDED] += 1.0
+    line.time_5[ENDED_S] += line.spent_s_Q[i]
     f, last = line.flat_Q[i], line.count_2[UNDER_WAY] - 1
     for q in range(i, last):
         _swap(line, q, q + 1)

@@ -55,7 +55,7 @@ def _calls(stamp: int) -> LineCalls:
     def prefetching(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, new_W: IntArray, at_s: float) -> None:
         assert stamp >= 0
         line = open_line(bytes_B, ints_I, floats_R)
-        line.time_3[HOST_S] = at_s
+        line.time_5[HOST_S] = at_s
         for f in new_W:
             add(line, f, False, at_s)
 

@@ -61,7 +61,9 @@ from ..board import (
     Board,
     Bytes,
 )
+from ..board import recalibration as recal
 from ..board.contract import FINE, apply_copies, arrive, note_arrivals, open_board
+from ..board.recalibration import end_step, note_taken, rewrite
 from ..jit import compiled_lean, specialised
 from ..policies.compiled import CompiledPolicy
 from ..types import BoolArray, Float32Array, FloatArray, IntArray
@@ -73,7 +75,7 @@ if TYPE_CHECKING:  # names that jit.specialised binds in the loop
 
 
 PREFILL = 0  # as types.Phase
-SOURCES = ("hetsched.replay.loop", "hetsched.replay.line")
+SOURCES = ("hetsched.board.recalibration", "hetsched.replay.loop", "hetsched.replay.line")
 
 
 class Demanded(NamedTuple):
@@ -165,7 +167,7 @@ def finish(board: Board, line: Line, seconds_4T: FloatArray, gpu_N: IntArray, gp
 @compiled_lean
 def record(board: Board, line: Line, dense_s: float, decision_s: float, beside_s: float, host_s: float) -> None:
     """Add one layer's counts and times."""
-    at, counts, sums_s, ends_5 = board.at, board.counts, board.sums_s, line.ends_5
+    at, counts, sums_s, ends_7 = board.at, board.counts, board.sums_s, line.ends_7
     decoding = at[PHASE] != PREFILL
     if at[STEP] != counts[LAST_STEP]:
         counts[LAST_STEP] = at[STEP]
@@ -174,17 +176,28 @@ def record(board: Board, line: Line, dense_s: float, decision_s: float, beside_s
         counts[N_DECODED] += at[TOKENS] * decoding
     counts[N_LAYERS] += 1
     if decoding:
-        sums_s[S_DECODE] += dense_s + host_s + decision_s + ends_5[lanes.MAKESPAN]
+        sums_s[S_DECODE] += dense_s + host_s + decision_s + ends_7[lanes.MAKESPAN]
     sums_s[S_DENSE] += dense_s
     sums_s[S_HOST] += host_s
     sums_s[S_DECISION] += decision_s
     sums_s[S_OVERLAPPED] += beside_s
-    sums_s[S_MAKESPAN] += ends_5[lanes.MAKESPAN]
+    sums_s[S_MAKESPAN] += ends_7[lanes.MAKESPAN]
     sums_s[S_PREDICTED] += board.now[PREDICTED_S]
-    sums_s[S_GPU] += dense_s + ends_5[lanes.GPU]
-    sums_s[S_CPU] += ends_5[lanes.CPU]
-    sums_s[S_LINK] += ends_5[lanes.LINK]
-    sums_s[S_STALL] += ends_5[lanes.STALL]
+    sums_s[S_GPU] += dense_s + ends_7[lanes.GPU]
+    sums_s[S_CPU] += ends_7[lanes.CPU]
+    sums_s[S_LINK] += ends_7[lanes.LINK]
+    sums_s[S_STALL] += ends_7[lanes.STALL]
+
+
+@compiled_lean
+def take_note(board: Board, line: Line, seconds_4T: FloatArray, took: FloatArray) -> None:
+    """Put what the layer took beside what was predicted; `took` has what was charged already."""
+    ends_7, dense_s = line.ends_7, took[recal.T_DENSE]
+    took[recal.T_GPU] = (dense_s + ends_7[lanes.GPU]) - dense_s  # as whoever is told the lane's sum alone
+    took[recal.T_CPU], took[recal.T_LINK] = ends_7[lanes.CPU], ends_7[lanes.LINK]
+    took[recal.T_COPIED], took[recal.T_COPIED_S] = ends_7[lanes.COPIED], ends_7[lanes.COPIED_S]
+    took[recal.T_MAKESPAN], took[recal.T_PREDICTED] = ends_7[lanes.MAKESPAN], board.now[PREDICTED_S]
+    note_taken(board, seconds_4T, took)
 
 
 def _looping(stamp: int) -> Callable[..., int]:
@@ -195,6 +208,9 @@ def _looping(stamp: int) -> Callable[..., int]:
         seconds_4T: FloatArray,
         own: Any,
         known: Any,
+        plain_4T: FloatArray,
+        plain: FloatArray,
+        learning: bool,
         true_4T: FloatArray,
         line_arrays: tuple[Bytes, IntArray, FloatArray],
         experts_TLK: npt.NDArray[np.int16],
@@ -212,9 +228,13 @@ def _looping(stamp: int) -> Callable[..., int]:
         line = open_line(line_arrays[0], line_arrays[1], line_arrays[2])
         asked = Demanded(experts_TLK, weights_ULK, begin_S, end_S, phase_S, new_S)
         decision_s, beside_s, host_s = charge_3
+        took = np.zeros(recal.TOOK)
+        took[recal.T_DECISION], took[recal.T_HOST] = decision_s, host_s
         gpu_N, gpu_s_N = np.empty(board.at[EXPERTS], np.int64), np.empty(board.at[EXPERTS])
         for s in range(len(begin_S)):
-            begun_s = line.time_3[lanes.NOW_S]
+            if end_step(board, learning):
+                rewrite(board, plain_4T, plain, seconds_4T)
+            begun_s = line.time_5[lanes.NOW_S]
             board.at[STEP] += 1
             for layer in range(board.at[LAYERS]):
                 demand(board, asked, s, layer)
@@ -233,12 +253,14 @@ def _looping(stamp: int) -> Callable[..., int]:
                 wrong = apply_copies(board)
                 if wrong != FINE:
                     return wrong
-                line.time_3[lanes.HOST_S] = beside_s
+                line.time_5[lanes.HOST_S] = beside_s
                 for i in range(board.at[COPIES]):
                     add(line, board.copies_3W[NEW, i], False, beside_s)
                 finish(board, line, true_4T, gpu_N, gpu_s_N)
                 record(board, line, dense_s, decision_s, beside_s, host_s)
-            step_s_S[s] = line.time_3[lanes.NOW_S] - begun_s
+                took[recal.T_DENSE] = dense_s
+                take_note(board, line, seconds_4T, took)
+            step_s_S[s] = line.time_5[lanes.NOW_S] - begun_s
             counts_SC[s] = board.counts
         return FINE
 

@@ -20,7 +20,7 @@ from ..traces.trace import RoutingTrace
 from ..types import Demand, Float32Array, FloatArray, IntArray, Phase
 from .steps import Steps, new_requests
 from .timeline import Timeline
-from .truth import Span, TrueHardware, true_spans
+from .truth import Span, TrueHardware, true_spans, without_factors
 
 if TYPE_CHECKING:
     from ..deciders.compiled import CompiledDecider
@@ -125,7 +125,9 @@ def _run_compiled(
     calls, charge_3 = decider.calls, np.array([clock.charge_s, clock.beside_s, host_s])
     most = int((steps.end_S - steps.begin_S).max(initial=1))
     scheduler.board.at[STEP] = -1
-    fixed = *scheduler.arrays, scheduler.seconds.table(most), calls.kernels.own, calls.kernels.known
+    learning = scheduler.recalibration.learning
+    known = scheduler.seconds.table(most), calls.kernels.own, calls.kernels.known
+    fixed = *scheduler.arrays, *known, *without_factors(scheduler.cost, most), learning
     tables = {span.begin: span.tables(most) for span in spans}
     true_4T, machine = tables[0]
     line = new_line(scheduler.residency.state_LE.size, machine)
@@ -140,6 +142,7 @@ def _run_compiled(
         asked = _weights(trace, scheduler, begin_S, end_S), begin_S, end_S, phases, new_S[span]
         results = step_s_S[span], counts_SC[span]
         decider.refuse(replay(*fixed, true_4T, line, trace.experts_TLK, *asked, charge_3, *results))
+        scheduler.recalibration.follow()
         scheduler.residency.check()
         scheduler.note_moves()
         if progress is not None:

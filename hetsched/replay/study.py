@@ -48,7 +48,8 @@ class Study:
     of which everything is fitted; then the whole of `source` is scored, and `fit_sequences` has to be 0. `decision_s`:
     seconds charged for each decision, or MEASURED. `host_s`: seconds charged for each layer for the engine itself,
     whatever the strategy, or MEASURED, as each profile says of its host. `true_machine`: what work really takes,
-    whichever of `machines` a scheduler believes in; None: what it believes. `bound_windows`: windows of the clairvoyant
+    whichever of `machines` a scheduler believes in; None: what it believes. `recalibrate`: as a Scheduler's.
+    `bound_windows`: windows of the clairvoyant
     bound, 0 for none. `forecaster`: for strategies that ask one, None: each its own. `learned`: what other runs have
     learned, on top of what is fitted.
     """
@@ -68,6 +69,7 @@ class Study:
     forecaster: Any = None
     learned: Learned | None = None
     true_machine: TrueMachine | None = None
+    recalibrate: bool = True
 
     @classmethod
     def of(
@@ -218,6 +220,7 @@ class Bench:
             clock=clock,
             forecaster=self.study.forecaster if traits_of(policy).uses_forecaster else None,
             learned=self.study.learned,
+            recalibrate=self.study.recalibrate,
             contexts=Replayed(self.future) if traits_of(policy).uses_forecaster else None,
         )
         return made
@@ -241,6 +244,7 @@ class Bench:
             "verify": study.verify,
             "decision_charge": charge,
             "host_charge": "measured" if study.host_s is None else study.host_s,
+            "recalibrate": study.recalibrate,
             "true_hardware": None if true is None else true.name,
             "solver": study.solver,
             "forecaster": study.forecaster_name,

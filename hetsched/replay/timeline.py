@@ -40,7 +40,7 @@ class Timeline:
     @property
     def now_s(self) -> float:
         """Seconds since the timeline was made, at the last event."""
-        return float(self._line.time_3[0])
+        return float(self._line.time_5[0])
 
     def change(self, cost: CostModel) -> None:
         """From now on work takes other seconds, what is left of copies under way too."""
@@ -84,8 +84,9 @@ class Timeline:
         gpu_s_N = np.array(cost.each_gpu_s(self._gpu_n) if self._gpu_n else [], float)
         call_s = float(cost.gpu_call_s() if self._gpu_n else 0.0)
         self._kernels.end(*self._arrays, self._gpu_N, gpu_s_N, call_s, cpu_work_s, cpu_start_s)
-        makespan_s, busy_s, cpu_end_s, link_s, stall_s = self._line.ends_5.tolist()
-        return Outcome(plan, dense_s, makespan_s, dense_s + busy_s, cpu_end_s, link_s, stall_s)
+        makespan_s, busy_s, cpu_end_s, link_s, stall_s, copied, copied_s = self._line.ends_7.tolist()
+        lanes_s = dense_s + busy_s, cpu_end_s, link_s, stall_s
+        return Outcome(plan, dense_s, makespan_s, *lanes_s, copied=int(copied), copied_s=copied_s)
 
 
 def _number(expert: ExpertId) -> int:

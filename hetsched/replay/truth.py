@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..board import MACHINE
+from ..board import CPU_START_S, MACHINE
 from ..board.seconds import Seconds
 from ..cost.model import CostModel
 from ..errors import InputError
@@ -27,6 +27,15 @@ class Span(NamedTuple):
         """What kernels read of it: seconds by tokens float64 [4, T > num_tokens], and the machine's section."""
         machine = np.zeros(MACHINE)
         return Seconds(self.cost, machine).table(num_tokens), machine
+
+
+def without_factors(believed: CostModel, num_tokens: int) -> tuple[FloatArray, FloatArray]:
+    """The tables of what was believed at first, as recalibration.rewrite() reads them."""
+    cost = CostModel(believed.profile, believed.geometry)
+    seconds_4T, machine = Span(0, cost).tables(num_tokens)
+    plain_4T = seconds_4T.copy()
+    plain_4T[CPU_START_S] = [cost.roundtrip_s(n) for n in range(plain_4T.shape[1])]
+    return plain_4T, machine
 
 
 def true_spans(believed: CostModel, hardware: TrueHardware | None) -> list[Span]:

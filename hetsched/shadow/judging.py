@@ -8,7 +8,7 @@ seconds for each active expert, since a profile that lies deceives the shadow to
 measured, left, and tried again after REST steps, then 2 * REST and so on; such a trial ends at TRIAL_HELD.
 
 Where the original leaves a lane all but idle that the static placement would use, nothing is ever measured there: after
-FIRST_LOOK such steps, then four times as many and so on, the static placement decides one step.
+FIRST_LOOK such steps, then four times as many and so on, the static placement decides LOOK_STEPS steps.
 
 Steps of prefill are not judged. Shapes: A strategies.
 """
@@ -77,7 +77,7 @@ SIMPLE_GROWTH, ORIGINAL_GROWTH = 4, 2  # of that, each time: a shadow that decei
 PROVEN = 256  # steps after which a strategy begins with REST again
 MOST_REST = 1 << 14
 FIRST_LOOK = 8
-LOOK_GROWTH = 4
+LOOK_GROWTH, LOOK_STEPS = 4, 3  # one odd step teaches a recalibration nothing
 IDLE_SHARE = 0.25  # of what the static placement would run on a lane: below it too little is measured there
 MOST_DEAR = 20.0  # a look is not taken where the shadow says that it costs so many times the step
 RATE = 0.1  # of the average over measured steps
@@ -168,13 +168,13 @@ def decide_who(watch: Watch, makespan_s: float) -> None:
 
 @compiled_lean
 def look_where_nothing_is_measured(watch: Watch, makespan_s: float) -> None:
-    """Let the static placement decide a step where it uses a lane that the original has not used for long."""
+    """Let the static placement decide some steps where it uses a lane that the original has not used for long."""
     at = watch.at
     if at[OWN_CPU] < IDLE_SHARE * at[STATIC_CPU] or at[OWN_GPU] < IDLE_SHARE * at[STATIC_GPU]:
         at[IDLE] += 1
     if at[IDLE] >= at[IDLE_LIMIT] and watch.step_s_A[STATIC] < MOST_DEAR * makespan_s:
         at[IDLE], at[IDLE_LIMIT] = 0, min(LOOK_GROWTH * at[IDLE_LIMIT], MOST_REST)
-        look(watch, STATIC, 1)
+        look(watch, STATIC, LOOK_STEPS)
 
 
 @compiled_lean

@@ -1,0 +1,90 @@
+"""Recalibration: the cost model follows what is measured, step by step (rules: board/recalibration.py).
+
+Shapes: R rows and C columns of a watch (board/__init__.py).
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from .board import CORRECTED, FACTOR, Arrays
+from .board import open_board as board_of
+from .board.seconds import Seconds
+from .cost.model import OPS, CostModel
+from .faults import Fault, Tell
+from .stats import RunStats
+from .types import FloatArray, Outcome
+
+WRONG_BEYOND = 4.0  # a factor beyond is no drift but a wrong profile, and the user is told
+
+
+class Recalibration:
+    """Predicted and measured seconds of everything a layer is made of, and the cost model brought up to date by them.
+
+    `learning`: whether it is; else both are only counted. `tell`: told once of each class whose profile is far off;
+    `warn`: so is the user.
+    """
+
+    def __init__(
+        self, arrays: Arrays, cost: CostModel, seconds: Seconds, learning: bool, tell: Tell, warn: bool
+    ) -> None:
+        self.learning = learning
+        self._arrays = arrays
+        self._watch_RC = board_of(*arrays).watch_RC
+        self._cost = cost
+        self._seconds = seconds
+        self._tell, self._warn = tell, warn
+        self._step = -1
+        self._told: set[str] = set()
+        self._host_s = 0.0
+        self._took = np.zeros(10)
+
+    @property
+    def factor_C(self) -> FloatArray:
+        """Factors now on the tables, of OPS in order."""
+        return self._watch_RC[FACTOR, :CORRECTED].copy()
+
+    def begin(self, step: int) -> None:
+        """A layer of this step is about to be decided: whatever is known of the step before it holds from here on."""
+        if step == self._step:
+            return
+        from .board.recalibration import entries  # numba takes long to import
+
+        self._step = step
+        if entries.end_step(*self._arrays, self.learning):
+            self.follow()
+
+    def follow(self) -> None:
+        """Bring the cost model to the factors on the board; its tables follow at their next use."""
+        factors = dict(zip(OPS, self.factor_C.tolist(), strict=True))
+        if factors != self._cost.corrections:
+            self._cost.recalibrate(factors)
+        for op, factor in factors.items():
+            if op not in self._told and not 1 / WRONG_BEYOND <= factor <= WRONG_BEYOND:
+                self._told.add(op)
+                reason = f"{op} takes {factor:.2g} times what the profile of {self._cost.profile.name} says"
+                self._tell(Fault.PROFILE, reason)
+                if self._warn:
+                    warnings.warn(f"{reason}; 'hetsched profile' measures it", RuntimeWarning, stacklevel=4)
+
+    def observe(self, outcome: Outcome, stats: RunStats) -> None:
+        """Take note of a layer whose decision is still on the board; `stats` have it already."""
+        from .board.recalibration import entries
+
+        host_s, self._host_s = stats.host_s - self._host_s, stats.host_s
+        plan = outcome.plan
+        self._took[:] = (
+            outcome.dense_s,
+            outcome.gpu_s - outcome.dense_s,
+            outcome.cpu_s,
+            outcome.link_s,
+            outcome.copied,
+            outcome.copied_s,
+            plan.decision_s,
+            host_s,
+            outcome.makespan_s,
+            plan.predicted_s,
+        )
+        entries.note(*self._arrays, self._seconds.table(plan.demand.num_tokens), self._took)
