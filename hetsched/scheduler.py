@@ -29,7 +29,7 @@ from .plugins import instance
 from .policy import Decision, Policy, Setting, is_compiled, traits_of
 from .recalibration import Recalibration
 from .residency import Arrive, Drop, Residency
-from .shadow.watchdog import Watchdog
+from .shadow.watchdog import watchdog_of
 from .stats import RunStats
 from .traces.trace import RoutingTrace
 from .types import (
@@ -121,7 +121,7 @@ class Scheduler:
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(setting)))
         self._views = Views(self.board)
-        self.watchdog = self._watchdog(setting, watch, trial)
+        self.watchdog = watchdog_of(self.policy, setting, watch, trial, is_engine=degrade)
         self.decider: Decider = self._decider(setting)
         self.clock = clock
         self._step = -1
@@ -244,19 +244,6 @@ class Scheduler:
             self._new_request, self._next_is_new = self._next_is_new, False
         self._layer = layer
         return self._step
-
-    def _watchdog(self, setting: Setting, watch: bool | None, trial: int) -> Watchdog | None:
-        """Who watches the policy, where there is something to choose between; nobody does, a policy in Python."""
-        wanted = (self._degrade and self.traits.watched) if watch is None else watch
-        if trial < 0 or (trial and not wanted):
-            raise InputError(f"trial is {trial}; it must be a number of steps, and takes watch=True")
-        if not wanted or not setting.num_slots:
-            return None
-        if not is_compiled(self.policy):
-            if watch:
-                raise InputError(f"policy {self.policy.name} has no kernels, so it cannot be watched; drop watch")
-            return None
-        return Watchdog(setting, self.policy.name, trial)
 
     def _decider(self, setting: Setting) -> Decider:
         """The policy's kernels with the solver's, or its methods, those not overridden by way of its kernels."""

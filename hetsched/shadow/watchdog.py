@@ -10,7 +10,8 @@ import numpy as np
 
 from ..policies.compiled import PolicyKernels
 from ..policies.static import LayerSplit, StaticFrequency
-from ..policy import Setting
+from ..errors import InputError
+from ..policy import Policy, Setting, is_compiled, traits_of
 from ..types import ExpertId, IntArray
 from . import (
     AGAIN,
@@ -107,6 +108,24 @@ class Watchdog:
         step, left, to, why = self.watch.moves_4W[:, row].tolist()
         measured_s, expected_s = self.watch.seconds_2W[:, row].tolist()
         return Move(step, self._names[left], self._names[to], measured_s, expected_s, REASONS[why])
+
+
+def watchdog_of(policy: Policy, setting: Setting, watch: bool | None, trial: int, is_engine: bool) -> Watchdog | None:
+    """Who watches a policy that was started; nobody where there is nothing to choose between.
+
+    `watch` None: in engines, a policy that declares it and has kernels. Raises InputError where it was asked for and
+    cannot be.
+    """
+    wanted = (is_engine and traits_of(policy).watched and is_compiled(policy)) if watch is None else watch
+    if trial < 0:
+        raise InputError(f"trial is {trial}; it must be a number of steps, 0 for no trial")
+    if trial and watch is False:
+        raise InputError(f"trial is {trial} beside watch=False, and nobody would see to it; drop one of the two")
+    if not (wanted and setting.num_slots):
+        return None
+    if not is_compiled(policy):
+        raise InputError(f"policy {policy.name} has no kernels, so it cannot be watched; drop watch=True")
+    return Watchdog(setting, policy.name, trial)
 
 
 def _flat(experts: Sequence[ExpertId], num_experts: int) -> IntArray:
