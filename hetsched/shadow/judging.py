@@ -112,7 +112,7 @@ def remember(watch: Watch, makespan_s: float, predicted_s: float) -> None:
     settled_s = makespan_s
     if who != ORIGINAL and predicted_s > 0.0:
         settled_s *= watch.step_s_A[who] / predicted_s
-    rate = max(RATE, 1.0 / (at[STAY] + 1))
+    rate = max(RATE, 1.0 / (at[STAY] + 1)) if watch.measured_s_A[who] > 0.0 else 1.0
     watch.measured_s_A[who] += rate * (settled_s / at[ACTIVE_NOW] - watch.measured_s_A[who])
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import InputError
 from ..policies.compiled import PolicyKernels
 from ..policies.static import LayerSplit, StaticFrequency
-from ..errors import InputError
 from ..policy import Policy, Setting, is_compiled, traits_of
 from ..types import ExpertId, IntArray
 from . import (
