@@ -17,7 +17,7 @@ from .faults import Fault, Tell
 from .stats import RunStats
 from .types import FloatArray, Outcome
 
-WRONG_BEYOND = 4.0  # a factor beyond is no drift but a wrong profile, and the user is told
+WRONG_BEYOND = 4.0  # a factor beyond is no drift but a wrong profile, and the user is told where it decides anything
 
 
 class Recalibration:
@@ -61,7 +61,7 @@ class Recalibration:
         factors = dict(zip(OPS, self.factor_C.tolist(), strict=True))
         if factors != self._cost.corrections:
             self._cost.recalibrate(factors)
-        for op, factor in factors.items():
+        for op, factor in factors.items() if self._cost.has_gpu else ():
             if op not in self._told and not 1 / WRONG_BEYOND <= factor <= WRONG_BEYOND:
                 self._told.add(op)
                 reason = f"{op} takes {factor:.2g} times what the profile of {self._cost.profile.name} says"

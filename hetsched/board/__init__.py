@@ -65,11 +65,11 @@ OF_GPU, OF_CPU, OF_COPY, OF_DENSE, OF_LAYERS, OF_DECISION, OF_HOST = range(7)
 CORRECTED, WATCHED = 4, 7
 # Its rows: of the step under way, the least and the most that was predicted, and what it took; the factor in the tables
 # (of decisions and the host: seconds expected of a layer, below 0 unknown); logarithms of the factor as it is
-# estimated, and of what each of the last two steps alone said; steps that said something; of the run, what was
-# predicted and measured, and the sum of each step's relative error.
+# estimated, and of what each of the last two steps alone said; steps that said something, and steps since one did; of
+# the run, what was predicted and measured, and the sum of each step's relative error.
 LEAST_S, MOST_S, TOOK_S, FACTOR, ESTIMATE, LAST, LAST_BUT_ONE = range(7)
-STEPS_SEEN, SUM_PREDICTED_S, SUM_MEASURED_S, SUM_ERROR = range(7, 11)
-WATCH = 11
+STEPS_SEEN, STEPS_UNSEEN, SUM_PREDICTED_S, SUM_MEASURED_S, SUM_ERROR = range(7, 12)
+WATCH = 12
 
 
 class Board(NamedTuple):

@@ -5,7 +5,8 @@ CPU lane slow each other by up to their profile's slowdowns, so that what lies b
 copied" is as predicted. After each step the factor of a class moves towards the median of what the last three steps
 said of it: one odd step moves nothing, a lasting change is believed from its second step on. What the tables hold
 follows once it is off by more than SEEN, and it is the true factor that is estimated, not an increment, so that a late
-table cannot make it swing. A lane that did nothing teaches nothing.
+table cannot make it swing. A lane that did nothing teaches nothing; whether it is time to use one in order to learn is
+for a policy to say (`is_unknown`).
 
 Shapes: R rows and C columns of a watch (board/__init__.py), T numbers of tokens.
 """
@@ -49,6 +50,7 @@ from . import (
     ON_GPU,
     RUNS,
     STEPS_SEEN,
+    STEPS_UNSEEN,
     SUM_ERROR,
     SUM_MEASURED_S,
     SUM_PREDICTED_S,
@@ -64,6 +66,7 @@ BOUND = 100.0  # a profile that is off by 10, on a machine that then changes by 
 LATELY = 0.05  # of a layer, in what is expected of decisions and the host
 RATE = 0.2  # of a step: a tenfold change is followed to within a twentieth in some 20 steps
 SEEN = math.log(1.03)  # tables are made anew when a factor has moved by more
+PROBE_STEPS, FIRST_PROBE_STEPS, FEW = 48, 3, 2  # a first step says little, the second decides
 ROUNDING = 1e-6  # relative; less is no error
 LOG_BOUND = math.log(BOUND)
 
@@ -122,6 +125,7 @@ def end_step(board: Board, learning: bool) -> bool:
     watch_RC, changed = board.watch_RC, False
     for c in range(WATCHED):
         least_s, took_s = watch_RC[LEAST_S, c], watch_RC[TOOK_S, c]
+        watch_RC[STEPS_UNSEEN, c] += 1.0
         if took_s <= 0.0:
             continue
         watch_RC[SUM_PREDICTED_S, c] += least_s
@@ -130,7 +134,8 @@ def end_step(board: Board, learning: bool) -> bool:
         watch_RC[STEPS_SEEN, c] += 1.0
         if learning and c < CORRECTED:
             changed |= _correct(watch_RC, c)
-        watch_RC[LEAST_S, c] = watch_RC[MOST_S, c] = watch_RC[TOOK_S, c] = 0.0
+        for row in (LEAST_S, MOST_S, TOOK_S, STEPS_UNSEEN):
+            watch_RC[row, c] = 0.0
     return changed
 
 
@@ -143,13 +148,24 @@ def _correct(watch_RC: FloatArray, c: int) -> bool:
     last, before = watch_RC[LAST, c], watch_RC[LAST_BUT_ONE, c]
     middle = max(min(said, last), min(max(said, last), before))
     watch_RC[LAST_BUT_ONE, c], watch_RC[LAST, c] = last, said
-    rate = max(RATE, 1.0 / max(1.0, watch_RC[STEPS_SEEN, c] - 1.0))  # the profile itself counts as two steps
+    rate = 1.0 - (1.0 - RATE) ** watch_RC[STEPS_UNSEEN, c]  # what was last seen long ago counts for less
+    rate = max(rate, 1.0 / max(1.0, watch_RC[STEPS_SEEN, c] - 1.0))  # the profile itself counts as two steps
     moved = watch_RC[ESTIMATE, c] + rate * (middle - watch_RC[ESTIMATE, c])
     watch_RC[ESTIMATE, c] = estimate = min(max(moved, -LOG_BOUND), LOG_BOUND)
     if abs(estimate - applied) <= SEEN:
         return False
     watch_RC[FACTOR, c] = math.exp(estimate)
     return True
+
+
+@compiled_lean
+def is_unknown(board: Board, c: int) -> bool:
+    """Whether it is worth something to know what a class takes now: nothing was measured for long, in this step either.
+
+    A lane that is thought too slow to be used would else be thought so for ever. The first few times soon.
+    """
+    steps = FIRST_PROBE_STEPS if board.watch_RC[STEPS_SEEN, c] < FEW else PROBE_STEPS
+    return bool(board.watch_RC[STEPS_UNSEEN, c] >= steps and board.watch_RC[TOOK_S, c] == 0.0)
 
 
 @compiled_lean

@@ -19,15 +19,25 @@ LOOKS = 4  # at overdue copies in the time that they are given at least
 
 
 class CopiesUnderWay:
-    """The event of each copy until it has been reported as arrived, or as lost to `listener`, its slot then free."""
+    """The event of each copy until it has been reported as arrived, or as lost to `listener`, its slot then free.
+
+    `told`: by whose seconds the accelerator goes; what it says is left is reported in those of `cost`.
+    """
 
     def __init__(
-        self, accelerator: Accelerator, cost: CostModel, slots: SlotPool, listener: Listener, patience: Patience
+        self,
+        accelerator: Accelerator,
+        cost: CostModel,
+        told: CostModel,
+        slots: SlotPool,
+        listener: Listener,
+        patience: Patience,
     ) -> None:
         self._accelerator = accelerator
+        self._cost, self._told = cost, told
         self._slots = slots
         self._listener = listener
-        self._copy_s = cost.copy_s() if cost.has_gpu else 0.0
+        self._arrived, self._arrived_s = 0, 0.0
         self._watch = CopyWatch(accelerator.cancel)
         self._age = LinkAge(time.monotonic)
         self._event_of: dict[ExpertId, Event] = {}
@@ -44,7 +54,7 @@ class CopiesUnderWay:
         row = store.row(fetch.expert)
         target = self._slots.buffer(fetch.expert, len(row))
         try:
-            event = self._accelerator.copy_in(row, target, seconds=self._copy_s, urgent=not fetch.prefetch)
+            event = self._accelerator.copy_in(row, target, seconds=self._told.copy_s(), urgent=not fetch.prefetch)
         except Exception as error:  # a driver's; whoever needs this copy goes to the CPU lane
             event = RefusedWork(error)
         self._event_of[fetch.expert], self._expert_of[event] = event, fetch.expert
@@ -62,8 +72,9 @@ class CopiesUnderWay:
             self._listener.fault(Fault.OVERDUE, f"{len(unfinished)} copies behind one that did not end")
             self._accelerator.cancel()
             free_s, unfinished = 0.0, ()
-        expert_of = self._expert_of
-        in_flight = tuple([(expert_of[event], left_s) for event, left_s in unfinished])
+        expert_of, scale = self._expert_of, self._cost.copy_s() / self._told.copy_s()
+        free_s *= scale
+        in_flight = tuple([(expert_of[event], left_s * scale) for event, left_s in unfinished])
         if len(in_flight) == len(expert_of):
             return LinkState(free_s, (), in_flight)
         waiting = {expert for expert, _ in in_flight}
@@ -85,6 +96,12 @@ class CopiesUnderWay:
             if self._watch.disarm():
                 self._listener.fault(Fault.OVERDUE, f"a layer waited for {len(awaited)} copies")
 
+    def take_arrived(self) -> tuple[int, float]:
+        """How many copies were reported as arrived since this was last asked, and the link's seconds for them."""
+        taken = self._arrived, self._arrived_s
+        self._arrived, self._arrived_s = 0, 0.0
+        return taken
+
     def drop_failed(self) -> None:
         """Forget the copies that have failed."""
         for expert in [expert for expert, event in self._event_of.items() if event.failed]:
@@ -105,9 +122,11 @@ class CopiesUnderWay:
         copy = self._event_of.pop(expert)
         del self._expert_of[copy]
         if not copy.failed:
+            self._arrived += 1
+            self._arrived_s += copy.busy_s
             return True
         self._listener.lose(expert, story(error_of(copy)))
         return False
 
     def _limit_s(self) -> float:
-        return self._patience.slack_s + self._patience.times * len(self._event_of) * self._copy_s
+        return self._patience.slack_s + self._patience.times * len(self._event_of) * self._cost.copy_s()

@@ -126,7 +126,7 @@ class Engine:
         host_s = self.host.charged()
         if self.sight is not None:
             self.sight.show(work.layer, work.hidden_TH, self._executor.bring)
-        dense_s = self.accelerator.begin_layer(self.scheduler.cost.dense_s(demand.num_tokens), host_s)
+        dense_s = self.accelerator.begin_layer(self._executor.told.dense_s(demand.num_tokens), host_s)
         link = self._executor.link_state()
         self.host.pause()
         plan = self.scheduler.step(demand, link)

@@ -32,6 +32,8 @@ class AsyncExecutor:
     """Submits a plan's copies and computations, waits for the layer, and adds the contributions in a fixed order.
 
     What fails is computed on the CPU lane in the same layer, and `listener` is told; recovery.py has the rules.
+    `told`: by whose seconds the accelerator goes. A real one is told what is believed now; an emulated one takes the
+    seconds it is told, and those stay the profile's, whatever has been learned of it since.
     """
 
     def __init__(
@@ -44,12 +46,12 @@ class AsyncExecutor:
         cpu_linear: Linear = F.linear,
     ) -> None:
         self._accelerator = accelerator
-        self._cost = cost
+        self.told = CostModel(cost.profile, cost.geometry) if accelerator.emulated else cost
         self._store = store
         self._slots = slots
         self._listener = listener
         self._cpu_linear = cpu_linear
-        self._copies = CopiesUnderWay(accelerator, cost, slots, listener, Patience())
+        self._copies = CopiesUnderWay(accelerator, cost, self.told, slots, listener, Patience())
         self._under_way: LayerUnderWay | None = None
 
     def link_state(self) -> LinkState:
@@ -81,17 +83,15 @@ class AsyncExecutor:
         hidden_TH = self._hidden(work, not calls[-1].on_gpu)
         for i, call in enumerate(calls):
             if not call.on_gpu:
-                call_s = self._cost.cpu_start_s(plan.demand.num_tokens)
+                call_s = self.told.cpu_start_s(plan.demand.num_tokens)
             else:
-                call_s = 0.0 if i else self._cost.gpu_call_s()
+                call_s = 0.0 if i else self.told.gpu_call_s()
             self._launch(under_way, call, hidden_TH, call_s)
 
     def prefetch(self, fetches: Sequence[Fetch]) -> None:
         """Queue copies behind the demanded ones; what they displace is not active in this layer."""
         for fetch in fetches:
             self._copies.start(fetch, self._store)
-        if self._under_way:
-            self._under_way.copies += len(fetches)
 
     def finish(self, dense_s: float, host_s: float = 0.0) -> tuple[torch.Tensor, Outcome]:
         """Wait for the layer; the experts' sum [T, H], and what it took.
@@ -130,7 +130,7 @@ class AsyncExecutor:
         if isinstance(copy, RefusedWork):
             call.event = copy
             return
-        lane, each_s = (Lane.GPU, self._cost.each_gpu_s) if call.on_gpu else (Lane.CPU, self._cost.each_cpu_s)
+        lane, each_s = (Lane.GPU, self.told.each_gpu_s) if call.on_gpu else (Lane.CPU, self.told.each_cpu_s)
         after: tuple[Event, ...] = () if copy is None else (copy,)
         if copy is not None:
             self._accelerator.promote(copy)
@@ -251,5 +251,6 @@ class AsyncExecutor:
                 stall_s += call.event.stall_s
             else:
                 cpu_s += call.event.busy_s
-        link_s = under_way.copies * self._cost.copy_s() if under_way.copies else 0.0
-        return Outcome(under_way.plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s)
+        copied, copied_s = self._copies.take_arrived()
+        lanes_s = gpu_s, cpu_s, copied_s, stall_s
+        return Outcome(under_way.plan, dense_s, makespan_s, *lanes_s, host_s, copied, copied_s)

@@ -33,7 +33,7 @@ class LaneCall:
 
 @dataclass(eq=False)
 class LayerUnderWay:
-    """The calls of a layer's lanes, what they contribute, and how many copies the layer started.
+    """The calls of a layer's lanes, and what they contribute.
 
     `opening`: the GPU lane's call, where it is work of its own before an expert that waits for a copy.
     """
@@ -43,7 +43,6 @@ class LayerUnderWay:
     active: list[int]
     counts: list[int]
     parts: HostParts | DeviceParts
-    copies: int
     calls: list[LaneCall] = field(default_factory=list)
     opening: Event | None = None
 
@@ -52,7 +51,7 @@ class LayerUnderWay:
         """Sort the tokens by expert. `send` brings a host tensor to where a device weights results; None: the host."""
         active, counts = plan.demand.active, plan.demand.tokens
         parts = HostParts(work, counts) if send is None else DeviceParts(work, counts, send)
-        return cls(plan, work, active, counts, parts, len(plan.fetches))
+        return cls(plan, work, active, counts, parts)
 
     def put(self, call: LaneCall, rows: torch.Tensor) -> None:
         """The results of a call's experts, one below the other."""

@@ -75,4 +75,5 @@ def _scheduler(options: Options, sizes: MemoryPlan, cpu_only: bool, learned: Lea
         frequency_LE=options.frequency_LE,
         timed_as=tier.timed_as,
         degrade=True,
+        recalibrate=options.recalibrate,
     )

@@ -46,6 +46,7 @@ class Options:
     steer: str | Path | Steering | None = None
     forecaster: Any = None
     learned: str | Path | None = None
+    recalibrate: bool = True
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:

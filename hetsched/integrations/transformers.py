@@ -53,6 +53,7 @@ def attach(
     steer: str | Path | Steering | None = None,
     forecaster: Any = None,
     learned: str | Path | None = None,
+    recalibrate: bool = True,
 ) -> Attachment:
     """Run a transformers model's experts under hetsched; `model.generate(...)` works as before.
 
@@ -66,7 +67,8 @@ def attach(
     `stand_in_for`: gallery model whose layers' times the emulated machine takes instead of this model's.
 
     `learned`: a file of what other runs have learned of this model's routing, read if it is there; detach() writes it
-    with what this run adds.
+    with what this run adds. `recalibrate`: correct the profile's seconds by what is measured while the model runs;
+    `stats()["predictions"]` says how far they were off.
 
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
     kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
@@ -105,6 +107,7 @@ def attach(
         steer,
         forecaster,
         learned,
+        recalibrate,
     )
     return _attached(model, modules, options)
 

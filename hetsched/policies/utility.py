@@ -5,7 +5,8 @@
 Both P come from a forecaster, learned online. `later` stands for all visits after the next one: small, because by then
 the slot will have been reconsidered many times. Dispatch of the active experts is the integer program of problem.py;
 a fetch costs its victim's utility and the link's price, which is what copies have been gaining of late. While the lanes
-work, absent experts replace resident ones as long as that gains and the link keeps up.
+work, absent experts replace resident ones as long as that gains and the link keeps up. Seconds are those of the board's
+tables, which follow what is measured; a lane or link that nothing was measured of for long is used once to know it.
 """
 
 from __future__ import annotations

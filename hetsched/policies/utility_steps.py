@@ -16,6 +16,7 @@ from ..board import (
     CPU_S,
     CPU_SLOWDOWN,
     DENSE_S,
+    EXPERTS,
     FETCHES,
     FLYING,
     FREE,
@@ -23,18 +24,20 @@ from ..board import (
     HAS_GPU,
     LANE,
     LAYER,
-    LAYERS,
     LINK_FREE_S,
     OF_COPY,
+    OF_CPU,
+    OF_GPU,
     ON_CPU,
     PHASE,
     PREDICTED_S,
+    RESIDENT,
     RUNS,
     SLOTS,
-    STEPS_SEEN,
     TOKENS,
     Board,
 )
+from ..board.recalibration import is_unknown
 from ..board.rows import SAVES, copy_ahead, misses_on_cpu
 from ..cost.model import CostModel
 from ..jit import compiled_lean
@@ -49,15 +52,12 @@ MOST_SWAPS = 4  # prefetches chosen at once
 RECENT = 0.15  # how far one demand moves the forecast of the next towards certainty
 RATE = 0.02  # of the averages that follow the run: link price, layer time
 PREFILL = 0  # as types.Phase
-# Steps without any copy after which one is made to see what it takes: a link that is thought too slow to be used would
-# else be thought so for ever. The first few soon, since two say enough.
-PROBE_STEPS, FIRST_PROBE_STEPS, FEW = 32, 2, 3
 NOW = 12  # numbers that choose_swaps is told
 
 # Places in `numbers`. The weight of demand after the next visit, hysteresis in savings, backlog in layers, layers that
-# learning one changes; averages: a layer's seconds, what copies have been gaining, the CPU lane's share of a layer;
-# what was left of the last layer; and layers since the last copy.
-LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_SHARE, LEFT_S, UNUSED_LAYERS = range(9)
+# learning one changes; averages: a layer's seconds, what copies have been gaining, the CPU lane's share of a layer; and
+# what was left of the last layer.
+LATER, HYSTERESIS, BACKLOG, REACH, LAYER_S, LINK_PRICE_S, CPU_SHARE, LEFT_S = range(8)
 
 
 class Own(NamedTuple):
@@ -76,7 +76,7 @@ class Own(NamedTuple):
 
 def first_numbers(cost: CostModel, top_k: int, tuning: Sequence[float], reach: int) -> FloatArray:
     """`numbers` before the first step; `tuning`: weight of later demand, hysteresis, backlog."""
-    numbers = np.zeros(9)
+    numbers = np.zeros(8)
     numbers[[LATER, HYSTERESIS, BACKLOG]], numbers[REACH] = tuning, reach
     if cost.has_gpu:
         numbers[LAYER_S] = cost.dense_s(1) + top_k * cost.each_cpu_s((1,))[0]
@@ -98,12 +98,16 @@ def saving_s(board: Board, seconds_4T: FloatArray) -> float:
 
 @compiled_lean
 def plan(board: Board, seconds_4T: FloatArray, arrays: Any) -> int:
-    """The layer's integer program, posed; or decided, where one token's is settled by counting."""
+    """The layer's integer program, posed; or decided, where one token's is settled by counting, or to use every lane."""
     own = own_of(arrays)
     if not board.machine[HAS_GPU]:
         misses_on_cpu(board, seconds_4T)
         return DECIDED
     numbers = own.numbers
+    if _is_probe(board):
+        misses_on_cpu(board, seconds_4T)
+        _follow(board, seconds_4T, numbers)
+        return DECIDED
     utility_E, demand_E = own.known.utility_LE[board.at[LAYER]], own.demand_LE[board.at[LAYER]]
     ahead, hit_s = _tokens_ahead(board), saving_s(board, seconds_4T)
     for i in range(board.at[ACTIVE]):
@@ -153,8 +157,8 @@ def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
     now[swap.SAVING], now[swap.LATER], now[swap.COPY] = hit_s, numbers[LATER], copy_s
     now[swap.WORTH] = numbers[HYSTERESIS] * hit_s + _contention_s(board, numbers)
     now[swap.DENSE] = seconds_4T[DENSE_S, 1]
-    is_probe = _is_time_to_probe(board, numbers)
-    if is_probe:
+    is_probe = is_unknown(board, OF_COPY) and not at[FLYING] and not at[FETCHES]
+    if is_probe:  # as if a copy took nothing
         now[swap.COPY] = now[swap.WORTH] = 0.0
     layers, experts = own.next_LE.shape
     state_LE, active_N = board.state_F.reshape(layers, experts), board.active_N[: at[ACTIVE]]
@@ -165,19 +169,19 @@ def choose(board: Board, seconds_4T: FloatArray, arrays: Any) -> None:
         new, victim, gain_s = own.swaps_3W[:, i]
         copy_ahead(board, int(new), int(victim), gain_s, SAVES)
         gained_s += gain_s
-    if count:
-        numbers[UNUSED_LAYERS] = 0.0
     numbers[LINK_PRICE_S] += RATE * (gained_s / max(count, 1) - numbers[LINK_PRICE_S])
 
 
 @compiled_lean
-def _is_time_to_probe(board: Board, numbers: FloatArray) -> bool:
-    """Count layers in which nothing was copied; whether there have been enough of them."""
-    if board.at[FLYING] or board.at[FETCHES]:
-        numbers[UNUSED_LAYERS] = 0.0
-    numbers[UNUSED_LAYERS] += 1.0
-    steps = FIRST_PROBE_STEPS if board.watch_RC[STEPS_SEEN, OF_COPY] < FEW else PROBE_STEPS
-    return bool(numbers[UNUSED_LAYERS] > steps * board.at[LAYERS])
+def _is_probe(board: Board) -> bool:
+    """Whether a lane was not used for long, and this layer could use it: a few tokens' layer costs little."""
+    at, first = board.at, board.at[LAYER] * board.at[EXPERTS]
+    if at[PHASE] == PREFILL or not (is_unknown(board, OF_GPU) or is_unknown(board, OF_CPU)):
+        return False
+    here = 0
+    for i in range(at[ACTIVE]):
+        here += board.state_F[first + board.active_N[i]] == RESIDENT
+    return bool((is_unknown(board, OF_GPU) and here > 0) or (is_unknown(board, OF_CPU) and here < at[ACTIVE]))
 
 
 @compiled_lean
@@ -205,7 +209,7 @@ def _tokens_ahead(board: Board) -> int:
 
 KERNELS = PolicyKernels(
     "hetsched",
-    ("hetsched.policies.utility_steps", "hetsched.policies.utility_kernels"),
+    ("hetsched.board.recalibration", "hetsched.policies.utility_steps", "hetsched.policies.utility_kernels"),
     plan,
     answer=answer,
     note=note,

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from ...errors import InputError
+from ...machine.drift import Drift, check_drifts
 from ...machine.profile import HardwareProfile, Link
 from ...types import Lane
 from ..base import Cancelled, Event
@@ -47,8 +48,10 @@ def _apart(method: Method) -> Method:
 class EmulatedAccelerator(HostMemory):
     """Three emulated lanes and an arena of `capacity_bytes` (default: what the profile's GPU has).
 
-    `time_scale`: wall seconds per emulated second. `timing_only`: copies take their time and move no byte. Contention
-    between the lanes is not emulated. All methods belong to one thread at a time, but cancel() may come from another.
+    `time_scale`: wall seconds per emulated second. `timing_only`: copies take their time and move no byte. `drifts`:
+    work takes so many times the seconds it is said to take, by part and from some forward pass on; how long copies
+    will take is told by those seconds all the same. Contention between the lanes is not emulated. All methods belong to
+    one thread at a time, but cancel() may come from another.
     """
 
     emulated = True
@@ -59,6 +62,7 @@ class EmulatedAccelerator(HostMemory):
         capacity_bytes: int | None = None,
         time_scale: float = DEFAULT_SCALE,
         timing_only: bool = False,
+        drifts: Sequence[Drift] = (),
     ) -> None:
         if profile.gpu is None or profile.h2d is None:
             raise InputError(f"{profile.name} has no GPU to emulate; choose a machine with one: hetsched profiles list")
@@ -66,6 +70,7 @@ class EmulatedAccelerator(HostMemory):
             raise InputError(f"time scale {time_scale} is below 1; an emulated machine cannot outrun this one")
         if time_scale > MAX_SCALE:
             raise InputError(f"time scale {time_scale:g} is above {MAX_SCALE:g}, at which a second takes three hours")
+        check_drifts(drifts)
         self.name = f"{profile.name} (emulated{', timing only' if timing_only else ''})"
         super().__init__(profile.gpu.capacity_bytes if capacity_bytes is None else capacity_bytes)
         self.clock = EmulatedClock(time_scale)
@@ -79,6 +84,8 @@ class EmulatedAccelerator(HostMemory):
         self.worked_s = 0.0  # wall seconds of the lanes' work
         self._host_s = 0.0  # until when the host is busy beside the lanes
         self._closed = False
+        self._drifts = {drift.from_step: drift for drift in drifts}
+        self._drift, self._step = self._drifts.get(0, Drift()), -1
 
     def copy_now(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy at once; no emulated time passes."""
@@ -96,7 +103,8 @@ class EmulatedAccelerator(HostMemory):
             target[begin:end].copy_(source[begin:end])
 
         do = _nothing if self._timing_only else move
-        return self._submit(Lane.LINK, do, chunks, seconds / chunks, (), URGENT if urgent else BACKGROUND)
+        part_s = self._drift.link * seconds / chunks
+        return self._submit(Lane.LINK, do, chunks, part_s, (), URGENT if urgent else BACKGROUND)
 
     @_apart
     def promote(self, copy: Event) -> None:
@@ -106,15 +114,20 @@ class EmulatedAccelerator(HostMemory):
     @_apart
     def copy_state(self) -> tuple[float, list[tuple[LaneEvent, float]]]:
         """Seconds until an urgent copy would start, and each unfinished copy with the seconds until it ends."""
-        return self._link_lane.pending()
+        free_s, left = self._link_lane.pending()
+        slow = self._drift.link
+        return (free_s, left) if slow == 1.0 else (free_s / slow, [(event, left_s / slow) for event, left_s in left])
 
     @_apart
     def launch(self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()) -> LaneEvent:
         """Compute in a lane, in order of submission, after other work."""
+        seconds *= self._drift.gpu if lane is Lane.GPU else self._drift.cpu
         return self._submit(lane, lambda part: kernel(), 1, seconds, [_own(event) for event in after])
 
     def begin_step(self) -> None:
-        """Nothing: what passes between layers, the engine says at the next."""
+        """Count it, for drifts; what passes between layers, the engine says at the next."""
+        self._step += 1
+        self._drift = self._drifts.get(self._step, self._drift)
 
     def end_step(self) -> float:
         """The output head is no part of the profile: 0."""
@@ -123,6 +136,7 @@ class EmulatedAccelerator(HostMemory):
     @_apart
     def begin_layer(self, dense_s: float, host_s: float = 0.0) -> float:
         """Let both pass; copies go on meanwhile. Nobody sleeps for `host_s`, which has taken its time already."""
+        dense_s *= self._drift.gpu
         self._pass_until(self.clock.now_s + dense_s + host_s, host_s)
         return dense_s
 
