@@ -25,15 +25,11 @@ MOST_MOVES = 64  # remembered, the last ones
 
 # Places in `at`. Who decides, how many steps it has, and how many are left of a look at it; the step seen last; steps
 # judged; of the layers of the step under way: active experts, phase; visits of layers; the first target that may be
-# missing; slots of a layer for fetch-all; targets of the static placement and of the split; moves so far; experts of
-# this step that the original runs on each lane, and that the static placement would; steps in which a lane of the
-# former was idle, and how many of those call for a look; step at which a look at the best rival begins and how many it
-# takes; whether the original is on trial.
+# missing; slots of a layer for fetch-all; targets of the static placement and of the split; moves so far; step at which
+# a look at the best rival begins and how many it takes; whether the original is on trial.
 DECIDES, STAY, LOOKING, LAST_SEEN, STEPS, ACTIVE_NOW, PHASE_NOW, VISIT, NEXT = range(9)
-SHARE, TARGETS, SPLIT_TARGETS, MOVES = range(9, 13)
-OWN_CPU, OWN_GPU, STATIC_CPU, STATIC_GPU = range(13, 17)
-IDLE, IDLE_LIMIT, TRIAL, ON_TRIAL = range(17, 21)
-AT = 21
+SHARE, TARGETS, SPLIT_TARGETS, MOVES, TRIAL, ON_TRIAL = range(9, 15)
+AT = 15
 # Places in `now`, seconds: the board's sums when the last step ended, of experts, of what all strategies share, and as
 # predicted.
 LAST_MAKESPAN, LAST_COMMON, LAST_PREDICTED = range(3)

@@ -7,9 +7,6 @@ the margin never. What a rival would take is the shadow's figure; after it has b
 seconds for each active expert, since a profile that lies deceives the shadow too. The original has no shadow: it is
 measured, left, and tried again after REST steps, then 2 * REST and so on; such a trial ends at TRIAL_HELD.
 
-Where the original leaves a lane all but idle that the static placement would use, nothing is ever measured there: after
-FIRST_LOOK such steps, then four times as many and so on, the static placement decides LOOK_STEPS steps.
-
 Steps of prefill are not judged. Shapes: A strategies.
 """
 
@@ -34,8 +31,6 @@ from . import (
     DECIDES,
     EXPECTED,
     FROM,
-    IDLE,
-    IDLE_LIMIT,
     LAST_COMMON,
     LAST_MAKESPAN,
     LAST_PREDICTED,
@@ -48,12 +43,7 @@ from . import (
     NEXT,
     ON_TRIAL,
     ORIGINAL,
-    OWN_CPU,
-    OWN_GPU,
     PHASE_NOW,
-    STATIC,
-    STATIC_CPU,
-    STATIC_GPU,
     STAY,
     STEPS,
     STRATEGIES,
@@ -76,10 +66,6 @@ REST = 64  # steps before a strategy that was left is tried again, at first
 SIMPLE_GROWTH, ORIGINAL_GROWTH = 4, 2  # of that, each time: a shadow that deceived once is trusted less
 PROVEN = 256  # steps after which a strategy begins with REST again
 MOST_REST = 1 << 14
-FIRST_LOOK = 8
-LOOK_GROWTH, LOOK_STEPS = 4, 3  # one odd step teaches a recalibration nothing
-IDLE_SHARE = 0.25  # of what the static placement would run on a lane: below it too little is measured there
-MOST_DEAR = 20.0  # a look is not taken where the shadow says that it costs so many times the step
 RATE = 0.1  # of the average over measured steps
 
 
@@ -98,9 +84,9 @@ def judge(board: Board, watch: Watch) -> None:
         remember(watch, makespan_s, predicted_s)
         weigh(watch, makespan_s, shared_s)
         at[STAY] += 1
-        decide_who(watch, makespan_s)
+        decide_who(watch)
     watch.step_s_A[:] = 0.0
-    at[ACTIVE_NOW] = at[OWN_CPU] = at[OWN_GPU] = at[STATIC_CPU] = at[STATIC_GPU] = 0
+    at[ACTIVE_NOW] = 0
     at[LAST_SEEN] = board.at[STEP]
 
 
@@ -142,7 +128,7 @@ def weigh(watch: Watch, makespan_s: float, shared_s: float) -> None:
 
 
 @compiled_lean
-def decide_who(watch: Watch, makespan_s: float) -> None:
+def decide_who(watch: Watch) -> None:
     """Move to the strategy that is to decide next, if that is another."""
     at, rival = watch.at, 0
     if at[LOOKING]:
@@ -161,20 +147,8 @@ def decide_who(watch: Watch, makespan_s: float) -> None:
         if at[STEPS] >= watch.known_until_A[ORIGINAL]:
             move(watch, ORIGINAL, AGAIN)
     elif at[TRIAL] and at[STEPS] == at[TRIAL]:
-        look(watch, best_shadow(watch), at[TRIAL])
-    else:
-        look_where_nothing_is_measured(watch, makespan_s)
-
-
-@compiled_lean
-def look_where_nothing_is_measured(watch: Watch, makespan_s: float) -> None:
-    """Let the static placement decide some steps where it uses a lane that the original has not used for long."""
-    at = watch.at
-    if at[OWN_CPU] < IDLE_SHARE * at[STATIC_CPU] or at[OWN_GPU] < IDLE_SHARE * at[STATIC_GPU]:
-        at[IDLE] += 1
-    if at[IDLE] >= at[IDLE_LIMIT] and watch.step_s_A[STATIC] < MOST_DEAR * makespan_s:
-        at[IDLE], at[IDLE_LIMIT] = 0, min(LOOK_GROWTH * at[IDLE_LIMIT], MOST_REST)
-        look(watch, STATIC, LOOK_STEPS)
+        move(watch, best_shadow(watch), LOOK)
+        at[LOOKING] = at[TRIAL]
 
 
 @compiled_lean
@@ -185,13 +159,6 @@ def best_shadow(watch: Watch) -> int:
         if watch.step_s_A[other] < watch.step_s_A[best]:
             best = other
     return best
-
-
-@compiled_lean
-def look(watch: Watch, rival: int, steps: int) -> None:
-    """Let a rival decide so many steps, to be measured."""
-    move(watch, rival, LOOK)
-    watch.at[LOOKING] = steps
 
 
 @compiled_lean

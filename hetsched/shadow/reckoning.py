@@ -16,11 +16,8 @@ from ..board import (
     EXPERTS,
     GPU_CALL_S,
     GPU_S,
-    LANE,
     LAYER,
-    ON_GPU,
     PHASE,
-    RUNS,
     TOKENS,
     Board,
     Bytes,
@@ -31,14 +28,10 @@ from . import (
     ACTIVE_NOW,
     CPU_ONLY,
     FETCH_ALL,
-    OWN_CPU,
-    OWN_GPU,
     PHASE_NOW,
     SHARE,
     SPLIT,
     STATIC,
-    STATIC_CPU,
-    STATIC_GPU,
     VISIT,
     Watch,
 )
@@ -61,9 +54,6 @@ def reckon(board: Board, seconds_4T: FloatArray, watch: Watch) -> None:
     first = board.at[LAYER] * board.at[EXPERTS]
     for i in range(board.at[ACTIVE]):
         watch.used_F[first + board.active_N[i]] = at[VISIT]
-        at[STATIC_GPU if watch.is_placed_F[first + board.active_N[i]] else STATIC_CPU] += 1
-    for i in range(board.at[RUNS]):
-        at[OWN_GPU if board.runs_4N[LANE, i] == ON_GPU else OWN_CPU] += 1
 
 
 @compiled_lean

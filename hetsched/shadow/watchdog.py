@@ -16,7 +16,6 @@ from ..types import ExpertId, IntArray
 from . import (
     AGAIN,
     BACK,
-    IDLE_LIMIT,
     LAST_SEEN,
     LOOK,
     MOST_MOVES,
@@ -71,7 +70,7 @@ class Watchdog:
     """Watches one policy. `trial`: steps after which the best rival is measured for as many; 0: never."""
 
     def __init__(self, setting: Setting, name: str, trial: int = 0) -> None:
-        from .judging import CREDIT, FIRST_LOOK, REST  # numba takes long to import
+        from .judging import CREDIT, REST  # numba takes long to import
 
         shape, slots = setting.geometry, setting.num_slots
         self._names = (name, *SIMPLE)
@@ -79,7 +78,7 @@ class Watchdog:
         self.arrays = new_watch(shape.num_layers * shape.num_experts, slots)
         self.watch = watch = sections(*self.arrays)
         watch.rests_A[:] = REST
-        watch.at[[STAY, IDLE_LIMIT, LAST_SEEN, TRIAL]] = CREDIT, FIRST_LOOK, -1, trial
+        watch.at[[STAY, LAST_SEEN, TRIAL]] = CREDIT, -1, trial
         watch.at[SHARE] = slots // shape.num_layers
         static = _flat(StaticFrequency().start(setting), shape.num_experts)[:slots]
         split = _flat(LayerSplit().start(setting), shape.num_experts)[:slots]

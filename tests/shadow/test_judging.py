@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import pytest
 
 from hetsched.errors import InputError
-from hetsched.machine import gallery
-from hetsched.machine.drift import slowed
 from hetsched.policies.utility import Utility
 from hetsched.scheduler import Scheduler
 from hetsched.shadow import AGAIN, BACK, LOOK, WORSE
-from hetsched.shadow.judging import FIRST_LOOK, HELD, LOOK_STEPS, REST
+from hetsched.shadow.judging import HELD, REST
 from hetsched.shadow.watchdog import REASONS, SIMPLE
 from hetsched.testing.policies import SHAPE
-from hetsched.types import Lane, Phase
+from hetsched.types import Phase
 
 from .driver import MACHINE, Driver, as_predicted, times_static
 
@@ -109,24 +106,6 @@ def test_prefill_is_not_judged() -> None:
     run = Driver(phase=Phase.PREFILL)
     run.run(100, times_static(20.0))
     assert run.moves == []
-
-
-def test_a_lane_without_work_is_looked_at() -> None:
-    """A CPU that is believed to be of no use is used for a moment, then more and more rarely."""
-    run = Driver(machine=slowed(gallery.machine("h100-pcie"), cpu=10.0, link=0.1))
-    plans = run.run(400, as_predicted)
-    looks = [move.step for move in run.moves if move.why == REASONS[LOOK]]
-    backs = [move.step for move in run.moves if move.why == REASONS[BACK]]
-    assert [back - look for look, back in zip(looks, backs, strict=True)] == [LOOK_STEPS] * len(looks)
-    assert looks[0] >= FIRST_LOOK - 1
-    waits = np.diff([0, *looks])
-    assert len(looks) > 1
-    assert (np.diff(waits) > 0).all()
-    assert {move.to for move in run.moves} == {"static-frequency", "hetsched"}
-    on_cpu = {plan.demand.step for plan in plans if any(run.lane is Lane.CPU for run in plan.runs)}
-    looked = {look + 1 + i for look in looks for i in range(LOOK_STEPS)}
-    assert looked <= on_cpu
-    assert len(on_cpu - looked) < 0.5 * len(plans) / SHAPE.num_layers
 
 
 def test_a_trial_at_the_start_measures_the_best_rival() -> None:
