@@ -2,7 +2,7 @@
 
 For every rival a sum of what it would have saved is kept, in its own step times, that falls by MARGIN a step and never
 below nothing (a CUSUM test: Page, "Continuous inspection schemes", Biometrika 1954). Where it exceeds HELD the rival
-decides: a strategy that is twice as slow is left after four steps, one that is 13 % slower after forty, and one within
+decides: a strategy that is twice as slow is left after five steps, one that is 13 % slower after forty, and one within
 the margin never. What a rival would take is the shadow's figure; after it has been left, for some time its measured
 seconds for each active expert, since a profile that lies deceives the shadow too. The original has no shadow: it is
 measured, left, and tried again after REST steps, then 2 * REST and so on; such a trial ends at TRIAL_HELD.
