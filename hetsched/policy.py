@@ -97,7 +97,9 @@ class Traits(NamedTuple):
     tokens. `stand_in`: what it has in place of its paper's input. `uses_weights`: its demands carry `weights_E`, the
     router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
     `uses_solver`: it asks `setting.solver`; naming a solver for one that does not is an error. `uses_forecaster`: the
-    same of `setting.forecaster`; an attribute `forecaster` of the policy is the one that it has by default.
+    same of `setting.forecaster`; an attribute `forecaster` of the policy is the one that it has by default. `watched`:
+    in engines simple strategies may decide while it is worse than they would be (hetsched.shadow); others stay what
+    they are, as baselines must.
     """
 
     family: str = ""
@@ -107,6 +109,7 @@ class Traits(NamedTuple):
     uses_weights: bool = False
     uses_solver: bool = False
     uses_forecaster: bool = False
+    watched: bool = False
 
 
 @runtime_checkable

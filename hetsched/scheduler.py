@@ -29,6 +29,7 @@ from .plugins import instance
 from .policy import Decision, Policy, Setting, is_compiled, traits_of
 from .recalibration import Recalibration
 from .residency import Arrive, Drop, Residency
+from .shadow.watchdog import watchdog_of
 from .stats import RunStats
 from .traces.trace import RoutingTrace
 from .types import (
@@ -68,6 +69,10 @@ class Scheduler:
     `degrade`: a plug-in that raises or breaks its contract costs a plain decision (residents on the GPU, the rest on
     the CPU) and is counted in `stats.faults`; a solver gets a budget. That is for engines; without it, faults of a
     policy are raised, which is for replays and tests.
+
+    `watch`: let simple strategies decide while the policy is measured to be worse than they would be (hetsched.shadow);
+    None: in engines, for policies that declare it (Traits.watched). Moves are told in `stats.moves` and logged.
+    `trial`: steps after which the best of them is measured for as many; 0: only where there is reason.
     """
 
     def __init__(
@@ -87,6 +92,8 @@ class Scheduler:
         forecaster: Any = None,
         contexts: Contexts | None = None,
         learned: Learned | None = None,
+        watch: bool | None = None,
+        trial: int = 0,
         recalibrate: bool = True,
     ) -> None:
         self.geometry = geometry
@@ -114,6 +121,7 @@ class Scheduler:
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(setting)))
         self._views = Views(self.board)
+        self.watchdog = watchdog_of(self.policy, setting, watch, trial, is_engine=degrade)
         self.decider: Decider = self._decider(setting)
         self.clock = clock
         self._step = -1
@@ -175,6 +183,8 @@ class Scheduler:
             decision = self._plain(demand, error)
         if not self.board.at[STATUS]:  # else it is counted already
             self.stats.record_answer(decision.solver_status)
+        if self.watchdog is not None:
+            self.note_moves()
         self._unobserved = demand
         self._runs = decision.runs
         runs, fetches, evicts, predicted_s, status = decision
@@ -224,6 +234,11 @@ class Scheduler:
         """Count what was survived."""
         self.stats.record_fault(fault, reason)
 
+    def note_moves(self) -> None:
+        """Take note of strategies that now decide in place of others; a compiled replay does it in between."""
+        if self.watchdog is not None:
+            self.stats.moves += self.watchdog.new_moves()
+
     def drop_copies(self) -> None:
         """After a fault or cancellation: what had not arrived never will."""
         for expert in self.residency.copying():
@@ -246,7 +261,8 @@ class Scheduler:
 
             solver = kernel_of(self.solver, SOLVER_BUDGET_S if self._degrade else None)
             given = self.guard, self.seconds, self.arrays, self._views, self._excuse
-            compiled = CompiledDecider(policy.kernels(), solver, *given)
+            kernels = policy.kernels() if self.watchdog is None else self.watchdog.watched(policy.kernels())
+            compiled = CompiledDecider(kernels, solver, *given)
             if self._degrade:  # a replay may need none of its calls
                 compiled.make_ready()
             return compiled

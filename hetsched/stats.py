@@ -45,7 +45,7 @@ class RunStats:
     `decision_s` is on the critical path; `overlapped_s`, for learning and choosing prefetches, is spent while the lanes
     work and lengthens a layer only where it outlasts them. `host_s` is what the engine itself takes, decisions apart;
     on a real machine the wall's seconds contain it, which `host_inside_s` says. `faults` counts what was survived, by
-    name of the fault.
+    name of the fault. `moves`: strategies that have begun to decide in place of others (shadow.watchdog.Move).
     """
 
     layers, steps, tokens = _Count(places.N_LAYERS), _Count(places.N_STEPS), _Count(places.N_TOKENS)
@@ -65,6 +65,7 @@ class RunStats:
         self.board = places.open_board(*places.new_board(1, 1, 0)) if board is None else board
         self.faults: dict[str, int] = {}
         self.last_fault: dict[str, str] = {}
+        self.moves: list[Any] = []
         self._said: dict[str, int] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -159,6 +160,7 @@ class RunStats:
             "predictions": figures(self.board.watch_RC),
             "faults": dict(self.faults),
             "last_fault": dict(self.last_fault),
+            "moves": [move._asdict() for move in self.moves],
             "total_s": self.total_s,
             "tokens_per_s": self.tokens_per_s,
             "hit_rate": self.hit_rate,

@@ -39,6 +39,7 @@ ROOMS = [
     "policy",
     "policies",
     "deciders",
+    "shadow",
     "scheduler",
     "learned",
     "report",
@@ -70,6 +71,7 @@ DECIDING = (
     "policy",
     "policies",
     "deciders",
+    "shadow",
     "scheduler",
 )
 HEAVY = ("torch", "ortools", "pulp", "cupy", "transformers", "numba", "matplotlib")

@@ -11,6 +11,7 @@ from .option_types import at_least_one, names_list, non_empty_text, seed, whole
 from .paths import PlotFile
 from .replaying import decision_seconds, replay_bar
 
+GUARDED = "gpt-oss-20b"  # unless --models says otherwise
 REPLAYED = ("gpt-oss-20b", "qwen3-30b-a3b")  # unless --models says otherwise
 
 
@@ -25,16 +26,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     which.add_argument("--faults", dest="bench", action="store_const", const=_faults, help=text)
     text = "layer-steps a second that strategies replay, on synthetic routing of a model's shape"
     which.add_argument("--replay", dest="bench", action="store_const", const=_replay, help=text)
+    text = "hetsched against the best simple strategy under profiles that lie, hostile routing and drift"
+    which.add_argument("--guard", dest="bench", action="store_const", const=_guard, help=text)
     text = "without an accelerator: forward passes against transformers' eager and grouped_mm, side by side"
     which.add_argument("--cpu", dest="bench", action="store_const", const=_cpu, help=text)
-    text = "with --faults: decode steps under all faults at random (default: %(default)s)"
+    text = "with --faults: decode steps under all faults at random; with --guard: of each case (default: %(default)s)"
     parser.add_argument("--steps", type=at_least_one, default=500, metavar="N", help=text)
     text = "with --replay: layers of tokens in each replay (default: %(default)s)"
     parser.add_argument("--layer-steps", type=at_least_one, default=100_000, metavar="N", help=text)
     text = "with --replay: what is replayed (default: %(default)s)"
     strategies = "hetsched,static-frequency,on-demand-lru"
     parser.add_argument("--strategies", type=names_list, default=strategies, metavar="A,B,...", help=text)
-    title = "with --overhead; --models, --hardware (one) and --seed with --replay too"
+    title = "with --overhead; --models, --hardware (one) and --seed with --replay and --guard too"
     add_overhead_options(parser.add_argument_group(title))
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run, usual=vars(parser.parse_args(["--overhead"])))
@@ -71,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         _overhead: set(args.usual) - {"steps", "layer_steps", "strategies"},
         _replay: {"models", "hardware", "seed", "layer_steps", "strategies"},
         _faults: {"steps"},
+        _guard: {"models", "hardware", "seed", "steps"},
     }
     asked = {"bench", "json", "debug", "paths"} | mine.get(args.bench, set())
     for name, usual in args.usual.items():
@@ -125,6 +129,25 @@ def _replay(args: argparse.Namespace) -> int:
     else:
         console().print(replay_view(document))
     return 0
+
+
+def _guard(args: argparse.Namespace) -> int:
+    from hetsched.bench.guard import GuardSettings, guard_document
+    from hetsched.report.guard_view import guard_view
+    from hetsched.report.tables import console
+
+    models = (GUARDED,) if args.models == args.usual["models"] else args.models
+    for name, given in (("model", models), ("machine", args.hardware)):
+        if len(given) != 1:
+            raise InputError(f"the guard is tried with one {name}, not with {len(given)}; name one")
+    settings = GuardSettings(models[0], args.hardware[0], args.steps, args.seed)
+    with replay_bar("replaying") as progress:
+        document = guard_document(settings, progress)
+    if args.json:
+        print(json.dumps(document))
+    else:
+        console().print(guard_view(document))
+    return int(any(row["ratio"] > document["target"] for row in document["rows"]))
 
 
 def _faults(args: argparse.Namespace) -> int:

@@ -42,6 +42,8 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--true-hardware", type=non_empty_text, metavar="NAME", help=text)
     text = "let schedulers go on believing their profile, whatever they measure"
     parser.add_argument("--no-recalibration", dest="recalibrate", action="store_false", help=text)
+    text = "let simple strategies decide while hetsched is worse than they would be (default: with --true-hardware)"
+    parser.add_argument("--guard", dest="watch", action=argparse.BooleanOptionalAction, help=text)
     text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
     parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
 
@@ -79,7 +81,7 @@ def add_charge_options(parser: argparse.ArgumentParser, noted: type[argparse.Act
 
 def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Settings of a study from the parsed options, but for what it is fitted on (study.fitted_on)."""
-    names = ("max_tokens", "verify", "replay", "solver", "forecaster", "bound_windows", "recalibrate")
+    names = ("max_tokens", "verify", "replay", "solver", "forecaster", "bound_windows", "recalibrate", "watch")
     decision_s = decision_seconds(args.decision)
     charges = {"decision_s": decision_s, "host_s": host_seconds(args.host, decision_s)}
     return {**{name: getattr(args, name) for name in names}, **charges}

@@ -36,7 +36,7 @@ class Utility(Kernelled):
     """
 
     name = "hetsched"
-    traits = Traits(family="integer program", uses_solver=True, uses_forecaster=True)
+    traits = Traits(family="integer program", uses_solver=True, uses_forecaster=True, watched=True)
 
     def __init__(
         self,

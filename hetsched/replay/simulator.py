@@ -144,6 +144,7 @@ def _run_compiled(
         decider.refuse(replay(*fixed, true_4T, line, trace.experts_TLK, *asked, charge_3, *results))
         scheduler.recalibration.follow()
         scheduler.residency.check()
+        scheduler.note_moves()
         if progress is not None:
             progress(last, steps.count)
     return step_s_S, counts_SC

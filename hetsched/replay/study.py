@@ -23,7 +23,7 @@ from ..machine import gallery
 from ..machine.drift import TrueMachine
 from ..machine.profile import HardwareProfile
 from ..plugins import plugin
-from ..policy import Policy, traits_of
+from ..policy import Policy, is_compiled, traits_of
 from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..traces.split import sequence_starts, split, tokens
 from ..traces.trace import RoutingTrace, load_trace
@@ -48,10 +48,10 @@ class Study:
     of which everything is fitted; then the whole of `source` is scored, and `fit_sequences` has to be 0. `decision_s`:
     seconds charged for each decision, or MEASURED. `host_s`: seconds charged for each layer for the engine itself,
     whatever the strategy, or MEASURED, as each profile says of its host. `true_machine`: what work really takes,
-    whichever of `machines` a scheduler believes in; None: what it believes. `recalibrate`: as a Scheduler's.
-    `bound_windows`: windows of the clairvoyant
-    bound, 0 for none. `forecaster`: for strategies that ask one, None: each its own. `learned`: what other runs have
-    learned, on top of what is fitted.
+    whichever of `machines` a scheduler believes in; None: what it believes. `recalibrate`: as a Scheduler's. `watch`:
+    the same, for strategies that declare it; None: where `true_machine` is given. `bound_windows`: windows of the
+    clairvoyant bound, 0 for none. `forecaster`: for strategies that ask one, None: each its own. `learned`: what other
+    runs have learned, on top of what is fitted.
     """
 
     source: Path | RoutingTrace
@@ -70,6 +70,7 @@ class Study:
     learned: Learned | None = None
     true_machine: TrueMachine | None = None
     recalibrate: bool = True
+    watch: bool | None = None
 
     @classmethod
     def of(
@@ -135,6 +136,15 @@ class Study:
         """The forecaster that was chosen; None: each strategy has its own."""
         named = self.forecaster
         return named if named is None or isinstance(named, str) else str(getattr(named, "name", named))
+
+    def watches(self, policy: Policy) -> bool:
+        """Whether simple strategies may decide in a policy's place while it is worse (hetsched.shadow)."""
+        return self.is_watched and traits_of(policy).watched and is_compiled(policy)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether strategies that declare it are."""
+        return self.true_machine is not None if self.watch is None else self.watch
 
     def foresees(self, policy: Any) -> bool:
         """Whether the forecaster that a policy asks knows the future."""
@@ -221,6 +231,7 @@ class Bench:
             forecaster=self.study.forecaster if traits_of(policy).uses_forecaster else None,
             learned=self.study.learned,
             recalibrate=self.study.recalibrate,
+            watch=self.study.watches(policy),
             contexts=Replayed(self.future) if traits_of(policy).uses_forecaster else None,
         )
         return made
@@ -246,6 +257,7 @@ class Bench:
             "host_charge": "measured" if study.host_s is None else study.host_s,
             "recalibrate": study.recalibrate,
             "true_hardware": None if true is None else true.name,
+            "guard": study.is_watched,
             "solver": study.solver,
             "forecaster": study.forecaster_name,
             "notes": [

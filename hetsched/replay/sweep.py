@@ -47,6 +47,7 @@ def compare(
     ray: str | None = None,
     true_hardware: str | Path | HardwareProfile | TrueMachine | None = None,
     recalibrate: bool = True,
+    watch: bool | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Replay every strategy on every machine at every fraction of the experts' bytes, and rank them.
@@ -57,8 +58,9 @@ def compare(
     `verify`, `replay`: as steps_of. `decision_s`: a constant makes results reproducible, and the same for any `jobs`
     and on a Ray cluster (`ray`: its address, or "auto"). `host_s`: seconds a layer for the engine itself, or MEASURED:
     what each profile says of its host. `true_hardware`: what work really takes, whatever machine of `hardware` a
-    scheduler believes in (machine/drift.py); `recalibrate`: whether it learns from what it measures. `forecaster`: for
-    strategies that ask one, in place of their own.
+    scheduler believes in (machine/drift.py); `recalibrate`: whether it learns from what it measures. `watch`: let
+    simple strategies decide while one that declares it is worse (hetsched.shadow); None: where `true_hardware` is
+    given. `forecaster`: for strategies that ask one, in place of their own.
     `progress(done, tasks)`: `done` counts parts of a task too. A strategy that raises is in `failures`, the others go
     on. Raises InputError for bad arguments.
     """
@@ -75,6 +77,7 @@ def compare(
         forecaster=forecaster,
         bound_windows=bound_windows,
         recalibrate=recalibrate,
+        watch=watch,
         true_machine=None if true_hardware is None else gallery.true_machine(true_hardware),
     )
     plugin("hetsched.solvers", solver)

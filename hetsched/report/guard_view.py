@@ -1,0 +1,23 @@
+"""What the guard came to, for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import RenderableType
+
+from hetsched.report.tables import Column, Page, Sheet, figures, notes
+
+
+def guard_view(document: dict[str, Any]) -> RenderableType:
+    """The whole report of `hetsched bench --guard`."""
+    title = f"{document['model']} on {document['hardware']} (simulated), {document['steps']:,} steps a case"
+    columns = figures("best simple", "hetsched", "ratio", "switches", drop=("switches",))
+    table = Sheet(Column("case", prose=True), Column("best simple strategy", prose=True), *columns, title=title)
+    for row in document["rows"]:
+        seconds = [f"{row[key]:.2f} s" for key in ("best_simple_s", "hetsched_s")]
+        style = "bold red" if row["ratio"] > document["target"] else ""
+        table.add(row["case"], row["best_simple"], *seconds, f"{row['ratio']:.3f}", f"{row['switches']}", style=style)
+    remarks = [f"{name.replace('_', ' ')}: {said}" for name, said in document["meaning"].items()]
+    share = f"{document['gpu_fraction']:.0%} of the experts fit on the GPU, seed {document['seed']}"
+    return Page(table, "", *notes([*remarks, share]))
