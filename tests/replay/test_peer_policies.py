@@ -326,22 +326,22 @@ def test_spac_levels(level: int, count: int, after: int) -> None:
     """Up one where count - s >= 5, down one where s - count >= 1, within 0..5."""
     policy = MoeSpacFixed()
     bench = Bench(policy, 2, RoundCost())
-    policy._level_LE[1, 3] = level
+    policy.level_LE[1, 3] = level
     bench.ask(1, {0: 1, 3: count} if count else {0: 1}, num_tokens=max(count, 1), phase=Phase.VERIFY)
-    assert policy._level_LE[1, 3] == after
+    assert policy.level_LE[1, 3] == after
 
 
 def test_spac_copies_from_the_threshold_on_and_evicts_below_it() -> None:
     policy = MoeSpacFixed()
     bench = Bench(policy, 5, RoundCost(), resident=[(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)])
     assert bench.ask(0, {0: 1, 5: 1}) == ({0}, {})  # misses on the CPU
-    policy._level_LE[:] = 0
-    policy._level_LE[1, [0, 2]] = 1, 2
-    policy._level_LE[2, [0, 3]] = 1, 4
-    policy._level_LE[0, 4] = 2
+    policy.level_LE[:] = 0
+    policy.level_LE[1, [0, 2]] = 1, 2
+    policy.level_LE[2, [0, 3]] = 1, 4
+    policy.level_LE[0, 4] = 2
     assert bench.prefetch() == [(ExpertId(2, 3), ExpertId(1, 1))]  # highest level first; layer 0 runs and is frozen
     assert bench.prefetch() == []  # nobody else is below the threshold
-    policy._level_LE[2, 0] = 0
+    policy.level_LE[2, 0] = 0
     assert bench.prefetch() == [(ExpertId(1, 2), ExpertId(2, 0))]  # of two with level 2 the next layer's
 
 
@@ -351,7 +351,7 @@ def test_spac_does_not_move_without_verify_steps() -> None:
     for _ in range(20):
         bench.ask(0, {0: 1, 1: 1})
         assert bench.prefetch() == []
-    assert not policy._level_LE.any()
+    assert not policy.level_LE.any()
 
 
 def test_spac_threshold_balances_the_lanes() -> None:
@@ -361,12 +361,12 @@ def test_spac_threshold_balances_the_lanes() -> None:
     """
     policy = MoeSpac()
     bench = Bench(policy, 2, RoundCost(copy=3.0), resident=[(2, 0), (2, 1)])
-    policy._level_LE[0, [0, 1]] = 3, 1
+    policy.level_LE[0, [0, 1]] = 3, 1
     policy._tokens_LE[0, [0, 1]] = 1
     view = View(bench.residency, LinkState())
     assert policy.best_threshold(view) == 3
     slow = Bench(MoeSpac(), 2, RoundCost(copy=9.0), resident=[(2, 0), (2, 1)])
-    slow.policy._level_LE[0, [0, 1]] = 3, 1
+    slow.policy.level_LE[0, [0, 1]] = 3, 1
     slow.policy._tokens_LE[0, [0, 1]] = 1
     assert slow.policy.best_threshold(View(slow.residency, LinkState())) == 6
 
