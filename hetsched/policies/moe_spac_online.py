@@ -12,7 +12,7 @@ from ..jit import compiled_lean
 from ..types import FloatArray
 from .compiled import PolicyKernels
 from .idle_kernels import waiting_room
-from .moe_spac_kernels import SOURCES, Levels, copy_hot, move
+from .moe_spac_kernels import SOURCES, copy_hot, move
 from .moe_spac_program import Program, mark, solve
 from .swap_kernels import plan
 

@@ -51,7 +51,9 @@ def new_program(layers: int, experts: int, window: int, horizon: float, stride: 
     candidates = np.full((layers, stride), NOBODY), np.full((layers, stride), NOBODY)
     balances = 2 * layers * stride + 1
     tables = np.zeros((layers, (stride + 1) ** 2)), np.zeros((2, balances)), np.zeros((layers, balances), np.int64)
-    return Program(*seconds, np.zeros(1, np.int64), horizon, stride, *candidates, *tables, np.zeros((2, layers), np.int64))
+    return Program(
+        *seconds, np.zeros(1, np.int64), horizon, stride, *candidates, *tables, np.zeros((2, layers), np.int64)
+    )
 
 
 @compiled_lean
@@ -108,7 +110,7 @@ def _is_before(levels: Levels, program: Program, f: int, other: int, sign: int) 
 
 @compiled_lean
 def tabulate(board: Board, levels: Levels, program: Program) -> None:
-    """The seconds of every choice of every layer, infinite where a copy would not be of a higher level than a leaver."""
+    """The seconds of every choice of every layer, infinite where a copy were not of a higher level than a leaver."""
     known = min(program.seen[0], len(program.start_s_M))
     stride, copy_s = program.stride, board.machine[COPY_S]
     program.cost_s_LO[:] = 0.0
