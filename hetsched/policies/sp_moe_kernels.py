@@ -18,6 +18,7 @@ from ..board import (
     CPU_S,
     CPU_START_S,
     DENSE_S,
+    EXPERT,
     EXPERTS,
     FETCHES,
     FLYING,
@@ -99,7 +100,10 @@ def _active(board: Board, f: int) -> int:
 
 @compiled_lean
 def _runs(board: Board, e: int, count: int) -> bool:
-    return bool((board.runs_4N[0, :count] == e).any())
+    found = False
+    for row in range(count):
+        found |= board.runs_4N[EXPERT, row] == e
+    return found
 
 
 @compiled_lean
