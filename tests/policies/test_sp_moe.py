@@ -250,6 +250,22 @@ def test_in_a_comparison_better_drafts_hit_more() -> None:
     assert any("share of them wrong" in row.stand_in for row in found.rows)
 
 
+def test_draft_gate_replays_verify_steps_and_no_others() -> None:
+    trace = replace(demanded(60, 3), step_T=None)
+    asked: dict[str, Any] = {
+        "hardware": (HARDWARE,),
+        "gpu_fractions": (0.5,),
+        "strategies": "hetsched",
+        "decision_s": 2e-5,
+    }
+    asked |= {"fit_sequences": 0.0, "bound_windows": 0, "forecaster": "draft-gate"}
+    decoding = replace(trace, phase_T=np.ones(trace.num_tokens, np.uint8))
+    assert compare(decoding, SHAPE, verify=2, **asked).rows[0].tokens_per_s > 0
+    refused = compare(decoding, SHAPE, **asked)
+    assert not refused.rows
+    assert "draft-gate needs draft" in str(refused.failures[0])
+
+
 @pytest.mark.parametrize("is_drafting", [False, True])
 def test_in_an_engine_it_generates_the_same_tokens(is_drafting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody drafts nothing is prefetched; where a draft is seen, what it names is."""
