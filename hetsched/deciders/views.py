@@ -42,6 +42,7 @@ COPY_CAUSES = (
     "used more of late",
     "hot by its level",
     "named by the draft",
+    "likely in a request like this",
 )
 LANES = (Lane.CPU, Lane.GPU)
 

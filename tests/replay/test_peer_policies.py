@@ -274,7 +274,7 @@ def test_moe_infinity_requests_begin_where_the_demand_says() -> None:
     bench.ask(0, {3: 8}, 8, Phase.PREFILL)  # its second chunk
     assert policy._past.count == 3
     bench.ask(0, {1: 1})
-    assert policy._count_LE[0].tolist() == [0, 1, 0, 16, 0, 0]
+    assert policy._past.arrays.request_LE[0].tolist() == [0, 1, 0, 16, 0, 0]
 
 
 def test_activation_matrices_agree_with_the_formula() -> None:
