@@ -42,6 +42,9 @@ COPY_CAUSES = (
     "busier in the last window",
     "used more of late",
     "placed here",
+    "hot by its level",
+    "named by the draft",
+    "likely in a request like this",
 )
 LANES = (Lane.CPU, Lane.GPU)
 

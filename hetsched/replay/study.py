@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..forecast import DEFAULT_FORECASTER, Learned
 from ..forecast import traits as forecaster_traits
+from ..forecast.emulated_draft import USUAL_ACCURACY
 from ..forecast.fed import Replayed
 from ..geometry import MoEGeometry
 from ..machine import gallery
@@ -200,7 +201,8 @@ class Bench:
     def future(self) -> RoutingTrace:
         """What will be demanded, its tokens numbered by the steps that are replayed."""
         step_T = np.repeat(np.arange(self.steps.count, dtype=np.int32), self.steps.end_S - self.steps.begin_S)
-        return replace(self.scored, step_T=step_T)
+        phase_T = np.repeat(self.steps.phase_S, self.steps.end_S - self.steps.begin_S)
+        return replace(self.scored, step_T=step_T, phase_T=phase_T)
 
     @property
     def num_sequences(self) -> tuple[int, int]:
@@ -232,9 +234,15 @@ class Bench:
             learned=self.study.learned,
             recalibrate=self.study.recalibrate,
             watch=self.study.watches(policy),
-            contexts=Replayed(self.future) if traits_of(policy).uses_forecaster else None,
+            contexts=self._contexts(policy),
         )
         return made
+
+    def _contexts(self, policy: Policy) -> Replayed | None:
+        """What a forecaster may be told; drafts are emulated, as accurate as the policy says."""
+        if not traits_of(policy).uses_forecaster:
+            return None
+        return Replayed(self.future, draft_accuracy=getattr(policy, "draft_accuracy", USUAL_ACCURACY))
 
     def facts(self) -> dict[str, object]:
         """What a reader must know of the replay, whatever the strategy; ready for JSON."""

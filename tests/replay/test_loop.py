@@ -10,11 +10,13 @@ import pytest
 
 from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
+from hetsched.policies.static import StaticFrequency
 from hetsched.replay.simulator import ConstantClock, Replay, compiled_parts, simulate
 from hetsched.replay.steps import Steps, steps_of
 from hetsched.scheduler import Scheduler
 from hetsched.testing.policies import SHAPE, demanded
 from hetsched.traces.trace import RoutingTrace
+from hetsched.types import Demand
 
 COMPILED = sorted(name for name, entry in installed("hetsched.policies").items() if hasattr(entry.load(), "kernels"))
 CHARGES = ConstantClock(20e-6, 35e-6)
@@ -62,7 +64,7 @@ def test_the_loop_does_what_the_scheduler_does(name: str, hardware: str) -> None
 
 def test_hetsched_and_the_static_ones_are_compiled() -> None:
     assert {"hetsched", "static-frequency", "layer-split", "cpu-only", "on-demand-lru"} <= set(COMPILED)
-    assert {"fiddler", "freetoken", "hybrimoe", "dali"} <= set(COMPILED)
+    assert {"fiddler", "freetoken", "hybrimoe", "dali", "moe-infinity", "moe-spac", "moe-spac-fixed"} <= set(COMPILED)
 
 
 def test_router_weights_reach_the_loop() -> None:
@@ -79,14 +81,21 @@ def test_router_weights_reach_the_loop() -> None:
 
 
 def test_what_is_not_compiled_is_replayed_layer_by_layer() -> None:
-    def parts(policy: str, solver: str = "exact", **options: Any) -> Any:
+    class InPython(StaticFrequency):
+        """One of its methods is its own."""
+
+        def observe(self, demand: Demand) -> None:
+            super().observe(demand)
+
+    def parts(policy: Any, solver: str = "exact", **options: Any) -> Any:
         made = Scheduler(SHAPE, machine("h100-pcie"), SHAPE.expert_bytes, policy=policy, solver=solver, **options)
         return compiled_parts(made)
 
     assert parts("hetsched", clock=CHARGES)
     assert parts("hetsched") is None  # the clock is the host's
-    assert parts("hetsched", "all-fetch", clock=CHARGES) is None
-    assert parts("moe-infinity", clock=CHARGES) is None
+    assert parts("hetsched", "all-cpu", clock=CHARGES) is None
+    assert parts("static-frequency", clock=CHARGES)
+    assert parts(InPython(), clock=CHARGES) is None
 
 
 def test_a_solver_in_python_decides_as_its_compiled_form() -> None:
