@@ -16,7 +16,7 @@ from ..cost.model import CostModel
 from ..errors import InputError
 from .acceptance import Acceptance
 from .record import Record
-from .step_seconds import Expected, FlatStep, ModelledStep, StepSeconds
+from .step_seconds import Expected, EvenStep, ModelledStep, StepSeconds
 
 MARGIN = 0.03  # by which another K must be faster before it is taken
 TRIAL_SHARE = 0.02  # of the time may be lost in trials
@@ -35,8 +35,8 @@ class Outlook(NamedTuple):
 class Controller:
     """Chooses 0..k_max drafts for each step: `choose()`, then `observe(...)` what came of it. Deterministic.
 
-    `cost`: of model and machine, by which steps are predicted; or `expected`, another prediction. Without either, steps
-    of every length begin as equals. `draft_token_s`: what drafting a token takes, until it was measured.
+    `cost`: of model and machine, by which steps are predicted; or `expected`, another prediction. Without either, every
+    further token costs the same at first. `draft_token_s`: what drafting a token takes, until it was measured.
     Raises InputError for a negative k_max.
     """
 
@@ -52,22 +52,21 @@ class Controller:
             raise InputError(f"k_max {k_max} is negative; 0 switches speculation off")
         self.k_max = k_max
         self.record = Record()
-        self._step = StepSeconds(expected or (FlatStep() if cost is None else ModelledStep(cost)))
+        self._step = StepSeconds(expected or (EvenStep() if cost is None else ModelledStep(cost)))
         self._kept, self._given = Acceptance(k_max), Acceptance(k_max, prior_mean=0.9)
         self._draft_s, self._drafted = draft_token_s, 1.0
         self._asked = self._usual = 0
         self._saved_s = 0.0
-        self._begun = False
 
     def choose(self) -> int:
         """Drafts to ask for before the next step."""
         outlooks = [self.outlook(k) for k in range(self.k_max + 1)]
         rates = [outlook.tokens / outlook.seconds for outlook in outlooks]
         best = int(np.argmax(rates))
-        if not self._begun or rates[best] > (1 + MARGIN) * rates[self._usual]:
-            self._usual, self._begun = best, True
+        if rates[best] > (1 + MARGIN) * rates[self._usual]:
+            self._usual = min(best, 2 * self._usual + 1)
         self._asked = self._usual
-        trial = self._trial(rates)
+        trial = self._trial()
         if trial is not None and self._saved_s >= self._loss_s(outlooks[trial], 1.0, rates):
             self._asked = trial
         return self._asked
@@ -105,14 +104,10 @@ class Controller:
         seconds = float(exactly @ steps_s) + token_s * float(given_K.sum())
         return Outlook(1.0 + float(given_K @ kept_K), seconds, steps_s[-1] + k * token_s)
 
-    def _trial(self, rates: list[float]) -> int | None:
-        """The K worth trying beside the usual one: of its neighbours the one measured less; from 0, the best other."""
-        if self.k_max == 0:
-            return None
-        if self._usual == 0:
-            return 1 + int(np.argmax(rates[1:]))
-        beside = [k for k in (self._usual - 1, self._usual + 1) if k <= self.k_max]
-        return min(beside, key=lambda k: self._step.weight(1 + k))
+    def _trial(self) -> int | None:
+        """The K worth trying beside the usual one: of its neighbours the one measured less."""
+        beside = [k for k in (self._usual + 1, self._usual - 1) if 0 <= k <= self.k_max]
+        return min(beside, key=lambda k: self._step.weight(1 + k)) if beside else None
 
     def _loss_s(self, outlook: Outlook, tokens: float, rates: list[float]) -> float:
         """Seconds that a trial loses at worst: all it asked for is drafted, and so few tokens come of it."""

@@ -8,10 +8,12 @@ from typing import Protocol
 from ..cost.model import CostModel
 from .union import ExpertUnion
 
-KEEP = 0.97  # of what was measured, each step: a change is followed within some 30
-BOUND = math.log(64.0)  # of a correction
+KEEP = 0.97  # of the hit rate, each step
+BOUND = math.log(16.0)  # of a length's own correction
 JUMP = math.log(4.0)  # of one measurement from what was expected: beyond, it is a hiccup and counts as so much
-NEAR_WEIGHT = 2.0  # what neighbouring lengths together count for, in steps
+FOLLOW = 0.1  # of what a measurement was off by is believed of all lengths
+MOST_WEIGHT = 30.0  # measurements of one length that are remembered
+NEAR_WEIGHT = 2.0  # measurements from which a length believes itself alone
 FIRST_HIT_RATE = 0.5
 
 
@@ -68,62 +70,60 @@ class ModelledStep:
         return max(on_gpu_s, link_s, on_cpu_s)
 
 
-class FlatStep:
-    """Where nothing is known: a second whatever the tokens, so that measurements alone make the difference."""
+class EvenStep:
+    """Where nothing is known: each further token costs a quarter of the first, until measurements say otherwise."""
 
     def predicted_s(self, tokens: int) -> float:
-        """One second."""
-        return 1.0
+        """Seconds, if the first token took one."""
+        return 0.75 + 0.25 * tokens
 
     def show(self, tokens: int, active: float, hits: float) -> None:
         """It learns nothing."""
 
 
 class StepSeconds:
-    """Expected seconds of a step: as predicted, times a correction for about so many tokens.
+    """Expected seconds of a step: as predicted, times corrections learned in logarithms of measured over predicted.
 
-    The logarithm of measured over predicted is averaged at each length, with forgetting; what lengths near it were off
-    by stands in where a length was seldom measured.
+    One correction is all lengths' and follows the machine; beside it every length has its own, which is kept while that
+    length is not taken. A length that was seldom measured believes its neighbours' too.
     """
 
     def __init__(self, expected: Expected) -> None:
         self.expected = expected
-        self._off: dict[int, float] = {}
+        self._all: float | None = None
+        self._own: dict[int, float] = {}
         self._weight: dict[int, float] = {}
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long; what is not a positive number says nothing."""
         if not (seconds > 0 and math.isfinite(seconds)):
             return
-        off = min(max(math.log(seconds / self.expected.predicted_s(tokens)), -BOUND), BOUND)
-        if self._weight:
-            now = self._off_by(tokens)
-            off = min(max(off, now - JUMP), now + JUMP)
-        for known in self._weight:
-            self._weight[known] *= KEEP
+        off = math.log(seconds / self.expected.predicted_s(tokens))
+        if self._all is None:
+            self._all = off
+        news = off - self._all - self._own_by(tokens)
+        news = min(max(news, -JUMP), JUMP)
         weight = self._weight.get(tokens, 0.0)
-        self._off[tokens] = (weight * self._off.get(tokens, 0.0) + off) / (weight + 1)
-        self._weight[tokens] = weight + 1
+        own = self._own_by(tokens) + news / (weight + 1)
+        self._own[tokens] = min(max(own, -BOUND), BOUND)
+        self._weight[tokens] = min(weight + 1, MOST_WEIGHT)
+        self._all += FOLLOW * news
 
     def seconds(self, tokens: int) -> float:
         """Expected seconds of a step of so many tokens."""
-        return self.expected.predicted_s(tokens) * math.exp(self._off_by(tokens))
+        return self.expected.predicted_s(tokens) * math.exp((self._all or 0.0) + self._own_by(tokens))
 
     def weight(self, tokens: int) -> float:
         """Measurements remembered of steps of exactly so many tokens."""
         return self._weight.get(tokens, 0.0)
 
-    def _off_by(self, tokens: int) -> float:
-        """Logarithm of the correction: this length's own and its neighbours', by weight."""
-        near = [
-            (weight / (1 + abs(math.log2(known / tokens)) * 4) ** 2, self._off[known])
-            for known, weight in self._weight.items()
-            if known != tokens
-        ]
-        total = sum(weight for weight, _ in near)
-        own = self._weight.get(tokens, 0.0)
-        share = NEAR_WEIGHT if total else 0.0
-        if not own + share:
-            return 0.0
-        beside = sum(weight * off for weight, off in near) / total if total else 0.0
-        return (own * self._off.get(tokens, 0.0) + share * beside) / (own + share)
+    def _own_by(self, tokens: int) -> float:
+        """Logarithm of a length's own correction; by its neighbours' where it has few measurements."""
+        weight = self._weight.get(tokens, 0.0)
+        if weight >= NEAR_WEIGHT:
+            return self._own[tokens]
+        near = [(n, w / (1 + 4 * abs(math.log2(n / tokens))) ** 2) for n, w in self._weight.items() if n != tokens]
+        total = sum(w for _, w in near)
+        beside = sum(w * self._own[n] for n, w in near) / total if total else 0.0
+        share = weight / NEAR_WEIGHT
+        return share * self._own.get(tokens, 0.0) + (1 - share) * beside
