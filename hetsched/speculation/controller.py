@@ -16,10 +16,10 @@ from ..cost.model import CostModel
 from ..errors import InputError
 from .acceptance import Acceptance
 from .record import Record
-from .step_seconds import Expected, EvenStep, ModelledStep, StepSeconds
+from .step_seconds import EvenStep, Expected, ModelledStep, StepSeconds
 
 MARGIN = 0.03  # by which another K must be faster before it is taken
-TRIAL_SHARE = 0.02  # of the time may be lost in trials
+TRIAL_SHARE = 0.01  # of the time may be lost in trials
 MOST_SAVED = 3.0  # trials' worth, so that a long wait is not followed by many
 KEEP = 0.97  # of what drafting took, each time
 

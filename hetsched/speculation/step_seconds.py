@@ -12,7 +12,8 @@ KEEP = 0.97  # of the hit rate, each step
 BOUND = math.log(16.0)  # of a length's own correction
 JUMP = math.log(4.0)  # of one measurement from what was expected: beyond, it is a hiccup and counts as so much
 FOLLOW = 0.1  # of what a measurement was off by is believed of all lengths
-MOST_WEIGHT = 30.0  # measurements of one length that are remembered
+MOST_WEIGHT = 16.0  # measurements of one length that are remembered
+SURPRISE = math.log(1.3)  # a measurement this far off makes what was remembered half as much worth
 NEAR_WEIGHT = 2.0  # measurements from which a length believes itself alone
 FIRST_HIT_RATE = 0.5
 
@@ -84,8 +85,8 @@ class EvenStep:
 class StepSeconds:
     """Expected seconds of a step: as predicted, times corrections learned in logarithms of measured over predicted.
 
-    One correction is all lengths' and follows the machine; beside it every length has its own, which is kept while that
-    length is not taken. A length that was seldom measured believes its neighbours' too.
+    One correction is all lengths' and follows the machine; beside it every length has its own, which
+    lengths near it follow a little. A length that was seldom measured believes its neighbours' too.
     """
 
     def __init__(self, expected: Expected) -> None:
@@ -101,11 +102,14 @@ class StepSeconds:
         off = math.log(seconds / self.expected.predicted_s(tokens))
         if self._all is None:
             self._all = off
-        news = off - self._all - self._own_by(tokens)
-        news = min(max(news, -JUMP), JUMP)
-        weight = self._weight.get(tokens, 0.0)
-        own = self._own_by(tokens) + news / (weight + 1)
-        self._own[tokens] = min(max(own, -BOUND), BOUND)
+        own, weight = self._own_by(tokens), self._weight.get(tokens, 0.0)
+        news = min(max(off - self._all - own, -JUMP), JUMP)
+        if abs(news) > SURPRISE:
+            weight /= 2
+        for known in self._own:
+            if known != tokens:
+                self._own[known] = _bounded(self._own[known] + news * _near(known, tokens) / MOST_WEIGHT)
+        self._own[tokens] = _bounded(own + news / (weight + 1))
         self._weight[tokens] = min(weight + 1, MOST_WEIGHT)
         self._all += FOLLOW * news
 
@@ -122,8 +126,17 @@ class StepSeconds:
         weight = self._weight.get(tokens, 0.0)
         if weight >= NEAR_WEIGHT:
             return self._own[tokens]
-        near = [(n, w / (1 + 4 * abs(math.log2(n / tokens))) ** 2) for n, w in self._weight.items() if n != tokens]
-        total = sum(w for _, w in near)
-        beside = sum(w * self._own[n] for n, w in near) / total if total else 0.0
+        near = [(own, _near(n, tokens) * self._weight[n]) for n, own in self._own.items() if n != tokens]
+        total = sum(near_weight for _, near_weight in near)
+        beside = sum(own * near_weight for own, near_weight in near) / total if total else 0.0
         share = weight / NEAR_WEIGHT
         return share * self._own.get(tokens, 0.0) + (1 - share) * beside
+
+
+def _near(one: int, other: int) -> float:
+    """How much one length says of another: 1 of itself, a quarter of its half."""
+    return float(4.0 ** -abs(math.log2(one / other)))
+
+
+def _bounded(correction: float) -> float:
+    return min(max(correction, -BOUND), BOUND)
