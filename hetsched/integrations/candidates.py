@@ -6,6 +6,7 @@ is read from the machine's own clock and from the engine's counts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -54,11 +55,13 @@ class Candidates(CandidateGenerator):  # type: ignore[misc]
         """The text with what is drafted after it, to be verified."""
         if is_first_iteration:
             return input_ids, None
+        begin_s = time.thread_time()
         asked = min(self._controller.choose(), max(0, self._max_length - input_ids.shape[1] - 1))
         drafted: list[int] = []
-        draft_s = 0.0
+        draft_s = time.thread_time() - begin_s  # the decision takes its time, too
         if asked:
-            drafted, draft_s = self._drafter.draft(Text(input_ids, self._processors, model_kwargs), asked)
+            drafted, drafting_s = self._drafter.draft(Text(input_ids, self._processors, model_kwargs), asked)
+            draft_s += drafting_s
             ends = [place for place, token in enumerate(drafted) if token in self._eos]
             drafted = drafted[: ends[0]] if ends else drafted
         if drafted:

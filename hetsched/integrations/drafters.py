@@ -69,6 +69,11 @@ class SelfDraft:
         residency = attachment.scheduler.residency if engine.gpu_expert_bytes else None
         self._model, self._attachment, self._clock = model, attachment, clock
         self._fewer = FewerExperts(most_experts, residency)
+        cost = attachment.scheduler.cost
+        layer_s = (
+            cost.gpu_call_s() + float(cost.gpu_s(1)) if cost.has_gpu else cost.cpu_start_s(1) + float(cost.cpu_s(1))
+        )
+        self.draft_token_s = cost.geometry.num_layers * (cost.dense_s(1) + layer_s)
 
     def draft(self, text: Text, most: int) -> tuple[list[int], float]:
         """So many tokens, each by a pass of its own."""

@@ -34,8 +34,13 @@ class Speculation:
         self.fixed = _fixed(k)
         self._attachment, self._model, self._told = attachment, model, told
         self._draft = draft if not isinstance(draft, str) else known_as(draft, DRAFTS)
-        self._drafter()  # refuses now what cannot draft
-        self.controller = _controller(attachment, self.fixed, self._drafter())
+        drafter = self._drafter()  # refuses now what cannot draft
+        self.controller = Controller(
+            K_MAX if self.fixed is None else self.fixed,
+            attachment.scheduler.cost,
+            draft_token_s=getattr(drafter, "draft_token_s", 0.0),
+            fixed=self.fixed is not None,
+        )
 
     def __enter__(self) -> Speculation:
         if "generate" in self._model.__dict__:
@@ -106,20 +111,6 @@ class _Target:
 
     def _get_candidate_generator(self, **_: Any) -> Candidates:
         return self._candidates
-
-
-class _Fixed(Controller):
-    """Always so many drafts."""
-
-    def choose(self) -> int:
-        """k_max."""
-        super().choose()
-        return self.k_max
-
-
-def _controller(attachment: Any, fixed: int | None, drafter: Drafter) -> Controller:
-    kind, k_max = (Controller, K_MAX) if fixed is None else (_Fixed, fixed)
-    return kind(k_max, attachment.scheduler.cost, draft_token_s=getattr(drafter, "draft_token_s", 0.0))
 
 
 def _fixed(k: int | str) -> int | None:
