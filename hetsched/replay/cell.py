@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,6 @@ from ..policy import is_compiled, traits_of
 from ..scheduler import IDLE, Scheduler
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from .simulator import ConstantClock, Progress, Replay, simulate
-from .steps import Steps
 from .strategies import Strategy
 from .study import Bench
 
@@ -77,7 +76,7 @@ class Cell(NamedTuple):
 
     def try_out(self, bench: Bench) -> Tried:
         """What deciding takes in the first steps, by a scheduler of its own; whatever is compiled, is then."""
-        steps = _first_steps(bench.steps, -(-PROBE_LAYERS // bench.study.geometry.num_layers))
+        steps = bench.steps.first(-(-PROBE_LAYERS // bench.study.geometry.num_layers))
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, self.strategy.policy(), Probe)
         assert isinstance(scheduler, Probe)
         simulate(bench.scored, steps, scheduler)
@@ -159,7 +158,3 @@ def _typical(taken_s: list[float]) -> float:
     """Mean of the later half, without the slowest twentieth: other processes' turns, not decisions."""
     later_s = np.sort(taken_s[len(taken_s) // 2 :])
     return float(later_s[: max(1, len(later_s) * 19 // 20)].mean()) if len(later_s) else 0.0
-
-
-def _first_steps(steps: Steps, count: int) -> Steps:
-    return replace(steps, begin_S=steps.begin_S[:count], end_S=steps.end_S[:count], phase_S=steps.phase_S[:count])

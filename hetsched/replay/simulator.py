@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..board import COUNTS, STEP
+from ..board import COUNTS, N_DECODED, N_TOKENS, STEP
 from ..errors import InputError
 from ..scheduler import Scheduler
 from ..stats import RunStats
@@ -84,7 +84,21 @@ def simulate(
         step_s_S, counts_SC = _run_compiled(trace, steps, scheduler, parts, host_s, progress)
     scheduler.drop_copies()  # what is under way goes with the timeline
     scheduler.residency.check()
+    _discount_rejected(steps, scheduler.stats, counts_SC)
+    if steps.draft_s_S is not None:  # the lanes and the link stand still meanwhile
+        step_s_S += steps.draft_s_S
+        scheduler.stats.record_tail(Phase.VERIFY, float(steps.draft_s_S.sum()))
     return Replay(scheduler.stats, step_s_S, counts_SC)
+
+
+def _discount_rejected(steps: Steps, stats: RunStats, counts_SC: IntArray) -> None:
+    """Take rejected drafts out of the counts of tokens, in place; their time and bytes stay."""
+    if steps.rejected_S is None:
+        return
+    decoding_S = steps.phase_S != Phase.PREFILL
+    for place, counted_S in ((N_TOKENS, steps.rejected_S), (N_DECODED, steps.rejected_S * decoding_S)):
+        counts_SC[:, place] -= np.cumsum(counted_S)
+        stats.board.counts[place] -= counted_S.sum()
 
 
 def compiled_parts(scheduler: Scheduler) -> tuple[CompiledDecider, ConstantClock] | None:

@@ -26,6 +26,7 @@ from ..policy import Policy, traits_of
 from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..traces.split import sequence_starts, split, tokens
 from ..traces.trace import RoutingTrace, load_trace
+from ..traces.verified import text_of
 from ..types import FloatArray, Phase
 from .simulator import check_shape
 from .steps import Steps, steps_of
@@ -171,6 +172,8 @@ class Bench:
         elif study.fit_source is not None:
             self.history = _opened(study.fit_source)
             check_shape(self.history, shape.num_layers, shape.num_experts, shape.name)
+        if study.replay == "decode" or study.verify:
+            scored = text_of(scored)
         self.steps: Steps = steps_of(scored, mode=study.replay, verify=study.verify, max_tokens=study.max_tokens)
         if not self.steps.count:
             raise InputError(f"{self.trace_name} has no token to score; give a longer trace")
@@ -232,6 +235,7 @@ class Bench:
             "sequences_fitted": fitted,
             "sequences_scored": scored,
             "tokens_scored": self.scored.num_tokens,
+            "tokens_emitted": int(steps.kept_S.sum()),
             "steps": steps.count,
             "phases": {name: int(count) for name, count in _phases(steps)},
             "replay": study.replay,
