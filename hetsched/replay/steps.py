@@ -6,6 +6,7 @@ Shapes: S steps, T tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ class Steps:
 
     def first(self, count: int) -> Steps:
         """The first steps, at most `count` of them."""
-        of_steps = {name: kept[:count] for name, kept in vars(self).items() if isinstance(kept, np.ndarray)}
+        of_steps: dict[str, Any] = {name: a[:count] for name, a in vars(self).items() if isinstance(a, np.ndarray)}
         return replace(self, **of_steps)
 
 

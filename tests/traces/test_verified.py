@@ -15,7 +15,7 @@ from hetsched.types import Phase
 from tests.traces.made import made, same
 
 P, D, V = (int(phase) for phase in (Phase.PREFILL, Phase.DECODE, Phase.VERIFY))
-# Two sequences: a prompt of two, a step with 2 of 3 drafts kept, one with none of 2; a prompt, and a step without drafts.
+# Two sequences: a prompt, a step with 2 of 3 drafts kept, one with none of 2; a prompt, and a step without drafts.
 PHASES = [P, P, V, V, V, V, V, V, V, P, D]
 STEPS = [0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 4]
 KEPT = [1, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1]
