@@ -122,7 +122,7 @@ def _add_speculate(verbs: Any) -> None:
     made.add_argument("file", action=InputFile, metavar="FILE")
     made.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
     made.add_argument("--drafts", type=at_least_one, required=True, metavar="K", help="drafts of each verify step")
-    add_acceptance_options(made, required=True)
+    add_acceptance_options(made)
 
 
 def _info(args: argparse.Namespace) -> None:

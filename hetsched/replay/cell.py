@@ -15,6 +15,7 @@ import numpy as np
 from ..machine.profile import HardwareProfile
 from ..policy import is_compiled, traits_of
 from ..scheduler import IDLE, Scheduler
+from ..traces.verified import Drafting
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from .simulator import ConstantClock, Progress, Replay, simulate
 from .strategies import Strategy
@@ -59,20 +60,44 @@ class Row:
     cpu_utilisation: float = 0.0
 
 
+@dataclass(frozen=True)
+class SpeculativeRow(Row):
+    """A row of a comparison of speculation: the system that the strategy stands for, and how it drafted.
+
+    `drafts`: asked for before each step, "auto" where that was chosen anew each time, "" token by token. `dtype`: of
+    the experts. Tokens are those that stayed in the text. `gpu_bytes`: for experts, a draft model's taken off.
+    """
+
+    dtype: str = ""
+    system: str = ""
+    drafts: str = ""
+    acceptance: float = 0.0
+    mean_k: float = 0.0
+    go_share: float = 0.0
+
+    @classmethod
+    def of(cls, found: CellResult, dtype: str, system: str, drafts: str) -> SpeculativeRow:
+        """A cell's row with these words."""
+        drafting = {} if found.drafting is None else found.drafting._asdict()
+        return cls(**vars(found.row), dtype=dtype, system=system, drafts=drafts, **drafting)
+
+
 class Cell(NamedTuple):
-    """A task: one strategy on one machine at one fraction."""
+    """A task: one strategy on one machine at one fraction. `drafts`: of each step, from the study's speculation."""
 
     machine: HardwareProfile
     gpu_fraction: float
     strategy: Strategy
+    drafts: int = 0
 
     def run(self, bench: Bench, progress: Progress | None = None) -> CellResult:
         """Replay the scored part of the study's trace."""
+        bench = bench.verifying(self.drafts)
         return self.result(bench, self.replay(bench, progress))
 
     def result(self, bench: Bench, replayed: Replay) -> CellResult:
         """What a replay of this cell came to."""
-        return CellResult(self._row(bench, replayed), replayed.step_s_S)
+        return CellResult(self._row(bench, replayed), replayed.step_s_S, replayed.drafting)
 
     def try_out(self, bench: Bench) -> Tried:
         """What deciding takes in the first steps, by a scheduler of its own; whatever is compiled, is then."""
@@ -91,7 +116,10 @@ class Cell(NamedTuple):
             tried = self.try_out(bench)
             clock = ConstantClock(tried.decision_s, tried.beside_s) if tried.is_compiled else time.perf_counter
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, policy, clock=clock)
-        return simulate(bench.scored, bench.steps, scheduler, progress, bench.study.host_layer_s(self.machine))
+        steps, speculation = bench.steps, bench.study.speculation
+        if self.drafts and speculation is not None:
+            steps = steps.with_drafting(speculation.draft.seconds(self.machine))
+        return simulate(bench.scored, steps, scheduler, progress, bench.study.host_layer_s(self.machine))
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
         policy = self.strategy.policy()
@@ -119,10 +147,11 @@ class Cell(NamedTuple):
 
 
 class CellResult(NamedTuple):
-    """A row that does not know its rank and efficiency yet, and the seconds of each step [S]."""
+    """A row that does not know its rank and efficiency yet, the seconds of each step [S], and how it speculated."""
 
     row: Row
     step_s_S: FloatArray
+    drafting: Drafting | None = None
 
 
 class Tried(NamedTuple):

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..scheduler import Scheduler
 from ..stats import RunStats
 from ..traces.trace import RoutingTrace
+from ..traces.verified import Drafting
 from ..types import Demand, Float32Array, FloatArray, IntArray, Phase
 from .steps import Steps, new_requests
 from .timeline import Timeline
@@ -32,12 +33,14 @@ Progress = Callable[[int, int], None]
 class Replay:
     """What a replay came to: sums over all layers; the seconds of each step [S], host time counted.
 
-    `counts_SC`: the board's counts (N_HITS and others of board) as they stood after each step.
+    `counts_SC`: the board's counts (N_HITS and others of board) as they stood after each step. `drafting`: how drafts
+    fared, where it is known what was rejected.
     """
 
     stats: RunStats
     step_s_S: FloatArray
     counts_SC: IntArray
+    drafting: Drafting | None = None
 
     @property
     def step_s(self) -> float:
@@ -88,7 +91,7 @@ def simulate(
     if steps.draft_s_S is not None:  # the lanes and the link stand still meanwhile
         step_s_S += steps.draft_s_S
         scheduler.stats.record_tail(Phase.VERIFY, float(steps.draft_s_S.sum()))
-    return Replay(scheduler.stats, step_s_S, counts_SC)
+    return Replay(scheduler.stats, step_s_S, counts_SC, steps.drafting)
 
 
 def _discount_rejected(steps: Steps, stats: RunStats, counts_SC: IntArray) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..traces.trace import RoutingTrace
+from ..traces.verified import Drafting, drafting_of
 from ..types import BoolArray, FloatArray, IntArray, Phase
 
 MODES = ("auto", "recorded", "decode")
@@ -43,6 +44,24 @@ class Steps:
         """Tokens that each step emits."""
         tokens_S = self.end_S - self.begin_S
         return tokens_S if self.rejected_S is None else tokens_S - self.rejected_S
+
+    @property
+    def drafted_S(self) -> IntArray:
+        """Drafts that each verify step was given; 0 for other steps."""
+        drafted_S: IntArray = (self.end_S - self.begin_S - 1) * (self.phase_S == Phase.VERIFY)
+        return drafted_S
+
+    @property
+    def drafting(self) -> Drafting | None:
+        """The figures of speculation, prefill left out; None where nothing says what was rejected."""
+        if self.rejected_S is None:
+            return None
+        decoding_S, drafted_S = self.phase_S != Phase.PREFILL, self.drafted_S
+        return drafting_of(drafted_S[decoding_S], (drafted_S - np.minimum(self.rejected_S, drafted_S))[decoding_S])
+
+    def with_drafting(self, token_s: float) -> Steps:
+        """The steps, with so many seconds before each for every draft."""
+        return replace(self, draft_s_S=(token_s * self.drafted_S).astype(np.float64))
 
     def first(self, count: int) -> Steps:
         """The first steps, at most `count` of them."""

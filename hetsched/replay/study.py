@@ -5,6 +5,7 @@ Shapes: L layers, E experts, S steps.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,10 +25,12 @@ from ..machine.profile import HardwareProfile
 from ..plugins import plugin
 from ..policy import Policy, traits_of
 from ..scheduler import DEFAULT_SOLVER, Scheduler
+from ..traces.speculative import speculate
 from ..traces.split import sequence_starts, split, tokens
 from ..traces.trace import RoutingTrace, load_trace
 from ..traces.verified import text_of
 from ..types import FloatArray, Phase
+from .drafts import Speculation
 from .simulator import check_shape
 from .steps import Steps, steps_of
 
@@ -49,7 +52,8 @@ class Study:
     seconds charged for each decision, or MEASURED. `host_s`: seconds charged for each layer for the engine itself,
     whatever the strategy, or MEASURED, as each profile says of its host. `bound_windows`: windows of the clairvoyant
     bound, 0 for none. `forecaster`: for strategies that ask one, None: each its own. `learned`: what other runs have
-    learned, on top of what is fitted.
+    learned, on top of what is fitted. `speculation`: how drafts are made, for cells that verify them; `draft_bytes`:
+    the experts' memory is less by so much.
     """
 
     source: Path | RoutingTrace
@@ -66,6 +70,8 @@ class Study:
     fit_source: Path | RoutingTrace | None = None
     forecaster: Any = None
     learned: Learned | None = None
+    speculation: Speculation | None = None
+    draft_bytes: int = 0
 
     @classmethod
     def of(
@@ -137,8 +143,8 @@ class Study:
         return "future" in forecaster_traits(self.forecaster_of(policy)).needs
 
     def gpu_bytes(self, gpu_fraction: float) -> int:
-        """Memory for experts at a fraction of all of them."""
-        return int(gpu_fraction * self.geometry.total_expert_bytes)
+        """Memory for experts at a fraction of all of them, a draft's apart."""
+        return max(0, int(gpu_fraction * self.geometry.total_expert_bytes) - self.draft_bytes)
 
 
 def fitted_on(fit_sequences: float | None, fit_trace: str | Path | RoutingTrace | None) -> dict[str, Any]:
@@ -172,12 +178,13 @@ class Bench:
         elif study.fit_source is not None:
             self.history = _opened(study.fit_source)
             check_shape(self.history, shape.num_layers, shape.num_experts, shape.name)
-        if study.replay == "decode" or study.verify:
+        if study.replay == "decode" or study.verify or study.speculation:
             scored = text_of(scored)
         self.steps: Steps = steps_of(scored, mode=study.replay, verify=study.verify, max_tokens=study.max_tokens)
         if not self.steps.count:
             raise InputError(f"{self.trace_name} has no token to score; give a longer trace")
         self.scored = first_tokens(scored, int(self.steps.end_S[-1]))
+        self._verifying: dict[int, Bench] = {}
 
     @cached_property
     def frequency_LE(self) -> FloatArray | None:
@@ -189,6 +196,20 @@ class Bench:
         """What will be demanded, its tokens numbered by the steps that are replayed."""
         step_T = np.repeat(np.arange(self.steps.count, dtype=np.int32), self.steps.end_S - self.steps.begin_S)
         return replace(self.scored, step_T=step_T)
+
+    def verifying(self, drafts: int) -> Bench:
+        """The bench whose steps verify so many drafts of the study's speculation; this one for none."""
+        speculation = self.study.speculation
+        if not drafts or speculation is None:
+            return self
+        if drafts not in self._verifying:
+            made = copy.copy(self)
+            made.__dict__.pop("future", None)
+            made.study = replace(self.study, draft_bytes=speculation.draft.gpu_bytes)
+            made.scored = speculate(self.scored, drafts, speculation.acceptance)
+            made.steps = steps_of(made.scored)
+            self._verifying[drafts] = made
+        return self._verifying[drafts]
 
     @property
     def num_sequences(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Verify steps made from decode traces: what is verified, what stays, and that drafts are the same for every strategy."""
+"""Verify steps made from decode traces: what is verified, what stays, and that drafts are equal for all."""
 
 from __future__ import annotations
 
