@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .drafting import add_speculation_options, refuse_speculation_options
 from .option_types import at_least_one, names_list, non_empty_text, shares_list
 from .paths import PlotTarget
-from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, with_hosts
+from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
 
 if TYPE_CHECKING:
     from hetsched.replay import Comparison
@@ -87,6 +87,7 @@ def _compared(args: argparse.Namespace, settings: dict[str, Any], hardware: Any,
         fit_trace=args.fit_trace,
         jobs=args.jobs,
         ray=args.ray,
+        true_hardware=true_machine(args),
         progress=progress,
         **settings,
     )

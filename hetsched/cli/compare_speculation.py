@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 UNUSED = {
     "verify": (0, "makes windows of tokens, and --speculation verify steps of its own"),
     "replay": ("auto", "says which steps are replayed, and --speculation makes its own"),
+    "true_hardware": (None, "is for strategies that believe a wrong profile, which --speculation does not compare"),
     "plot": (None, "draws strategies over memory; --speculation has tables, --json and --csv"),
 }
 
@@ -34,7 +35,7 @@ def compared_speculation(
 
     for name, (usual, reason) in UNUSED.items():
         if getattr(args, name) != usual:
-            raise InputError(f"--{name} {reason}; drop one of the two")
+            raise InputError(f"--{name.replace('_', '-')} {reason}; drop one of the two")
     speculation, drafts = speculation_from(args)
     own = ("max_tokens", "solver", "forecaster", "decision_s", "host_s")
     return compare_speculation(

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from hetsched.errors import InputError
 from hetsched.machine import gallery
+from hetsched.machine.drift import TrueMachine
 from hetsched.machine.host_cost import KnownHost, keep_host, known_host, with_host
 from hetsched.machine.profile import HardwareProfile
 from hetsched.replay.steps import MODES
@@ -34,6 +35,11 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver", type=non_empty_text, default="exact", metavar="NAME", help=text)
     text = "forecaster of strategies that ask one (default: each strategy's own)"
     parser.add_argument("--forecaster", type=non_empty_text, metavar="NAME", help=text)
+    text = (
+        "machine that it really is, while schedulers believe in --hardware; a part may be so many times as slow, from "
+    )
+    text += "a step on: NAME+cpu=10+link=10@50 (default: the one believed)"
+    parser.add_argument("--true-hardware", type=non_empty_text, metavar="NAME", help=text)
     text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
     parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
 
@@ -75,6 +81,11 @@ def replay_settings(args: argparse.Namespace) -> dict[str, Any]:
     decision_s = decision_seconds(args.decision)
     charges = {"decision_s": decision_s, "host_s": host_seconds(args.host, decision_s)}
     return {**{name: getattr(args, name) for name in names}, **charges}
+
+
+def true_machine(args: argparse.Namespace) -> TrueMachine | None:
+    """The machine of --true-hardware; None where it was not given."""
+    return None if args.true_hardware is None else gallery.true_machine(args.true_hardware)
 
 
 def with_hosts(names: Sequence[str], host_s: float | None) -> list[HardwareProfile]:

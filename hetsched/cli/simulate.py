@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .option_types import non_empty_text, share
 from .paths import OutputFile
-from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, with_hosts
+from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     study = replace(
         Study.of(args.trace, args.model, machines, args.dtype),
         **settings,
+        true_machine=true_machine(args),
         **fitted_on(args.fit_sequences, args.fit_trace),
     )
     memory = load(args.learned, study.geometry) if args.learned else None

@@ -8,9 +8,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ..errors import UnknownNameError
+from ..errors import InputError, UnknownNameError
 from ..geometry import MoEGeometry
 from .demo_geometry import DEMO, demo_geometry
+from .drift import TrueMachine, named_drifts, slowed
 from .model_yaml import ModelCard, load_geometry, load_model_card
 from .profile import HardwareProfile
 from .profile_yaml import load_profile
@@ -37,10 +38,28 @@ def models() -> dict[str, Path]:
 
 
 def machine(name: str | Path) -> HardwareProfile:
-    """A machine by gallery name or path of a profile file.
+    """A machine by gallery name or path of a profile file, with other seconds where drift.py's factors follow.
 
-    Raises UnknownNameError, which lists the names, or FileError with all problems of the file.
+    Raises UnknownNameError, which lists the names, or FileError with all problems of the file; InputError for factors
+    that begin at some step, since a profile is of one moment.
     """
+    plain, drifts = named_drifts(str(name))
+    if any(drift.from_step for drift in drifts):
+        raise InputError(f"{name} changes midway, and a profile does not; only a replay's true hardware can")
+    return slowed(_plain_machine(plain), *drifts[0][1:]) if drifts else _plain_machine(name)
+
+
+def true_machine(spec: str | Path | HardwareProfile | TrueMachine) -> TrueMachine:
+    """What work really takes, from a name or path with what follows it (drift.py), a profile, or as it is."""
+    if isinstance(spec, TrueMachine):
+        return spec
+    if isinstance(spec, HardwareProfile):
+        return TrueMachine(spec)
+    plain, drifts = named_drifts(str(spec))
+    return TrueMachine(_plain_machine(plain), drifts)
+
+
+def _plain_machine(name: str | Path) -> HardwareProfile:
     path = machines().get(str(name).lower()) or _as_path(name)
     if path is None:
         raise UnknownNameError("machine", str(name), machines(), "or give the path of a profile YAML")

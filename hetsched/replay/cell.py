@@ -104,7 +104,7 @@ class Cell(NamedTuple):
         steps = bench.steps.first(-(-PROBE_LAYERS // bench.study.geometry.num_layers))
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, self.strategy.policy(), Probe)
         assert isinstance(scheduler, Probe)
-        simulate(bench.scored, steps, scheduler)
+        simulate(bench.scored, steps, scheduler, true_hardware=bench.study.true_machine)
         return Tried(_typical(scheduler.taken_s), _typical(scheduler.beside_s), is_compiled(scheduler.policy))
 
     def replay(self, bench: Bench, progress: Progress | None = None) -> Replay:
@@ -119,7 +119,8 @@ class Cell(NamedTuple):
         steps, speculation = bench.steps, bench.study.speculation
         if self.drafts and speculation is not None:
             steps = steps.with_drafting(speculation.draft.seconds(self.machine))
-        return simulate(bench.scored, steps, scheduler, progress, bench.study.host_layer_s(self.machine))
+        charged = bench.study.host_layer_s(self.machine), bench.study.true_machine
+        return simulate(bench.scored, steps, scheduler, progress, *charged)
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
         policy = self.strategy.policy()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ..bound.clairvoyant import Bound, all_resident_bound, clairvoyant_bound
 from ..cost.model import CostModel
+from ..errors import InputError
 from ..machine.profile import HardwareProfile
 from .simulator import Progress
 from .study import Bench
@@ -20,8 +21,12 @@ class Limit(NamedTuple):
     gpu_fraction: float
 
     def run(self, bench: Bench, progress: Progress | None = None) -> LimitResult:
-        """Both bounds; on a machine without a GPU there is nothing to bound."""
-        cost, study = CostModel(self.machine, bench.study.geometry), bench.study
+        """Both bounds, of what is true; on a machine without a GPU there is nothing to bound."""
+        study = bench.study
+        true = None if study.true_machine is None else study.true_machine.spans()
+        if true and len(true) > 1:
+            raise InputError("no bound is known for a machine that changes midway")
+        cost = CostModel(true[0][1] if true else self.machine, study.geometry)
         if not cost.has_gpu:
             return LimitResult(self.machine.name, self.gpu_fraction, ())
         slots = study.geometry.slots(study.gpu_bytes(self.gpu_fraction))

@@ -83,10 +83,13 @@ def pass_s(line: Line, seconds: float) -> None:
 
 
 @compiled_lean
-def link_state(line: Line, flying_F: IntArray, left_s_F: FloatArray, arrived_F: IntArray) -> tuple[float, int, int]:
+def link_state(
+    line: Line, believed_s: float, flying_F: IntArray, left_s_F: FloatArray, arrived_F: IntArray
+) -> tuple[float, int, int]:
     """What the copy engine reports now: when a demanded copy would start, how many are under way and have arrived.
 
-    Arrivals are reported once. `left_s_F`: seconds until each one under way has wholly arrived.
+    Arrivals are reported once. `left_s_F`: seconds until each one under way has wholly arrived. As a real one does, it
+    knows what is left of each copy, and takes a whole one to be of `believed_s` seconds.
     """
     arrived, line.count_2[ARRIVED] = line.count_2[ARRIVED], 0
     for i in range(arrived):
@@ -102,7 +105,20 @@ def link_state(line: Line, flying_F: IntArray, left_s_F: FloatArray, arrived_F: 
             free_s += line.left_s_Q[i]
         end_s += line.left_s_Q[i] - chunk_s if i == first else line.left_s_Q[i]
         flying_F[i], left_s_F[i] = line.flat_Q[i], end_s
+    if believed_s != line.machine[COPY_S]:
+        free_s *= believed_s / line.machine[COPY_S]
+        for i in range(count):
+            left_s_F[i] *= believed_s / line.machine[COPY_S]
     return free_s, count, arrived
+
+
+@compiled_lean
+def change(line: Line, machine: FloatArray) -> None:
+    """From now on copies take another machine's time, what is left of those under way too."""
+    for i in range(line.count_2[UNDER_WAY]):
+        line.left_s_Q[i] *= machine[COPY_S] / line.machine[COPY_S]
+    for place in range(len(machine)):
+        line.machine[place] = machine[place]
 
 
 @compiled_lean

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..board import Bytes
 from ..jit import compiled_and_kept, source_stamp
 from ..types import FloatArray, IntArray
-from .line import HOST_S, add, end, link_state, open_line, pass_s, sort_by_urgency, want
+from .line import HOST_S, add, change, end, link_state, open_line, pass_s, sort_by_urgency, want
 
 
 class LineCalls(NamedTuple):
@@ -19,6 +19,7 @@ class LineCalls(NamedTuple):
     begin: Callable[..., None]
     prefetch: Callable[..., None]
     end: Callable[..., None]
+    change: Callable[..., None]
 
 
 def _calls(stamp: int) -> LineCalls:
@@ -32,12 +33,13 @@ def _calls(stamp: int) -> LineCalls:
         bytes_B: Bytes,
         ints_I: IntArray,
         floats_R: FloatArray,
+        believed_s: float,
         flying_F: IntArray,
         left_s_F: FloatArray,
         arrived_F: IntArray,
     ) -> tuple[float, int, int]:
         assert stamp >= 0
-        return link_state(open_line(bytes_B, ints_I, floats_R), flying_F, left_s_F, arrived_F)
+        return link_state(open_line(bytes_B, ints_I, floats_R), believed_s, flying_F, left_s_F, arrived_F)
 
     @compiled_and_kept
     def beginning(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, gpu_N: IntArray, fetched_N: IntArray) -> None:
@@ -71,7 +73,12 @@ def _calls(stamp: int) -> LineCalls:
         assert stamp >= 0
         end(open_line(bytes_B, ints_I, floats_R), gpu_N, gpu_s_N, call_s, cpu_work_s, cpu_start_s)
 
-    return LineCalls(passing, reporting, beginning, prefetching, ending)
+    @compiled_and_kept
+    def changing(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, machine: FloatArray) -> None:
+        assert stamp >= 0
+        change(open_line(bytes_B, ints_I, floats_R), machine)
+
+    return LineCalls(passing, reporting, beginning, prefetching, ending, changing)
 
 
 calls = _calls(source_stamp("hetsched.replay.line", "hetsched.replay.line_calls"))

@@ -1,5 +1,7 @@
 """A whole replay in one compiled call: the parts that decide in a model, on the timeline's, layer by layer.
 
+What decides goes by `seconds_4T`, which are believed; what then happens takes those of `true_4T` and of the line.
+
 Shapes: S steps, L layers, T tokens of the trace, U those of the steps, K top-k, E experts, N active experts, C counts
 of a board.
 """
@@ -16,6 +18,7 @@ from ..board import (
     ACTIVE,
     ARRIVED,
     COPIES,
+    COPY_S,
     COUNT,
     CPU_S,
     CPU_START_S,
@@ -123,7 +126,8 @@ def weigh(board: Board, asked: Demanded, begin: int, end: int, layer: int) -> No
 @compiled_lean
 def report(board: Board, line: Line) -> None:
     """Tell the board how the link stands."""
-    free_s, flying, arrived = link_state(line, board.flying_F, board.left_s_F, board.arrived_F)
+    believed_s = board.machine[COPY_S]
+    free_s, flying, arrived = link_state(line, believed_s, board.flying_F, board.left_s_F, board.arrived_F)
     board.now[LINK_FREE_S], board.at[FLYING], board.at[ARRIVED] = free_s, flying, arrived
 
 
@@ -142,7 +146,7 @@ def submit(board: Board, line: Line) -> None:
 
 @compiled_lean
 def finish(board: Board, line: Line, seconds_4T: FloatArray, gpu_N: IntArray, gpu_s_N: FloatArray) -> None:
-    """Run the layer to its end; what the GPU ran has arrived."""
+    """Run the layer to its end, in the seconds that it really takes; what the GPU ran has arrived."""
     at, first, count, cpu_work_s = board.at, board.at[LAYER] * board.at[EXPERTS], 0, 0.0
     for i in range(at[RUNS]):
         tokens = board.runs_4N[COUNT, i]
@@ -151,7 +155,7 @@ def finish(board: Board, line: Line, seconds_4T: FloatArray, gpu_N: IntArray, gp
             count += 1
         else:
             cpu_work_s += seconds_4T[CPU_S, tokens]
-    call_s = board.machine[GPU_CALL_S] if count else 0.0
+    call_s = line.machine[GPU_CALL_S] if count else 0.0
     start_s = seconds_4T[CPU_START_S, at[TOKENS]] if count < at[RUNS] else 0.0
     lanes.end(line, gpu_N[:count], gpu_s_N[:count], call_s, cpu_work_s, start_s)
     for i in range(count):
@@ -191,6 +195,7 @@ def _looping(stamp: int) -> Callable[..., int]:
         seconds_4T: FloatArray,
         own: Any,
         known: Any,
+        true_4T: FloatArray,
         line_arrays: tuple[Bytes, IntArray, FloatArray],
         experts_TLK: npt.NDArray[np.int16],
         weights_ULK: Float32Array,
@@ -213,7 +218,7 @@ def _looping(stamp: int) -> Callable[..., int]:
             board.at[STEP] += 1
             for layer in range(board.at[LAYERS]):
                 demand(board, asked, s, layer)
-                dense_s = seconds_4T[DENSE_S, board.at[TOKENS]]
+                dense_s = true_4T[DENSE_S, board.at[TOKENS]]
                 pass_s(line, dense_s + host_s)
                 report(board, line)
                 wrong = decide(board, seconds_4T, own)
@@ -231,7 +236,7 @@ def _looping(stamp: int) -> Callable[..., int]:
                 line.time_3[lanes.HOST_S] = beside_s
                 for i in range(board.at[COPIES]):
                     add(line, board.copies_3W[NEW, i], False, beside_s)
-                finish(board, line, seconds_4T, gpu_N, gpu_s_N)
+                finish(board, line, true_4T, gpu_N, gpu_s_N)
                 record(board, line, dense_s, decision_s, beside_s, host_s)
             step_s_S[s] = line.time_3[lanes.NOW_S] - begun_s
             counts_SC[s] = board.counts

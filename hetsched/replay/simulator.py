@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..traces.verified import Drafting
 from ..types import Demand, Float32Array, FloatArray, IntArray, Phase
 from .steps import Steps, new_requests
 from .timeline import Timeline
+from .truth import Span, TrueHardware, true_spans
 
 if TYPE_CHECKING:
     from ..deciders.compiled import CompiledDecider
@@ -68,11 +70,17 @@ class ConstantClock:
 
 
 def simulate(
-    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, progress: Progress | None = None, host_s: float = 0.0
+    trace: RoutingTrace,
+    steps: Steps,
+    scheduler: Scheduler,
+    progress: Progress | None = None,
+    host_s: float = 0.0,
+    true_hardware: TrueHardware | None = None,
 ) -> Replay:
     """Replay `steps` of a trace: the same Scheduler, Policy, Forecaster and Solver that run in a model.
 
-    `host_s`: what the engine itself takes for each layer before its decision; copies go on meanwhile. Where scheduler,
+    `host_s`: what the engine itself takes for each layer before its decision; copies go on meanwhile. `true_hardware`:
+    what work really takes, where the scheduler believes something else, or the machine changes midway. Where scheduler,
     policy and solver are compiled and decisions are charged a constant, the replay is one compiled loop over the same
     kernels; else layer by layer in Python.
     Raises InputError where trace and model differ in shape, and ResidencyError or PlanError where a policy breaks its
@@ -80,11 +88,11 @@ def simulate(
     """
     shape = scheduler.geometry
     check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
-    parts = compiled_parts(scheduler)
+    parts, spans = compiled_parts(scheduler), true_spans(scheduler.cost, true_hardware)
     if parts is None:
-        step_s_S, counts_SC = _run(trace, steps, scheduler, host_s, progress)
+        step_s_S, counts_SC = _run(trace, steps, scheduler, spans, host_s, progress)
     else:
-        step_s_S, counts_SC = _run_compiled(trace, steps, scheduler, parts, host_s, progress)
+        step_s_S, counts_SC = _run_compiled(trace, steps, scheduler, parts, spans, host_s, progress)
     scheduler.drop_copies()  # what is under way goes with the timeline
     scheduler.residency.check()
     _discount_rejected(steps, scheduler.stats, counts_SC)
@@ -121,35 +129,44 @@ def _run_compiled(
     steps: Steps,
     scheduler: Scheduler,
     parts: tuple[CompiledDecider, ConstantClock],
+    spans: list[Span],
     host_s: float,
     progress: Progress | None,
 ) -> tuple[FloatArray, IntArray]:
     """Seconds of each step and counts after it, in compiled calls of some steps each."""
     from .line import new_line
+    from .line_calls import calls as line_calls
     from .loop import compiled_replay
 
     (decider, clock), step_s_S, counts_SC = parts, np.zeros(steps.count), np.zeros((steps.count, COUNTS), np.int64)
     calls, charge_3 = decider.calls, np.array([clock.charge_s, clock.beside_s, host_s])
+    most = int((steps.end_S - steps.begin_S).max(initial=1))
     scheduler.board.at[STEP] = -1
-    fixed = (
-        *scheduler.arrays,
-        scheduler.seconds.table(int((steps.end_S - steps.begin_S).max(initial=1))),
-        calls.kernels.own,
-        calls.kernels.known,
-        new_line(scheduler.residency.state_LE.size, scheduler.board.machine),
-        trace.experts_TLK,
-    )
+    fixed = *scheduler.arrays, scheduler.seconds.table(most), calls.kernels.own, calls.kernels.known
+    tables = {span.begin: span.tables(most) for span in spans}
+    true_4T, machine = tables[0]
+    line = new_line(scheduler.residency.state_LE.size, machine)
     replay, new_S = compiled_replay(calls), new_requests(trace, steps)
-    for first in range(0, steps.count, STEPS_AT_ONCE):
-        span = slice(first, first + STEPS_AT_ONCE)
+    for first, last in _chunks(steps.count, spans):
+        if first and first in tables:
+            true_4T, machine = tables[first]
+            line_calls.change(*line, machine)
+        span = slice(first, last)
         begin_S, end_S = steps.begin_S[span], steps.end_S[span]
         phases = steps.phase_S[span].astype(np.uint8)
         asked = _weights(trace, scheduler, begin_S, end_S), begin_S, end_S, phases, new_S[span]
-        decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span], counts_SC[span]))
+        results = step_s_S[span], counts_SC[span]
+        decider.refuse(replay(*fixed, true_4T, line, trace.experts_TLK, *asked, charge_3, *results))
         scheduler.residency.check()
         if progress is not None:
-            progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
+            progress(last, steps.count)
     return step_s_S, counts_SC
+
+
+def _chunks(count: int, spans: list[Span]) -> list[tuple[int, int]]:
+    """Steps first..last - 1 of each compiled call, in which the machine does not change."""
+    ends = {*range(0, count, STEPS_AT_ONCE), *[span.begin for span in spans if span.begin < count], count}
+    return list(pairwise(sorted(ends)))
 
 
 def _weights(trace: RoutingTrace, scheduler: Scheduler, begin_S: IntArray, end_S: IntArray) -> Float32Array:
@@ -161,12 +178,21 @@ def _weights(trace: RoutingTrace, scheduler: Scheduler, begin_S: IntArray, end_S
 
 
 def _run(
-    trace: RoutingTrace, steps: Steps, scheduler: Scheduler, host_s: float, progress: Progress | None
+    trace: RoutingTrace,
+    steps: Steps,
+    scheduler: Scheduler,
+    spans: list[Span],
+    host_s: float,
+    progress: Progress | None,
 ) -> tuple[FloatArray, IntArray]:
     """Seconds of each step and counts after it, layer by layer."""
     step_s_S, counts_SC = np.zeros(steps.count), np.zeros((steps.count, COUNTS), np.int64)
-    timeline, cost, since_check = Timeline(scheduler.cost), scheduler.cost, 0
+    cost, costs, since_check = spans[0].cost, dict(spans[1:]), 0
+    timeline = Timeline(cost, scheduler.cost)
     for s, layers in enumerate(demands(trace, steps, scheduler.traits.uses_weights)):
+        if s in costs:
+            cost = costs[s]
+            timeline.change(cost)
         begin_s = timeline.now_s
         for demand in layers:
             dense_s = cost.dense_s(demand.num_tokens)

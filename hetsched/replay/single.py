@@ -110,7 +110,8 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     scheduler = bench.scheduler(machine, gpu_fraction, chosen.policy(), RecordingScheduler, _clock(study.decision_s))
     assert isinstance(scheduler, RecordingScheduler)
     scheduler.watch_step = bench.steps.count // 2
-    replayed = simulate(bench.scored, bench.steps, scheduler, progress, study.host_layer_s(machine))
+    charged = study.host_layer_s(machine), study.true_machine
+    replayed = simulate(bench.scored, bench.steps, scheduler, progress, *charged)
     tasks: list[Task] = [cell, *([Limit(machine, gpu_fraction)] if study.bound_windows else [])]
     outcomes: list[Outcome] = [cell.result(bench, replayed), *(attempt(bench, task) for task in tasks[1:])]
     gathered = gather(tasks, outcomes, {**bench.facts(), **_foresight(bench, chosen.policy(), scheduler.frequency_LE)})

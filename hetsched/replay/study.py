@@ -21,6 +21,7 @@ from ..forecast import traits as forecaster_traits
 from ..forecast.fed import Replayed
 from ..geometry import MoEGeometry
 from ..machine import gallery
+from ..machine.drift import TrueMachine
 from ..machine.profile import HardwareProfile
 from ..plugins import plugin
 from ..policy import Policy, traits_of
@@ -50,7 +51,8 @@ class Study:
     at most `max_tokens` of them. 0 fits nothing and scores everything. `fit_source`: another trace of the model, on all
     of which everything is fitted; then the whole of `source` is scored, and `fit_sequences` has to be 0. `decision_s`:
     seconds charged for each decision, or MEASURED. `host_s`: seconds charged for each layer for the engine itself,
-    whatever the strategy, or MEASURED, as each profile says of its host. `bound_windows`: windows of the clairvoyant
+    whatever the strategy, or MEASURED, as each profile says of its host. `true_machine`: what work really takes,
+    whichever of `machines` a scheduler believes in; None: what it believes. `bound_windows`: windows of the clairvoyant
     bound, 0 for none. `forecaster`: for strategies that ask one, None: each its own. `learned`: what other runs have
     learned, on top of what is fitted. `speculation`: how drafts are made, for cells that verify them; `draft_bytes`:
     the experts' memory is less by so much.
@@ -70,6 +72,7 @@ class Study:
     fit_source: Path | RoutingTrace | None = None
     forecaster: Any = None
     learned: Learned | None = None
+    true_machine: TrueMachine | None = None
     speculation: Speculation | None = None
     draft_bytes: int = 0
 
@@ -245,7 +248,7 @@ class Bench:
 
     def facts(self) -> dict[str, object]:
         """What a reader must know of the replay, whatever the strategy; ready for JSON."""
-        study, steps = self.study, self.steps
+        study, steps, true = self.study, self.steps, self.study.true_machine
         charge = "measured" if study.decision_s is None else study.decision_s
         fitted, scored = self.num_sequences
         return {
@@ -263,6 +266,7 @@ class Bench:
             "verify": study.verify,
             "decision_charge": charge,
             "host_charge": "measured" if study.host_s is None else study.host_s,
+            "true_hardware": None if true is None else true.name,
             "solver": study.solver,
             "forecaster": study.forecaster_name,
             "notes": [
@@ -273,6 +277,7 @@ class Bench:
                 if study.decision_s is None
                 else f"every decision is charged {study.decision_s * 1e6:g} µs",
                 *self._host_notes(),
+                *([f"hardware is what is believed, {true.name} what is true"] if true else []),
                 *(f"{m.name}: simulated on a profile whose figures are {m.source.value}" for m in study.machines),
             ],
         }

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..geometry import MoEGeometry
+from ..machine import gallery
+from ..machine.drift import TrueMachine
 from ..machine.profile import HardwareProfile
 from ..plugins import plugin
 from ..traces.trace import RoutingTrace
@@ -43,6 +45,7 @@ def compare(
     bound_windows: int = 12,
     jobs: int = 1,
     ray: str | None = None,
+    true_hardware: str | Path | HardwareProfile | TrueMachine | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Replay every strategy on every machine at every fraction of the experts' bytes, and rank them.
@@ -52,7 +55,8 @@ def compare(
     are scored; or all of `fit_trace`, another trace of the model, and all of `trace` is scored.
     `verify`, `replay`: as steps_of. `decision_s`: a constant makes results reproducible, and the same for any `jobs`
     and on a Ray cluster (`ray`: its address, or "auto"). `host_s`: seconds a layer for the engine itself, or MEASURED:
-    what each profile says of its host. `forecaster`: for strategies that ask one, in place of their own.
+    what each profile says of its host. `true_hardware`: what work really takes, whatever machine of `hardware` a
+    scheduler believes in (machine/drift.py). `forecaster`: for strategies that ask one, in place of their own.
     `progress(done, tasks)`: `done` counts parts of a task too. A strategy that raises is in `failures`, the others go
     on. Raises InputError for bad arguments.
     """
@@ -68,6 +72,7 @@ def compare(
         solver=solver,
         forecaster=forecaster,
         bound_windows=bound_windows,
+        true_machine=None if true_hardware is None else gallery.true_machine(true_hardware),
     )
     plugin("hetsched.solvers", solver)
     chosen = strategies_of(strategies)

@@ -23,14 +23,16 @@ class Timeline:
 
     The copy engine serves demanded copies in order, then prefetches in order; a prefetch under way is interrupted at
     the end of a chunk. While a copy and the CPU lane are both busy, each runs at its profile's slowdown. A layer is
-    `pass_s` (dense part, decision), `begin`, perhaps `prefetch`, `end`. The arithmetic is line.py's.
+    `pass_s` (dense part, decision), `begin`, perhaps `prefetch`, `end`. The arithmetic is line.py's. `believed`: by
+    whose seconds the copy engine reports what is left, where these are not `cost`'s.
     """
 
-    def __init__(self, cost: CostModel) -> None:
+    def __init__(self, cost: CostModel, believed: CostModel | None = None) -> None:
         from . import line, line_calls  # numba takes long to import
 
         self._kernels = line_calls.calls
         self._cost = cost
+        self._believed = cost if believed is None else believed
         self._arrays = line.new_line(MOST_COPIES, machine_of(cost))
         self._line = line.sections(*self._arrays)
         self._state = np.zeros(MOST_COPIES, np.int64), np.zeros(MOST_COPIES), np.zeros(MOST_COPIES, np.int64)
@@ -40,6 +42,11 @@ class Timeline:
         """Seconds since the timeline was made, at the last event."""
         return float(self._line.time_3[0])
 
+    def change(self, cost: CostModel) -> None:
+        """From now on work takes other seconds, what is left of copies under way too."""
+        self._cost = cost
+        self._kernels.change(*self._arrays, machine_of(cost))
+
     def pass_s(self, seconds: float) -> None:
         """Let time pass in which neither compute lane works for the experts: dense part, decision."""
         self._kernels.pass_s(*self._arrays, seconds)
@@ -47,7 +54,7 @@ class Timeline:
     def link_state(self) -> LinkState:
         """What the copy engine would report now; arrivals are reported once."""
         flying_F, left_s_F, arrived_F = self._state
-        free_s, flying, arrived = self._kernels.link_state(*self._arrays, *self._state)
+        free_s, flying, arrived = self._kernels.link_state(*self._arrays, self._believed.copy_s(), *self._state)
         if not (flying or arrived):
             return IDLE
         in_flight = zip(map(_expert, flying_F[:flying].tolist()), left_s_F[:flying].tolist(), strict=True)
