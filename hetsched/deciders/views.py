@@ -35,7 +35,14 @@ from ..types import Demand, Evict, ExpertId, Fetch, Lane, LinkState, Run
 
 RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")  # by the numbers of board/rows.py
 FETCH_CAUSES = ("demanded: fetching beats the CPU", "missed")
-COPY_CAUSES = ("saves {:.0f} µs", "likely in the next layer", "busier in the last window", "used more of late")
+COPY_CAUSES = (
+    "saves {:.0f} µs",
+    "likely in the next layer",
+    "busier in the last window",
+    "used more of late",
+    "hot by its level",
+    "named by the draft",
+)
 LANES = (Lane.CPU, Lane.GPU)
 
 

@@ -50,12 +50,14 @@ NOTHING = Context()
 class Traits(NamedTuple):
     """What a forecaster says of itself in attributes of its class; these are the defaults.
 
-    `needs`: fields of a Context that it cannot do without, as named in NEEDS; its `observe` then takes one.
+    `needs`: fields of a Context that it cannot do without, as named in NEEDS; its `observe` then takes one. `takes`:
+    fields that it makes use of where somebody gives them; its `observe` must do without a Context too.
     `least_tokens`: tokens of a step below which it learns nothing. `cost_s`: about what observing a layer takes, by
     which an ensemble judges whether it is worth asking; declared, so that forecasts do not depend on a clock.
     """
 
     needs: frozenset[str] = frozenset()
+    takes: frozenset[str] = frozenset()
     least_tokens: int = 1
     cost_s: float = 20e-6
 
@@ -114,7 +116,8 @@ def forecast(forecaster: Forecaster, layer: int, horizon: int = 1) -> FloatArray
 
 def tell(forecaster: Any, demand: Demand, context: Context = NOTHING) -> None:
     """Let a forecaster observe a layer, with the context where it needs any."""
-    if traits(forecaster).needs:
+    said = traits(forecaster)
+    if said.needs or said.takes:
         forecaster.observe(demand, context)
     else:
         forecaster.observe(demand)

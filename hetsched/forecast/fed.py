@@ -28,6 +28,7 @@ from . import (
     traits,
     under,
 )
+from .emulated_draft import EmulatedDraft
 
 GROUP = "hetsched.forecasters"
 STATES = frozenset({"hidden", "gates"})  # what an attached model gives, and a trace with hidden states and routers
@@ -59,30 +60,45 @@ class Nobody:
 class Replayed:
     """A replay knows what its trace has: the `future`, tokens numbered by steps; hidden states, and gates of routers.
 
-    `foresees`: False where nothing of the future may be known, which then is not given.
+    `foresees`: False where nothing of the future may be known, which then is not given. `draft_accuracy`: of drafts
+    that stand in for real ones (emulated_draft.py), given with the last layer of the step before; None: none are.
     """
 
-    def __init__(self, trace: RoutingTrace, *, foresees: bool = True, needs: frozenset[str] = frozenset(NEEDS)) -> None:
+    def __init__(
+        self,
+        trace: RoutingTrace,
+        *,
+        foresees: bool = True,
+        needs: frozenset[str] = frozenset(NEEDS),
+        draft_accuracy: float | None = None,
+    ) -> None:
         self._trace, self._foresees, self._needs = trace, foresees, needs
+        self._draft_accuracy = draft_accuracy
+        drafts = None if draft_accuracy is None else EmulatedDraft(trace, draft_accuracy)
         has = {"future": foresees, "hidden": trace.width > 0, "gates": trace.width > 0 and trace.routers is not None}
+        has["draft"] = drafts is not None and drafts.gives
         self.gives = frozenset(need for need, there in has.items() if there)
         self._future = trace if foresees else None
         self._states = bool(needs & self.gives & {"hidden", "gates"})
+        self._drafts = drafts if "draft" in needs & self.gives else None
 
     def only(self, needs: frozenset[str]) -> Replayed:
         """The same for a forecaster with these needs."""
-        return Replayed(self._trace, foresees=self._foresees, needs=needs)
+        accuracy = self._draft_accuracy
+        return Replayed(self._trace, foresees=self._foresees, needs=needs, draft_accuracy=accuracy)
 
     def of(self, demand: Demand) -> Context:
         """The whole future, of which the demand says how far it has come, and what is known at its layer."""
-        trace = self._trace
+        trace, draft_DLE = self._trace, None
+        if self._drafts is not None and demand.layer == trace.num_layers - 1:
+            draft_DLE = self._drafts.after(demand.step)
         if not self._states or trace.hidden_TLH is None:
-            return Context(future=self._future)
+            return Context(draft_DLE=draft_DLE, future=self._future)
         begin = demand.step if trace.step_T is None else int(np.searchsorted(trace.step_T, demand.step))
         hidden_TH, gates_DTE = trace.hidden_TLH[begin : begin + demand.num_tokens, demand.layer], None
         if trace.routers is not None and "gates" in self._needs and len(hidden_TH) <= MOST_TOKENS:
             gates_DTE = trace.routers.ahead(demand.layer, hidden_TH, LAYERS_AHEAD, trace.num_experts)
-        return Context(hidden_TH, gates_DTE, future=self._future)
+        return Context(hidden_TH, gates_DTE, draft_DLE, self._future)
 
 
 class Fed:
@@ -94,7 +110,7 @@ class Fed:
         self.reach: int | None = inner.reach
         self._contexts = contexts
         self._learned = learned
-        told = traits(inner).needs  # whose compiled form would go without
+        told = traits(inner).needs | traits(inner).takes  # whose compiled form would go without
         for optional in ("kernel", "forecast", "learned"):
             if hasattr(inner, optional) and not (optional == "kernel" and told):
                 setattr(self, optional, getattr(inner, optional))
@@ -129,7 +145,8 @@ def configured(spec: Any, contexts: Contexts | None = None, learned: Learned | N
     """
     made, given = instance(GROUP, spec), contexts or Nobody()
     refuse_needs(made, given.gives)
-    own, needs = under(f"{made.name}/", learned or {}), traits(made).needs
+    own, said = under(f"{made.name}/", learned or {}), traits(made)
+    needs = said.needs | (said.takes & given.gives)
     if not needs and not own:
         plain: Forecaster = made
         return plain
@@ -138,7 +155,10 @@ def configured(spec: Any, contexts: Contexts | None = None, learned: Learned | N
 
 def needs_of(forecaster: Any) -> frozenset[str]:
     """What a configured forecaster is handed beside demands; nothing for None."""
-    return traits(forecaster.inner if isinstance(forecaster, Fed) else forecaster).needs
+    if not isinstance(forecaster, Fed):
+        return traits(forecaster).needs
+    said = traits(forecaster.inner)
+    return said.needs | said.takes
 
 
 def refuse_needs(forecaster: Any, given: frozenset[str] = frozenset()) -> None:

@@ -5,6 +5,7 @@ Shapes: F all experts flat (layer * E + expert), N active experts of a layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from ..types import FloatArray
 from .compiled import DECIDED, PolicyKernels
 from .on_demand_kernels import SOURCES, Kernel, Slots, Visits, take_stock
 
-if TYPE_CHECKING:  # a name that jit.bound binds below
+if TYPE_CHECKING:  # names that jit.bound binds below
 
     def serve(rule: Any, slots: Slots, visits: Visits) -> None: ...
+    def run_all(board: Board, seconds_4T: FloatArray) -> None: ...
 
 
 HERE = "hetsched.policies.on_demand_plan"
@@ -38,8 +40,8 @@ def follow(board: Board, slots: Slots) -> None:
 
 
 def _plan(board: Board, seconds_4T: FloatArray, own: Any) -> int:
-    """One visit, served."""
-    slots, rule, scratch_7N = own
+    """One visit, served. `own` begins with the cache's arrays."""
+    slots, rule, scratch_7N = own[0], own[1], own[2]
     active, first = board.at[ACTIVE], board.at[LAYER] * board.at[EXPERTS]
     follow(board, slots)
     for i in range(active):
@@ -52,13 +54,15 @@ def _plan(board: Board, seconds_4T: FloatArray, own: Any) -> int:
     serve(rule, slots, visits)
     for i in range(fetched_R[0]):
         fetch(board, new_N[i], victim_N[i], WAS_MISSED)
-    misses_on_cpu(board, seconds_4T)
+    run_all(board, seconds_4T)
     return DECIDED
 
 
-def kernels_of(name: str, module: str, serve: Kernel, slots: Slots, rule: Any) -> PolicyKernels:
-    """The kernels of a rule that `module` holds."""
+def kernels_of(
+    name: str, module: str, serve: Kernel, slots: Slots, rule: Any, run_all: Callable[..., None] = misses_on_cpu
+) -> PolicyKernels:
+    """The kernels of a rule that `module` holds. `run_all` writes where experts run once fetches are decided."""
     sources = (HERE, *SOURCES, module)
-    plan = bound(name, _plan, serve=serve)
+    plan = bound(name, _plan, serve=serve, run_all=run_all)
     scratch_7N = np.zeros((SCRATCH, slots.experts), np.int64)
     return PolicyKernels(name, sources, plan, own=(slots, rule, scratch_7N))

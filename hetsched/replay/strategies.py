@@ -69,7 +69,7 @@ def refuse_unasked_forecaster(forecaster: Any, chosen: Sequence[Strategy]) -> No
     if forecaster is None:
         return
     refuse_needs(
-        plugin("hetsched.forecasters", forecaster), STATES | {"future"}
+        plugin("hetsched.forecasters", forecaster), STATES | {"future", "draft"}
     )  # whether this trace has them, its scheduler says
     if not any(traits_of(plugin(GROUP, strategy.spec)).uses_forecaster for strategy in chosen):
         names, named = ", ".join(strategy.label for strategy in chosen), getattr(forecaster, "name", forecaster)

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import InputError
 from ..forecast import DEFAULT_FORECASTER, Learned
 from ..forecast import traits as forecaster_traits
+from ..forecast.emulated_draft import USUAL_ACCURACY
 from ..forecast.fed import Replayed
 from ..geometry import MoEGeometry
 from ..machine import gallery
@@ -198,7 +199,8 @@ class Bench:
     def future(self) -> RoutingTrace:
         """What will be demanded, its tokens numbered by the steps that are replayed."""
         step_T = np.repeat(np.arange(self.steps.count, dtype=np.int32), self.steps.end_S - self.steps.begin_S)
-        return replace(self.scored, step_T=step_T)
+        phase_T = np.repeat(self.steps.phase_S, self.steps.end_S - self.steps.begin_S)
+        return replace(self.scored, step_T=step_T, phase_T=phase_T)
 
     def verifying(self, drafts: int) -> Bench:
         """The bench whose steps verify so many drafts of the study's speculation; this one for none."""
@@ -242,9 +244,15 @@ class Bench:
             clock=clock,
             forecaster=self.study.forecaster if traits_of(policy).uses_forecaster else None,
             learned=self.study.learned,
-            contexts=Replayed(self.future) if traits_of(policy).uses_forecaster else None,
+            contexts=self._contexts(policy),
         )
         return made
+
+    def _contexts(self, policy: Policy) -> Replayed | None:
+        """What a forecaster may be told; drafts are emulated, as accurate as the policy says."""
+        if not traits_of(policy).uses_forecaster:
+            return None
+        return Replayed(self.future, draft_accuracy=getattr(policy, "draft_accuracy", USUAL_ACCURACY))
 
     def facts(self) -> dict[str, object]:
         """What a reader must know of the replay, whatever the strategy; ready for JSON."""

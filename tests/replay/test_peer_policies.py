@@ -326,22 +326,22 @@ def test_spac_levels(level: int, count: int, after: int) -> None:
     """Up one where count - s >= 5, down one where s - count >= 1, within 0..5."""
     policy = MoeSpacFixed()
     bench = Bench(policy, 2, RoundCost())
-    policy._level_LE[1, 3] = level
+    policy.level_LE[1, 3] = level
     bench.ask(1, {0: 1, 3: count} if count else {0: 1}, num_tokens=max(count, 1), phase=Phase.VERIFY)
-    assert policy._level_LE[1, 3] == after
+    assert policy.level_LE[1, 3] == after
 
 
 def test_spac_copies_from_the_threshold_on_and_evicts_below_it() -> None:
     policy = MoeSpacFixed()
     bench = Bench(policy, 5, RoundCost(), resident=[(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)])
     assert bench.ask(0, {0: 1, 5: 1}) == ({0}, {})  # misses on the CPU
-    policy._level_LE[:] = 0
-    policy._level_LE[1, [0, 2]] = 1, 2
-    policy._level_LE[2, [0, 3]] = 1, 4
-    policy._level_LE[0, 4] = 2
+    policy.level_LE[:] = 0
+    policy.level_LE[1, [0, 2]] = 1, 2
+    policy.level_LE[2, [0, 3]] = 1, 4
+    policy.level_LE[0, 4] = 2
     assert bench.prefetch() == [(ExpertId(2, 3), ExpertId(1, 1))]  # highest level first; layer 0 runs and is frozen
     assert bench.prefetch() == []  # nobody else is below the threshold
-    policy._level_LE[2, 0] = 0
+    policy.level_LE[2, 0] = 0
     assert bench.prefetch() == [(ExpertId(1, 2), ExpertId(2, 0))]  # of two with level 2 the next layer's
 
 
@@ -351,24 +351,24 @@ def test_spac_does_not_move_without_verify_steps() -> None:
     for _ in range(20):
         bench.ask(0, {0: 1, 1: 1})
         assert bench.prefetch() == []
-    assert not policy._level_LE.any()
+    assert not policy.level_LE.any()
 
 
-def test_spac_threshold_balances_the_lanes() -> None:
-    """A (level 3) and B (level 1) missed, 4 s each on the CPU, copies 3 s.
-
-    Nothing copied: 8. A: max(1 + 4 in parallel, 3) = 4, at thresholds 3 and 2. Both: max(2, 6) = 6.
-    """
-    policy = MoeSpac()
-    bench = Bench(policy, 2, RoundCost(copy=3.0), resident=[(2, 0), (2, 1)])
-    policy._level_LE[0, [0, 1]] = 3, 1
-    policy._tokens_LE[0, [0, 1]] = 1
-    view = View(bench.residency, LinkState())
-    assert policy.best_threshold(view) == 3
-    slow = Bench(MoeSpac(), 2, RoundCost(copy=9.0), resident=[(2, 0), (2, 1)])
-    slow.policy._level_LE[0, [0, 1]] = 3, 1
-    slow.policy._tokens_LE[0, [0, 1]] = 1
-    assert slow.policy.best_threshold(View(slow.residency, LinkState())) == 6
+@pytest.mark.parametrize(
+    ("copy_s", "horizon", "copied"),
+    [(3.0, 1.0, [0]), (9.0, 1.0, []), (9.0, 4.0, [0]), (1.0, 1.0, [0, 1]), (3.0, 4.0, [0, 1])],
+)
+def test_spac_balances_the_lanes(copy_s: float, horizon: float, copied: list[int]) -> None:
+    """A (level 3) and B (level 1) missed, 4 s each on the CPU. Copies of 3 s in one step: none 8, A max(1, 4) + 3 = 7,
+    both 2 + 6 = 8. Of 9 s: 8, 13, 20. Of 9 s in four steps: 32, 25, 26; of 3 s: 32, 19, 14; of 1 s in one: 8, 5, 4."""
+    policy = MoeSpac(window=1, horizon=horizon, depth=2)
+    bench = Bench(policy, 2, RoundCost(copy=copy_s), resident=[(1, 4), (1, 5)])
+    policy.level_LE[0, [0, 1]] = 4, 1  # one token each: the higher level falls by one, the other stays
+    for layer, tokens in enumerate(({0: 1, 1: 1}, {0: 1}, {0: 1})):
+        bench.ask(layer, tokens)
+    assert policy.level_LE[0, :2].tolist() == [3, 1]
+    victims = [ExpertId(1, 4), ExpertId(1, 5)]
+    assert bench.prefetch() == [(ExpertId(0, e), victim) for e, victim in zip(copied, victims, strict=False)]
 
 
 @pytest.mark.parametrize("rule", ["rule-fiddler", "list-hybrimoe", "greedy-dali", "ratio-freetoken", "all-fetch"])
