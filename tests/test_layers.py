@@ -27,6 +27,7 @@ ROOMS = [
     "geometry",
     "machine",
     "cost",
+    "speculation",
     "traces",
     "steering",
     "dispatch",
@@ -60,6 +61,7 @@ ROOMS = [
 # Rooms that decide: numbers and plain Python, no tensor, no thread, no clock but the scheduler's own, no file.
 DECIDING = (
     "types",
+    "speculation",
     "dispatch",
     "board",
     "residency",
