@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..plugins import installed, installed_name
+from ..plugins import installed, installed_name, plugin
 from .strategies import ALL, GROUP, Strategy
 
 OURS = "hetsched"
@@ -61,6 +61,8 @@ def contestants_of(strategies: str) -> tuple[list[Contestant], list[str]]:
     names = [installed_name(GROUP, name) for name in re.split(r"[,\s]+", strategies) if name]
     if not names:
         raise InputError("no strategy was named; name at least one, or 'all'")
+    for name in names:
+        plugin(GROUP, name)
     known = {c.policy for c in PAPERS}
     both = [(name, way) for name in dict.fromkeys(names) if name not in known for way in (False, True)]
     others = [Contestant(f"{n}{', speculating' if way else ''}", n, way, False, chooses=way) for n, way in both]

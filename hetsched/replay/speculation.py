@@ -13,6 +13,7 @@ from ..bound.clairvoyant import all_resident_bound
 from ..cost.model import CostModel
 from ..errors import InputError
 from ..geometry import MoEGeometry
+from ..machine import gallery
 from ..machine.profile import HardwareProfile
 from ..scheduler import DEFAULT_SOLVER
 from ..traces.trace import RoutingTrace
@@ -113,7 +114,7 @@ def compare_speculation(
     made: list[SpeculationComparison] = []
     for done, dtype in enumerate(dtypes):
         study = replace(
-            Study.of(trace, model, hardware, dtype),
+            Study.of(trace, model if dtype is None else _with_dtype(model, dtype), hardware),
             **fitted_on(fit_sequences, fit_trace),
             max_tokens=max_tokens,
             decision_s=decision_s,
@@ -230,6 +231,10 @@ def _with_speculation(row: dict[str, Any]) -> dict[str, Any]:
     """A row's figures, those of drafting together."""
     speculation = {name: row.pop(name) for name in ("acceptance", "mean_k", "go_share")}
     return {**row, "speculation": speculation}
+
+
+def _with_dtype(model: str | MoEGeometry, dtype: str) -> MoEGeometry:
+    return gallery.model(model, dtype) if isinstance(model, str) else model.with_dtype(dtype)
 
 
 def _part(progress: Progress, done: int, of: int) -> Progress:
