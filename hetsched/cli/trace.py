@@ -67,7 +67,7 @@ def _add_record(verbs: Any) -> None:
     record.add_argument(
         "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
     )
-    text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
+    text = "speculate up to K tokens from the text so far: verify steps are recorded, with which of their drafts stayed"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
     add_steer_option(record)
     text = (
