@@ -15,8 +15,12 @@ import numpy as np
 from ..machine.profile import HardwareProfile
 from ..policy import is_compiled, traits_of
 from ..scheduler import IDLE, Scheduler
+from ..speculation.controller import Controller
+from ..traces.speculative import Guesses
 from ..traces.verified import Drafting
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
+from .choosing import Drafted, simulate_choosing
+from .drafts import AUTO
 from .simulator import ConstantClock, Progress, Replay, simulate
 from .strategies import Strategy
 from .study import Bench
@@ -113,13 +117,19 @@ class Cell(NamedTuple):
         if charge_s is not None:
             clock: Callable[[], float] = ConstantClock(charge_s)
         else:
-            tried = self.try_out(bench)
+            longest = bench.study.speculation.k_max if bench.study.speculation and self.drafts == AUTO else 0
+            tried = self.try_out(bench.verifying(longest))
             clock = ConstantClock(tried.decision_s, tried.beside_s) if tried.is_compiled else time.perf_counter
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, policy, clock=clock)
         steps, speculation = bench.steps, bench.study.speculation
-        if self.drafts and speculation is not None:
-            steps = steps.with_drafting(speculation.draft.seconds(self.machine))
         charged = bench.study.host_layer_s(self.machine), bench.study.true_machine
+        if self.drafts and speculation is not None:
+            token_s = speculation.draft.seconds(self.machine)
+            if self.drafts == AUTO:
+                chosen = Controller(speculation.k_max, scheduler.cost, draft_token_s=token_s)
+                drafted = Drafted(Guesses(bench.scored, speculation.acceptance), chosen, token_s)
+                return simulate_choosing(bench.scored, steps, drafted, scheduler, progress, *charged)
+            steps = steps.with_drafting(token_s)
         return simulate(bench.scored, steps, scheduler, progress, *charged)
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:

@@ -32,7 +32,7 @@ from ..traces.split import sequence_starts, split, tokens
 from ..traces.trace import RoutingTrace, load_trace
 from ..traces.verified import text_of
 from ..types import FloatArray, Phase
-from .drafts import Speculation
+from .drafts import AUTO, Speculation
 from .simulator import check_shape
 from .steps import Steps, steps_of
 
@@ -189,6 +189,7 @@ class Bench:
             raise InputError(f"{self.trace_name} has no token to score; give a longer trace")
         self.scored = first_tokens(scored, int(self.steps.end_S[-1]))
         self._verifying: dict[int, Bench] = {}
+        self.is_planned = True  # the steps to be run are known before
 
     @cached_property
     def frequency_LE(self) -> FloatArray | None:
@@ -203,7 +204,10 @@ class Bench:
         return replace(self.scored, step_T=step_T, phase_T=phase_T)
 
     def verifying(self, drafts: int) -> Bench:
-        """The bench whose steps verify so many drafts of the study's speculation; this one for none."""
+        """The bench whose steps verify so many drafts of the study's speculation; this one for none.
+
+        AUTO: with the steps of this one, since those that will be run are known only then.
+        """
         speculation = self.study.speculation
         if not drafts or speculation is None:
             return self
@@ -211,8 +215,10 @@ class Bench:
             made = copy.copy(self)
             made.__dict__.pop("future", None)
             made.study = replace(self.study, draft_bytes=speculation.draft.gpu_bytes)
-            made.scored = speculate(self.scored, drafts, speculation.acceptance)
-            made.steps = steps_of(made.scored)
+            made.is_planned = drafts != AUTO
+            if made.is_planned:
+                made.scored = speculate(self.scored, drafts, speculation.acceptance)
+                made.steps = steps_of(made.scored)
             self._verifying[drafts] = made
         return self._verifying[drafts]
 
@@ -231,7 +237,13 @@ class Bench:
         kind: type[Scheduler] = Scheduler,
         clock: Callable[[], float] = time.perf_counter,
     ) -> Scheduler:
-        """A scheduler that knows the history, and the future only where its policy or forecaster is clairvoyant."""
+        """A scheduler that knows the history, and the future only where its policy or forecaster is clairvoyant.
+
+        Raises InputError for a clairvoyant one where the future depends on what is chosen.
+        """
+        foresees = traits_of(policy).clairvoyant or self.study.foresees(policy)
+        if foresees and not self.is_planned:
+            raise InputError(f"{policy.name} sees the future, and there is none where drafts are chosen step by step")
         made: Scheduler = kind(
             self.study.geometry,
             machine,
@@ -240,7 +252,7 @@ class Bench:
             solver=self.study.solver if traits_of(policy).uses_solver else DEFAULT_SOLVER,
             frequency_LE=self.frequency_LE,
             history=self.history,
-            future=self.future if traits_of(policy).clairvoyant or self.study.foresees(policy) else None,
+            future=self.future if foresees else None,
             clock=clock,
             forecaster=self.study.forecaster if traits_of(policy).uses_forecaster else None,
             learned=self.study.learned,
@@ -250,7 +262,7 @@ class Bench:
 
     def _contexts(self, policy: Policy) -> Replayed | None:
         """What a forecaster may be told; drafts are emulated, as accurate as the policy says."""
-        if not traits_of(policy).uses_forecaster:
+        if not (traits_of(policy).uses_forecaster and self.is_planned):
             return None
         return Replayed(self.future, draft_accuracy=getattr(policy, "draft_accuracy", USUAL_ACCURACY))
 
