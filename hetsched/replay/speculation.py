@@ -20,6 +20,7 @@ from ..traces.trace import RoutingTrace
 from .cell import Cell, CellResult, SpeculativeRow
 from .contestants import Contestant, contestants_of
 from .drafts import AUTO, Speculation, check_drafts, drafts_text
+from .facts import facts_of
 from .headline import CellKey, Headline, cell_of, headline_of
 from .limits import WINDOW_STEPS
 from .result import Comparison, Failure
@@ -148,7 +149,7 @@ def _compared(
     pairs = [(c, Cell(m, f, c.strategy, k)) for m in study.machines for f in fractions for c, k in runs]
     outcomes = outcomes_of(bench, [cell for _, cell in pairs], **how)
     rows, failures = _rows(pairs, outcomes, dtype)
-    facts: dict[str, Any] = bench.facts()
+    facts: dict[str, Any] = facts_of(bench)
     facts |= {"dtype": dtype, "notes": [*facts["notes"], *_notes(study)]}
     return SpeculationComparison(
         rows,

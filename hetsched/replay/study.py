@@ -31,17 +31,12 @@ from ..traces.speculative import speculate
 from ..traces.split import sequence_starts, split, tokens
 from ..traces.trace import RoutingTrace, load_trace
 from ..traces.verified import text_of
-from ..types import FloatArray, Phase
+from ..types import FloatArray
 from .drafts import AUTO, Speculation
 from .simulator import check_shape
 from .steps import Steps, steps_of
 
 MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says; as `host_s`: what the profile says
-
-MEASURED_NOTE = (
-    "decisions are charged what they take on this host, compilation apart: each its own time, or for compiled "
-    "strategies the mean of a trial run, called as a model's engine calls them"
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ class Study:
             )
         if self.fit_source is not None and _same(self.fit_source, self.source):
             raise InputError(
-                f"{_name(self.source)} would be scored on what was fitted on it; give another trace to fit on, or "
+                f"{name_of(self.source)} would be scored on what was fitted on it; give another trace to fit on, or "
                 "fit_sequences, a share of this one"
             )
         if self.decision_s is not None and not 0 <= self.decision_s <= 1:
@@ -174,7 +169,7 @@ class Bench:
         self.whole = trace
         shape = study.geometry
         check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
-        self.trace_name = _name(study.source)
+        self.trace_name = name_of(study.source)
         self.history: RoutingTrace | None = None
         scored = trace
         if study.fit_sequences:
@@ -266,54 +261,6 @@ class Bench:
             return None
         return Replayed(self.future, draft_accuracy=getattr(policy, "draft_accuracy", USUAL_ACCURACY))
 
-    def facts(self) -> dict[str, object]:
-        """What a reader must know of the replay, whatever the strategy; ready for JSON."""
-        study, steps, true = self.study, self.steps, self.study.true_machine
-        charge = "measured" if study.decision_s is None else study.decision_s
-        fitted, scored = self.num_sequences
-        return {
-            "trace": self.trace_name,
-            "model": study.geometry.name,
-            "fit_trace": None if study.fit_source is None else _name(study.fit_source),
-            "fit_sequences": study.fit_sequences,
-            "sequences_fitted": fitted,
-            "sequences_scored": scored,
-            "tokens_scored": self.scored.num_tokens,
-            "tokens_emitted": int(steps.kept_S.sum()),
-            "steps": steps.count,
-            "phases": {name: int(count) for name, count in _phases(steps)},
-            "replay": study.replay,
-            "verify": study.verify,
-            "decision_charge": charge,
-            "host_charge": "measured" if study.host_s is None else study.host_s,
-            "true_hardware": None if true is None else true.name,
-            "solver": study.solver,
-            "forecaster": study.forecaster_name,
-            "notes": [
-                *([steps.note] if steps.note else []),
-                *([f"fitted on all of {_name(study.fit_source)}"] if study.fit_source is not None else []),
-                "the cache is carried over between sequences; no warm-up is left out",
-                MEASURED_NOTE
-                if study.decision_s is None
-                else f"every decision is charged {study.decision_s * 1e6:g} µs",
-                *self._host_notes(),
-                *([f"hardware is what is believed, {true.name} what is true"] if true else []),
-                *(f"{m.name}: simulated on a profile whose figures are {m.source.value}" for m in study.machines),
-            ],
-        }
-
-    def _host_notes(self) -> list[str]:
-        """What is charged for the engine itself, and where it is from."""
-        study = self.study
-        if study.host_s == 0:
-            return ["the engine's own time between decisions is not charged"]
-        charged = {1e6 * study.host_layer_s(m): m.reasons.get("host.layer_s", "") for m in study.machines}
-        return [
-            f"every layer is charged {host_us:.0f} µs for the engine itself, whatever the strategy; bounds are not"
-            + (f" ({how})" if how and study.host_s is None else "")
-            for host_us, how in charged.items()
-        ]
-
 
 def _opened(source: Path | RoutingTrace) -> RoutingTrace:
     return load_trace(source) if isinstance(source, Path) else source
@@ -325,14 +272,11 @@ def _same(one: Path | RoutingTrace, other: Path | RoutingTrace) -> bool:
     return one is other
 
 
-def _name(source: Path | RoutingTrace) -> str:
+def name_of(source: Path | RoutingTrace) -> str:
+    """A trace's file, or what it says of itself."""
     return str(source) if isinstance(source, Path) else str(source.meta.get("model", "in memory"))
 
 
 def first_tokens(trace: RoutingTrace, count: int) -> RoutingTrace:
     """The first tokens of a trace."""
     return tokens(trace, slice(0, count))
-
-
-def _phases(steps: Steps) -> list[tuple[str, int]]:
-    return [(p.name.lower(), n) for p in Phase if (n := int((steps.phase_S == p).sum()))]

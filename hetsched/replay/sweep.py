@@ -15,6 +15,7 @@ from ..machine.profile import HardwareProfile
 from ..plugins import plugin
 from ..traces.trace import RoutingTrace
 from .cell import Cell
+from .facts import facts_of
 from .limits import Limit
 from .ray_cluster import run_on_ray
 from .result import Comparison, gather
@@ -84,7 +85,7 @@ def compare(
     tasks += [Cell(m, f, s) for m in study.machines for f in fractions_of(gpu_fractions) for s in chosen]
 
     outcomes = outcomes_of(bench, tasks, jobs=jobs, ray=ray, progress=progress)
-    return gather(tasks, outcomes, bench.facts())
+    return gather(tasks, outcomes, facts_of(bench))
 
 
 def outcomes_of(
