@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import torch
 
@@ -21,6 +21,7 @@ from .assembly import Options, assembled
 from .dense_part import DensePart
 from .door import close_door, open_door
 from .expert_modules import Selection, is_selected, selected_name
+from .fewer_experts import FewerExperts
 from .gpu_precision import precision_stats
 from .interrupts import uninterrupted
 from .phases import begins_request
@@ -30,6 +31,9 @@ from .routers import routers_of
 from .steering import SteeredModel
 from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
 from .weight_watch import WeightWatch
+
+if TYPE_CHECKING:
+    from .speculation import Speculation
 
 _LIVING: weakref.WeakSet[Attachment] = weakref.WeakSet()
 
@@ -57,6 +61,7 @@ class Attachment:
         self._dense = DensePart()
         self._steered = SteeredModel()
         self._weights = WeightWatch()
+        self.fewer: FewerExperts | None = None  # while the model drafts for itself
         self.in_step = False  # configs and weights have been looked at in this forward pass
         self._attached = True
         self.model: Callable[[], torch.nn.Module | None] = lambda: None
@@ -100,6 +105,21 @@ class Attachment:
             "eager_calls": self.eager_calls,
             **self.scheduler.stats.as_dict(),
         }
+
+    def speculate(self, draft: Any = "prompt-lookup", k: int | str = "auto", **more: Any) -> Speculation:
+        """In a `with` block, let `model.generate(...)` verify drafts, several tokens in one pass.
+
+        `draft`: "prompt-lookup", what followed the last tokens when they stood in the text before; "self", the model
+        with only those experts that are on the GPU; or a model with the same tokenizer, attached or not. `k`: "auto",
+        as many drafts as make the text grow fastest, by the acceptance and the times seen so far; a number, always
+        so many; or "off". `told=`: called with the drafted ids before they are verified.
+
+        Greedy text is what it is without, sampled text has the same distribution. Raises InputError for a model without
+        generate(), a draft of another vocabulary, and in generate() for beams, batches and stop strings.
+        """
+        from .speculation import Speculation
+
+        return Speculation(self, self.model(), draft, k, **more)
 
     @plain_torch()
     def detach(self) -> None:

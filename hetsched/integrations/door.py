@@ -67,6 +67,8 @@ def enter(
     entered_s = thread_time()  # attaching, loading and reloading are no part of a layer
     if weights_TK.numel() != ids_TK.numel() and weights_TK.shape[1] == module.num_experts:
         weights_TK = weights_TK.gather(1, ids_TK.clamp(max=module.num_experts - 1))
+    if attachment.fewer is not None:
+        ids_TK, weights_TK = attachment.fewer.of(place.layer, module.num_experts, ids_TK, weights_TK)
     if any_autocast():  # asking for a device's own takes longer than the rest of the door
         cast_to = cast_dtype(hidden_TH.device)
     arithmetic = place.arithmetic or PLAIN

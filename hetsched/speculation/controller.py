@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from ..cost.model import CostModel
 from ..errors import InputError
 from .acceptance import Acceptance
 from .record import Record
 from .step_seconds import EvenStep, Expected, ModelledStep, StepSeconds
 
-MARGIN = 0.03  # by which another K must be faster before it is taken
+MARGIN = 0.02  # by which another K must be faster before it is taken
 TRIAL_SHARE = 0.01  # of the time may be lost in trials
+APART = 8  # steps from one trial to the next
 MOST_SAVED = 3.0  # trials' worth, so that a long wait is not followed by many
+FIRST_STEPS = 4  # without drafts, so that there is something to compare with
 KEEP = 0.97  # of what drafting took, each time
 
 
@@ -31,12 +31,19 @@ class Outlook(NamedTuple):
     seconds: float
     most_s: float  # if everything asked for were drafted
 
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
 
 class Controller:
     """Chooses 0..k_max drafts for each step: `choose()`, then `observe(...)` what came of it. Deterministic.
 
     `cost`: of model and machine, by which steps are predicted; or `expected`, another prediction. Without either, every
     further token costs the same at first. `draft_token_s`: what drafting a token takes, until it was measured.
+    `fixed`: always k_max.
+
     Raises InputError for a negative k_max.
     """
 
@@ -47,6 +54,7 @@ class Controller:
         *,
         expected: Expected | None = None,
         draft_token_s: float = 0.0,
+        fixed: bool = False,
     ) -> None:
         if k_max < 0:
             raise InputError(f"k_max {k_max} is negative; 0 switches speculation off")
@@ -55,20 +63,28 @@ class Controller:
         self._step = StepSeconds(expected or (EvenStep() if cost is None else ModelledStep(cost)))
         self._kept, self._given = Acceptance(k_max), Acceptance(k_max, prior_mean=0.9)
         self._draft_s, self._drafted = draft_token_s, 1.0
-        self._asked = self._usual = 0
-        self._saved_s = 0.0
+        self._fixed = fixed
+        self._asked = self.usual = k_max if fixed else 0
+        self._saved_s = self._most_s = 0.0
+        self._usual_rate = 1.0
+        self._since_trial, self._tried = 0, -1
 
     def choose(self) -> int:
         """Drafts to ask for before the next step."""
-        outlooks = [self.outlook(k) for k in range(self.k_max + 1)]
-        rates = [outlook.tokens / outlook.seconds for outlook in outlooks]
-        best = int(np.argmax(rates))
-        if rates[best] > (1 + MARGIN) * rates[self._usual]:
-            self._usual = min(best, 2 * self._usual + 1)
-        self._asked = self._usual
+        if self._fixed:
+            return self.k_max
+        if self.record.steps < FIRST_STEPS:
+            return self.usual
+        outlooks = self.outlooks()
+        best = max(range(self.k_max + 1), key=lambda k: outlooks[k].rate)
+        if outlooks[best].rate > (1 + MARGIN) * outlooks[self.usual].rate:
+            self.usual = min(best, 2 * self.usual + 1)
+        self._asked, usual = self.usual, outlooks[self.usual]
         trial = self._trial()
-        if trial is not None and self._saved_s >= self._loss_s(outlooks[trial], 1.0, rates):
-            self._asked = trial
+        if trial is not None and self._since_trial >= APART:
+            loss_s = outlooks[trial].most_s - outlooks[trial].tokens / usual.rate
+            self._asked = trial if self._saved_s >= loss_s else self.usual
+        self._usual_rate, self._most_s = usual.rate, outlooks[-1].most_s
         return self._asked
 
     def observe(self, drafted: int, accepted: int, step_s: float, draft_s: float, asked: int | None = None) -> None:
@@ -95,30 +111,29 @@ class Controller:
         """A step of so many tokens had these experts active, and there at demand, a layer on average."""
         self._step.expected.show(tokens, active, hits)
 
-    def outlook(self, k: int) -> Outlook:
-        """What asking for k drafts is expected to come to."""
-        given_K, kept_K = np.cumprod(self._given.rates_K()[:k]), np.cumprod(self._kept.rates_K()[:k])
-        token_s = self._draft_s / self._drafted
-        exactly = -np.diff(np.concatenate(([1.0], given_K, [0.0])))  # P(0..k drafts are given)
-        steps_s = [self._step.seconds(1 + n) for n in range(k + 1)]
-        seconds = float(exactly @ steps_s) + token_s * float(given_K.sum())
-        return Outlook(1.0 + float(given_K @ kept_K), seconds, steps_s[-1] + k * token_s)
+    def outlooks(self) -> list[Outlook]:
+        """What asking for 0..k_max drafts is expected to come to."""
+        token_s, step_s = self._draft_s / self._drafted, self._step.seconds(1)
+        tokens, seconds, given, kept, made = 1.0, step_s, 1.0, 1.0, [Outlook(1.0, step_s, step_s)]
+        rates = zip(self._given.rates_K().tolist(), self._kept.rates_K().tolist(), strict=True)
+        for k, (given_rate, kept_rate) in enumerate(rates, 1):
+            given, kept, shorter_s, step_s = given * given_rate, kept * kept_rate, step_s, self._step.seconds(1 + k)
+            tokens += given * kept
+            seconds += given * (step_s - shorter_s + token_s)
+            made.append(Outlook(tokens, seconds, step_s + k * token_s))
+        return made
 
     def _trial(self) -> int | None:
-        """The K worth trying beside the usual one: of its neighbours the one measured less."""
-        beside = [k for k in (self._usual + 1, self._usual - 1) if 0 <= k <= self.k_max]
-        return min(beside, key=lambda k: self._step.weight(1 + k)) if beside else None
-
-    def _loss_s(self, outlook: Outlook, tokens: float, rates: list[float]) -> float:
-        """Seconds that a trial loses at worst: all it asked for is drafted, and so few tokens come of it."""
-        return max(0.0, outlook.most_s - tokens / rates[self._usual])
+        """The K worth trying beside the usual one: one more and one fewer, in turns."""
+        turns = (self.usual + 1, self.usual - 1) if self._tried < self.usual else (self.usual - 1, self.usual + 1)
+        return next((k for k in turns if 0 <= k <= self.k_max), None)
 
     def _save(self, drafted: int, accepted: int, spent_s: float) -> None:
         """Pay for a trial out of what was saved, or save."""
-        usual = self.outlook(self._usual)
-        token_s = usual.seconds / usual.tokens
-        if self._asked != self._usual and drafted != self._usual:
-            self._saved_s -= max(0.0, spent_s - (1 + accepted) * token_s)
-            return
-        most_s = MOST_SAVED * max(self.outlook(k).most_s for k in range(self.k_max + 1))
-        self._saved_s = min(self._saved_s + TRIAL_SHARE * spent_s, most_s)
+        if self._asked != self.usual and drafted != self.usual:
+            self._saved_s -= spent_s - (1 + accepted) / self._usual_rate
+            self._since_trial, self._tried = 0, self._asked
+        else:
+            self._saved_s += TRIAL_SHARE * spent_s
+            self._since_trial += 1
+        self._saved_s = min(self._saved_s, MOST_SAVED * self._most_s)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Protocol
+
+import numpy as np
 
 from ..cost.model import CostModel
 from .union import ExpertUnion
@@ -11,11 +14,12 @@ from .union import ExpertUnion
 KEEP = 0.97  # of the hit rate, each step
 BOUND = math.log(16.0)  # of a length's own correction
 JUMP = math.log(4.0)  # of one measurement from what was expected: beyond, it is a hiccup and counts as so much
-FOLLOW = 0.1  # of what a measurement was off by is believed of all lengths
+FOLLOW = 0.03  # of what a measurement was off by is believed of all lengths
 MOST_WEIGHT = 16.0  # measurements of one length that are remembered
 SURPRISE = math.log(1.3)  # a measurement this far off makes what was remembered half as much worth
 NEAR_WEIGHT = 2.0  # measurements from which a length believes itself alone
 FIRST_HIT_RATE = 0.5
+LOOK_EVERY = 16  # steps
 
 
 class Expected(Protocol):
@@ -41,34 +45,38 @@ class ModelledStep:
         self._cost = cost
         self._union = ExpertUnion(cost.geometry)
         self._hit_rate = FIRST_HIT_RATE
+        self._said: dict[int, float] = {}
+        self._shown, self._version = 0, cost.version
 
     def show(self, tokens: int, active: float, hits: float) -> None:
         """Learn a step's union and hit rate."""
         self._union.observe(tokens, active)
         if active > 0:
             self._hit_rate = KEEP * self._hit_rate + (1 - KEEP) * hits / active
+        self._shown += 1
 
     def predicted_s(self, tokens: int) -> float:
-        """Seconds of a step of so many tokens."""
+        """Seconds of a step of so many tokens; what was learned since is looked at every few steps."""
+        if self._shown >= LOOK_EVERY or self._version != self._cost.version:
+            self._said.clear()
+            self._shown, self._version = 0, self._cost.version
+        if tokens not in self._said:
+            self._said[tokens] = self._predicted_s(tokens)
+        return self._said[tokens]
+
+    def _predicted_s(self, tokens: int) -> float:
         cost, active = self._cost, self._union.active(tokens)
         each = tokens * cost.geometry.top_k / active
         cpu_s, start_s = float(cost.cpu_s(each)), cost.cpu_start_s(tokens)
         experts_s = start_s + active * cpu_s
         if cost.has_gpu:
-            there = active * self._hit_rate
-            experts_s = min(
-                self._layer_s(there, active - there, n, each, start_s) for n in range(math.ceil(active) + 1)
-            )
+            gpu_s, missing = float(cost.gpu_s(each)), active * (1 - self._hit_rate)
+            fetched_F = np.minimum(np.arange(math.ceil(missing) + 1), missing)
+            on_gpu_F = cost.gpu_call_s() + (active - missing + fetched_F) * gpu_s
+            link_F = fetched_F * cost.copy_s() + gpu_s * (fetched_F > 0)
+            on_cpu_F = (start_s + (missing - fetched_F) * cpu_s) * (fetched_F < missing)
+            experts_s = float(np.maximum(np.maximum(on_gpu_F, link_F), on_cpu_F).min())
         return cost.geometry.num_layers * (cost.dense_s(tokens) + experts_s)
-
-    def _layer_s(self, there: float, missing: float, fetched: int, each: float, start_s: float) -> float:
-        """The makespan with so many experts fetched; each has `each` tokens."""
-        copied = min(float(fetched), missing)
-        gpu_s, left = float(self._cost.gpu_s(each)), missing - copied
-        on_gpu_s = self._cost.gpu_call_s() + (there + copied) * gpu_s
-        link_s = copied * self._cost.copy_s() + gpu_s if copied else 0.0
-        on_cpu_s = start_s + left * float(self._cost.cpu_s(each)) if left else 0.0
-        return max(on_gpu_s, link_s, on_cpu_s)
 
 
 class EvenStep:
@@ -117,10 +125,6 @@ class StepSeconds:
         """Expected seconds of a step of so many tokens."""
         return self.expected.predicted_s(tokens) * math.exp((self._all or 0.0) + self._own_by(tokens))
 
-    def weight(self, tokens: int) -> float:
-        """Measurements remembered of steps of exactly so many tokens."""
-        return self._weight.get(tokens, 0.0)
-
     def _own_by(self, tokens: int) -> float:
         """Logarithm of a length's own correction; by its neighbours' where it has few measurements."""
         weight = self._weight.get(tokens, 0.0)
@@ -133,6 +137,7 @@ class StepSeconds:
         return share * self._own.get(tokens, 0.0) + (1 - share) * beside
 
 
+@cache
 def _near(one: int, other: int) -> float:
     """How much one length says of another: 1 of itself, a quarter of its half."""
     return float(4.0 ** -abs(math.log2(one / other)))
