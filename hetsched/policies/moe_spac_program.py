@@ -47,12 +47,20 @@ class Program(NamedTuple):
 
 def new_program(layers: int, experts: int, window: int, horizon: float, stride: int) -> Program:
     """Nothing was seen yet."""
-    seconds = np.zeros((window, layers * experts)), np.zeros((window, layers * experts)), np.zeros(window)
-    candidates = np.full((layers, stride), NOBODY), np.full((layers, stride), NOBODY)
-    balances = 2 * layers * stride + 1
-    tables = np.zeros((layers, (stride + 1) ** 2)), np.zeros((2, balances)), np.zeros((layers, balances), np.int64)
+    balances, choices = 2 * layers * stride + 1, (stride + 1) ** 2
     return Program(
-        *seconds, np.zeros(1, np.int64), horizon, stride, *candidates, *tables, np.zeros((2, layers), np.int64)
+        gpu_s_MF=np.zeros((window, layers * experts)),
+        cpu_s_MF=np.zeros((window, layers * experts)),
+        start_s_M=np.zeros(window),
+        seen=np.zeros(1, np.int64),
+        horizon=horizon,
+        stride=stride,
+        new_LD=np.full((layers, stride), NOBODY),
+        old_LD=np.full((layers, stride), NOBODY),
+        cost_s_LO=np.zeros((layers, choices)),
+        best_s_2P=np.zeros((2, balances)),
+        back_LP=np.zeros((layers, balances), np.int64),
+        moves_2L=np.zeros((2, layers), np.int64),
     )
 
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import hetsched
 from hetsched.board import COPY_S, FLYING, PREDICTED_S, RESIDENT, TOKENS, new_board, open_board
+from hetsched.engine.sight import Sight
 from hetsched.errors import InputError
 from hetsched.forecast import NOTHING, Context, tell, traits
 from hetsched.forecast.draft_names import DraftNames
@@ -26,6 +29,8 @@ from hetsched.scheduler import Scheduler
 from hetsched.testing.policies import HARDWARE, LAWS, SHAPE, Make, demanded
 from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, ExpertId, Fetch, Float32Array, Lane, LinkState, Outcome, Phase, Plan
+from tests.conftest import tiny_moe
+from tests.replay.compare_made import MACHINE
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -243,6 +248,49 @@ def test_in_a_comparison_better_drafts_hit_more() -> None:
     assert hits["on-demand-lru"] < hits["sp-moe+draft_accuracy=1"]
     assert hits["sp-moe+draft_accuracy=0.1"] < hits["sp-moe+draft_accuracy=1"]
     assert any("share of them wrong" in row.stand_in for row in found.rows)
+
+
+def test_draft_gate_replays_verify_steps_and_no_others() -> None:
+    trace = replace(demanded(60, 3), step_T=None)
+    asked: dict[str, Any] = {
+        "hardware": (HARDWARE,),
+        "gpu_fractions": (0.5,),
+        "strategies": "hetsched",
+        "decision_s": 2e-5,
+    }
+    asked |= {"fit_sequences": 0.0, "bound_windows": 0, "forecaster": "draft-gate"}
+    decoding = replace(trace, phase_T=np.ones(trace.num_tokens, np.uint8))
+    assert compare(decoding, SHAPE, verify=2, **asked).rows[0].tokens_per_s > 0
+    refused = compare(decoding, SHAPE, **asked)
+    assert not refused.rows
+    assert "draft-gate needs draft" in str(refused.failures[0])
+
+
+@pytest.mark.parametrize("is_drafting", [False, True])
+def test_in_an_engine_it_generates_the_same_tokens(is_drafting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody drafts nothing is prefetched; where a draft is seen, what it names is."""
+
+    def of(sight: Sight, demand: Demand) -> Context:
+        """One drafted token, which the routers of all layers send to the first experts."""
+        if demand.layer < layers - 1:
+            return NOTHING
+        draft_DLE = np.zeros((1, layers, demand.num_experts), np.float32)
+        draft_DLE[:, :, : model.config.num_experts_per_tok] = 0.3
+        return Context(draft_DLE=draft_DLE)
+
+    model = tiny_moe()
+    greedy: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    prompt = torch.arange(3, 15)[None]
+    expected, layers = model.generate(prompt, **greedy), model.config.num_hidden_layers
+    if is_drafting:
+        monkeypatch.setattr(Sight, "gives", Sight.gives | {"draft"})
+        monkeypatch.setattr(Sight, "of", of)
+    policy = SpMoe(drafting_s=1.0)
+    with hetsched.attach(model, hardware=MACHINE, gpu_memory="50%", time_scale=1.0, policy=policy) as handle:
+        found, stats = model.generate(prompt, **greedy), handle.stats()
+    assert found.tolist() == expected.tolist()
+    assert (stats["prefetches"] > 0) == is_drafting
+    assert not stats["faults"]
 
 
 @pytest.mark.parametrize("wrong", [{"drafting_s": -1.0}, {"draft_accuracy": 1.5}, {"draft_accuracy": -0.1}])
