@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING, Any
 
+from .drafting import add_speculation_options, refuse_speculation_options
 from .option_types import at_least_one, names_list, non_empty_text, shares_list
 from .paths import PlotTarget
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
+
+if TYPE_CHECKING:
+    from hetsched.replay import Comparison
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,33 +38,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how.add_argument("--csv", action="store_true", help="all figures, comma-separated")
     text = "draw pictures into FOLDER, or into files whose names begin like FILE (.png, .svg or .pdf)"
     parser.add_argument("--plot", action=PlotTarget, metavar="FOLDER|FILE", help=text)
+    add_speculation_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare and report: 0, or 1 where a strategy failed; the others are reported all the same."""
-    from hetsched.replay import compare
     from hetsched.report.compare_plot import left_out
-    from hetsched.report.compare_view import print_comparison
+    from hetsched.report.tables import console
 
     settings = replay_settings(args)
     hardware = with_hosts(args.hardware, settings["host_s"])
+    if not args.speculation:
+        refuse_speculation_options(args)
     with libraries_silenced(), replay_bar("replaying") as progress:
-        compared = compare(
-            args.trace,
-            args.model,
-            dtype=args.dtype,
-            hardware=hardware,
-            gpu_fractions=args.gpu_fraction,
-            strategies=args.strategies,
-            fit_sequences=args.fit_sequences,
-            fit_trace=args.fit_trace,
-            jobs=args.jobs,
-            ray=args.ray,
-            true_hardware=true_machine(args),
-            progress=progress,
-            **settings,
-        )
+        compared = (_speculating if args.speculation else _compared)(args, settings, hardware, progress)
     for failure in compared.failures:
         print(f"hetsched: {failure}", file=sys.stderr)
         if args.debug:
@@ -74,7 +67,33 @@ def run(args: argparse.Namespace) -> int:
     elif args.csv:
         print(compared.csv(), end="")
     else:
-        print_comparison(compared)
+        console().print(compared.table())
         for path in written:
             print(f"drawn: {path}")
     return 0 if compared.is_complete else 1
+
+
+def _compared(args: argparse.Namespace, settings: dict[str, Any], hardware: Any, progress: Any) -> Comparison:
+    from hetsched.replay import compare
+
+    return compare(
+        args.trace,
+        args.model,
+        dtype=args.dtype,
+        hardware=hardware,
+        gpu_fractions=args.gpu_fraction,
+        strategies=args.strategies,
+        fit_sequences=args.fit_sequences,
+        fit_trace=args.fit_trace,
+        jobs=args.jobs,
+        ray=args.ray,
+        true_hardware=true_machine(args),
+        progress=progress,
+        **settings,
+    )
+
+
+def _speculating(args: argparse.Namespace, settings: dict[str, Any], hardware: Any, progress: Any) -> Comparison:
+    from .compare_speculation import compared_speculation
+
+    return compared_speculation(args, settings, hardware, progress)

@@ -1,4 +1,4 @@
-"""`hetsched trace`: look at, record, import, split, join and synthesise routing traces."""
+"""`hetsched trace`: look at, record, import, split, join, synthesise and speculate with routing traces."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hetsched.report.tables import console
 from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import add_steer_option, add_trust_option
+from .drafting import acceptance_from, add_acceptance_options
 from .option_types import at_least_one, non_empty_text
 from .parser import Parser, last_value_first
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb with its own verbs."""
-    text = "routing traces: look at, record, import, split, join and synthesise them"
+    text = "routing traces: look at, record, import, split, join, synthesise and speculate with them"
     parser = subparsers.add_parser("trace", help=text, description=text)
     verbs = parser.add_subparsers(dest="trace_verb", required=True, metavar="VERB")
-    for add in (_add_info, _add_record, _add_import, _add_split, _add_concat, _add_synth):
+    for add in (_add_info, _add_record, _add_import, _add_split, _add_concat, _add_synth, _add_speculate):
         add(verbs)
 
 
@@ -66,7 +67,7 @@ def _add_record(verbs: Any) -> None:
     record.add_argument(
         "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
     )
-    text = "speculate up to K tokens from the text so far: their steps are recorded as verify, rejected drafts included"
+    text = "speculate up to K tokens from the text so far: verify steps are recorded, with which of their drafts stayed"
     record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
     add_steer_option(record)
     text = (
@@ -113,6 +114,15 @@ def _add_concat(verbs: Any) -> None:
 def _add_synth(verbs: Any) -> None:
     text = "make a trace with a stated skew, locality and drift, or with those of a real one"
     add_synth_options(_verb(verbs, "synth", _synth, text))
+
+
+def _add_speculate(verbs: Any) -> None:
+    text = "make verify steps from a decode trace: what a draft with a stated acceptance would have had verified"
+    made = _verb(verbs, "speculate", _speculate, text)
+    made.add_argument("file", action=InputFile, metavar="FILE")
+    made.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    made.add_argument("--drafts", type=at_least_one, required=True, metavar="K", help="drafts of each verify step")
+    add_acceptance_options(made)
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -245,6 +255,17 @@ def _synth(args: argparse.Namespace) -> None:
     with progress_bar("drawing tokens") as show:
         synthesise(params, args.seed, args.out, show)
     _written(args, args.out, params={**params.as_dict(), "seed": args.seed})
+
+
+def _speculate(args: argparse.Namespace) -> None:
+    from hetsched.traces.speculative import speculate
+    from hetsched.traces.verified import drafting
+
+    trace = speculate(load_trace(args.file), args.drafts, acceptance_from(args))
+    save_trace(args.out, trace)
+    figures = drafting(trace)
+    assert figures is not None
+    _written(args, args.out, speculation=figures._asdict())
 
 
 def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine import gallery
 from ..machine.profile import HardwareProfile
+from ..replay.facts import facts_of
 from ..replay.strategies import Strategies, strategies_of
 from ..replay.study import MEASURED, Bench, Study, check_fraction, fitted_on
 from ..traces.split import sequence_starts
@@ -156,7 +157,7 @@ def _refusal(named: Named, bench: Bench) -> str:
 
 def _facts(bench: Bench, name: str, protocol: str, left_out: Sequence[str], distance: int) -> dict[str, Any]:
     """What a reader must know of the evaluation, ready for JSON."""
-    facts: dict[str, Any] = dict(bench.facts())
+    facts: dict[str, Any] = facts_of(bench)
     replayed = facts.pop("notes")
     for unused in ("solver", "verify"):
         del facts[unused]

@@ -64,6 +64,12 @@ def _tokens(args: Any, kwargs: dict[str, Any]) -> Any:
     return kwargs.get("inputs_embeds")
 
 
+def cached_tokens(kwargs: dict[str, Any]) -> int:
+    """Tokens that the cache holds before a forward pass: the place in the text of the pass's first token."""
+    length = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
+    return 0 if length is None else int(length())
+
+
 def _is_filled(cache: Any) -> bool:
     """Whether a cache holds anything; those of linear attention alone know no length."""
     length = getattr(cache, "get_seq_length", None)

@@ -24,27 +24,34 @@ from ..traces.writer import TraceWriter, partial_folder
 from ..types import Phase
 from .attachment import phase_of_call
 from .expert_modules import expert_modules, is_expert_module
+from .phases import cached_tokens
 from .routers import routers_of
+
+DRAFTING = ("prompt_lookup_num_tokens", "assistant_model")  # of generate's arguments
 
 
 class Pass(NamedTuple):
-    """One forward pass: `experts_TLK` int16, `weights_TLK` float16, its phase, and `hidden_TLH` float16 or None."""
+    """One forward pass: `experts_TLK` int16, `weights_TLK` float16, its phase, and `hidden_TLH` float16 or None.
+
+    `place`: tokens that the cache held before it.
+    """
 
     experts_TLK: npt.NDArray[np.int16]
     weights_TLK: npt.NDArray[np.float16]
     phase: Phase
     hidden_TLH: npt.NDArray[np.float16] | None = None
+    place: int = 0
 
 
 class Recorder:
     """Collects the passes of one model; `take()` hands over what came since the last call."""
 
-    def __init__(self, num_layers: int, *, hidden: bool = False) -> None:
-        self._num_layers = num_layers
+    def __init__(self, num_layers: int, *, hidden: bool = False, places: bool = False) -> None:
+        self._num_layers, self._places = num_layers, places
         self._with_hidden = hidden
         self._hidden: dict[int, torch.Tensor] = {}
         self._passes: list[Pass] = []
-        self._phase = Phase.UNKNOWN
+        self._phase, self._place = Phase.UNKNOWN, 0
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def take(self) -> list[Pass]:
@@ -59,6 +66,7 @@ class Recorder:
             raise InputError(f"a batch of {len(tokens)} cannot be recorded; generate one sequence at a time, one beam")
         phase = phase_of_call(args, kwargs)
         self._phase = Phase.UNKNOWN if phase is None else phase
+        self._place = cached_tokens(kwargs) if self._places else 0
         self._layers.clear()
 
     def see(self, layer: int, ids_TK: torch.Tensor, weights_TK: torch.Tensor, hidden_TH: torch.Tensor) -> None:
@@ -81,20 +89,20 @@ class Recorder:
         hidden_TLH = None
         if self._with_hidden:
             hidden_TLH = torch.stack([self._hidden[layer] for layer in sorted(self._layers)], dim=1).numpy()
-        self._passes.append(Pass(ids_TLK, weights_TLK, self._phase, hidden_TLH))
+        self._passes.append(Pass(ids_TLK, weights_TLK, self._phase, hidden_TLH, self._place))
         self._layers.clear()
 
 
 @contextmanager
-def recording(model: torch.nn.Module, *, hidden: bool = False) -> Iterator[Recorder]:
+def recording(model: torch.nn.Module, *, hidden: bool = False, places: bool = False) -> Iterator[Recorder]:
     """Context in which the forward passes of a model are recorded; its outputs are what they were.
 
-    `hidden`: what each layer's router and experts are given, too.
+    `hidden`: what each layer's router and experts are given, too; `places`: where in the text each pass begins.
 
     Raises InputError for a model without routed experts.
     """
     modules = expert_modules(model)
-    recorder = Recorder(len(modules), hidden=hidden)
+    recorder = Recorder(len(modules), hidden=hidden, places=places)
 
     def watch(layer: int) -> Callable[..., None]:
         def see(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -130,22 +138,26 @@ def record(
     was not committed; `generate` goes to model.generate; `hidden`: hidden states are written, too, and the
     routers, where they can be had as numbers (else the meta object says why not, as `no_routers`).
     `progress` is told sequences done and tokens recorded. Steps of several tokens after the prompt are verify steps,
-    rejected drafts included: it is what the model computed.
+    rejected drafts included: it is what the model computed. Where something drafts, `kept` says which stayed in the
+    text. Raises InputError where that cannot be told.
     """
     modules = expert_modules(model)
     layers = layer_numbers(model)
     top_k, width = _top_k_and_width(model, prompts[0])
-    extras = ("weights", "step", *(("hidden",) if hidden else ()))
+    drafting = any(generate.get(name) for name in DRAFTING)
+    extras = ("weights", "step", *(("kept",) if drafting else ()), *(("hidden",) if hidden else ()))
     num_experts = max(int(module.num_experts) for module in modules)
     shape, kept_width = (len(modules), top_k), width if hidden else 0
     writer = TraceWriter(path, num_experts, shape, extras=extras, width=kept_width, arguments=arguments)
-    with writer, recording(model, hidden=hidden) as recorder:
+    with writer, recording(model, hidden=hidden, places=drafting) as recorder:
         _require_whole_sequences(writer, len(prompts))
         steps = int(writer.array("step")[-1]) + 1 if writer.tokens else 0
         progress(writer.progress, writer.tokens)
         for i in range(writer.progress, len(prompts)):
-            model.generate(prompts[i], attention_mask=torch.ones_like(prompts[i]), **generate)
-            steps = _append(writer, recorder.take(), i, steps)
+            text = model.generate(prompts[i], attention_mask=torch.ones_like(prompts[i]), **generate)
+            passes = recorder.take()
+            kept = {"kept": kept_drafts(passes, getattr(text, "sequences", text).shape[1])} if drafting else {}
+            steps = _append(writer, passes, i, steps, kept)
             writer.commit(progress=i + 1)
             progress(i + 1, writer.tokens)
         repeats = {"repeats_allowed": True} if _has_repeats(writer.array("experts")) else {}
@@ -179,7 +191,25 @@ def layer_numbers(model: torch.nn.Module) -> list[int]:
     return numbers if len(numbers) == len(names) and numbers == sorted(set(numbers)) else list(range(len(names)))
 
 
-def _append(writer: TraceWriter, passes: Sequence[Pass], sequence: int, steps: int) -> int:
+def kept_drafts(passes: Sequence[Pass], text_tokens: int) -> npt.NDArray[np.uint8]:
+    """Which inputs of a sequence's passes stayed in its text of so many tokens, uint8 [T]: the first of each pass do.
+
+    Rejected drafts are cropped from the cache, so a pass kept what lies between its place and the next one's; the last
+    token of the text was never an input. Raises InputError for places that tell no such thing.
+    """
+    lengths_S = np.array([len(p.experts_TLK) for p in passes])
+    kept_S = np.diff([*(p.place for p in passes), text_tokens - 1])
+    if not ((kept_S >= 1) & (kept_S <= lengths_S)).all():
+        raise InputError(
+            "which drafts stayed cannot be told from this model's cache; record without speculation, and derive verify "
+            "steps with 'hetsched trace speculate'"
+        )
+    return np.concatenate([np.arange(n) < kept for n, kept in zip(lengths_S, kept_S, strict=True)]).astype(np.uint8)
+
+
+def _append(
+    writer: TraceWriter, passes: Sequence[Pass], sequence: int, steps: int, more: dict[str, npt.NDArray[Any]]
+) -> int:
     """Add one sequence; the number of steps so far."""
     lengths = [len(p.experts_TLK) for p in passes]
     total = sum(lengths)
@@ -189,6 +219,7 @@ def _append(writer: TraceWriter, passes: Sequence[Pass], sequence: int, steps: i
         sequence=np.full(total, sequence),
         phase=np.repeat([int(p.phase) for p in passes], lengths),
         step=np.repeat(np.arange(steps, steps + len(passes)), lengths),
+        **more,
         **({"hidden": np.concatenate([p.hidden_TLH for p in passes])} if writer.width else {}),
     )
     return steps + len(passes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,13 @@ import numpy as np
 from ..machine.profile import HardwareProfile
 from ..policy import is_compiled, traits_of
 from ..scheduler import IDLE, Scheduler
+from ..speculation.controller import Controller
+from ..traces.speculative import Guesses
+from ..traces.verified import Drafting
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
+from .choosing import Drafted, simulate_choosing
+from .drafts import AUTO
 from .simulator import ConstantClock, Progress, Replay, simulate
-from .steps import Steps
 from .strategies import Strategy
 from .study import Bench
 
@@ -60,24 +64,48 @@ class Row:
     cpu_utilisation: float = 0.0
 
 
+@dataclass(frozen=True)
+class SpeculativeRow(Row):
+    """A row of a comparison of speculation: the system that the strategy stands for, and how it drafted.
+
+    `drafts`: asked for before each step, "auto" where that was chosen anew each time, "" token by token. `dtype`: of
+    the experts. Tokens are those that stayed in the text. `gpu_bytes`: for experts, a draft model's taken off.
+    """
+
+    dtype: str = ""
+    system: str = ""
+    drafts: str = ""
+    acceptance: float = 0.0
+    mean_k: float = 0.0
+    go_share: float = 0.0
+
+    @classmethod
+    def of(cls, found: CellResult, dtype: str, system: str, drafts: str) -> SpeculativeRow:
+        """A cell's row with these words."""
+        drafting = {} if found.drafting is None else found.drafting._asdict()
+        return cls(**vars(found.row), dtype=dtype, system=system, drafts=drafts, **drafting)
+
+
 class Cell(NamedTuple):
-    """A task: one strategy on one machine at one fraction."""
+    """A task: one strategy on one machine at one fraction. `drafts`: of each step, from the study's speculation."""
 
     machine: HardwareProfile
     gpu_fraction: float
     strategy: Strategy
+    drafts: int = 0
 
     def run(self, bench: Bench, progress: Progress | None = None) -> CellResult:
         """Replay the scored part of the study's trace."""
+        bench = bench.verifying(self.drafts)
         return self.result(bench, self.replay(bench, progress))
 
     def result(self, bench: Bench, replayed: Replay) -> CellResult:
         """What a replay of this cell came to."""
-        return CellResult(self._row(bench, replayed), replayed.step_s_S)
+        return CellResult(self._row(bench, replayed), replayed.step_s_S, replayed.drafting)
 
     def try_out(self, bench: Bench) -> Tried:
         """What deciding takes in the first steps, by a scheduler of its own; whatever is compiled, is then."""
-        steps = _first_steps(bench.steps, -(-PROBE_LAYERS // bench.study.geometry.num_layers))
+        steps = bench.steps.first(-(-PROBE_LAYERS // bench.study.geometry.num_layers))
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, self.strategy.policy(), Probe)
         assert isinstance(scheduler, Probe)
         simulate(bench.scored, steps, scheduler, true_hardware=bench.study.true_machine)
@@ -89,11 +117,20 @@ class Cell(NamedTuple):
         if charge_s is not None:
             clock: Callable[[], float] = ConstantClock(charge_s)
         else:
-            tried = self.try_out(bench)
+            longest = bench.study.speculation.k_max if bench.study.speculation and self.drafts == AUTO else 0
+            tried = self.try_out(bench.verifying(longest))
             clock = ConstantClock(tried.decision_s, tried.beside_s) if tried.is_compiled else time.perf_counter
         scheduler = bench.scheduler(self.machine, self.gpu_fraction, policy, clock=clock)
+        steps, speculation = bench.steps, bench.study.speculation
         charged = bench.study.host_layer_s(self.machine), bench.study.true_machine
-        return simulate(bench.scored, bench.steps, scheduler, progress, *charged)
+        if self.drafts and speculation is not None:
+            token_s = speculation.draft.seconds(self.machine)
+            if self.drafts == AUTO:
+                chosen = Controller(speculation.k_max, scheduler.cost, draft_token_s=token_s)
+                drafted = Drafted(Guesses(bench.scored, speculation.acceptance), chosen, token_s)
+                return simulate_choosing(bench.scored, steps, drafted, scheduler, progress, *charged)
+            steps = steps.with_drafting(token_s)
+        return simulate(bench.scored, steps, scheduler, progress, *charged)
 
     def _row(self, bench: Bench, replayed: Replay) -> Row:
         policy = self.strategy.policy()
@@ -121,10 +158,11 @@ class Cell(NamedTuple):
 
 
 class CellResult(NamedTuple):
-    """A row that does not know its rank and efficiency yet, and the seconds of each step [S]."""
+    """A row that does not know its rank and efficiency yet, the seconds of each step [S], and how it speculated."""
 
     row: Row
     step_s_S: FloatArray
+    drafting: Drafting | None = None
 
 
 class Tried(NamedTuple):
@@ -160,7 +198,3 @@ def _typical(taken_s: list[float]) -> float:
     """Mean of the later half, without the slowest twentieth: other processes' turns, not decisions."""
     later_s = np.sort(taken_s[len(taken_s) // 2 :])
     return float(later_s[: max(1, len(later_s) * 19 // 20)].mean()) if len(later_s) else 0.0
-
-
-def _first_steps(steps: Steps, count: int) -> Steps:
-    return replace(steps, begin_S=steps.begin_S[:count], end_S=steps.end_S[:count], phase_S=steps.phase_S[:count])

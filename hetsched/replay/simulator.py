@@ -5,18 +5,20 @@ Shapes: S steps, L layers, T tokens of a step, K top-k, E experts, N active expe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..board import COUNTS, STEP
+from ..board import COUNTS, N_DECODED, N_TOKENS, STEP
+from ..cost.model import CostModel
 from ..errors import InputError
 from ..scheduler import Scheduler
 from ..stats import RunStats
 from ..traces.trace import RoutingTrace
+from ..traces.verified import Drafting
 from ..types import Demand, Float32Array, FloatArray, IntArray, Phase
 from .steps import Steps, new_requests
 from .timeline import Timeline
@@ -34,12 +36,14 @@ Progress = Callable[[int, int], None]
 class Replay:
     """What a replay came to: sums over all layers; the seconds of each step [S], host time counted.
 
-    `counts_SC`: the board's counts (N_HITS and others of board) as they stood after each step.
+    `counts_SC`: the board's counts (N_HITS and others of board) as they stood after each step. `drafting`: how drafts
+    fared, where it is known what was rejected.
     """
 
     stats: RunStats
     step_s_S: FloatArray
     counts_SC: IntArray
+    drafting: Drafting | None = None
 
     @property
     def step_s(self) -> float:
@@ -90,9 +94,28 @@ def simulate(
         step_s_S, counts_SC = _run(trace, steps, scheduler, spans, host_s, progress)
     else:
         step_s_S, counts_SC = _run_compiled(trace, steps, scheduler, parts, spans, host_s, progress)
+    return replayed(steps, scheduler, step_s_S, counts_SC)
+
+
+def replayed(steps: Steps, scheduler: Scheduler, step_s_S: FloatArray, counts_SC: IntArray) -> Replay:
+    """What steps that were run came to, with what was drafted; `step_s_S` and `counts_SC` are changed."""
     scheduler.drop_copies()  # what is under way goes with the timeline
     scheduler.residency.check()
-    return Replay(scheduler.stats, step_s_S, counts_SC)
+    _discount_rejected(steps, scheduler.stats, counts_SC)
+    if steps.draft_s_S is not None:  # the lanes and the link stand still meanwhile
+        step_s_S += steps.draft_s_S
+        scheduler.stats.record_tail(Phase.VERIFY, float(steps.draft_s_S.sum()))
+    return Replay(scheduler.stats, step_s_S, counts_SC, steps.drafting)
+
+
+def _discount_rejected(steps: Steps, stats: RunStats, counts_SC: IntArray) -> None:
+    """Take rejected drafts out of the counts of tokens, in place; their time and bytes stay."""
+    if steps.rejected_S is None:
+        return
+    decoding_S = steps.phase_S != Phase.PREFILL
+    for place, counted_S in ((N_TOKENS, steps.rejected_S), (N_DECODED, steps.rejected_S * decoding_S)):
+        counts_SC[:, place] -= np.cumsum(counted_S)
+        stats.board.counts[place] -= counted_S.sum()
 
 
 def compiled_parts(scheduler: Scheduler) -> tuple[CompiledDecider, ConstantClock] | None:
@@ -174,30 +197,36 @@ def _run(
 ) -> tuple[FloatArray, IntArray]:
     """Seconds of each step and counts after it, layer by layer."""
     step_s_S, counts_SC = np.zeros(steps.count), np.zeros((steps.count, COUNTS), np.int64)
-    cost, costs, since_check = spans[0].cost, dict(spans[1:]), 0
+    cost, costs = spans[0].cost, dict(spans[1:])
     timeline = Timeline(cost, scheduler.cost)
     for s, layers in enumerate(demands(trace, steps, scheduler.traits.uses_weights)):
         if s in costs:
             cost = costs[s]
             timeline.change(cost)
-        begin_s = timeline.now_s
-        for demand in layers:
-            dense_s = cost.dense_s(demand.num_tokens)
-            timeline.pass_s(dense_s + host_s)
-            plan = scheduler.step(demand, timeline.link_state())
-            timeline.pass_s(plan.decision_s)
-            timeline.begin(plan)
-            copies = scheduler.prefetch(timeline.link_state())
-            timeline.prefetch(copies.fetches, copies.decision_s)
-            scheduler.observe(timeline.end(dense_s)._replace(host_s=host_s))
-            since_check += 1
-            if since_check == CHECK_EVERY:
-                since_check = 0
-                scheduler.residency.check()
-        step_s_S[s], counts_SC[s] = timeline.now_s - begin_s, scheduler.board.counts
+        step_s_S[s] = run_step(layers, scheduler, timeline, cost, host_s)
+        counts_SC[s] = scheduler.board.counts
         if progress is not None and s % 64 == 63:
             progress(s + 1, steps.count)
     return step_s_S, counts_SC
+
+
+def run_step(
+    layers: Sequence[Demand], scheduler: Scheduler, timeline: Timeline, cost: CostModel, host_s: float
+) -> float:
+    """Run one step layer by layer; its seconds. `cost`: of what is true."""
+    begin_s = timeline.now_s
+    for demand in layers:
+        dense_s = cost.dense_s(demand.num_tokens)
+        timeline.pass_s(dense_s + host_s)
+        plan = scheduler.step(demand, timeline.link_state())
+        timeline.pass_s(plan.decision_s)
+        timeline.begin(plan)
+        copies = scheduler.prefetch(timeline.link_state())
+        timeline.prefetch(copies.fetches, copies.decision_s)
+        scheduler.observe(timeline.end(dense_s)._replace(host_s=host_s))
+        if scheduler.stats.layers % CHECK_EVERY == 0:
+            scheduler.residency.check()
+    return timeline.now_s - begin_s
 
 
 def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: str) -> None:
@@ -211,17 +240,22 @@ def check_shape(trace: RoutingTrace, num_layers: int, num_experts: int, model: s
 
 def demands(trace: RoutingTrace, steps: Steps, weighted: bool = False) -> Iterator[list[Demand]]:
     """The demands of each step, layer by layer; `weighted`: with router weights, where the trace has them."""
-    experts, layers = trace.num_experts, trace.num_layers
     columns = steps.begin_S, steps.end_S, steps.phase_S, new_requests(trace, steps)
     for s, (begin, end, phase_number, new) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        phase = Phase(phase_number)
-        if weighted and trace.weights_TLK is not None:
-            tokens_LE, weights_LE = trace.demand_LE(slice(begin, end)), trace.weight_LE(slice(begin, end))
-            yield [Demand(s, l, phase, tokens_LE[l], end - begin, weights_LE[l], new) for l in range(layers)]
-        elif end - begin == 1:
-            rows = np.sort(trace.experts_TLK[begin], axis=1).tolist()
-            ones = [1] * len(rows[0])
-            yield [Demand.listed(s, l, phase, rows[l], ones, 1, experts, None, new) for l in range(layers)]
-        else:
-            tokens_LE = trace.demand_LE(slice(begin, end))
-            yield [Demand(s, l, phase, tokens_LE[l], end - begin, None, new) for l in range(layers)]
+        yield step_demands(trace, begin, end, s, Phase(phase_number), new, weighted=weighted)
+
+
+def step_demands(
+    trace: RoutingTrace, begin: int, end: int, step: int, phase: Phase, new: bool, *, weighted: bool = False
+) -> list[Demand]:
+    """The demands of one step that holds tokens begin..end - 1, layer by layer."""
+    count, layers = end - begin, range(trace.num_layers)
+    if count == 1 and not (weighted and trace.weights_TLK is not None):
+        rows = np.sort(trace.experts_TLK[begin], axis=1).tolist()
+        ones = [1] * len(rows[0])
+        return [Demand.listed(step, l, phase, rows[l], ones, 1, trace.num_experts, None, new) for l in layers]
+    tokens_LE = trace.demand_LE(slice(begin, end))
+    if not weighted or trace.weights_TLK is None:
+        return [Demand(step, l, phase, tokens_LE[l], count, None, new) for l in layers]
+    weights_LE = trace.weight_LE(slice(begin, end))
+    return [Demand(step, l, phase, tokens_LE[l], count, weights_LE[l], new) for l in layers]

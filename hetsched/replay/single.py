@@ -20,6 +20,7 @@ from ..scheduler import IDLE, Scheduler
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from ..types import Outcome as LayerOutcome
 from .cell import Cell, Row
+from .facts import facts_of
 from .limits import Limit
 from .result import BoundRow, gather
 from .simulator import ConstantClock, Progress, simulate
@@ -114,7 +115,9 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     replayed = simulate(bench.scored, bench.steps, scheduler, progress, *charged)
     tasks: list[Task] = [cell, *([Limit(machine, gpu_fraction)] if study.bound_windows else [])]
     outcomes: list[Outcome] = [cell.result(bench, replayed), *(attempt(bench, task) for task in tasks[1:])]
-    gathered = gather(tasks, outcomes, {**bench.facts(), **_foresight(bench, chosen.policy(), scheduler.frequency_LE)})
+    gathered = gather(
+        tasks, outcomes, {**facts_of(bench), **_foresight(bench, chosen.policy(), scheduler.frequency_LE)}
+    )
     return Report(
         row=gathered.rows[0],
         bounds=gathered.bounds,

@@ -5,31 +5,68 @@ Shapes: S steps, T tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
 from ..traces.trace import RoutingTrace
-from ..types import BoolArray, IntArray, Phase
+from ..traces.verified import Drafting, drafting_of
+from ..types import BoolArray, FloatArray, IntArray, Phase
 
 MODES = ("auto", "recorded", "decode")
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Step s holds tokens begin_S[s]..end_S[s] - 1 of the trace; `phase_S` as in types.Phase; `note` for people."""
+    """Step s holds tokens begin_S[s]..end_S[s] - 1 of the trace; `phase_S` as in types.Phase; `note` for people.
+
+    `rejected_S`: drafts of each step that did not stay in the text, None for none. They cost time and bytes, and count
+    as no tokens. `draft_s_S`: seconds of drafting before each step, None for none.
+    """
 
     begin_S: IntArray
     end_S: IntArray
     phase_S: npt.NDArray[np.uint8]
     note: str = ""
+    rejected_S: IntArray | None = None
+    draft_s_S: FloatArray | None = None
 
     @property
     def count(self) -> int:
         """Number of steps."""
         return len(self.begin_S)
+
+    @property
+    def kept_S(self) -> IntArray:
+        """Tokens that each step emits."""
+        tokens_S = self.end_S - self.begin_S
+        return tokens_S if self.rejected_S is None else tokens_S - self.rejected_S
+
+    @property
+    def drafted_S(self) -> IntArray:
+        """Drafts that each verify step was given; 0 for other steps."""
+        drafted_S: IntArray = (self.end_S - self.begin_S - 1) * (self.phase_S == Phase.VERIFY)
+        return drafted_S
+
+    @property
+    def drafting(self) -> Drafting | None:
+        """The figures of speculation, prefill left out; None where nothing says what was rejected."""
+        if self.rejected_S is None:
+            return None
+        decoding_S, drafted_S = self.phase_S != Phase.PREFILL, self.drafted_S
+        return drafting_of(drafted_S[decoding_S], (drafted_S - np.minimum(self.rejected_S, drafted_S))[decoding_S])
+
+    def with_drafting(self, token_s: float) -> Steps:
+        """The steps, with so many seconds before each for every draft."""
+        return replace(self, draft_s_S=(token_s * self.drafted_S).astype(np.float64))
+
+    def first(self, count: int) -> Steps:
+        """The first steps, at most `count` of them."""
+        of_steps: dict[str, Any] = {name: a[:count] for name, a in vars(self).items() if isinstance(a, np.ndarray)}
+        return replace(self, **of_steps)
 
 
 def steps_of(
@@ -41,7 +78,8 @@ def steps_of(
     prefill or verify tokens together. At most `prefill_chunk` tokens of a prefill go together. "decode": one token a
     step, whatever was recorded. "auto": "decode" for a trace without any decode or verify step (teacher-forced), else
     "recorded". `verify` K > 0: windows of K + 1 tokens as verify steps, as if every draft had been accepted.
-    `max_tokens`: only the first ones.
+    `max_tokens`: only the first ones. Where a trace marks rejected drafts, "decode" and `verify` want its text alone
+    (traces.verified.text_of), and the others keep count of them.
     Raises InputError for numbers out of range.
     """
     if mode not in MODES:
@@ -66,7 +104,15 @@ def steps_of(
     pass_T = kind_T if trace.step_T is None else np.asarray(trace.step_T[:tokens])
     runs = _runs(kind_T, pass_T)
     one_by_one = trace.step_T is None
-    return _cut(runs, prefill_chunk, phase_T, "", one_by_one=one_by_one)
+    return _with_rejected(_cut(runs, prefill_chunk, phase_T, "", one_by_one=one_by_one), trace)
+
+
+def _with_rejected(steps: Steps, trace: RoutingTrace) -> Steps:
+    """The steps, and how many of their drafts the trace says were rejected."""
+    if trace.kept_T is None or not steps.count:
+        return steps
+    rejected_T = np.asarray(trace.kept_T[: int(steps.end_S[-1])]) == 0
+    return replace(steps, rejected_S=np.add.reduceat(rejected_T, steps.begin_S, dtype=np.int64))
 
 
 def new_requests(trace: RoutingTrace, steps: Steps) -> BoolArray:

@@ -5,6 +5,7 @@ Shapes: L layers, E experts, S steps.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,18 +27,16 @@ from ..machine.profile import HardwareProfile
 from ..plugins import plugin
 from ..policy import Policy, is_compiled, traits_of
 from ..scheduler import DEFAULT_SOLVER, Scheduler
+from ..traces.speculative import speculate
 from ..traces.split import sequence_starts, split, tokens
 from ..traces.trace import RoutingTrace, load_trace
-from ..types import FloatArray, Phase
+from ..traces.verified import text_of
+from ..types import FloatArray
+from .drafts import AUTO, Speculation
 from .simulator import check_shape
 from .steps import Steps, steps_of
 
 MEASURED = None  # as `decision_s`: charge what the scheduler's own clock says; as `host_s`: what the profile says
-
-MEASURED_NOTE = (
-    "decisions are charged what they take on this host, compilation apart: each its own time, or for compiled "
-    "strategies the mean of a trial run, called as a model's engine calls them"
-)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Study:
     whichever of `machines` a scheduler believes in; None: what it believes. `recalibrate`: as a Scheduler's. `watch`:
     the same, for strategies that declare it; None: where `true_machine` is given. `bound_windows`: windows of the
     clairvoyant bound, 0 for none. `forecaster`: for strategies that ask one, None: each its own. `learned`: what other
-    runs have learned, on top of what is fitted.
+    runs have learned, on top of what is fitted. `speculation`: how drafts are made, for cells that verify them;
+    `draft_bytes`: the experts' memory is less by so much.
     """
 
     source: Path | RoutingTrace
@@ -72,6 +72,8 @@ class Study:
     true_machine: TrueMachine | None = None
     recalibrate: bool = True
     watch: bool | None = None
+    speculation: Speculation | None = None
+    draft_bytes: int = 0
 
     @classmethod
     def of(
@@ -107,7 +109,7 @@ class Study:
             )
         if self.fit_source is not None and _same(self.fit_source, self.source):
             raise InputError(
-                f"{_name(self.source)} would be scored on what was fitted on it; give another trace to fit on, or "
+                f"{name_of(self.source)} would be scored on what was fitted on it; give another trace to fit on, or "
                 "fit_sequences, a share of this one"
             )
         if self.decision_s is not None and not 0 <= self.decision_s <= 1:
@@ -152,8 +154,8 @@ class Study:
         return "future" in forecaster_traits(self.forecaster_of(policy)).needs
 
     def gpu_bytes(self, gpu_fraction: float) -> int:
-        """Memory for experts at a fraction of all of them."""
-        return int(gpu_fraction * self.geometry.total_expert_bytes)
+        """Memory for experts at a fraction of all of them, a draft's apart."""
+        return max(0, int(gpu_fraction * self.geometry.total_expert_bytes) - self.draft_bytes)
 
 
 def fitted_on(fit_sequences: float | None, fit_trace: str | Path | RoutingTrace | None) -> dict[str, Any]:
@@ -179,7 +181,7 @@ class Bench:
         self.whole = trace
         shape = study.geometry
         check_shape(trace, shape.num_layers, shape.num_experts, shape.name)
-        self.trace_name = _name(study.source)
+        self.trace_name = name_of(study.source)
         self.history: RoutingTrace | None = None
         scored = trace
         if study.fit_sequences:
@@ -187,10 +189,14 @@ class Bench:
         elif study.fit_source is not None:
             self.history = _opened(study.fit_source)
             check_shape(self.history, shape.num_layers, shape.num_experts, shape.name)
+        if study.replay == "decode" or study.verify or study.speculation:
+            scored = text_of(scored)
         self.steps: Steps = steps_of(scored, mode=study.replay, verify=study.verify, max_tokens=study.max_tokens)
         if not self.steps.count:
             raise InputError(f"{self.trace_name} has no token to score; give a longer trace")
         self.scored = first_tokens(scored, int(self.steps.end_S[-1]))
+        self._verifying: dict[int, Bench] = {}
+        self.is_planned = True  # the steps to be run are known before
 
     @cached_property
     def frequency_LE(self) -> FloatArray | None:
@@ -203,6 +209,25 @@ class Bench:
         step_T = np.repeat(np.arange(self.steps.count, dtype=np.int32), self.steps.end_S - self.steps.begin_S)
         phase_T = np.repeat(self.steps.phase_S, self.steps.end_S - self.steps.begin_S)
         return replace(self.scored, step_T=step_T, phase_T=phase_T)
+
+    def verifying(self, drafts: int) -> Bench:
+        """The bench whose steps verify so many drafts of the study's speculation; this one for none.
+
+        AUTO: with the steps of this one, since those that will be run are known only then.
+        """
+        speculation = self.study.speculation
+        if not drafts or speculation is None:
+            return self
+        if drafts not in self._verifying:
+            made = copy.copy(self)
+            made.__dict__.pop("future", None)
+            made.study = replace(self.study, draft_bytes=speculation.draft.gpu_bytes)
+            made.is_planned = drafts != AUTO
+            if made.is_planned:
+                made.scored = speculate(self.scored, drafts, speculation.acceptance)
+                made.steps = steps_of(made.scored)
+            self._verifying[drafts] = made
+        return self._verifying[drafts]
 
     @property
     def num_sequences(self) -> tuple[int, int]:
@@ -219,7 +244,13 @@ class Bench:
         kind: type[Scheduler] = Scheduler,
         clock: Callable[[], float] = time.perf_counter,
     ) -> Scheduler:
-        """A scheduler that knows the history, and the future only where its policy or forecaster is clairvoyant."""
+        """A scheduler that knows the history, and the future only where its policy or forecaster is clairvoyant.
+
+        Raises InputError for a clairvoyant one where the future depends on what is chosen.
+        """
+        foresees = traits_of(policy).clairvoyant or self.study.foresees(policy)
+        if foresees and not self.is_planned:
+            raise InputError(f"{policy.name} sees the future, and there is none where drafts are chosen step by step")
         made: Scheduler = kind(
             self.study.geometry,
             machine,
@@ -228,7 +259,7 @@ class Bench:
             solver=self.study.solver if traits_of(policy).uses_solver else DEFAULT_SOLVER,
             frequency_LE=self.frequency_LE,
             history=self.history,
-            future=self.future if traits_of(policy).clairvoyant or self.study.foresees(policy) else None,
+            future=self.future if foresees else None,
             clock=clock,
             forecaster=self.study.forecaster if traits_of(policy).uses_forecaster else None,
             learned=self.study.learned,
@@ -240,58 +271,9 @@ class Bench:
 
     def _contexts(self, policy: Policy) -> Replayed | None:
         """What a forecaster may be told; drafts are emulated, as accurate as the policy says."""
-        if not traits_of(policy).uses_forecaster:
+        if not (traits_of(policy).uses_forecaster and self.is_planned):
             return None
         return Replayed(self.future, draft_accuracy=getattr(policy, "draft_accuracy", USUAL_ACCURACY))
-
-    def facts(self) -> dict[str, object]:
-        """What a reader must know of the replay, whatever the strategy; ready for JSON."""
-        study, steps, true = self.study, self.steps, self.study.true_machine
-        charge = "measured" if study.decision_s is None else study.decision_s
-        fitted, scored = self.num_sequences
-        return {
-            "trace": self.trace_name,
-            "model": study.geometry.name,
-            "fit_trace": None if study.fit_source is None else _name(study.fit_source),
-            "fit_sequences": study.fit_sequences,
-            "sequences_fitted": fitted,
-            "sequences_scored": scored,
-            "tokens_scored": self.scored.num_tokens,
-            "steps": steps.count,
-            "phases": {name: int(count) for name, count in _phases(steps)},
-            "replay": study.replay,
-            "verify": study.verify,
-            "decision_charge": charge,
-            "host_charge": "measured" if study.host_s is None else study.host_s,
-            "recalibrate": study.recalibrate,
-            "true_hardware": None if true is None else true.name,
-            "guard": study.is_watched,
-            "solver": study.solver,
-            "forecaster": study.forecaster_name,
-            "notes": [
-                *([steps.note] if steps.note else []),
-                *([f"fitted on all of {_name(study.fit_source)}"] if study.fit_source is not None else []),
-                "the cache is carried over between sequences; no warm-up is left out",
-                MEASURED_NOTE
-                if study.decision_s is None
-                else f"every decision is charged {study.decision_s * 1e6:g} µs",
-                *self._host_notes(),
-                *([f"hardware is what is believed, {true.name} what is true"] if true else []),
-                *(f"{m.name}: simulated on a profile whose figures are {m.source.value}" for m in study.machines),
-            ],
-        }
-
-    def _host_notes(self) -> list[str]:
-        """What is charged for the engine itself, and where it is from."""
-        study = self.study
-        if study.host_s == 0:
-            return ["the engine's own time between decisions is not charged"]
-        charged = {1e6 * study.host_layer_s(m): m.reasons.get("host.layer_s", "") for m in study.machines}
-        return [
-            f"every layer is charged {host_us:.0f} µs for the engine itself, whatever the strategy; bounds are not"
-            + (f" ({how})" if how and study.host_s is None else "")
-            for host_us, how in charged.items()
-        ]
 
 
 def _opened(source: Path | RoutingTrace) -> RoutingTrace:
@@ -304,14 +286,11 @@ def _same(one: Path | RoutingTrace, other: Path | RoutingTrace) -> bool:
     return one is other
 
 
-def _name(source: Path | RoutingTrace) -> str:
+def name_of(source: Path | RoutingTrace) -> str:
+    """A trace's file, or what it says of itself."""
     return str(source) if isinstance(source, Path) else str(source.meta.get("model", "in memory"))
 
 
 def first_tokens(trace: RoutingTrace, count: int) -> RoutingTrace:
     """The first tokens of a trace."""
     return tokens(trace, slice(0, count))
-
-
-def _phases(steps: Steps) -> list[tuple[str, int]]:
-    return [(p.name.lower(), n) for p in Phase if (n := int((steps.phase_S == p).sum()))]

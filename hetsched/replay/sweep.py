@@ -15,12 +15,13 @@ from ..machine.profile import HardwareProfile
 from ..plugins import plugin
 from ..traces.trace import RoutingTrace
 from .cell import Cell
+from .facts import facts_of
 from .limits import Limit
 from .ray_cluster import run_on_ray
 from .result import Comparison, gather
 from .strategies import ALL, Strategies, refuse_unasked, refuse_unasked_forecaster, strategies_of
 from .study import MEASURED, Bench, Study, check_fraction, fitted_on
-from .workers import Task, run_here, run_in_processes
+from .workers import Outcome, Task, run_here, run_in_processes
 
 Progress = Callable[[float, int], None]
 
@@ -86,8 +87,17 @@ def compare(
         refuse_unasked(solver, chosen)
     refuse_unasked_forecaster(forecaster, chosen)
     bench = Bench(study)
-    tasks: list[Task] = [Limit(m, f) for m in study.machines for f in _fractions(gpu_fractions) if bound_windows]
-    tasks += [Cell(m, f, s) for m in study.machines for f in _fractions(gpu_fractions) for s in chosen]
+    tasks: list[Task] = [Limit(m, f) for m in study.machines for f in fractions_of(gpu_fractions) if bound_windows]
+    tasks += [Cell(m, f, s) for m in study.machines for f in fractions_of(gpu_fractions) for s in chosen]
+
+    outcomes = outcomes_of(bench, tasks, jobs=jobs, ray=ray, progress=progress)
+    return gather(tasks, outcomes, facts_of(bench))
+
+
+def outcomes_of(
+    bench: Bench, tasks: Sequence[Task], *, jobs: int = 1, ray: str | None = None, progress: Progress | None = None
+) -> list[Outcome]:
+    """What each task of a bench came to, here, in processes, or on a Ray cluster. Raises InputError for both."""
 
     def done(count: float) -> None:
         if progress is not None:
@@ -100,15 +110,14 @@ def compare(
             f"jobs is {jobs}, and on a Ray cluster its nodes say how many run at once; drop one of the two"
         )
     if ray is not None:
-        outcomes = run_on_ray(study, tasks, ray, done)
-    elif jobs > 1:
-        outcomes = run_in_processes(study, tasks, min(jobs, len(tasks)), done)
-    else:
-        outcomes = run_here(bench, tasks, done)
-    return gather(tasks, outcomes, bench.facts())
+        return run_on_ray(bench.study, tasks, ray, done)
+    if jobs > 1:
+        return run_in_processes(bench.study, tasks, min(jobs, len(tasks)), done)
+    return run_here(bench, tasks, done)
 
 
-def _fractions(given: Sequence[float]) -> list[float]:
+def fractions_of(given: Sequence[float]) -> list[float]:
+    """Shares of the experts, each once. Raises InputError for none, or one outside 0..1."""
     if not given:
         raise InputError("no GPU fraction was given; name at least one, for instance 0.25")
     for fraction in given:

@@ -212,7 +212,7 @@ def _title(comparison: Comparison) -> str:
 def _tokens_per_step(comparison: Comparison) -> float:
     """Tokens of a step where all steps are alike, so that a bound has tokens/s; 0 where prefill is among them."""
     facts = comparison.facts
-    return 0.0 if "prefill" in facts["phases"] else facts["tokens_scored"] / facts["steps"]
+    return 0.0 if "prefill" in facts["phases"] else facts["tokens_emitted"] / facts["steps"]
 
 
 def _by_speed(comparison: Comparison) -> list[str]:

@@ -27,6 +27,11 @@ def _facts(name: str, s: TraceSummary) -> list[str]:
         f"{s.tokens:,} tokens{steps}: {phases}; {'with' if s.has_weights else 'without'} router weights",
         f"{s.sequences:,} sequences of {low:,} to {high:,} tokens, median {middle:,}",
     ]
+    if s.drafting is not None:
+        accepted, mean_k, go_share = s.drafting
+        lines.append(
+            f"speculation: {mean_k:.2f} drafts a step, {accepted:.0%} accepted; {go_share:.0%} of steps have drafts"
+        )
     if words := steered_words(s.meta.get("steered")):
         lines.append(f"LOSSY: the model was {words}")
     if s.sampled_tokens < s.tokens:
@@ -85,6 +90,7 @@ def trace_document(name: str, s: TraceSummary) -> dict[str, Any]:
         "weights": s.has_weights,
         "steps": s.steps,
         "phases": s.phases,
+        "speculation": None if s.drafting is None else s.drafting._asdict(),
         "sampled_tokens": s.sampled_tokens,
         "max_entropy_bits": s.max_entropy_bits,
         "entropy_bits": s.entropy_bits_L.tolist(),

@@ -18,13 +18,14 @@ from .routers import router_problems
 Array = npt.NDArray[Any]
 
 REQUIRED = ("experts", "sequence", "phase", "meta")
-OPTIONAL = ("weights", "step", "hidden")
+OPTIONAL = ("weights", "step", "kept", "hidden")
 _DTYPES = {
     "experts": "int16",
     "weights": "float16",
     "sequence": "int32",
     "phase": "uint8",
     "step": "int32",
+    "kept": "uint8",
     "hidden": "float16",
 }
 _CHUNK_VALUES = 1 << 19  # ids checked at a time: a few MB with all temporaries
@@ -136,12 +137,26 @@ def _run_problems(arrays: Mapping[str, Array]) -> list[str]:
         for part in chunks(len(arrays["phase"])):
             phase.add(~np.isin(arrays["phase"][part], _KNOWN_PHASES), part.start, arrays["phase"][part])
     found += phase.lines()
+    if "kept" in arrays:
+        found += _kept_problems(arrays["kept"], "step" in arrays)
     for name, third in (("weights", "choice"), ("hidden", "number")):
         fault = _Fault(f"{name} has values that are not finite", third)
         if name in arrays:
             for part in chunks(len(arrays[name]), max(arrays[name][:1].size, 1)):
                 fault.add(~np.isfinite(arrays[name][part]), part.start, arrays[name][part])
         found += fault.lines()
+    return found
+
+
+def _kept_problems(kept_T: Array, has_steps: bool) -> list[str]:
+    """Ones and zeros; and where there are zeros, it must be known which tokens were verified together."""
+    other, rejected = _Fault("kept has values other than 0, 1"), 0
+    for part in chunks(len(kept_T)):
+        other.add(kept_T[part] > 1, part.start, kept_T[part])
+        rejected += int(np.count_nonzero(kept_T[part] == 0))
+    found = other.lines()
+    if rejected and not has_steps:
+        found.append(f"kept has {rejected} rejected tokens, but no array 'step' says what was verified together")
     return found
 
 

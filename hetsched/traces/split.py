@@ -57,6 +57,7 @@ def tokens(trace: RoutingTrace, part: slice) -> RoutingTrace:
         phase_T=trace.phase_T[part],
         weights_TLK=None if trace.weights_TLK is None else trace.weights_TLK[part],
         step_T=None if trace.step_T is None else trace.step_T[part],
+        kept_T=None if trace.kept_T is None else trace.kept_T[part],
         hidden_TLH=None if trace.hidden_TLH is None else trace.hidden_TLH[part],
     )
 
@@ -78,11 +79,13 @@ def split(trace: RoutingTrace, fraction: float) -> tuple[RoutingTrace, RoutingTr
 def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
     """Write one trace of all, in order, sequences and steps numbered anew from 0; the meta object stored.
 
-    Weights, steps and hidden states are kept where all have them, routers where all have the same. Raises InputError
-    for traces of different shapes or models; how a model's name is spelt (owner, case, hyphens) makes no difference.
+    Weights, steps and hidden states are kept where all have them, routers where all have the same; rejected drafts stay
+    marked. Raises InputError for traces of different shapes or models; how a model's name is spelt (owner, case,
+    hyphens) makes no difference.
     """
     _same_shape(traces)
     first = traces[0]
+    traces = _all_marked(traces)
     extras = tuple(name for name in OPTIONAL if all(name in trace.arrays() for trace in traces))
     shape, width = (first.num_layers, first.top_k), first.width
     with TraceWriter(path, first.num_experts, shape, extras=extras, width=width) as writer:
@@ -99,6 +102,16 @@ def concat(traces: Sequence[RoutingTrace], path: str | Path) -> dict[str, Any]:
             _shared_routers(traces),
             **merged_meta([trace.meta for trace in traces], [len(sequence_starts(t)) - 1 for t in traces]),
         )
+
+
+def _all_marked(traces: Sequence[RoutingTrace]) -> Sequence[RoutingTrace]:
+    """The traces, those without `kept` among others with it as having kept all."""
+    if all(trace.kept_T is None for trace in traces):
+        return traces
+    for i, trace in enumerate(traces, start=1):
+        if trace.step_T is None:
+            raise InputError(f"trace {i} has no steps, and another has verify steps; join traces of one kind")
+    return [t if t.kept_T is not None else replace(t, kept_T=np.ones(t.num_tokens, np.uint8)) for t in traces]
 
 
 def _shared_routers(traces: Sequence[RoutingTrace]) -> Routers | None:

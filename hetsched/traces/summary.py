@@ -17,6 +17,7 @@ from .fit_synth import repeated
 from .reuse import ReuseCounter, hit_curve
 from .split import sequence_starts
 from .trace import RoutingTrace
+from .verified import Drafting, drafting
 
 SAMPLE_TOKENS = 100_000
 SAMPLE_RUNS = 8
@@ -32,6 +33,7 @@ class TraceSummary:
     `repeat_L`: P(expert chosen at t+1 | chosen at t) inside sequences. `independent_L`: what that would be if tokens
     chose independently with the layer's shares: sum of squared shares over K. `reuse`: quantiles of the LRU stack
     distance in experts of all layers, None where it is a first use. `lru_D1`, `lfu_D1`: hit rate by capacity, 0 to D.
+    `drafting`: of all verify steps, None where the trace does not say what was kept.
     """
 
     meta: dict[str, Any]
@@ -53,6 +55,7 @@ class TraceSummary:
     first_use_share: float
     lru_D1: FloatArray
     lfu_D1: FloatArray
+    drafting: Drafting | None = None
 
     @property
     def max_entropy_bits(self) -> float:
@@ -108,6 +111,7 @@ def summarise(
         float(counter.lru_D1[-1] / counter.lru_D1.sum()),
         hit_curve(counter.lru_D1),
         hit_curve(counter.lfu_D1),
+        drafting(trace),
     )
 
 

@@ -34,8 +34,9 @@ class RoutingTrace:
     `experts_TLK` int16, `sequence_T` int32 (tokens of one sequence stand together), `phase_T` uint8 (types.Phase),
     `weights_TLK` float16 or None, `num_experts` per layer, `meta` as stored. `step_T` int32 or None: tokens with equal
     numbers went through the model in one forward pass. `hidden_TLH` float16 or None: what each layer's router was
-    given; `routers` or None: the routers themselves, of the whole trace. Arrays of a loaded trace may be read-only
-    views of its file.
+    given; `routers` or None: the routers themselves, of the whole trace. `kept_T` uint8 or None, which is all kept: 1
+    where the token stayed in the text (a verify step's first input, and the drafts that were accepted), 0 for rejected
+    drafts. Arrays of a loaded trace may be read-only views of its file.
     """
 
     experts_TLK: npt.NDArray[np.int16]
@@ -47,6 +48,7 @@ class RoutingTrace:
     step_T: npt.NDArray[np.int32] | None = None
     hidden_TLH: npt.NDArray[np.float16] | None = None
     routers: Routers | None = None
+    kept_T: npt.NDArray[np.uint8] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -103,6 +105,7 @@ class RoutingTrace:
             "phase": self.phase_T,
             "weights": self.weights_TLK,
             "step": self.step_T,
+            "kept": self.kept_T,
             "hidden": self.hidden_TLH,
             **(self.routers.arrays() if self.routers else {}),
             "meta": meta_array(self.full_meta()),
@@ -137,6 +140,7 @@ def load_trace(path: str | Path) -> RoutingTrace:
         arrays.get("step"),
         arrays.get("hidden"),
         Routers.of_arrays(arrays),
+        arrays.get("kept"),
     )
 
 

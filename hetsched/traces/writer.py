@@ -31,6 +31,7 @@ _DTYPES = {
     "phase": np.uint8,
     "weights": np.float16,
     "step": np.int32,
+    "kept": np.uint8,
     "hidden": np.float16,
 }
 
@@ -54,10 +55,10 @@ def require_resumable(path: Path) -> None:
 class TraceWriter:
     """Appends tokens to a trace file that appears, whole, at finish().
 
-    `shape` (L, K), the optional arrays in `extras` ("weights", "step", "hidden") and the `width` of hidden states are
-    those of every append. With `arguments`
-    (a JSON object that says what is being written) the unfinished work is kept when the `with` block is left early,
-    and a writer of the same path and arguments goes on from its last commit. Raises InputError where the unfinished
+    `shape` (L, K), the optional arrays in `extras` ("weights", "step", "kept", "hidden") and the `width` of hidden
+    states are those of every append. With `arguments` (a JSON object that says what is being written) the unfinished
+    work is kept when the `with` block is left early, and a writer of the same path and arguments goes on from its last
+    commit. Raises InputError where the unfinished
     work is of other arguments, damaged, or in the hands of another process.
     """
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hetsched.board import N_DECODED
 from hetsched.bound.clairvoyant import all_resident_bound, clairvoyant_bound
 from hetsched.cost.model import CostModel
 from hetsched.errors import InputError
@@ -225,3 +226,34 @@ def test_phases_reach_the_scheduler() -> None:
     steps = replace(steps, phase_S=np.array([Phase.PREFILL, Phase.DECODE, Phase.VERIFY, Phase.DECODE], np.uint8))
     stats = simulate(trace, steps, scheduler(TINY, "cpu-only", 0)).stats
     assert (stats.tokens, stats.decode_tokens) == (5, 3)
+
+
+class Plainly(Scheduler):
+    """A scheduler that no compiled loop takes the place of."""
+
+
+@pytest.mark.parametrize("kind", [Scheduler, Plainly])
+def test_rejected_drafts_cost_time_and_bytes_and_are_no_tokens(kind: type[Scheduler]) -> None:
+    """Step by step and in the compiled loop: times and bytes of all that was verified, tokens of what stayed."""
+    trace = random_trace(np.random.default_rng(1), 12, 2, 4, 2)
+    steps = replace(steps_of(trace, verify=2), rejected_S=np.array([1, 0, 2, 0]))
+
+    def run(steps: Steps) -> Replay:
+        given = {"policy": "on-demand-lru", "clock": ConstantClock(CHARGE_S)}
+        return simulate(trace, steps, kind(TINY, LAPTOP, 3 * TINY.expert_bytes, **given))
+
+    marked, plain = run(steps), run(replace(steps, rejected_S=None))
+    assert (plain.stats.tokens, marked.stats.tokens, marked.stats.decode_tokens) == (12, 9, 9)
+    assert marked.counts_SC[:, N_DECODED].tolist() == [2, 5, 6, 9]
+    assert marked.stats.bytes_moved == plain.stats.bytes_moved > 0
+    np.testing.assert_array_equal(marked.step_s_S, plain.step_s_S)
+    assert marked.stats.tokens_per_s == pytest.approx(plain.stats.tokens_per_s * 9 / 12)
+
+
+def test_drafting_takes_its_time_before_each_step() -> None:
+    trace, steps = by_hand()
+    draft_s_S = np.array([0.0, 1.0, 0.5, 0.0])
+    plain = simulate(trace, steps, scheduler(TINY, "cpu-only", 0))
+    drafted = simulate(trace, replace(steps, draft_s_S=draft_s_S), scheduler(TINY, "cpu-only", 0))
+    np.testing.assert_allclose(drafted.step_s_S - plain.step_s_S, draft_s_S)
+    assert drafted.stats.decode_s == pytest.approx(plain.stats.decode_s + 1.5)

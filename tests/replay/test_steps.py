@@ -107,6 +107,16 @@ def test_every_token_is_in_one_step(options) -> None:
     assert all(len({*sequences[begin:end]}) == 1 for begin, end, _ in spans(steps))
 
 
+def test_steps_know_what_they_emit() -> None:
+    """What stays of each verify step; where the trace says nothing, all of it."""
+    trace = replace(trace_of([P, P, V, V, V, V, D]), step_T=np.array([0, 0, 1, 1, 1, 2, 3], np.int32))
+    assert steps_of(trace).kept_S.tolist() == [2, 3, 1, 1]
+    marked = steps_of(replace(trace, kept_T=np.array([1, 1, 1, 1, 0, 1, 1], np.uint8)))
+    assert marked.kept_S.tolist() == [2, 2, 1, 1]
+    assert marked.first(2).kept_S.tolist() == [2, 2]
+    assert steps_of(replace(trace, kept_T=np.array([1, 1, 1, 1, 0, 1, 1], np.uint8)), max_tokens=5).kept_S[-1] == 2
+
+
 @pytest.mark.parametrize("options", [{}, {"mode": "recorded"}, {"mode": "decode"}, {"verify": 2}])
 def test_an_empty_trace_has_no_steps(options) -> None:
     assert spans(steps_of(trace_of([]), **options)) == []

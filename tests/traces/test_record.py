@@ -11,9 +11,10 @@ import torch
 
 import hetsched
 from hetsched.errors import InputError
-from hetsched.integrations.recording import layer_numbers, record, recording
+from hetsched.integrations.recording import Pass, kept_drafts, layer_numbers, record, recording
 from hetsched.traces.prompts import digest, read_prompts
 from hetsched.traces.trace import load_trace
+from hetsched.traces.verified import text_of
 from hetsched.types import Phase
 from tests.conftest import tiny_moe
 from tests.traces.made import same
@@ -105,6 +106,49 @@ def test_speculation_is_recorded_as_verify_steps(tmp_path: Path) -> None:
         assert phases == {int(Phase.DECODE) if length == 1 else int(Phase.VERIFY)}
         assert length <= 4
     assert Phase.VERIFY in trace.phase_T
+
+
+@pytest.mark.parametrize("build", [tiny_moe, tiny_qwen3])
+@pytest.mark.parametrize("stop", [{}, {"eos_token_id": 9}, {"max_new_tokens": 7}])
+def test_which_drafts_stayed_is_what_transformers_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any, stop: dict[str, Any]
+) -> None:
+    """Its own count of matches after every pass; and the text left over is routed as a run without drafts routes it."""
+    from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
+
+    matches: list[int] = []
+
+    def told(_self: Any, _ids: Any, _scores: Any, num_matches: Any) -> None:
+        matches.append(int(num_matches))
+
+    monkeypatch.setattr(PromptLookupCandidateGenerator, "update_candidate_strategy", told)
+    options = {**GREEDY, "max_new_tokens": 30, **stop}
+    model = build()
+    record(model, PROMPTS, tmp_path / "t.npz", {}, generate={**options, "prompt_lookup_num_tokens": 3})
+    record(model, PROMPTS, tmp_path / "plain.npz", {}, generate=options)
+    trace, plain = load_trace(tmp_path / "t.npz"), load_trace(tmp_path / "plain.npz")
+    assert trace.kept_T is not None
+    assert trace.step_T is not None
+    kept_S = np.bincount(trace.step_T, trace.kept_T).astype(int)
+    firsts = np.searchsorted(trace.step_T, np.arange(len(kept_S)))
+    begins = np.diff(trace.sequence_T[firsts], prepend=-1) != 0
+    prompt_S = np.where(begins, [PROMPTS[i].shape[1] for i in trace.sequence_T[firsts]], 1)
+    assert (kept_S - prompt_S).tolist() == matches
+    assert sum(matches) > 0
+    assert (trace.kept_T == 0).any()
+    text = text_of(trace)
+    np.testing.assert_array_equal(text.sequence_T, plain.sequence_T)
+    np.testing.assert_array_equal(np.sort(text.experts_TLK, axis=2), np.sort(plain.experts_TLK, axis=2))
+    assert plain.kept_T is None
+
+
+def test_places_that_tell_nothing_are_refused() -> None:
+    """A cache that knows no length would have every pass begin at 0."""
+    row = np.zeros((3, 1, 1), np.int16)
+    passes = [Pass(row, row.astype(np.float16), Phase.VERIFY, None, place) for place in (0, 2, 5)]
+    assert kept_drafts(passes, 7).tolist() == [1, 1, 0, 1, 1, 1, 1, 0, 0]
+    with pytest.raises(InputError, match="trace speculate"):
+        kept_drafts([p._replace(place=0) for p in passes], 7)
 
 
 @pytest.mark.parametrize("dying_sequence", [0, 1, 2])

@@ -16,7 +16,7 @@ from tests.cli.test_cli import call
 from tests.traces.made import made, same, saved
 from tests.traces.test_import import jsonl, rows_of
 
-VERBS = ("info", "record", "import", "split", "concat", "synth")
+VERBS = ("info", "record", "import", "split", "concat", "synth", "speculate")
 
 
 def document(capsys: pytest.CaptureFixture[str], *argv: Any) -> Any:
@@ -68,6 +68,21 @@ def test_info_lists_all_that_is_wrong(capsys: pytest.CaptureFixture[str], tmp_pa
     code, out, _ = call(capsys, "trace", "info", str(tmp_path / "t.npz"), "--json")
     assert code == 2
     assert len(json.loads(out)["problems"]) == 2
+
+
+def test_speculate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A file of verify steps, the figures of it, and the same in `trace info`."""
+    path, out = saved(tmp_path / "t.npz"), tmp_path / "v.npz"
+    options = ("--drafts", 3, "--acceptance", "0.9,0.6", "--same-routing", 0.25, "--seed", 4)
+    found = document(capsys, "speculate", path, "-o", out, *options)
+    info = document(capsys, "info", out)
+    assert found["speculation"] == info["speculation"]
+    assert 0 < found["speculation"]["acceptance"] < 1
+    assert info["meta"]["speculated"] == {"drafts": 3, "acceptance": [0.9, 0.6], "same_routing": 0.25, "seed": 4}
+    assert info["phases"]["verify"] > 40
+    assert "speculation: " in call(capsys, "trace", "info", str(out))[1]
+    for wrong in (("--acceptance", "1.2"), ("--drafts", 0), ("--same-routing", "x"), ("--drafts", 99)):
+        refused(capsys, "speculate", path, "-o", out, *options, *wrong)
 
 
 def test_split_and_concat(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""`hetsched compare --speculation`: systems that verify drafts beside those that decode token by token."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from hetsched.errors import InputError
+
+from .drafting import speculation_from
+from .option_types import names_list
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hetsched.machine.profile import HardwareProfile
+    from hetsched.replay import SpeculationComparison
+
+UNUSED = {
+    "verify": (0, "makes windows of tokens, and --speculation verify steps of its own"),
+    "replay": ("auto", "says which steps are replayed, and --speculation makes its own"),
+    "true_hardware": (None, "is for strategies that believe a wrong profile, which --speculation does not compare"),
+    "plot": (None, "draws strategies over memory; --speculation has tables, --json and --csv"),
+}
+
+
+def compared_speculation(
+    args: argparse.Namespace,
+    settings: dict[str, Any],
+    hardware: list[HardwareProfile],
+    progress: Callable[[float, int], None],
+) -> SpeculationComparison:
+    """The comparison that the options ask for. `--dtype` may name several precisions."""
+    from hetsched.replay import compare_speculation
+
+    for name, (usual, reason) in UNUSED.items():
+        if getattr(args, name) != usual:
+            raise InputError(f"--{name.replace('_', '-')} {reason}; drop one of the two")
+    speculation, drafts = speculation_from(args)
+    own = ("max_tokens", "solver", "forecaster", "decision_s", "host_s")
+    return compare_speculation(
+        args.trace,
+        args.model,
+        hardware=hardware,
+        gpu_fractions=args.gpu_fraction,
+        drafts=drafts,
+        speculation=speculation,
+        strategies=args.strategies,
+        dtypes=_dtypes(args.dtype),
+        fit_sequences=args.fit_sequences,
+        fit_trace=args.fit_trace,
+        jobs=args.jobs,
+        ray=args.ray,
+        progress=progress,
+        **{name: settings[name] for name in own},
+    )
+
+
+def _dtypes(text: str | None) -> list[str | None]:
+    try:
+        return [None] if text is None else list(names_list(text))
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"--dtype: {error}") from None
