@@ -20,6 +20,7 @@ class Fault(Enum):
     SOLVER_RAISED = "solver raised"
     SOLVER_LATE = "solver late"
     PINNING = "pinned memory refused"
+    MEMORY = "device memory short"
 
 
 Tell: TypeAlias = Callable[[Fault, str], None]

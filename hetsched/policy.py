@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Setting:
     """What a policy is built for.
 
-    `num_slots`: experts that fit on the GPU. `solver`: under guard, so that any answer of it may be used.
+    `num_slots`: experts that fit on the GPU, at the start. `solver`: under guard, so that any answer of it may be used.
     `frequency_LE`: tokens per expert in a calibration trace, or None.
     `history`: the calibration trace itself, for what is learned from order. `future`: what will be demanded, which only
     a replay knows, for clairvoyant baselines. `forecaster`: the one that was chosen, for policies that ask one.
@@ -96,8 +96,10 @@ class Traits(NamedTuple):
     `family`: a word to group it by. `clairvoyant`: a replay tells it the future. `lossless`: False where it changes
     tokens. `stand_in`: what it has in place of its paper's input. `uses_weights`: its demands carry `weights_E`, the
     router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
-    `uses_solver`: it asks `setting.solver`; naming a solver for one that does not is an error. `uses_forecaster`: the
-    same of `setting.forecaster`; an attribute `forecaster` of the policy is the one that it has by default.
+    `static`: what `start` returns is its whole placement, which it never changes; when the number of slots changes it
+    is asked anew. `uses_solver`: it asks `setting.solver`; naming a solver for one that does not is an error.
+    `uses_forecaster`: the same of `setting.forecaster`; an attribute `forecaster` of the policy is the one that it has
+    by default.
     """
 
     family: str = ""
@@ -107,6 +109,7 @@ class Traits(NamedTuple):
     uses_weights: bool = False
     uses_solver: bool = False
     uses_forecaster: bool = False
+    static: bool = False
 
 
 @runtime_checkable
@@ -123,6 +126,11 @@ class Policy(Protocol):
     executed, in engines and in replays, with the expected and the actual seconds (types.Outcome: `plan.predicted_s`,
     `makespan_s`, each lane's, and `layer_s`, of which the sum is the time so far). A replay of one that has it goes
     layer by layer in Python.
+
+    Between steps the number of slots may change. A policy that has to know has a method
+    `resized(num_slots: int) -> FloatArray | None`: it answers what each expert's residency is worth [L, E], the least
+    leaving first, and -inf in any case; None, as without it: who was demanded least. `view.residency.num_slots` is how
+    many there are now.
 
     A class may declare `traits`, a Traits; else it has the usual ones.
     """

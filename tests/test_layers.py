@@ -39,6 +39,7 @@ ROOMS = [
     "policies",
     "deciders",
     "scheduler",
+    "resizing",
     "learned",
     "report",
     "bound",
@@ -69,6 +70,7 @@ DECIDING = (
     "policies",
     "deciders",
     "scheduler",
+    "resizing",
 )
 HEAVY = ("torch", "ortools", "pulp", "cupy", "transformers", "numba", "matplotlib")
 

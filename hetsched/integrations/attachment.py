@@ -22,7 +22,7 @@ from .dense_part import DensePart
 from .door import close_door, open_door
 from .expert_modules import Selection, is_selected, selected_name
 from .gpu_precision import precision_stats
-from .interrupts import uninterrupted
+from ..engine.interrupts import uninterrupted
 from .phases import begins_request
 from .phases import phase_of_call as phase_of_call
 from .places import Place, SavedCopies, forget, place_of, put, take_off

@@ -26,7 +26,7 @@ from .assembly import Options
 from .attachment import Attachment, attachments
 from .door import enter, refuse_training
 from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
-from .interrupts import uninterrupted
+from ..engine.interrupts import uninterrupted
 from .load_report import report_of
 from .model_shape import geometry_of, layers_of
 from .places import Place, place_of

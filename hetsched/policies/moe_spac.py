@@ -108,7 +108,7 @@ class MoeSpac(MoeSpacFixed):
     def prefetch(self, demand: Demand, view: View) -> Sequence[Fetch]:
         """Choose the threshold after a step's last layer, then copy as above."""
         layers = len(self._layers)
-        if self._setting.num_slots and self._seen >= layers and demand.layer == layers - 1:
+        if view.residency.num_slots and self._seen >= layers and demand.layer == layers - 1:
             self.threshold = self.best_threshold(view)
         return super().prefetch(demand, view)
 
