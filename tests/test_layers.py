@@ -26,6 +26,7 @@ ROOMS = [
     "interruptible",
     "geometry",
     "machine",
+    "memory",
     "cost",
     "traces",
     "steering",

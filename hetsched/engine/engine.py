@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -59,7 +60,7 @@ class Engine:
         self.sight: Sight | None = None  # where the forecaster needs more than ids
         self._slots = SlotPool(accelerator, scheduler.residency, scheduler.geometry.expert_bytes, fewer_slots)
         if self._slots.num_slots < scheduler.residency.num_slots:
-            resize(scheduler, self._slots.num_slots)
+            self._go_on_with_fewer()
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
         self._turn = threading.RLock()
         self._unsettled = False  # a layer is under way, or ended in a way that left something to put right
@@ -217,6 +218,13 @@ class Engine:
             given_bytes = before_bytes - self._slots.num_bytes
             self.scheduler.fault(Fault.MEMORY, f"{reason}; {given_bytes} bytes of slots given back")
             return given_bytes
+
+    def _go_on_with_fewer(self) -> None:
+        found, wanted = self._slots.num_slots, self.scheduler.residency.num_slots
+        said = f"{self.accelerator.name} has room for {found} experts of the {wanted} that were planned"
+        self.scheduler.fault(Fault.MEMORY, said)
+        warnings.warn(f"{said}; going on with these", RuntimeWarning, stacklevel=2)
+        resize(self.scheduler, found)
 
     def _take(self, num_slots: int, fewer: bool) -> None:
         """A pool of another size, and a residency that agrees with it."""

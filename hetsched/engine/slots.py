@@ -140,7 +140,7 @@ class SlotPool:
         gone, self._chunks = self._chunks[made.old :], made.chunks
         for held in (self._buffers, self._views):
             for key in [key for key in held if key[0] >= made.kept]:
-                del held[key]  # type: ignore[attr-defined]
+                del held[key]
         for chunk in gone:
             self._accelerator.release(chunk.memory)
 

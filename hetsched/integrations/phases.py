@@ -54,6 +54,23 @@ def begins_request(args: Any, kwargs: dict[str, Any]) -> bool:
     return not _is_filled(kwargs.get("past_key_values"))
 
 
+def tokens_of_call(args: Any, kwargs: dict[str, Any]) -> tuple[int, int, int]:
+    """Sequences of a forward pass, new tokens of each, and tokens that its cache holds after it; 0 where unknown.
+
+    A mask over all tokens says how many there are where a cache of linear attention alone does not.
+    """
+    tokens, mask = _tokens(args, kwargs), kwargs.get("attention_mask")
+    if tokens is None or tokens.ndim < 2:
+        return 0, 0, 0
+    batch, new = int(tokens.shape[0]), int(tokens.shape[1])
+    length = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
+    try:
+        before = int(length()) if length is not None else 0
+    except ValueError:
+        before = int(mask.shape[1]) - new if mask is not None and mask.ndim == 2 else 0
+    return batch, new, before + new
+
+
 def _tokens(args: Any, kwargs: dict[str, Any]) -> Any:
     """What the layers get, [batch, tokens, ...]: ids or embeddings; of an encoder-decoder, the decoder's."""
     for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids"):

@@ -85,10 +85,10 @@ def context_shape(config: Any) -> ContextShape:
     shared = min(whole(text, MAX_LAYERS, "num_kv_shared_layers"), layers)
     if shared:  # the last ones read what those before keep
         caches[layers - shared :] = [LayerCache("none")] * shared
-    latent = text.get("kv_lora_rank")
-    wide = whole(text, MAX_WIDTH, "qk_nope_head_dim") + whole(text, MAX_WIDTH, "qk_rope_head_dim") if latent else head_dim
+    if text.get("kv_lora_rank"):
+        head_dim = whole(text, MAX_WIDTH, "qk_nope_head_dim") + whole(text, MAX_WIDTH, "qk_rope_head_dim")
     longest = whole(text, 1 << 40, "max_position_embeddings", "max_sequence_length")
-    return ContextShape(tuple(caches), heads * wide, whole(text, MAX_WIDTH, "vocab_size"), longest)
+    return ContextShape(tuple(caches), heads * head_dim, whole(text, MAX_WIDTH, "vocab_size"), longest)
 
 
 def _kinds(text: dict[str, Any], layers: int) -> Sequence[str]:
@@ -97,7 +97,8 @@ def _kinds(text: dict[str, Any], layers: int) -> Sequence[str]:
         listed = text.get(name)
         if listed is None:
             continue
-        if not isinstance(listed, list | tuple) or len(listed) != layers or not all(type(k) is str for k in listed):
+        strings = isinstance(listed, list | tuple) and all(type(kind) is str for kind in listed)
+        if not strings or layers not in (0, len(listed)):
             raise InputError(f"{name} of the config must name the kind of each of its {layers} layers")
         return ["full_attention" if kind == "attention" else kind for kind in listed]
     step = whole(text, MAX_LAYERS, "attn_layer_period")
@@ -125,15 +126,17 @@ def _cache(kind: str, text: dict[str, Any], heads: int, head_dim: int) -> LayerC
         return LayerCache("latent", rank + whole(text, MAX_WIDTH, "qk_rope_head_dim"))
     per_token = 2 * (whole(text, MAX_WIDTH, "num_key_value_heads") or heads) * head_dim
     fixed = _state(text) if kind in _BOTH else 0
-    window = whole(text, 1 << 40, _WINDOWED.get(kind, "sliding_window")) if "sliding" in kind or kind in _WINDOWED else 0
+    window = (
+        whole(text, 1 << 40, _WINDOWED.get(kind, "sliding_window")) if "sliding" in kind or kind in _WINDOWED else 0
+    )
     return LayerCache("sliding" if window else "full", per_token, window or None, fixed)
 
 
 def _state(text: dict[str, Any]) -> int:
     """Elements of a layer's state that do not grow with the context, and of its convolution's last inputs.
 
-    Gated delta rule (Qwen3-Next) by its `linear_` fields, Mamba-2 by heads, Mamba by its expansion, else a short
-    convolution alone (LFM2).
+    Gated delta rule (Qwen3-Next) by its `linear_` fields, Mamba-2 by heads, Mamba by its expansion, a short convolution
+    alone (LFM2); else a square for each head (lightning attention, MiniMax).
     """
     hidden = whole(text, MAX_WIDTH, "hidden_size")
     values = whole(text, MAX_WIDTH, "linear_num_value_heads")
@@ -142,8 +145,11 @@ def _state(text: dict[str, Any]) -> int:
         wide = 2 * whole(text, MAX_WIDTH, "linear_num_key_heads") * key_dim + values * value_dim
         return values * key_dim * value_dim + wide * whole(text, MAX_WIDTH, "linear_conv_kernel_dim")
     state = whole(text, MAX_WIDTH, "mamba_d_state", "ssm_state_size")
+    if not state and (kernel := whole(text, MAX_WIDTH, "conv_L_cache", "conv_kernel")):
+        return hidden * kernel
     if not state:
-        return hidden * whole(text, MAX_WIDTH, "conv_L_cache", "conv_kernel")
+        heads = whole(text, MAX_WIDTH, "num_attention_heads") or 1
+        return heads * (whole(text, MAX_WIDTH, "head_dim") or hidden // heads) ** 2
     inner = whole(text, MAX_WIDTH, "mamba_n_heads", "mamba_num_heads")
     inner *= whole(text, MAX_WIDTH, "mamba_d_head", "mamba_head_dim")
     groups = whole(text, MAX_WIDTH, "mamba_n_groups", "n_groups") if inner else 0

@@ -1,4 +1,4 @@
-"""MemoryPlan: every line that a model takes of the GPU and of the host, what is left, and what that holds of experts."""
+"""MemoryPlan: every line that a model takes of the GPU and of the host, and how many experts that leaves room for."""
 
 from __future__ import annotations
 
@@ -71,6 +71,11 @@ class MemoryPlan:
     def fits(self) -> bool:
         """Whether neither memory is exceeded."""
         return self.gpu_left_bytes >= 0 and self.host_left_bytes >= 0
+
+    @property
+    def expert_room_bytes(self) -> int:
+        """GPU memory for experts, with what would hold no whole one."""
+        return self.gpu.experts + max(0, self.gpu_left_bytes)
 
     @property
     def expert_share(self) -> float:
