@@ -30,6 +30,7 @@ from .phases import phase_of_call as phase_of_call
 from .places import Place, SavedCopies, forget, put, take_off
 from .room import Room
 from .routers import routers_of
+from .second_try import SecondTry
 from .stats import stats_of
 from .steering import SteeredModel
 from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
@@ -51,6 +52,7 @@ class Attachment:
         self.hardware, self.tier, self.cpu_kernel, self.engine, self.steering, self._memory, plan = made
         self.room = Room(self.engine, plan, self.tier, geometry, rest, options.follow_cache)
         self._may_shrink = options.gpu_memory is None
+        self._second_try = SecondTry(self.room.make_room)
         self._learned = options.learned
         self.geometry = geometry
         self.eager_calls = 0
@@ -112,6 +114,7 @@ class Attachment:
             return
         with uninterrupted():
             self._selection.restore()
+            self._second_try.take_off()
             self._steered.take_off()
             self._dense.restore()
             if (model := self.model()) is not None:
@@ -229,6 +232,8 @@ class Attachment:
         for config in [module.config for _, module in self._living()] + [getattr(model, "config", None)]:
             if config is not None:
                 self._selection.select(config)
+        if self.scheduler.residency.num_slots:
+            self._second_try.put_on(model)
         model.register_forward_pre_hook(self._begin_step, with_kwargs=True)
         model.register_forward_hook(self._end_step)
 

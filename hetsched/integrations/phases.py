@@ -34,7 +34,7 @@ def phase_of_call(args: Any, kwargs: dict[str, Any]) -> Phase | None:
     cache = kwargs.get("past_key_values")
     if cache is None and kwargs.get("cache") is not None:
         return Phase.UNKNOWN
-    if not _is_filled(cache):
+    if not is_filled(cache):
         return Phase.PREFILL
     new = int(tokens.shape[1])
     if new == 1:
@@ -51,7 +51,7 @@ def begins_request(args: Any, kwargs: dict[str, Any]) -> bool:
     """
     if kwargs.get("use_cache") is False or phase_of_call(args, kwargs) is not Phase.PREFILL:
         return False
-    return not _is_filled(kwargs.get("past_key_values"))
+    return not is_filled(kwargs.get("past_key_values"))
 
 
 def tokens_of_call(args: Any, kwargs: dict[str, Any]) -> tuple[int, int, int]:
@@ -81,7 +81,7 @@ def _tokens(args: Any, kwargs: dict[str, Any]) -> Any:
     return kwargs.get("inputs_embeds")
 
 
-def _is_filled(cache: Any) -> bool:
+def is_filled(cache: Any) -> bool:
     """Whether a cache holds anything; those of linear attention alone know no length."""
     length = getattr(cache, "get_seq_length", None)
     if length is None:

@@ -62,9 +62,9 @@ class Room:
         self.plan = plan
         self.resizes += 1
 
-    def make_room(self, num_bytes: int) -> int:
+    def make_room(self, num_bytes: int, reason: str = "asked for") -> int:
         """Give back slots of at least so many bytes, or all there are; how many bytes that were."""
-        return self._engine.make_room(num_bytes) if isinstance(self._engine, Engine) else 0
+        return self._engine.make_room(num_bytes, reason) if isinstance(self._engine, Engine) else 0
 
     def follow(self, args: Any, kwargs: dict[str, Any], new_request: bool) -> None:
         """A forward pass is about to begin: slots for what its cache leaves."""
