@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import InputError
 from ..geometry import MAX_LAYERS, MAX_WIDTH, text_section, whole
 
+MAX_TOKENS = 1 << 40
 _WINDOWED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 _FIXED = ("linear_attention", "conv", "mamba", "mamba2", "linear", "recurrent")
 _NOTHING = ("moe", "mlp", "dummy", "none")
@@ -79,15 +80,14 @@ def context_shape(config: Any) -> ContextShape:
     """What a transformers config (object or config.json dictionary) says. Raises InputError for sizes no model has."""
     text = text_section(config)
     layers = whole(text, MAX_LAYERS, "num_hidden_layers", "n_layer", "n_layers")
-    heads = whole(text, MAX_WIDTH, "num_attention_heads") or 1
-    head_dim = whole(text, MAX_WIDTH, "head_dim") or whole(text, MAX_WIDTH, "hidden_size") // heads
-    caches = [_cache(kind, text, heads, head_dim) for kind in _kinds(text, layers)]
+    caches = [_cache(kind, _of_layer(text, layer)) for layer, kind in enumerate(_kinds(text, layers))]
     shared = min(whole(text, MAX_LAYERS, "num_kv_shared_layers"), layers)
     if shared:  # the last ones read what those before keep
         caches[layers - shared :] = [LayerCache("none")] * shared
+    heads, head_dim = _heads(text)
     if text.get("kv_lora_rank"):
         head_dim = whole(text, MAX_WIDTH, "qk_nope_head_dim") + whole(text, MAX_WIDTH, "qk_rope_head_dim")
-    longest = whole(text, 1 << 40, "max_position_embeddings", "max_sequence_length")
+    longest = whole(text, MAX_TOKENS, "max_position_embeddings", "max_sequence_length")
     return ContextShape(tuple(caches), heads * head_dim, whole(text, MAX_WIDTH, "vocab_size"), longest)
 
 
@@ -116,7 +116,20 @@ def _kinds(text: dict[str, Any], layers: int) -> Sequence[str]:
     return ["sliding_attention"] * layers
 
 
-def _cache(kind: str, text: dict[str, Any], heads: int, head_dim: int) -> LayerCache:
+def _of_layer(text: dict[str, Any], layer: int) -> dict[str, Any]:
+    """The config as one layer has it."""
+    listed = text.get("per_layer_config")
+    own = listed.get(str(layer), listed.get(layer)) if isinstance(listed, dict) else None
+    return {**text, **own} if isinstance(own, dict) else text
+
+
+def _heads(text: dict[str, Any]) -> tuple[int, int]:
+    """Query heads, and the width of one."""
+    heads = whole(text, MAX_WIDTH, "num_attention_heads") or 1
+    return heads, whole(text, MAX_WIDTH, "head_dim") or whole(text, MAX_WIDTH, "hidden_size") // heads
+
+
+def _cache(kind: str, text: dict[str, Any]) -> LayerCache:
     if kind in _NOTHING:
         return LayerCache("none")
     if kind in _FIXED:
@@ -124,12 +137,14 @@ def _cache(kind: str, text: dict[str, Any], heads: int, head_dim: int) -> LayerC
     rank = whole(text, MAX_WIDTH, "kv_lora_rank")
     if rank:
         return LayerCache("latent", rank + whole(text, MAX_WIDTH, "qk_rope_head_dim"))
-    per_token = 2 * (whole(text, MAX_WIDTH, "num_key_value_heads") or heads) * head_dim
-    fixed = _state(text) if kind in _BOTH else 0
-    window = (
-        whole(text, 1 << 40, _WINDOWED.get(kind, "sliding_window")) if "sliding" in kind or kind in _WINDOWED else 0
-    )
-    return LayerCache("sliding" if window else "full", per_token, window or None, fixed)
+    heads, head_dim = _heads(text)
+    windowed = "sliding" in kind or kind in _WINDOWED
+    window = whole(text, MAX_TOKENS, _WINDOWED.get(kind, "sliding_window")) if windowed else 0
+    # Some have heads of their own in layers that see everything (Gemma 4), or in those with a window (MiMo).
+    own = ("swa_num_key_value_heads", "swa_head_dim") if window else ("num_global_key_value_heads", "global_head_dim")
+    kv_heads = whole(text, MAX_WIDTH, own[0], "num_key_value_heads") or heads
+    per_token = 2 * kv_heads * (whole(text, MAX_WIDTH, own[1]) or head_dim)
+    return LayerCache("sliding" if window else "full", per_token, window or None, _state(text) if kind in _BOTH else 0)
 
 
 def _state(text: dict[str, Any]) -> int:
@@ -148,8 +163,8 @@ def _state(text: dict[str, Any]) -> int:
     if not state and (kernel := whole(text, MAX_WIDTH, "conv_L_cache", "conv_kernel")):
         return hidden * kernel
     if not state:
-        heads = whole(text, MAX_WIDTH, "num_attention_heads") or 1
-        return heads * (whole(text, MAX_WIDTH, "head_dim") or hidden // heads) ** 2
+        heads, head_dim = _heads(text)
+        return heads * head_dim**2
     inner = whole(text, MAX_WIDTH, "mamba_n_heads", "mamba_num_heads")
     inner *= whole(text, MAX_WIDTH, "mamba_d_head", "mamba_head_dim")
     groups = whole(text, MAX_WIDTH, "mamba_n_groups", "n_groups") if inner else 0

@@ -7,10 +7,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..geometry import MoEGeometry
-from .context import ContextShape
+from .context import MAX_TOKENS, ContextShape
 
 USUAL_CONTEXT = 4096  # tokens, where nobody says; less where the model was made for less
-MOST_TOKENS = 1 << 40
 RESERVE_SHARE = 0.05  # of GPU memory: the driver's context, libraries' workspaces, and what fragments
 STAGING_BYTES = 2 * (4 << 20)  # pinned on the host: the two chunks through which copies from pageable memory go
 
@@ -85,7 +84,7 @@ class MemoryPlan:
     @property
     def missing_bytes(self) -> int:
         """GPU memory that would be needed besides for all experts to be there."""
-        return max(0, (self.experts - self.slots) * self.expert_bytes - max(0, self.gpu_left_bytes))
+        return max(0, (self.experts - self.slots) * self.expert_bytes - self.gpu_left_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """Every line and what follows from them, ready for JSON."""
@@ -195,5 +194,5 @@ def whole_model_bytes(geometry: MoEGeometry, shape: ContextShape, context: int, 
 
 def require_at_least_one(name: str, value: Any) -> None:
     """Raise InputError for what is no whole number from 1 on."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_TOKENS:
-        raise InputError(f"{name} is {value!r:.40}; it must be a whole number from 1 to {MOST_TOKENS}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_TOKENS:
+        raise InputError(f"{name} is {value!r:.40}; it must be a whole number from 1 to {MAX_TOKENS}")
