@@ -21,6 +21,7 @@ class Fault(Enum):
     SOLVER_LATE = "solver late"
     PINNING = "pinned memory refused"
     PROFILE = "profile far off"
+    MEMORY = "device memory short"
 
 
 Tell: TypeAlias = Callable[[Fault, str], None]

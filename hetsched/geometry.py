@@ -128,22 +128,22 @@ def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeo
     the config says its weights are stored in, else bf16. Raises InputError for a model without experts, and for sizes
     that no model has, before anything is done by them.
     """
-    text = _section(config)
-    num_experts = _whole(text, MAX_EXPERTS, *_EXPERT_COUNTS)
+    text = text_section(config)
+    num_experts = whole(text, MAX_EXPERTS, *_EXPERT_COUNTS)
     kind = str(_first(text, "model_type") or "this model")
     if not num_experts:
         raise InputError(f"{kind} has no routed experts; hetsched schedules Mixture-of-Experts models only")
-    hidden = _whole(text, MAX_WIDTH, "hidden_size")
-    ffn = _whole(text, MAX_WIDTH, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
-    all_layers = _whole(text, MAX_LAYERS, "num_hidden_layers")
+    hidden = whole(text, MAX_WIDTH, "hidden_size")
+    ffn = whole(text, MAX_WIDTH, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
+    all_layers = whole(text, MAX_LAYERS, "num_hidden_layers")
     num_layers = _moe_layers(text, all_layers)
     attention = _attention_params(text, hidden) + 2 * hidden
-    plain_layer = attention + 3 * hidden * (_whole(text, MAX_WIDTH, "intermediate_size") or ffn)
+    plain_layer = attention + 3 * hidden * (whole(text, MAX_WIDTH, "intermediate_size") or ffn)
     return MoEGeometry(
         name=name or kind,
         num_layers=num_layers,
         num_experts=num_experts,
-        top_k=_whole(text, MAX_EXPERTS, "num_experts_per_tok", "moe_top_k", "moe_k", "top_k_experts") or 1,
+        top_k=whole(text, MAX_EXPERTS, "num_experts_per_tok", "moe_top_k", "moe_k", "top_k_experts") or 1,
         hidden=hidden,
         ffn=ffn,
         dtype=dtype or _stored_dtype(text),
@@ -168,7 +168,7 @@ def require_sane_sizes(config: dict[str, Any]) -> None:
                 _require_whole(value, 0, _CONFIG_MOST[name], f"{name} of the config")
 
 
-def _section(config: Any) -> dict[str, Any]:
+def text_section(config: Any) -> dict[str, Any]:
     """The part of a config that describes the experts, as a dictionary: its text part, else the first that has any."""
     values: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
     waiting = [values]
@@ -198,7 +198,7 @@ def _first(values: dict[str, Any], *names: str) -> Any:
     return None
 
 
-def _whole(values: dict[str, Any], most: int, *names: str) -> int:
+def whole(values: dict[str, Any], most: int, *names: str) -> int:
     """The first of these names that is set, as a whole number from 0 to `most`; 0 where none is.
 
     Raises InputError naming the one that is something else.
@@ -226,19 +226,19 @@ def _moe_layers(text: dict[str, Any], all_layers: int) -> int:
     kinds = text.get("mlp_layer_types")
     if isinstance(kinds, list):
         return sum(kind == "sparse" for kind in kinds)
-    step = _whole(text, MAX_LAYERS, "decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step") or 1
+    step = whole(text, MAX_LAYERS, "decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step") or 1
     listed = text.get("mlp_only_layers") or ()
     if not isinstance(listed, list | tuple):
         raise InputError(f"mlp_only_layers of the config is {_brief(listed)}; it must be a list of layer numbers")
-    first_sparse = _whole(text, MAX_LAYERS, "first_k_dense_replace")
+    first_sparse = whole(text, MAX_LAYERS, "first_k_dense_replace")
     return sum((layer + 1) % step == 0 and layer not in listed for layer in range(first_sparse, all_layers))
 
 
 def _heads(text: dict[str, Any], hidden: int) -> tuple[int, int, int]:
     """Query heads, key-value heads, dimension of each."""
-    heads = _whole(text, MAX_WIDTH, "num_attention_heads") or 1
-    kv_heads = _whole(text, MAX_WIDTH, "num_key_value_heads") or heads
-    return heads, kv_heads, _whole(text, MAX_WIDTH, "head_dim") or hidden // heads
+    heads = whole(text, MAX_WIDTH, "num_attention_heads") or 1
+    kv_heads = whole(text, MAX_WIDTH, "num_key_value_heads") or heads
+    return heads, kv_heads, whole(text, MAX_WIDTH, "head_dim") or hidden // heads
 
 
 def _attention_params(text: dict[str, Any], hidden: int) -> int:
@@ -247,7 +247,7 @@ def _attention_params(text: dict[str, Any], hidden: int) -> int:
         return 2 * hidden * head_dim * (heads + kv_heads)
     # Multi-head latent attention (DeepSeek-V2, section 2.1): low-rank queries (optional), keys and values.
     names = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "q_lora_rank")
-    rank, rope, nope, value, query_rank = (_whole(text, MAX_WIDTH, name) for name in names)
+    rank, rope, nope, value, query_rank = (whole(text, MAX_WIDTH, name) for name in names)
     query = heads * (nope + rope)
     queries = query_rank * (hidden + query) if query_rank else hidden * query
     return queries + hidden * (rank + rope) + rank * heads * (nope + value) + heads * value * hidden
@@ -255,10 +255,10 @@ def _attention_params(text: dict[str, Any], hidden: int) -> int:
 
 def _shared_params(text: dict[str, Any], hidden: int, ffn: int) -> int:
     if _first(text, "shared_expert_intermediate_size") is not None:
-        return 3 * hidden * _whole(text, MAX_WIDTH, "shared_expert_intermediate_size")
-    return 3 * hidden * _whole(text, MAX_EXPERTS, "n_shared_experts") * ffn
+        return 3 * hidden * whole(text, MAX_WIDTH, "shared_expert_intermediate_size")
+    return 3 * hidden * whole(text, MAX_EXPERTS, "n_shared_experts") * ffn
 
 
 def _embedding_params(text: dict[str, Any], hidden: int) -> int:
     copies = 1 if text.get("tie_word_embeddings") else 2
-    return copies * hidden * _whole(text, MAX_WIDTH, "vocab_size")
+    return copies * hidden * whole(text, MAX_WIDTH, "vocab_size")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Setting:
     """What a policy is built for.
 
-    `num_slots`: experts that fit on the GPU. `solver`: under guard, so that any answer of it may be used.
+    `num_slots`: experts that fit on the GPU, at the start. `solver`: under guard, so that any answer of it may be used.
     `frequency_LE`: tokens per expert in a calibration trace, or None.
     `history`: the calibration trace itself, for what is learned from order. `future`: what will be demanded, which only
     a replay knows, for clairvoyant baselines. `forecaster`: the one that was chosen, for policies that ask one.
@@ -99,7 +99,8 @@ class Traits(NamedTuple):
     `uses_solver`: it asks `setting.solver`; naming a solver for one that does not is an error. `uses_forecaster`: the
     same of `setting.forecaster`; an attribute `forecaster` of the policy is the one that it has by default. `watched`:
     in engines simple strategies may decide while it is worse than they would be (hetsched.shadow); others stay what
-    they are, as baselines must.
+    they are, as baselines must. `static`: what `start` returns is its whole placement, which it never changes; when the
+    number of slots changes it is asked anew.
     """
 
     family: str = ""
@@ -110,6 +111,7 @@ class Traits(NamedTuple):
     uses_solver: bool = False
     uses_forecaster: bool = False
     watched: bool = False
+    static: bool = False
 
 
 @runtime_checkable
@@ -126,6 +128,11 @@ class Policy(Protocol):
     executed, in engines and in replays, with the expected and the actual seconds (types.Outcome: `plan.predicted_s`,
     `makespan_s`, each lane's, and `layer_s`, of which the sum is the time so far). A replay of one that has it goes
     layer by layer in Python.
+
+    Between steps the number of slots may change. A policy that has to know has a method
+    `resized(num_slots: int) -> FloatArray | None`: it answers what each expert's residency is worth [L, E], the least
+    leaving first, and -inf in any case; None, as without it: who was demanded least. `view.residency.num_slots` is how
+    many there are now.
 
     A class may declare `traits`, a Traits; else it has the usual ones.
     """

@@ -13,7 +13,7 @@ import numpy as np
 
 from .board import ABSENT as ABSENT
 from .board import COPYING as COPYING
-from .board import FREE, FREE_SLOT, NO_EXPERT, UNDER_WAY, Board, new_board, open_board
+from .board import FREE, FREE_SLOT, NO_EXPERT, SLOTS, UNDER_WAY, Board, new_board, open_board
 from .board import RESIDENT as RESIDENT
 from .types import Evict, ExpertId, Fetch, IntArray, read_only
 
@@ -42,6 +42,14 @@ class Drop(NamedTuple):
 Change: TypeAlias = Fetch | Evict | Arrive | Drop
 
 
+class Move(NamedTuple):
+    """A resident changes its slot."""
+
+    expert: ExpertId
+    old: int
+    new: int
+
+
 class ResidencyError(RuntimeError):
     """A change that the state does not allow: a fault of a policy or an executor, never of the user."""
 
@@ -53,11 +61,15 @@ class Reading:
     tries to write. This is what policies are shown.
     """
 
-    def __init__(self, num_layers: int, num_experts: int, num_slots: int, board: Board) -> None:
-        self.num_slots = num_slots
+    def __init__(self, num_layers: int, num_experts: int, board: Board) -> None:
         self._board = board
         self.state_LE = read_only(board.state_F.reshape(num_layers, num_experts))
         self.slot_LE = read_only(board.slot_F.reshape(num_layers, num_experts))
+
+    @property
+    def num_slots(self) -> int:
+        """Slots that there are now."""
+        return int(self._board.at[SLOTS])
 
     @property
     def free_slots(self) -> int:
@@ -120,12 +132,12 @@ class Residency(Reading):
         experts_L: Sequence[int] = (),
     ) -> None:
         made = open_board(*new_board(num_layers, num_experts, num_slots)) if board is None else board
-        super().__init__(num_layers, num_experts, num_slots, made)
+        super().__init__(num_layers, num_experts, made)
         self._state_LE = made.state_F.reshape(num_layers, num_experts)
         self._slot_LE = made.slot_F.reshape(num_layers, num_experts)
         for layer, experts in enumerate(experts_L):
             self._state_LE[layer, experts:] = NO_EXPERT
-        self.shown = Reading(num_layers, num_experts, num_slots, Board._make(map(read_only, made)))
+        self.shown = Reading(num_layers, num_experts, Board._make(map(read_only, made)))
 
     def apply(self, change: Change) -> None:
         """Make one change, or raise ResidencyError and leave everything as it was."""
@@ -185,6 +197,30 @@ class Residency(Reading):
         free = [slot for slot in reversed(range(self.num_slots)) if slot not in taken]
         self._board.free_S[: len(free)] = free
         at[FREE], at[UNDER_WAY] = len(free), np.count_nonzero(state_F == COPYING)
+
+    def moves(self, num_slots: int, kept: int) -> list[Move]:
+        """What takes residents out of slots from `kept` on, into free ones below `num_slots`, the lowest first.
+
+        Raises ResidencyError where they have no room, or a copy is under way.
+        """
+        if self.num_copying:
+            raise ResidencyError(f"{self.num_copying} copies are under way, and slots cannot change")
+        there_F = np.flatnonzero(self._board.state_F == RESIDENT)
+        slot_of = {int(f): int(self._board.slot_F[f]) for f in there_F}
+        leaving = sorted((slot, f) for f, slot in slot_of.items() if slot >= kept)
+        stay = {slot for slot in slot_of.values() if slot < kept}
+        free = [slot for slot in range(num_slots) if slot not in stay]
+        if len(leaving) > len(free):
+            raise ResidencyError(f"{len(slot_of)} experts are resident, more than {num_slots} slots hold")
+        experts = self.state_LE.shape[1]
+        return [Move(ExpertId(*divmod(f, experts)), old, new) for (old, f), new in zip(leaving, free, strict=False)]
+
+    def resize(self, num_slots: int, moves: Sequence[Move]) -> None:
+        """So many slots from now on; `moves` as moves() has found them."""
+        for expert, _, new in moves:
+            self._slot_LE[expert] = new
+        self._board.at[SLOTS] = num_slots
+        self.recount()
 
     def check(self) -> None:
         """Verify the invariants; raises ResidencyError with the numbers."""

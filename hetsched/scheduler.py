@@ -119,6 +119,7 @@ class Scheduler:
         self._degrade = degrade
         self.guard = SolverGuard(self.solver, self.fault, SOLVER_BUDGET_S) if degrade else SolverGuard(self.solver)
         setting = Setting(geometry, self.cost, slots, self.guard, frequency_LE, history, future, self.forecaster)
+        self.setting = setting
         self.initial: tuple[ExpertId, ...] = tuple(self.residency.fill(self.policy.start(setting)))
         self._views = Views(self.board)
         self.watchdog = watchdog_of(self.policy, setting, watch, trial, is_engine=degrade)
@@ -245,6 +246,10 @@ class Scheduler:
             self.residency.apply(Drop(expert))
         self._layer = self.geometry.num_layers
         self._unobserved = None
+
+    def repeat(self, layer: int) -> None:
+        """The next demand is this layer's, of the step under way, once more."""
+        self._layer = layer - 1
 
     def _step_of(self, layer: int) -> int:
         if layer <= self._layer:

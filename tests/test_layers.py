@@ -26,6 +26,7 @@ ROOMS = [
     "interruptible",
     "geometry",
     "machine",
+    "memory",
     "cost",
     "speculation",
     "traces",
@@ -42,6 +43,7 @@ ROOMS = [
     "deciders",
     "shadow",
     "scheduler",
+    "resizing",
     "learned",
     "report",
     "bound",
@@ -75,6 +77,7 @@ DECIDING = (
     "deciders",
     "shadow",
     "scheduler",
+    "resizing",
 )
 HEAVY = ("torch", "ortools", "pulp", "cupy", "transformers", "numba", "matplotlib")
 

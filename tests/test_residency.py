@@ -21,6 +21,7 @@ class AgainstAPlainModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.real = Residency(LAYERS, EXPERTS, SLOTS)
+        self.slots = SLOTS
         self.model: dict[ExpertId, State] = {}
 
     def attempt(self, change: Change, allowed: bool) -> bool:
@@ -35,7 +36,7 @@ class AgainstAPlainModel(RuleBasedStateMachine):
 
     @rule(expert=ids, victim=st.none() | ids)
     def fetch(self, expert: ExpertId, victim: ExpertId | None) -> None:
-        room = len(self.model) < SLOTS if victim is None else self.model.get(victim) is State.RESIDENT
+        room = len(self.model) < self.slots if victim is None else self.model.get(victim) is State.RESIDENT
         if self.attempt(Fetch(expert, victim, False, "test"), expert not in self.model and room):
             if victim is not None:
                 del self.model[victim]
@@ -56,10 +57,30 @@ class AgainstAPlainModel(RuleBasedStateMachine):
         if self.attempt(Evict(expert, "test"), self.model.get(expert) is State.RESIDENT):
             del self.model[expert]
 
+    @rule(slots=st.integers(0, LAYERS * EXPERTS), kept=st.integers(0, LAYERS * EXPERTS))
+    def resize(self, slots: int, kept: int) -> None:
+        """Whoever has a slot that goes moves to one that stays; without room for all, nothing changes."""
+        kept = min(kept, slots, self.slots)
+        if State.COPYING in self.model.values() or len(self.model) > slots:
+            before = self.real.slot_LE.copy()
+            with pytest.raises(ResidencyError, match=r"under way|more than"):
+                self.real.moves(slots, kept)
+            assert (self.real.slot_LE == before).all()
+            return
+        where = {expert: self.real.slot(expert) for expert in self.model}
+        moves = self.real.moves(slots, kept)
+        assert {(expert, old) for expert, old, _ in moves} == {(e, slot) for e, slot in where.items() if slot >= kept}
+        assert not {new for _, _, new in moves} & {slot for slot in where.values() if slot < kept}
+        self.real.resize(slots, moves)
+        self.slots = slots
+        for expert, slot in where.items():
+            assert self.real.slot(expert) == slot or slot >= kept
+
     @invariant()
     def agrees(self) -> None:
         self.real.check()
-        assert self.real.free_slots == SLOTS - len(self.model)
+        assert self.real.free_slots == self.slots - len(self.model)
+        assert self.real.num_slots == self.real.shown.num_slots == self.slots
         for layer in range(LAYERS):
             for e in range(EXPERTS):
                 expert = ExpertId(layer, e)

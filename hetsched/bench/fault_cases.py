@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
-from ..accelerators.base import LaneError
+import torch
+
+from ..accelerators.base import LaneError, OutOfDeviceMemory
 from ..accelerators.emulated.device import EmulatedAccelerator
 from ..errors import InputError
 from ..integrations.transformers import attach
@@ -56,7 +59,18 @@ def cases(ground: Ground) -> Iterator[tuple[str, Callable[[], FaultRow]]]:
     """Every fault by name, and how to inject it."""
     for fault, outcome, rates, policy in GOES_ON:
         yield fault, lambda f=fault, o=outcome, r=rates, p=policy: ground.row(f, o, r, p)  # type: ignore[misc]
-    for case in (twice_on_the_cpu, pool, pinned, cancellation, second_attach, two_threads, forked):
+    for case in (
+        twice_on_the_cpu,
+        pool,
+        fewer_slots,
+        dense,
+        summing,
+        pinned,
+        cancellation,
+        second_attach,
+        two_threads,
+        forked,
+    ):
         yield (case.__doc__ or "").partition(":")[0], lambda c=case: c(ground)  # type: ignore[misc]
 
 
@@ -90,6 +104,62 @@ def pool(ground: Ground) -> FaultRow:
         except InputError as error:
             survived += share == GPU_MEMORY and "gpu_memory" in str(error) and "\n" not in str(error)
     return _row(ground, pool, 1, survived, lost)
+
+
+def fewer_slots(ground: Ground) -> FaultRow:
+    """the device has less room than was planned, and nobody named gpu_memory: fewer slots, one warning."""
+    small = EmulatedAccelerator(machine(HARDWARE), capacity_bytes=50_000, time_scale=1.0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with ground.attached(Dice({}), inner=small, gpu_memory=None) as handle:
+            lost = ground.lost(0, ground.generate(0))
+            handle.engine.check()
+            survived = bool(handle.scheduler.stats.faults.get("device memory short"))
+    survived &= sum("going on with these" in str(warning.message) for warning in said) == 1
+    return _row(ground, fewer_slots, 1, int(survived), lost)
+
+
+def dense(ground: Ground, times: int = 3) -> FaultRow:
+    """the dense part finds no memory: slots are given back, the cache is put back, and the pass is made again."""
+    left, calls = times, 0
+
+    def fails(*_: object) -> None:
+        nonlocal left, calls
+        calls += 1
+        if left and calls % 10 == 0:
+            left -= 1
+            raise torch.OutOfMemoryError("no memory for the attention of layer 1")
+
+    hook = ground.model.model.layers[1].self_attn.register_forward_hook(fails)
+    try:
+        with ground.attached(Dice({})) as handle:
+            lost = ground.lost(0, ground.generate(0))
+            handle.engine.check()
+            survived = handle.scheduler.stats.faults.get("device memory short", 0)
+    finally:
+        hook.remove()
+    return _row(ground, dense, times, survived, lost)
+
+
+def summing(ground: Ground, times: int = 3) -> FaultRow:
+    """the engine's own allocations on the device fail: slots are given back, and the layer is computed again."""
+    with ground.attached(Dice({})) as handle:
+        executor, left, calls = handle.engine._executor, times, 0  # type: ignore[union-attr]
+        finish = executor.finish
+
+        def fails(*given: float) -> object:
+            nonlocal left, calls
+            calls += 1
+            if left and calls % 10 == 0:
+                left -= 1
+                raise OutOfDeviceMemory("no memory for the sum")
+            return finish(*given)
+
+        executor.finish = fails  # type: ignore[method-assign]
+        lost = ground.lost(0, ground.generate(0))
+        handle.engine.check()
+        survived = handle.scheduler.stats.faults.get("device memory short", 0)
+    return _row(ground, summing, times, survived, lost)
 
 
 class _Unpinnable(EmulatedAccelerator):

@@ -73,7 +73,7 @@ class Ground:
         policy: str = "on-demand-lru",
         before_call: InterruptAt | None = None,
         inner: Accelerator | None = None,
-        gpu_memory: str = GPU_MEMORY,
+        gpu_memory: str | None = GPU_MEMORY,
     ) -> Iterator[Attachment]:
         """The model attached to an accelerator, a policy and a solver that fail by the dice."""
         machine, broken = gallery.machine(HARDWARE), BrokenPolicy(policy, dice)

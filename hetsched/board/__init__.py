@@ -3,8 +3,9 @@
 The scheduler makes one; Residency and RunStats are views of its sections, and every kernel opens it anew: three arrays
 cost a call less than thirty. Whoever wants to know where an expert is looks here, and nowhere else.
 
-Shapes: L layers, E experts of a layer, F all experts flat (layer * E + expert), S slots, N active experts of a layer
-(at most E), W copies chosen at once, P numbers of a dispatch problem (at most 6 * E).
+Shapes: L layers, E experts of a layer, F all experts flat (layer * E + expert), S slots that there may ever be (one for
+each expert), N active experts of a layer (at most E), W copies chosen at once, P numbers of a dispatch problem (at most
+6 * E).
 """
 
 from __future__ import annotations
@@ -75,12 +76,13 @@ WATCH = 12
 class Board(NamedTuple):
     """The sections.
 
-    `state_F`, `slot_F` (-1: none), `free_S` (the first at[FREE] are free slots): the residency. `unused_F`: prefetched
-    and not yet asked for. `flying_F`, `left_s_F`: copies under way and the seconds until each has wholly arrived, in
-    order; `arrived_F`: those that have, not yet noted. `active_N` (ascending), `tokens_N`, `weights_E`: what a layer
-    asks for; `kept_N`: as in a Demand, where now[KEPT] is not 0. `runs_4N`, `fetches_3N`, `evicts_N`, `copies_3W`, `gain_s_W`: what was decided. `packed_P`, `victims_N`,
-    `choice_N`: a dispatch problem (DispatchProblem.packed), whom its places belong to, and its answer. `seen_F`: tokens
-    demanded so far. `watch_RC`: predictions beside what was measured, see above. `mark_E`: scratch.
+    `state_F`, `slot_F` (-1: none), `free_S` (the first at[FREE] are free slots; all are below at[SLOTS]): the
+    residency. `unused_F`: prefetched and not yet asked for. `flying_F`, `left_s_F`: copies under way and the
+    seconds until each has wholly arrived, in order; `arrived_F`: those that have, not yet noted. `active_N`
+    (ascending), `tokens_N`, `weights_E`: what a layer asks for; `kept_N`: as in a Demand, where now[KEPT] is not 0.
+    `runs_4N`, `fetches_3N`, `evicts_N`, `copies_3W`, `gain_s_W`: what was decided. `packed_P`, `victims_N`,
+    `choice_N`: a dispatch problem (DispatchProblem.packed), whom its places belong to, and its answer. `seen_F`:
+    tokens demanded so far. `watch_RC`: predictions beside what was measured, see above. `mark_E`: scratch.
     """
 
     at: IntArray
@@ -116,12 +118,12 @@ class Board(NamedTuple):
 def open_board(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Board:
     """The sections of a board's three arrays, in Python and in kernels alike."""
     at = ints_I[:AT]
-    experts, slots = at[EXPERTS], at[SLOTS]
+    experts = at[EXPERTS]
     flat = at[LAYERS] * experts
     statuses = AT + COUNTS
     slot = statuses + STATUSES
     free = slot + flat
-    flying = free + slots
+    flying = free + flat
     arrived = flying + flat
     active = arrived + flat
     tokens = active + experts
@@ -173,10 +175,13 @@ def open_board(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Board:
 
 
 def new_board(layers: int, experts: int, slots: int) -> Arrays:
-    """The arrays of a board on which nothing is resident, every slot free."""
+    """The arrays of a board on which nothing is resident, every slot free.
+
+    There is room for a slot for every expert, so that their number, at[SLOTS], may change.
+    """
     flat = layers * experts
     bytes_B = np.zeros(2 * flat + experts, np.uint8)
-    ints_I = np.zeros(AT + COUNTS + STATUSES + 5 * flat + slots + 11 * experts + 3 * MOST_COPIES, np.int64)
+    ints_I = np.zeros(AT + COUNTS + STATUSES + 6 * flat + 11 * experts + 3 * MOST_COPIES, np.int64)
     floats_R = np.zeros(NOW + MACHINE + SUMS + flat + 8 * experts + MOST_COPIES + WATCH * WATCHED)
     ints_I[[LAYERS, EXPERTS, SLOTS]] = layers, experts, slots
     board = open_board(bytes_B, ints_I, floats_R)
@@ -184,5 +189,5 @@ def new_board(layers: int, experts: int, slots: int) -> Arrays:
     board.counts[LAST_STEP] = -1
     board.watch_RC[FACTOR, :CORRECTED], board.watch_RC[FACTOR, CORRECTED:] = 1.0, -1.0
     board.slot_F[:] = FREE_SLOT
-    board.free_S[:] = np.arange(slots)[::-1]
+    board.free_S[:slots] = np.arange(slots)[::-1]
     return bytes_B, ints_I, floats_R

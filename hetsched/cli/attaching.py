@@ -14,9 +14,10 @@ from hetsched.files import user_path
 from hetsched.loading.progress import stage
 from hetsched.machine.demo_geometry import DEMO as DEMO
 from hetsched.machine.hardware import is_this_machine
+from hetsched.memory.plan import USUAL_CONTEXT
 from hetsched.report.steering_view import steered_words
 
-from .option_types import NotedOption, finite_float, non_empty_text, refuse_given
+from .option_types import NotedOption, at_least_one, finite_float, non_empty_text, refuse_given
 from .paths import InputFile
 
 ATTACH_TIME_SCALE = 20.0  # attach()'s own, which is not imported for a help text: it would load torch
@@ -54,6 +55,24 @@ def add_machine_options(
     parser.add_argument(
         "--time-scale", type=finite_float(1, MAX_SCALE), action=NotedOption, default=time_scale, metavar="X", help=text
     )
+
+
+def add_context_options(parser: argparse.ArgumentParser) -> None:
+    """--context and --follow-cache: room for the KV cache beside the experts."""
+    text = f"tokens that the KV cache is to have room for (default: {USUAL_CONTEXT}, or what the run needs)"
+    parser.add_argument("--context", type=at_least_one, metavar="N", help=text)
+    text = "experts give way where the KV cache outgrows its room, and come back with the next request"
+    parser.add_argument("--follow-cache", action="store_true", help=text)
+
+
+def context_options(args: argparse.Namespace) -> dict[str, Any]:
+    """attach()'s arguments for these."""
+    return {"context": args.context, "follow_cache": args.follow_cache}
+
+
+def context_for(tokens: int) -> int | None:
+    """What to plan for, where nobody says: attach()'s own choice, or all tokens of the run where these are more."""
+    return tokens if tokens > USUAL_CONTEXT else None
 
 
 def add_precision_option(parser: argparse.ArgumentParser) -> None:

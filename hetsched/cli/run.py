@@ -8,12 +8,15 @@ import sys
 from typing import Any
 
 from .attaching import (
+    add_context_options,
     add_machine_options,
     add_precision_option,
     add_steer_option,
     add_trust_option,
     attached,
     check_prompt,
+    context_for,
+    context_options,
     encode,
     load_model,
     lossy_label,
@@ -38,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
     )
     add_machine_options(parser)
+    add_context_options(parser)
     add_precision_option(parser)
     add_steer_option(parser)
     add_speculation_options(parser)
@@ -52,13 +56,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Generate as generation_config.json says; text streams to standard output, or one JSON document with --json."""
     from hetsched.report.predictions_view import predictions_line
-    from hetsched.report.run_view import memory_line, speculation_line, stats_line, stop_line, wall_line
+    from hetsched.report.run_view import faults_line, memory_line, speculation_line, stats_line, stop_line, wall_line
 
     check_prompt(args.prompt)
     refuse_idle_draft(args)
-    options = {**machine_options(args), "learned": args.learned}
+    options = {**machine_options(args), "learned": args.learned, **context_options(args)}
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=[options])
     ids = encode(tokenizer, args.prompt)
+    if args.context is None:
+        options["context"] = context_for(int(ids.shape[1]) + args.max_new_tokens)
     with attached(model, options) as handle:
         if not args.json:
             print(f"{lossy_label(handle.stats())}{memory_line(handle)}", file=sys.stderr)
@@ -72,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     lines = [stats_line(stats), speculation_line(stats["speculation"]), wall_line(made.tokens, wall)]
     for line in filter(None, [*lines, predictions_line(stats["predictions"])]):
         print(f"{lossy_label(stats)}{line}", file=sys.stderr)
+    if survived := faults_line(stats):
+        print(survived, file=sys.stderr)
     if stopped := stop_line(made.stopped_by, args.max_new_tokens):
         print(stopped, file=sys.stderr)
     return 0

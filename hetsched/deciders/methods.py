@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..board import new_board, open_board
+from ..board import SLOTS, new_board, open_board
 from ..board.seconds import Seconds
 from ..faults import Fault
 from ..policies.compiled import PolicyKernels
@@ -52,6 +52,7 @@ class Methods:
         board = self._board
         board.state_F[:] = view.residency.state_LE.reshape(-1)
         board.slot_F[:] = view.residency.slot_LE.reshape(-1)
+        board.at[SLOTS] = view.residency.num_slots
         self._residency.recount()
         self._views.tell(demand, view.link._replace(arrived=()))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,17 +15,19 @@ from ..accelerators.base import Accelerator
 from ..cpu_kernels import weighted_sum
 from ..errors import InputError
 from ..faults import Fault, story
+from ..resizing import resize
 from ..scheduler import Scheduler
 from ..types import FloatArray, Phase
 from .executor import AsyncExecutor
 from .expert_ffn import Linear
 from .host_store import HostStore
 from .host_time import HostTime
+from .interrupts import uninterrupted
 from .layer_work import LayerInput, demand_of
 from .living import lives
 from .recovery import Patience
 from .sight import Sight
-from .slots import SlotPool
+from .slots import SHORT, SlotPool
 
 FORKED = (
     "the model was attached before this process was forked, and threads do not survive a fork; "
@@ -36,7 +40,8 @@ class Engine:
     """The step: ask the scheduler, run the plan, tell the scheduler.
 
     Threads take turns, a layer at a time; each gets its own tokens, statistics are of all together. After a fork the
-    child's first use raises InputError.
+    child's first use raises InputError. `fewer_slots`: go on with fewer than the scheduler's where the device has no
+    room, instead of raising InputError.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Engine:
         accelerator: Accelerator,
         cpu_linear: Linear = F.linear,
         store: HostStore | None = None,
+        fewer_slots: bool = False,
     ) -> None:
         self.scheduler = scheduler
         self.accelerator = accelerator
@@ -55,7 +61,9 @@ class Engine:
             None  # of the forward pass's tokens, P(stays in the text), where some are drafts
         )
         self.sight: Sight | None = None  # where the forecaster needs more than ids
-        self._slots = SlotPool(accelerator, scheduler.residency, scheduler.geometry.expert_bytes)
+        self._slots = SlotPool(accelerator, scheduler.residency, scheduler.geometry.expert_bytes, fewer_slots)
+        if self._slots.num_slots < scheduler.residency.num_slots:
+            self._go_on_with_fewer()
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
         self._turn = threading.RLock()
         self._unsettled = False  # a layer is under way, or ended in a way that left something to put right
@@ -109,11 +117,30 @@ class Engine:
             self.host.resume(work.entered_s)
             try:
                 out_TH = self._forward(work)
+            except SHORT as error:
+                self._settle()
+                out_TH = self._again(work, error)
             except BaseException:
                 self._settle()
                 raise
             self._unsettled = False
             return out_TH
+
+    def _again(self, work: LayerInput, error: Exception) -> torch.Tensor:
+        """The layer once more, with fewer slots every time that the device is short of memory."""
+        while True:
+            if not self.make_room(self._slots.chunk_bytes, story(error)):
+                raise error
+            self.scheduler.repeat(work.layer)
+            self._unsettled = True
+            try:
+                return self._forward(work)
+            except SHORT as again:
+                self._settle()
+                error = again
+            except BaseException:
+                self._settle()
+                raise
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
         away = not work.ids_TK.is_cpu  # then the host waits for the router
@@ -159,12 +186,59 @@ class Engine:
             self.phase = phase
             self.scheduler.begin_step(new_request)
             self.accelerator.begin_step()
+            if was_short := self._executor.take_short():
+                self.make_room(self._slots.chunk_bytes, was_short)
 
     def end_step(self) -> None:
         """A forward pass has ended."""
         with self._turn:
             self.kept_T = None
             self.scheduler.stats.record_tail(self._last_phase, self.accelerator.end_step())
+
+    def resize(self, num_slots: int, fewer: bool = False) -> None:
+        """Between layers: so many slots from now on; tokens stay as they are.
+
+        Raises InputError for slots that the device has no room for, and nothing has changed; with `fewer`, as many as
+        it has.
+        """
+        with self._turn:
+            self._unsettled = True
+            self._settle()
+            if num_slots < self._slots.num_slots:
+                self._take(num_slots, fewer=True)
+            if num_slots > self._slots.num_slots:
+                self._take(num_slots, fewer)
+
+    def make_room(self, num_bytes: int, reason: str = "asked for") -> int:
+        """Between layers: give slots of this many bytes back, or all there are; bytes that were given back.
+
+        For whoever could not allocate on the device, which is counted as a fault.
+        """
+        with self._turn:
+            self._unsettled = True
+            self._settle()
+            before_bytes = self._slots.num_bytes
+            self._take(self._slots.whole(num_bytes), fewer=True)
+            given_bytes = before_bytes - self._slots.num_bytes
+            self.scheduler.fault(Fault.MEMORY, f"{reason}; {given_bytes} bytes of slots given back")
+            return given_bytes
+
+    def _go_on_with_fewer(self) -> None:
+        found, wanted = self._slots.num_slots, self.scheduler.residency.num_slots
+        said = f"{self.accelerator.name} has room for {found} experts of the {wanted} that were planned"
+        self.scheduler.fault(Fault.MEMORY, said)
+        warnings.warn(f"{said}; going on with these", RuntimeWarning, stacklevel=2)
+        resize(self.scheduler, found)
+
+    def _take(self, num_slots: int, fewer: bool) -> None:
+        """A pool of another size, and a residency that agrees with it."""
+        made = self._slots.planned(num_slots, fewer)
+        with uninterrupted():  # memory and residency change together
+            loads = resize(self.scheduler, made.slots, made.kept, partial(self._slots.move, made))
+            self._slots.take(made)
+        for expert in loads:
+            if expert.layer in self._adopted:
+                self._executor.fill_slot(expert)
 
     def be_patient(self, patience: Patience) -> None:
         """From now on give copies up after this long."""

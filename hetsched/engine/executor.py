@@ -21,7 +21,7 @@ from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
 from .layer_work import LayerInput, casting
 from .parts import DeviceParts
-from .recovery import Listener, Patience, RefusedWork, copy_to_device, copy_to_host, on_the_cpu
+from .recovery import Listener, Patience, RefusedWork, copy_to_device, copy_to_host, is_short, on_the_cpu
 from .slots import SlotPool
 from .under_way import LaneCall, LayerUnderWay, lane_calls
 
@@ -53,6 +53,12 @@ class AsyncExecutor:
         self._cpu_linear = cpu_linear
         self._copies = CopiesUnderWay(accelerator, cost, self.told, slots, listener, Patience())
         self._under_way: LayerUnderWay | None = None
+        self._short = ""
+
+    def take_short(self) -> str:
+        """What the GPU lane has lacked memory for since this was last asked; "" for nothing."""
+        short, self._short = self._short, ""
+        return short
 
     def link_state(self) -> LinkState:
         """The copy engine now. Copies that failed are dropped, and told."""
@@ -172,6 +178,8 @@ class AsyncExecutor:
         experts = [under_way.active[at] for at in call.at_N]
         named = f"layer {under_way.work.layer} expert {', '.join(map(str, experts))}"
         instead, cause = on_the_cpu(call, named, self._listener)
+        if call.on_gpu and is_short(call.event):
+            self._short = f"{named} found no memory on the device"
         under_way.calls[under_way.calls.index(call)] = instead
         self._launch(under_way, instead, hidden_TH, 0.0)
         runs = [

@@ -15,6 +15,7 @@ from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
 from ..accelerators.host_memory import Here
 from ..faults import Fault, story
 from ..types import ExpertId
+from .slots import SHORT
 from .under_way import LaneCall
 
 STUCK_LAYERS = 256  # with the same copy at the head of the link, before its age is looked at
@@ -104,6 +105,14 @@ def error_of(event: Event) -> BaseException:
     except (LaneError, Cancelled) as error:
         return error
     raise AssertionError("a failed event gave a result")
+
+
+def is_short(event: Event) -> bool:
+    """Whether what failed lacked memory on the device."""
+    error: BaseException | None = error_of(event)
+    while error is not None and not isinstance(error, SHORT):
+        error = error.__cause__
+    return error is not None
 
 
 def copy_to_host(accelerator: Accelerator, tensor: torch.Tensor, listener: Listener) -> Event:

@@ -14,18 +14,23 @@ from ..forecast.fed import needs_of
 from ..geometry import MoEGeometry
 from ..learned import Memory, load
 from ..machine.profile import HardwareProfile
+from ..memory.plan import MemoryPlan
 from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..steering.file import Steering
 from ..tiers import Tier
 from .budget import accelerator_for
-from .choices import MemoryPlan, choices_of, memory_plan
 from .choices import Options as Options
+from .choices import Sizes, choices_of, sizes_of
 from .cpu_lane import CpuKernel, cpu_kernel_for, cpu_only_kernel_for
 from .gpu_precision import store_for
+from .model_shape import RestOfModel
 
 
 class Assembly(NamedTuple):
-    """What runs a model's experts, and the choices behind it; `memory`: what other runs have learned."""
+    """What runs a model's experts, and the choices behind it.
+
+    `memory`: what other runs have learned; `plan`: bytes by what they are for.
+    """
 
     hardware: HardwareProfile
     tier: Tier
@@ -33,12 +38,13 @@ class Assembly(NamedTuple):
     engine: Engine | CpuOnlyEngine
     steering: Steering | None
     memory: Memory | None
+    plan: MemoryPlan
 
 
-def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -> Assembly:
+def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any], rest: RestOfModel) -> Assembly:
     """Everything made; what fails leaves nothing behind. Raises InputError as attach() says."""
     names = choices_of(options, geometry)
-    sizes = memory_plan(names, options, geometry, modules)
+    sizes = sizes_of(names, options, geometry, modules, rest)
     hardware, tier = names.hardware, sizes.tier
     memory = None if options.learned is None else load(user_path(options.learned), geometry)
     sight = Sight()
@@ -48,17 +54,17 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any]) -
         if names.cpu_only:
             kernel = cpu_only_kernel_for(options.cpu_kernel, geometry, hardware, modules)
             cpu_engine = CpuOnlyEngine(scheduler, accelerator, kernel.choice)
-            return Assembly(hardware, tier, kernel, cpu_engine, names.steering, None)
+            return Assembly(hardware, tier, kernel, cpu_engine, names.steering, None, sizes.plan)
         kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated)
-        engine = Engine(scheduler, accelerator, kernel.linear, store_for(tier))
+        engine = Engine(scheduler, accelerator, kernel.linear, store_for(tier), options.gpu_memory is None)
         engine.sight = sight if needs_of(scheduler.forecaster) else None
-        return Assembly(hardware, tier, kernel, engine, names.steering, memory)
+        return Assembly(hardware, tier, kernel, engine, names.steering, memory, sizes.plan)
     except BaseException:
         accelerator.close()
         raise
 
 
-def _scheduler(options: Options, sizes: MemoryPlan, cpu_only: bool, learned: Learned | None, sight: Sight) -> Scheduler:
+def _scheduler(options: Options, sizes: Sizes, cpu_only: bool, learned: Learned | None, sight: Sight) -> Scheduler:
     policy, solver, forecaster = options.policy, options.solver, options.forecaster
     if cpu_only:  # there is nothing to decide, whatever was asked for
         policy, solver, forecaster = "cpu-only", DEFAULT_SOLVER, None
@@ -66,7 +72,7 @@ def _scheduler(options: Options, sizes: MemoryPlan, cpu_only: bool, learned: Lea
     return Scheduler(
         tier.slots,
         tier.hardware,
-        sizes.budget_bytes,
+        sizes.plan.gpu.experts,
         policy=policy,
         solver=solver,
         forecaster=forecaster,

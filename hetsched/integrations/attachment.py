@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 import torch
 
 from ..engine.expert_ffn import Arithmetic, parameter_names
-from ..engine.host_store import Layout, pinning_stats, refuse_unreadable
+from ..engine.host_store import Layout, refuse_unreadable
+from ..engine.interrupts import uninterrupted
+from ..engine.slots import SHORT
 from ..errors import InputError
 from ..files import user_path
 from ..geometry import MoEGeometry
 from ..learned import save
+from ..memory.plan import MemoryPlan
 from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
@@ -22,12 +25,14 @@ from .dense_part import DensePart
 from .door import close_door, open_door
 from .expert_modules import Selection, is_selected, selected_name
 from .fewer_experts import FewerExperts
-from .gpu_precision import precision_stats
-from .interrupts import uninterrupted
+from .model_shape import RestOfModel
 from .phases import begins_request
 from .phases import phase_of_call as phase_of_call
-from .places import Place, SavedCopies, forget, place_of, put, take_off
+from .places import Place, SavedCopies, forget, put, take_off
+from .room import Room
 from .routers import routers_of
+from .second_try import SecondTry
+from .stats import stats_of
 from .steering import SteeredModel
 from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
 from .weight_watch import WeightWatch
@@ -46,9 +51,12 @@ class Attachment:
     that is dropped instead is freed with all that belongs to it, threads included.
     """
 
-    def __init__(self, geometry: MoEGeometry, options: Options, modules: Sequence[Any] = ()) -> None:
-        made = assembled(geometry, options, modules)
-        self.hardware, self.tier, self.cpu_kernel, self.engine, self.steering, self._memory = made
+    def __init__(self, geometry: MoEGeometry, options: Options, modules: Sequence[Any], rest: RestOfModel) -> None:
+        made = assembled(geometry, options, modules, rest)
+        self.hardware, self.tier, self.cpu_kernel, self.engine, self.steering, self._memory, plan = made
+        self.room = Room(self.engine, plan, self.tier, geometry, rest, options.follow_cache)
+        self._may_shrink = options.gpu_memory is None
+        self._second_try = SecondTry(self.room.make_room)
         self._learned = options.learned
         self.geometry = geometry
         self.eager_calls = 0
@@ -73,38 +81,33 @@ class Attachment:
         return self.engine.scheduler
 
     def stats(self) -> dict[str, Any]:
-        """What the run came to so far: RunStats as a dictionary, with the machine's name and memory.
+        """What the run came to so far: RunStats as a dictionary, with the machine's name and memory; see stats_of."""
+        return stats_of(self, [module for _, module in self._living()], sum(self._bytes_L))
 
-        `expert_bytes_total`: what the experts take. `slot_waste_share`: of a slot, unused by the average expert, since
-        all slots are as large as the largest. `pageable_share` of the experts' host memory is not pinned, for the
-        `pageable_reason`; `loaded`: what hetsched.load says of its work. `steered`: what is forced on and off, None for
-        nothing. `modules_served` of `modules` have run here at least once; `eager_calls`: calls of expert modules made
-        after attach, which transformers computes.
+    @property
+    def plan(self) -> MemoryPlan:
+        """The memory plan: what it was made of at attach, or at the last resize()."""
+        return self.room.plan
+
+    @plain_torch()
+    def resize(
+        self, gpu_memory: str | int | None = None, *, context: int | None = None, batch: int | None = None
+    ) -> None:
+        """Between steps, give experts more or less of the GPU: `gpu_memory` as in attach(), None: what a plan leaves.
+
+        That plan is for `context` and `batch`, or for those of the last one. Experts that are worth least leave, their
+        memory is given back, and slots that are new fill as the policy likes. Tokens stay as they are. Raises
+        InputError for what cannot be, and nothing has changed.
         """
-        held_bytes = sum(self._bytes_L)
-        places = [place for _, module in self._living() if (place := place_of(module)) is not None]
-        return {
-            "hardware": self.hardware.name,
-            "accelerator": self.engine.accelerator.name,
-            "emulated": self.engine.accelerator.emulated,
-            "timed_as": self.scheduler.cost.geometry.name,
-            "policy": self.scheduler.policy.name,
-            "solver": self.scheduler.solver.name,
-            "forecaster": getattr(self.scheduler.forecaster, "name", None),
-            "cpu_kernel": self.cpu_kernel.name,
-            "cpu_kernel_reason": self.cpu_kernel.reason,
-            **precision_stats(self.tier, self.engine.store, steered=self.steering is not None),
-            "steered": self.steering and self.steering.facts(),
-            "gpu_expert_bytes": self.engine.gpu_expert_bytes,
-            "expert_bytes_total": held_bytes,
-            **pinning_stats(self.engine.store, self.engine.accelerator),
-            "loaded": self.loaded,
-            "slot_waste_share": 1 - held_bytes / self.geometry.total_expert_bytes if places else 0.0,
-            "modules": len(places),
-            "modules_served": sum(place.calls > 0 for place in places),
-            "eager_calls": self.eager_calls,
-            **self.scheduler.stats.as_dict(),
-        }
+        self.room.resize(gpu_memory, context, batch)
+
+    @plain_torch()
+    def make_room(self, num_bytes: int) -> int:
+        """For whoever finds no memory on the device: slots of so many bytes are given back, or all there are.
+
+        Returns the bytes given back, and counts the fault.
+        """
+        return self.room.make_room(num_bytes)
 
     def speculate(self, draft: Any = "prompt-lookup", k: int | str = "auto", **more: Any) -> Speculation:
         """In a `with` block, let `model.generate(...)` verify drafts, several tokens in one pass.
@@ -131,6 +134,7 @@ class Attachment:
             return
         with uninterrupted():
             self._selection.restore()
+            self._second_try.take_off()
             self._steered.take_off()
             self._dense.restore()
             if (model := self.model()) is not None:
@@ -216,10 +220,20 @@ class Attachment:
         return place.arithmetic
 
     def bring(self, model: torch.nn.Module) -> None:
-        """Bring the model's dense part to the device."""
-        device = self.engine.accelerator.device
-        if device.type != "cpu":
-            self._dense.move(model, device)
+        """Bring the model's dense part to the device, where experts give way if nobody has named their memory."""
+        moved = self.engine.accelerator.device.type == "cpu"
+        while not moved:
+            moved = self._moved(model)
+
+    def _moved(self, model: torch.nn.Module) -> bool:
+        try:
+            self._dense.move(model, self.engine.accelerator.device)
+        except SHORT:
+            self._dense.restore()
+            if not self._may_shrink or not self.room.make_room(1):
+                raise
+            return False
+        return True
 
     def steer(self, model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> None:
         """Force experts on and off in the model's routers, where that was asked for."""
@@ -238,6 +252,8 @@ class Attachment:
         for config in [module.config for _, module in self._living()] + [getattr(model, "config", None)]:
             if config is not None:
                 self._selection.select(config)
+        if self.scheduler.residency.num_slots:
+            self._second_try.put_on(model)
         model.register_forward_pre_hook(self._begin_step, with_kwargs=True)
         model.register_forward_hook(self._end_step)
 
@@ -262,7 +278,10 @@ class Attachment:
 
     @not_compiled
     def _begin_step(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self.engine.begin_step(phase_of_call(args, kwargs), begins_request(args, kwargs))
+        new_request = begins_request(args, kwargs)
+        self.engine.begin_step(phase_of_call(args, kwargs), new_request)
+        if self.room.follow_cache:
+            self.room.follow(args, kwargs, new_request)
         self.look()
         self.in_step = True
 

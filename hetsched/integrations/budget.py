@@ -10,40 +10,64 @@ from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
 from ..machine.sizes import parse_bytes, show_bytes
+from ..memory.plan import MemoryPlan, plan_memory
 from ..plugins import plugin
+from .model_shape import RestOfModel
 
-RESERVED_SHARE = 0.15  # of GPU memory, for the KV cache, activations and the driver, where the user names no budget
 
+def planned(
+    gpu_memory: str | int | None,
+    geometry: MoEGeometry,
+    hardware: HardwareProfile,
+    rest: RestOfModel,
+    context: int | None = None,
+    batch: int = 1,
+) -> MemoryPlan:
+    """The memory plan of a model on a machine.
 
-def gpu_budget_bytes(gpu_memory: str | int | None, geometry: MoEGeometry, hardware: HardwareProfile) -> int:
-    """Bytes of GPU memory for experts.
-
-    `gpu_memory`: bytes, a size, a share of all experts' bytes, or None: all of the GPU but the rest of the model and a
-    reserve. Raises InputError for less than one expert (naming the least that works) or more than the device has.
+    `gpu_memory`: bytes for experts, a size, a share of all experts' bytes, or None: what the plan's other lines leave.
+    Raises InputError for less than one expert (naming the least that works, or what leaves no room) or more than the
+    device has.
     """
-    total_bytes = geometry.total_expert_bytes
-    if hardware.gpu is None:
-        if gpu_memory is not None:
-            raise InputError(
-                f"gpu_memory {gpu_memory!r} was given, and {hardware.name} has no GPU; drop one of the two"
-            )
-        return 0
-    device_bytes = hardware.gpu.capacity_bytes
-    if gpu_memory is None:
-        dense_bytes = geometry.dense_params * 2 * geometry.num_layers
-        budget = min(int(device_bytes * (1 - RESERVED_SHARE)) - dense_bytes, total_bytes)
-    else:
-        budget = parse_bytes(gpu_memory, total_bytes)
+    gpu, total_bytes = hardware.gpu, geometry.total_expert_bytes
+    if gpu is None and gpu_memory is not None:
+        raise InputError(f"gpu_memory {gpu_memory!r} was given, and {hardware.name} has no GPU; drop one of the two")
+    budget_bytes = None if gpu_memory is None else parse_bytes(gpu_memory, total_bytes)
+    if gpu is not None and budget_bytes is not None:
+        _check_budget(gpu_memory, budget_bytes, geometry, hardware.name, gpu.capacity_bytes)
+    plan = plan_memory(
+        geometry,
+        rest.shape,
+        gpu_bytes=gpu.capacity_bytes if gpu else 0,
+        host_bytes=hardware.cpu.capacity_bytes,
+        context=context,
+        batch=batch,
+        expert_budget_bytes=budget_bytes,
+        dense_bytes=rest.dense_bytes,
+        pinnable_bytes=hardware.pinnable_bytes,
+        host_expert_bytes=rest.expert_bytes,
+    )
+    if gpu is not None and not plan.slots:
+        lines = plan.gpu
+        raise InputError(
+            f"{hardware.name} has {show_bytes(plan.gpu_bytes)} and no room for an expert beside dense weights "
+            f"({show_bytes(lines.dense)}), cache ({show_bytes(lines.kv_cache)} at context {plan.context}, batch "
+            f"{plan.batch}), prefill ({show_bytes(lines.prefill)}) and reserve ({show_bytes(lines.reserve)}); give a "
+            "smaller context, a gpu_memory, or hardware='cpu'"
+        )
+    return plan
+
+
+def _check_budget(given: Any, budget: int, geometry: MoEGeometry, name: str, device_bytes: int) -> None:
     if budget > device_bytes:
         raise InputError(
-            f"gpu_memory {show_bytes(budget)} is more than {hardware.name} has; give at most {show_bytes(device_bytes)}"
+            f"gpu_memory {show_bytes(budget)} is more than {name} has; give at most {show_bytes(device_bytes)}"
         )
     if budget < geometry.expert_bytes:
         raise InputError(
-            f"gpu_memory {gpu_memory} ({budget} bytes) holds no expert; the least that works is "
+            f"gpu_memory {given} ({budget} bytes) holds no expert; the least that works is "
             f"{geometry.expert_bytes} bytes ({show_bytes(geometry.expert_bytes)}), or hardware='cpu' for none"
         )
-    return budget
 
 
 def accelerator_for(spec: Any, hardware: HardwareProfile, time_scale: float | None, here: bool) -> Accelerator:

@@ -19,14 +19,16 @@ from ..machine import gallery
 from ..machine.hardware import is_this_machine, resolve_hardware
 from ..machine.profile import HardwareProfile
 from ..machine.sizes import parse_bytes
+from ..memory.plan import MemoryPlan, require_at_least_one
 from ..plugins import plugin
 from ..scheduler import DEFAULT_SOLVER, refuse_idle_forecaster, refuse_idle_solver
 from ..steering.file import Steering, read_steering
 from ..tiers import Tier
 from ..types import FloatArray
-from .budget import accelerator_for, gpu_budget_bytes, refuse_idle_scale
+from .budget import accelerator_for, planned, refuse_idle_scale
 from .cpu_lane import check_cpu_kernel, refuse_decisions
 from .gpu_precision import check_gpu_precision, tier_for
+from .model_shape import RestOfModel
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Options:
     forecaster: Any = None
     learned: str | Path | None = None
     recalibrate: bool = True
+    context: int | None = None
+    batch: int = 1
+    follow_cache: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -71,10 +76,10 @@ class Choices(NamedTuple):
     steering: Steering | None
 
 
-class MemoryPlan(NamedTuple):
-    """Bytes of GPU memory for a model's experts, and what they hold."""
+class Sizes(NamedTuple):
+    """What of a model goes where, and what the GPU's slots hold."""
 
-    budget_bytes: int
+    plan: MemoryPlan
     tier: Tier
 
 
@@ -104,20 +109,31 @@ def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices
             load(user_path(options.learned), geometry)
     if isinstance(options.gpu_memory, str):
         parse_bytes(options.gpu_memory, whole_bytes=0)
+    for name, value in (("context", options.context), ("batch", options.batch)):
+        if value is not None:
+            require_at_least_one(name, value)
     check_gpu_precision(options.gpu_precision, hardware)
     check_cpu_kernel(options.cpu_kernel, geometry.dtype if geometry else None)
     steering = _steering(options.steer, geometry)
     return Choices(hardware, here, cpu_only, _stand_in(options.stand_in_for, hardware, here), steering)
 
 
-def memory_plan(names: Choices, options: Options, geometry: MoEGeometry, modules: Sequence[Any]) -> MemoryPlan:
+def sizes_of(
+    names: Choices, options: Options, geometry: MoEGeometry, modules: Sequence[Any], rest: RestOfModel
+) -> Sizes:
     """What of a model goes where. `modules`: one expert module a layer. Raises InputError for what cannot fit."""
-    budget_bytes = gpu_budget_bytes(options.gpu_memory, geometry, names.hardware)
+    hardware, context, batch = names.hardware, options.context, options.batch
+    plan = planned(options.gpu_memory, geometry, hardware, rest, context, batch)
     wanted, frequency_LE = options.gpu_precision, options.frequency_LE
-    return MemoryPlan(
-        budget_bytes,
-        tier_for(wanted, modules, geometry, names.hardware, names.timed_as, budget_bytes, frequency_LE),
+    budget_bytes = (
+        plan.expert_room_bytes
+        if options.gpu_memory is None
+        else parse_bytes(options.gpu_memory, geometry.total_expert_bytes)
     )
+    tier = tier_for(wanted, modules, geometry, hardware, names.timed_as, budget_bytes, frequency_LE)
+    if tier.precision is not None:
+        plan = planned(budget_bytes, tier.slots, hardware, rest.with_copies(tier.slots), context, batch)
+    return Sizes(plan, tier)
 
 
 def check_options(given: Mapping[str, Any]) -> None:
@@ -129,10 +145,12 @@ def check_options(given: Mapping[str, Any]) -> None:
         made.close()
 
 
-def check_options_for(given: Mapping[str, Any], geometry: MoEGeometry, modules: Sequence[Any]) -> None:
+def check_options_for(
+    given: Mapping[str, Any], geometry: MoEGeometry, modules: Sequence[Any], rest: RestOfModel
+) -> None:
     """Raise InputError for what attach() would refuse of this model, whose modules may be on meta."""
     options = Options.of(given)
-    memory_plan(choices_of(options, geometry), options, geometry, modules)
+    sizes_of(choices_of(options, geometry), options, geometry, modules, rest)
 
 
 def _steering(spec: str | Path | Steering | None, geometry: MoEGeometry | None) -> Steering | None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..engine.expert_ffn import parameter_names
 from ..engine.host_store import Layout
 from ..errors import InputError
 from ..geometry import MoEGeometry, from_config
+from ..memory.context import ContextShape, context_shape
 from .cpu_lane import dtype_name
+from .expert_modules import is_expert_module
 
 
 def layers_of(modules: list[Any]) -> list[list[Any]]:
@@ -54,6 +56,40 @@ def geometry_of(modules: list[Any], config: Any) -> MoEGeometry:
         expert_bytes_override=Layout.of(largest).row_bytes,
         experts_L=tuple(experts) if min(experts) < max(experts) else (),
     )
+
+
+class RestOfModel(NamedTuple):
+    """What a memory plan knows of a model besides its geometry; bytes None: not counted.
+
+    `expert_bytes`: experts as the host stores them. `dense_bytes`: all weights and buffers but theirs.
+    """
+
+    shape: ContextShape = ContextShape()
+    dense_bytes: int | None = None
+    expert_bytes: int | None = None
+
+    def with_copies(self, copies: MoEGeometry) -> RestOfModel:
+        """With a copy of every expert beside it on the host."""
+        return self._replace(expert_bytes=(self.expert_bytes or 0) + copies.total_expert_bytes)
+
+
+def rest_of(model: Any, modules: list[Any]) -> RestOfModel:
+    """The rest of a model that is loaded, or on meta. `modules`: one expert module a layer."""
+    shape = ContextShape()
+    for source in (getattr(model, "config", None), modules[0].config):
+        if source is not None and not shape.layers:
+            with contextlib.suppress(InputError):
+                shape = context_shape(source)
+    experts = {id(part) for module in model.modules() if is_expert_module(module) for part in module.modules()}
+    tensors = {
+        id(tensor): tensor.numel() * tensor.element_size()
+        for module in model.modules()
+        if id(module) not in experts
+        for held in (module._parameters, module._buffers)
+        for tensor in held.values()
+        if tensor is not None
+    }
+    return RestOfModel(shape, sum(tensors.values()), stored_bytes(modules))
 
 
 def _announced(config: Any, module: Any, experts: int, hidden: int, ffn: int) -> MoEGeometry:

@@ -34,7 +34,7 @@ def phase_of_call(args: Any, kwargs: dict[str, Any]) -> Phase | None:
     cache = kwargs.get("past_key_values")
     if cache is None and kwargs.get("cache") is not None:
         return Phase.UNKNOWN
-    if not _is_filled(cache):
+    if not is_filled(cache):
         return Phase.PREFILL
     new = int(tokens.shape[1])
     if new == 1:
@@ -51,7 +51,24 @@ def begins_request(args: Any, kwargs: dict[str, Any]) -> bool:
     """
     if kwargs.get("use_cache") is False or phase_of_call(args, kwargs) is not Phase.PREFILL:
         return False
-    return not _is_filled(kwargs.get("past_key_values"))
+    return not is_filled(kwargs.get("past_key_values"))
+
+
+def tokens_of_call(args: Any, kwargs: dict[str, Any]) -> tuple[int, int, int]:
+    """Sequences of a forward pass, new tokens of each, and tokens that its cache holds after it; 0 where unknown.
+
+    A mask over all tokens says how many there are where a cache of linear attention alone does not.
+    """
+    tokens, mask = _tokens(args, kwargs), kwargs.get("attention_mask")
+    if tokens is None or tokens.ndim < 2:
+        return 0, 0, 0
+    batch, new = int(tokens.shape[0]), int(tokens.shape[1])
+    length = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
+    try:
+        before = int(length()) if length is not None else 0
+    except ValueError:
+        before = int(mask.shape[1]) - new if mask is not None and mask.ndim == 2 else 0
+    return batch, new, before + new
 
 
 def _tokens(args: Any, kwargs: dict[str, Any]) -> Any:
@@ -70,7 +87,7 @@ def cached_tokens(kwargs: dict[str, Any]) -> int:
     return 0 if length is None else int(length())
 
 
-def _is_filled(cache: Any) -> bool:
+def is_filled(cache: Any) -> bool:
     """Whether a cache holds anything; those of linear attention alone know no length."""
     length = getattr(cache, "get_seq_length", None)
     if length is None:

@@ -20,11 +20,11 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..engine.interrupts import uninterrupted
 from ..errors import InputError
 from ..traces.routers import Routers
 from ..types import Float32Array
 from .expert_modules import is_expert_module
-from .interrupts import uninterrupted
 from .steered_router import SteeredRouter
 from .steering import blocks_of, first_matrix, router_of
 

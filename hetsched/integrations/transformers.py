@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from ..engine.interrupts import uninterrupted
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
@@ -26,9 +27,8 @@ from .assembly import Options
 from .attachment import Attachment, attachments
 from .door import enter, refuse_training
 from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
-from .interrupts import uninterrupted
 from .load_report import report_of
-from .model_shape import geometry_of, layers_of
+from .model_shape import geometry_of, layers_of, rest_of
 from .places import Place, place_of
 from .torch_modes import not_compiled, plain_torch
 
@@ -54,14 +54,20 @@ def attach(
     forecaster: Any = None,
     learned: str | Path | None = None,
     recalibrate: bool = True,
+    context: int | None = None,
+    batch: int = 1,
+    follow_cache: bool = False,
 ) -> Attachment:
     """Run a transformers model's experts under hetsched; `model.generate(...)` works as before.
 
     `hardware`: a machine of the gallery (emulated), a profile, a path, or None: this machine, with its GPU if torch
     finds one, to which all of the model but its experts is then moved until detach(); "cpu": this machine without GPU.
-    `gpu_memory`: bytes for experts, a size ("8GiB") or a share of all experts ("25%"); None: what the GPU has beside
-    the rest of the model. `solver`, `policy`, `accelerator`: names of installed plug-ins, "module:Class", or objects;
-    so is `forecaster`, for a policy that asks one (None: the policy's own).
+    `gpu_memory`: bytes for experts, a size ("8GiB") or a share of all experts ("25%"); None: what the memory plan
+    leaves beside the rest of the model with `batch` sequences of `context` tokens (None: 4096, or all that the model
+    was made for), or, with a warning, what the device has room for where that is less. `follow_cache`: slots are given
+    back when the cache outgrows that plan, and taken again by the next request; see also the handle's resize().
+    `solver`, `policy`, `accelerator`: names of installed plug-ins, "module:Class", or objects; so is `forecaster`, for
+    a policy that asks one (None: the policy's own).
     `time_scale`: wall seconds per emulated second (None: 20). `frequency_LE` [L, E]: tokens per expert in a calibration
     run.
     `stand_in_for`: gallery model whose layers' times the emulated machine takes instead of this model's.
@@ -93,22 +99,9 @@ def attach(
     modules = expert_modules(model)
     if any(place_of(module) for module in modules):
         raise InputError("this model is attached already; call detach() on its handle first")
-    options = Options(
-        hardware,
-        gpu_memory,
-        solver,
-        policy,
-        accelerator,
-        time_scale,
-        frequency_LE,
-        stand_in_for,
-        cpu_kernel,
-        gpu_precision,
-        steer,
-        forecaster,
-        learned,
-        recalibrate,
-    )
+    machine = hardware, gpu_memory, solver, policy, accelerator, time_scale, frequency_LE, stand_in_for
+    more = cpu_kernel, gpu_precision, steer, forecaster, learned, recalibrate, context, batch, follow_cache
+    options = Options(*machine, *more)
     return _attached(model, modules, options)
 
 
@@ -134,7 +127,8 @@ def _attached(model: torch.nn.Module, modules: list[Any], options: Options, runs
 def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], options: Options, runs_on: str) -> None:
     layers = layers_of(modules)
     geometry = geometry_of([tied[0] for tied in layers], getattr(model, "config", modules[0].config))
-    attachment = Attachment(geometry, options, [tied[0] for tied in layers])
+    first = [tied[0] for tied in layers]
+    attachment = Attachment(geometry, options, first, rest_of(model, first))
     made.append(attachment)
     if runs_on and attachment.steering is not None:
         raise InputError(

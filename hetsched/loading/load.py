@@ -16,7 +16,7 @@ from ..integrations.attachment import Attachment
 from ..integrations.choices import check_options, check_options_for
 from ..integrations.expert_modules import expert_modules
 from ..integrations.load_report import LoadReport, remember
-from ..integrations.model_shape import geometry_of, layers_of
+from ..integrations.model_shape import geometry_of, layers_of, rest_of
 from ..integrations.transformers import attach
 from ..machine.memory import check_room
 from .checkpoint import Checkpoint, Reader, holds_weights
@@ -115,9 +115,9 @@ def _check_options(options: Sequence[Mapping[str, Any]], twin: Any) -> None:
     """Raise InputError for what attach() would refuse of this model after minutes of reading."""
     if options:
         modules = [tied[0] for tied in layers_of(expert_modules(twin))]
-        geometry = geometry_of(modules, twin.config)
+        geometry, rest = geometry_of(modules, twin.config), rest_of(twin, modules)
         for given in options:
-            check_options_for(given, geometry, modules)
+            check_options_for(given, geometry, modules, rest)
 
 
 def _assembled(twin: Any, folder: Path, weights: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..policy import Kernelled, Setting, Traits
-from ..types import ExpertId
+from ..types import ExpertId, FloatArray
 from .static import first_kept_longest, most_frequent
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ class Fiddler(Kernelled):
         popular = most_frequent(setting)
         self._keep_LE = first_kept_longest(popular, setting)
         return popular
+
+    def resized(self, num_slots: int) -> FloatArray:
+        """The least frequent leave."""
+        return self._keep_LE
 
     def kernels(self) -> PolicyKernels:
         """min(c(n), copy + g(n)) for each miss; nothing is learned, and nothing moves before it is missed."""

@@ -96,6 +96,10 @@ class LeastFrequentRecent(OnDemand):
             raise InputError(f"lfru's privileged share {privileged} must be 0 to 1, its window {window} at least 1")
         self.privileged, self.window = privileged, window
 
+    def share_out(self, rule: Lfru, slots: Slots) -> None:
+        """The privileged part keeps its share."""
+        rule.room_G[:] = self.privileged * slots.capacity_G
+
     def rule(self, setting: Setting, slots: Slots) -> Lfru:
         """Nobody is privileged yet."""
         flat, regions = len(slots.state_F), len(slots.capacity_G)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..policy import Kernelled, Setting, Traits
-from ..types import ExpertId
-from .on_demand_kernels import Kernel, Slots, Visits, slots_of
+from ..types import ExpertId, FloatArray
+from .on_demand_kernels import Kernel, Slots, Visits, capacity_of, slots_of
 
 if TYPE_CHECKING:
     from .compiled import PolicyKernels
@@ -44,6 +46,22 @@ class OnDemand(Kernelled):
         self._slots = slots_of(shape.num_layers, shape.num_experts, setting.num_slots, self.per_layer)
         self._rule = self.rule(setting, self._slots)
         return ()
+
+    def resized(self, num_slots: int) -> FloatArray | None:
+        """Each region's share follows; where it holds more, those that were asked for longest ago must leave."""
+        slots = self._slots
+        slots.capacity_G[:] = capacity_of(num_slots, len(slots.capacity_G))
+        self.share_out(self._rule, slots)
+        asked_F: FloatArray = slots.busy_F.astype(float)
+        for region, capacity in enumerate(slots.capacity_G.tolist()):
+            span = slice(region * slots.span, (region + 1) * slots.span)
+            held = np.flatnonzero(slots.state_F[span]) + span.start
+            held = held[np.argsort(asked_F[held], kind="stable")]
+            asked_F[held[: max(0, len(held) - capacity)]] = -np.inf
+        return asked_F.reshape(-1, slots.experts)
+
+    def share_out(self, rule: Any, slots: Slots) -> None:
+        """The regions' shares have changed; for rules that share them out further."""
 
     def rule(self, setting: Setting, slots: Slots) -> Any:
         """The rule's own arrays, for an empty cache."""

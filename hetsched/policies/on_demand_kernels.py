@@ -60,15 +60,18 @@ class Visits(NamedTuple):
     num_tokens: int
 
 
+def capacity_of(num_slots: int, regions: int) -> IntArray:
+    """Equal shares of `num_slots`, and one more for the first regions while any are left."""
+    share, left = divmod(num_slots, regions)
+    capacity_G: IntArray = np.full(regions, share, np.int64)
+    capacity_G[:left] += 1
+    return capacity_G
+
+
 def slots_of(num_layers: int, num_experts: int, num_slots: int, per_layer: bool) -> Slots:
     """An empty cache of `num_slots`; per layer, equal shares, and one more for the first layers while any are left."""
     flat = num_layers * num_experts
-    if per_layer:
-        share, left = divmod(num_slots, num_layers)
-        capacity_G = np.full(num_layers, share, np.int64)
-        capacity_G[:left] += 1
-    else:
-        capacity_G = np.array([num_slots], np.int64)
+    capacity_G = capacity_of(num_slots, num_layers if per_layer else 1)
     at = np.array([0, -1, num_layers], np.int64)
     busy_F, held_F, where_F = (np.zeros(flat, np.int64) for _ in range(3))
     span, used_G = num_experts if per_layer else flat, np.zeros_like(capacity_G)

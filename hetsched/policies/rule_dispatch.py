@@ -40,7 +40,7 @@ class RuleDispatch:
     def decide(self, demand: Demand, view: View, keep_LE: FloatArray) -> Decision:
         """One layer's decision. Victims go by ascending `keep_LE`."""
         setting = self._setting
-        if not setting.num_slots:
+        if not view.residency.num_slots:
             return misses_on_cpu(demand, view, setting)
         quiet = self._quiet(demand, view) if demand.num_tokens == 1 else None
         if quiet is not None:

@@ -129,6 +129,11 @@ class S3Fifo(OnDemand):
     name = "s3-fifo"
     serve = staticmethod(_kernel(source_stamp(*SOURCES)))
 
+    def share_out(self, rule: S3, slots: Slots) -> None:
+        """A tenth for the small queue, the rest for the main one."""
+        rule.small_G[:] = np.maximum(1, slots.capacity_G // 10)
+        rule.main_G[:] = np.maximum(0, slots.capacity_G - rule.small_G)
+
     def rule(self, setting: Setting, slots: Slots) -> S3:
         """Empty queues."""
         small_G = np.maximum(1, slots.capacity_G // 10)

@@ -24,7 +24,7 @@ class CpuOnly(Kernelled):
     """Nothing on the GPU but the dense part."""
 
     name = "cpu-only"
-    traits = Traits(family="static placement")
+    traits = Traits(family="static placement", static=True)
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """No expert is resident."""

@@ -19,7 +19,7 @@ import numpy as np
 from ..jit import announced
 from ..plugins import instance
 from ..policy import Kernelled, Setting, Traits
-from ..types import ExpertId
+from ..types import ExpertId, FloatArray
 from .static import most_frequent
 
 if TYPE_CHECKING:
@@ -66,8 +66,15 @@ class Utility(Kernelled):
         numbers = first_numbers(cost, shape.top_k, tuning, reach)
         self._learning = learning_of(self._asked)
         forecast = self._learning.next_LE, self._learning.demand_LE
+        self._forecast = forecast
         self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), np.zeros(NOW), *forecast)
         return most_frequent(setting) if cost.has_gpu else ()
+
+    def resized(self, num_slots: int) -> FloatArray:
+        """Each expert's utility for one token, in hits."""
+        next_LE, demand_LE = self._forecast
+        utility_LE: FloatArray = np.minimum(next_LE, 1.0) + self.later * np.minimum(demand_LE, 1.0)
+        return utility_LE
 
     def kernels(self) -> PolicyKernels:
         """The layer's integer program, by the solver unless one token's answer is settled without; then swaps."""

@@ -6,18 +6,28 @@ from typing import Any
 
 from hetsched.machine.sizes import show_bytes
 
+from .memory_view import plan_line
+
 
 def memory_line(handle: Any) -> str:
-    """Machine, accelerator, strategy, and the memory split, before a run."""
-    total, held = handle.geometry.total_expert_bytes, handle.engine.gpu_expert_bytes
-    if not handle.engine.accelerator.emulated:
-        return "\n".join(
-            [f"{handle.hardware.name} (measured), no accelerator: experts on the CPU", *handle.hardware.notes]
-        )
-    return (
-        f"{handle.hardware.name} (emulated), {handle.scheduler.policy.name}: {show_bytes(held)} of "
-        f"{show_bytes(total)} of experts on the GPU ({held / total:.0%})"
-    )
+    """Machine, accelerator, strategy, and the memory plan, before a run."""
+    total, held, plan = handle.geometry.total_expert_bytes, handle.engine.gpu_expert_bytes, handle.plan
+    emulated = handle.engine.accelerator.emulated
+    machine = f"{handle.hardware.name} ({'emulated' if emulated else 'measured'})"
+    if plan.gpu_bytes:
+        split = f"{show_bytes(held)} of {show_bytes(total)} of experts on the GPU ({held / total:.0%})"
+        first = f"{machine}, {handle.scheduler.policy.name}: {split}"
+    else:
+        first = f"{machine}, no accelerator: experts on the CPU"
+    notes = () if emulated else handle.hardware.notes
+    return "\n".join([first, plan_line(plan), *notes])
+
+
+def faults_line(stats: dict[str, Any]) -> str:
+    """What a run has survived, by how often, "" for nothing; with slots that were given back."""
+    faults = [f"{name} {count} times" for name, count in stats["faults"].items()]
+    resized = [f"slots changed {stats['resizes']} times, {stats['slots']} now"] if stats["resizes"] else []
+    return ", ".join([*faults, *resized])
 
 
 def stats_line(stats: dict[str, Any]) -> str:

@@ -35,6 +35,9 @@ class BrokenPolicy:
         told = getattr(self._inner, "executed", None)
         if told is not None:
             self.executed = told
+        resized = getattr(self._inner, "resized", None)
+        if resized is not None:
+            self.resized = resized
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """As it should be."""

@@ -17,6 +17,7 @@ from ..machine.hardware import nominal_cpu
 from ..machine.profile import HardwareProfile
 from ..policy import Decision, Policy, Setting, View, traits_of
 from ..residency import ABSENT, RESIDENT
+from ..resizing import resize
 from ..scheduler import Scheduler
 from ..traces.trace import RoutingTrace
 from ..types import Demand, ExpertId, Fetch, IntArray, Lane, LinkState, Outcome, Phase, Plan
@@ -231,6 +232,27 @@ class _Watched:
         return copies
 
 
+def the_number_of_slots_may_change(make: Make) -> None:
+    """Between two steps, to fewer, to none and to more: decisions keep the contract, and a static one stays static."""
+    changes = {3: 5, 6: 0, 8: 17, 11: 11, 14: 40}
+    waiting = dict(changes)
+    for told in replay(make, 24, steps=17):
+        scheduler, demand = told.scheduler, told.plan.demand
+        _keeps_the_contract(told)
+        if traits_of(scheduler.policy).static:
+            assert not told.plan.fetches
+            assert not told.plan.evicts
+            assert not told.copies
+        now = [slots for step, slots in changes.items() if step <= demand.step and step not in waiting]
+        assert scheduler.residency.num_slots == (now[-1] if now else 24)
+        if demand.layer == SHAPE.num_layers - 1 and demand.step in waiting:
+            scheduler.observe(Outcome(told.plan, 1e-4, told.plan.predicted_s))
+            scheduler.drop_copies()
+            resize(scheduler, waiting.pop(demand.step))
+            scheduler.residency.check()
+    assert not waiting
+
+
 def _facts(demand: Demand, view: View | None = None) -> tuple[Any, ...]:
     """All that a policy is told, as values."""
     asked = (demand.layer, demand.step, list(demand.active), list(demand.tokens), demand.tokens_E.tolist())
@@ -261,4 +283,5 @@ LAWS: tuple[Callable[[Make], None], ...] = (
     what_it_is_given_stays_as_it_is,
     same_demand_same_plans,
     memory_is_used_within_bounds,
+    the_number_of_slots_may_change,
 )

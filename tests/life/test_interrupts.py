@@ -16,7 +16,7 @@ import torch
 
 import hetsched
 from hetsched.accelerators.streams.device import StreamAccelerator
-from hetsched.integrations.interrupts import uninterrupted
+from hetsched.engine.interrupts import uninterrupted
 from hetsched.loading.load import load_model
 from tests.accelerators.clocked_queues import ClockedQueues
 from tests.architectures.test_models import asking
