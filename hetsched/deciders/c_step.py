@@ -25,7 +25,13 @@ class CStep:
     """
 
     def __init__(
-        self, calls: CompiledPolicy, arrays: Arrays, seconds: Seconds, mail: Mail, queue: CopyQueue, weighs: bool = False
+        self,
+        calls: CompiledPolicy,
+        arrays: Arrays,
+        seconds: Seconds,
+        mail: Mail,
+        queue: CopyQueue,
+        weighs: bool = False,
     ) -> None:
         if not calls.is_whole or weighs:
             needs = "router weights" if weighs else "a solver or forecaster in Python"

@@ -5,7 +5,6 @@ Shapes as in mail.py; F all experts flat (layer * E + expert).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..board import (

@@ -1,10 +1,9 @@
 """Kernels as a C function of one pointer, for whoever has no interpreter: a stream's host node, a thread of C.
 
-The function needs neither the interpreter's lock nor any of its objects. What kernels are called with lies in a block
-of 64-bit words: of an array its address, shape and strides, of a tuple its elements one after the other, of a number
-itself. Only this wrapper is compiled, in milliseconds: the kernels are those that Python calls.
-
-From Python too it is the shorter way: numba looks at each array of each tuple at every call.
+The function needs neither the interpreter's lock nor any of its objects. What a kernel is called with lies in a block
+of 64-bit words, as numba hands it over, tuples element by element; only what reads them is compiled, in milliseconds,
+and the kernels are those that Python calls. From Python it is the shorter way, too: numba looks at each array of each
+tuple at every call.
 """
 
 from __future__ import annotations
@@ -12,24 +11,27 @@ from __future__ import annotations
 import ctypes
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, TypeAlias
 
 import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from .parts import Entry
 
+Words: TypeAlias = npt.NDArray[np.int64]
 Call: TypeAlias = tuple[Any, tuple[Any, ...]]  # a kernel and its arguments
+FINE = 0  # numba's code for a kernel that came to its end
 FAILED = -1  # in place of what a kernel returns that raised
 WORD = ir.IntType(64)
+C_TYPE = ir.FunctionType(WORD, [WORD.as_pointer()])
 PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)  # lets go of the interpreter's lock, as kernels do
-_ADDRESSES: dict[tuple[Any, ...], int] = {}
 _LIBRARIES: list[Any] = []  # code lives as long as the process
 _COUNT = itertools.count()
 
@@ -37,17 +39,20 @@ _COUNT = itertools.count()
 class CFunction:
     """`int64_t f(const int64_t *words)` at `address`, and its `words`; calling this object calls it with them.
 
-    All kernels run, one after the other; the result is the first that is not 0, FAILED for one that raised. The
-    arguments are kept alive as long as this object is.
+    All kernels run, one after the other; the result is the first that is not 0, FAILED for one that raised. `given`:
+    the words of each kernel's arguments, which may be changed between calls. Lives as long as it may be called.
     """
 
     def __init__(self, *calls: Call) -> None:
-        self._calls = calls
-        self.address = _address_of(calls)
-        arguments = [argument for _, given in calls for argument in given]
-        self.words: npt.NDArray[np.int64] = np.array([w for a in arguments for w in _words_of(a)], np.int64)
-        self._call = PROTOTYPE(self.address)
-        self._where = self.words.ctypes.data
+        from . import types_of
+
+        self.calls = calls
+        self.given: list[Words] = [np.array([*_words_of(arguments)], np.int64) for _, arguments in calls]
+        self.address = _chain()
+        code = [_reader(entry, types_of(*arguments)) for entry, arguments in calls]
+        pairs = zip(code, [words.ctypes.data for words in self.given], strict=True)
+        self.words: Words = np.array([len(calls), *itertools.chain(*pairs)], np.int64)
+        self._call, self._where = PROTOTYPE(self.address), self.words.ctypes.data
 
     def __call__(self) -> int:
         """Call it."""
@@ -55,12 +60,12 @@ class CFunction:
 
 
 def _words_of(argument: Any) -> Iterator[int]:
-    """An argument as the wrapper reads it."""
+    """An argument as kernels take it: of an array who counts it (nobody), its sizes, address, shape and strides."""
     if isinstance(argument, tuple):
         for element in argument:
             yield from _words_of(element)
     elif isinstance(argument, np.ndarray):
-        yield argument.ctypes.data
+        yield from (0, 0, argument.size, argument.itemsize, argument.ctypes.data)
         yield from argument.shape
         yield from argument.strides
     elif isinstance(argument, float):
@@ -69,87 +74,65 @@ def _words_of(argument: Any) -> Iterator[int]:
         yield int(argument)
 
 
-def _address_of(calls: tuple[Call, ...]) -> int:
-    """The wrapper's code for these kernels and types of arguments, made once a process."""
-    from . import types_of
+@cache
+def _chain() -> int:
+    """The address of what calls pairs of code and words, so many as the first word says."""
 
-    key = tuple((entry, types_of(*arguments)) for entry, arguments in calls)
-    if key not in _ADDRESSES:
-        _ADDRESSES[key] = _wrapped(key)
-    return _ADDRESSES[key]
+    def body(builder: Any, module: Any, words: Any) -> Any:
+        result = cgutils.alloca_once_value(builder, WORD(0))
+        with cgutils.for_range(builder, builder.load(words)) as loop:
+            at = builder.add(builder.shl(loop.index, WORD(1)), WORD(1))
+            code = builder.inttoptr(builder.load(builder.gep(words, [at])), C_TYPE.as_pointer())
+            given = builder.load(builder.gep(words, [builder.add(at, WORD(1))]))
+            found, before = builder.call(code, [builder.inttoptr(given, WORD.as_pointer())]), builder.load(result)
+            builder.store(builder.select(builder.icmp_signed("==", before, WORD(0)), found, before), result)
+        return builder.load(result)
+
+    return _compiled(body)
+
+
+@cache
+def _reader(entry: Entry, types: tuple[Any, ...]) -> int:
+    """The address of what calls one kernel with the arguments that it finds as words."""
+    entry.compile(types)
+    made, convention = entry.overloads[types], cpu_target.target_context.call_conv
+
+    def body(builder: Any, module: Any, words: Any) -> Any:
+        symbol = f"{module.name} kernel"
+        llvm.add_symbol(symbol, made.library.get_pointer_to_function(made.fndesc.mangled_name))
+        described = convention.get_function_type(made.signature.return_type, made.signature.args)
+        kernel = ir.Function(module, described, symbol)
+        answer, error, *asked = kernel.args
+        value_at, error_at = (cgutils.alloca_once_value(builder, to.type.pointee(None)) for to in (answer, error))
+        found = [builder.load(builder.gep(words, [WORD(place)])) for place in range(len(asked))]
+        given = [_as(builder, word, argument.type) for word, argument in zip(found, asked, strict=True)]
+        code = builder.call(kernel, [value_at, error_at, *given])
+        value = builder.load(value_at)
+        whole = value if value.type == WORD else WORD(0)
+        return builder.select(builder.icmp_signed("==", code, code.type(FINE)), whole, WORD(FAILED))
+
+    return _compiled(body)
 
 
 @global_compiler_lock  # type: ignore[untyped-decorator]
-def _wrapped(calls: tuple[tuple[Entry, tuple[Any, ...]], ...]) -> int:
+def _compiled(body: Callable[[Any, Any, Any], Any]) -> int:
+    """The address of a function from words to a word."""
     name = f"hetsched_c_{next(_COUNT)}"
-    context = cpu_target.target_context
-    library = context.codegen().create_library(name)
+    library = cpu_target.target_context.codegen().create_library(name)
     module = library.create_ir_module(name)
-    function = ir.Function(module, ir.FunctionType(WORD, [WORD.as_pointer()]), name)
-    builder, places = ir.IRBuilder(function.append_basic_block()), itertools.count()
-    result: Any = WORD(0)
-    for entry, given in calls:
-        entry.compile(given)
-        made = entry.overloads[given]
-        values = [_value(context, builder, function.args[0], places, kind) for kind in given]
-        found = _called(context, builder, module, made, values)
-        result = builder.select(builder.icmp_signed("==", result, WORD(0)), found, result)
-    builder.ret(result)
+    function = ir.Function(module, C_TYPE, name)
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(body(builder, module, function.args[0]))
     library.add_ir_module(module)
     library.finalize()
     _LIBRARIES.append(library)
     return int(library.get_pointer_to_function(name))
 
 
-def _called(context: Any, builder: Any, module: Any, made: Any, values: list[Any]) -> Any:
-    """The call of one kernel, by a name of its own, and its result as a word."""
-    returned, arguments = made.signature.return_type, made.signature.args
-    symbol = f"{module.name} {len(module.globals)}"
-    llvm.add_symbol(symbol, made.library.get_pointer_to_function(made.fndesc.mangled_name))
-    callee = ir.Function(module, context.call_conv.get_function_type(returned, arguments), symbol)
-    status, value = context.call_conv.call_function(builder, callee, returned, arguments, values)
-    whole = context.cast(builder, value, returned, types.int64) if isinstance(returned, types.Integer) else WORD(0)
-    return builder.select(status.is_error, WORD(FAILED), whole)
-
-
-def _value(context: Any, builder: Any, words: Any, places: Iterator[int], kind: Any) -> Any:
-    """An argument of this type, from the next words."""
-
-    def word() -> Any:
-        return builder.load(builder.gep(words, [WORD(next(places))]))
-
-    if isinstance(kind, types.BaseTuple):
-        return context.make_tuple(
-            builder, kind, [_value(context, builder, words, places, element) for element in kind.types]
-        )
-    if isinstance(kind, types.Array):
-        return _array(context, builder, word, kind)
-    if isinstance(kind, types.Float):
-        return builder.bitcast(word(), context.get_value_type(kind))
-    if isinstance(kind, types.Boolean):
-        return builder.icmp_signed("!=", word(), WORD(0))
-    return word()
-
-
-def _array(context: Any, builder: Any, word: Any, kind: Any) -> Any:
-    """An array that nobody counts references to."""
-    array = context.make_array(kind)(context, builder)
-    data = builder.inttoptr(word(), array.data.type)
-    shape = [word() for _ in range(kind.ndim)]
-    strides = [word() for _ in range(kind.ndim)]
-    nitems: Any = WORD(1)
-    for length in shape:
-        nitems = builder.mul(nitems, length)
-    array.meminfo, array.parent = array.meminfo.type(None), array.parent.type(None)
-    array.data, array.nitems = data, nitems
-    array.itemsize = WORD(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-    array.shape = _packed(builder, array.shape.type, shape)
-    array.strides = _packed(builder, array.strides.type, strides)
-    return array._getvalue()
-
-
-def _packed(builder: Any, kind: Any, values: list[Any]) -> Any:
-    packed = ir.Constant(kind, ir.Undefined)
-    for i, value in enumerate(values):
-        packed = builder.insert_value(packed, value, i)
-    return packed
+def _as(builder: Any, word: Any, kind: Any) -> Any:
+    """A word as a pointer, a float or a smaller integer."""
+    if isinstance(kind, ir.PointerType):
+        return builder.inttoptr(word, kind)
+    if isinstance(kind, ir.DoubleType):
+        return builder.bitcast(word, kind)
+    return word if kind == WORD else builder.trunc(word, kind)
