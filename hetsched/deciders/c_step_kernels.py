@@ -94,16 +94,17 @@ def take_demand(board: Board, letter: Mail) -> None:
 
 
 @compiled_lean
-def note_link(board: Board, queue: CopyQueue) -> None:
-    """How the queue's copies stand, as a link would say; what failed is absent again.
+def note_link(board: Board, queue: CopyQueue, between_layers: bool) -> None:
+    """How the queue's copies stand, as a link would say; between layers, what failed is absent again.
 
-    Nobody looks at a clock here: a copy under way is taken to have all of its time before it.
+    Within one, a kernel may still be about to read the slot. Nobody looks at a clock here: a copy under way is taken to
+    have all of its time before it.
     """
     count, kept, arrived, urgent = queue.count_1[0], 0, 0, 0
     for i in range(count):
         slot = queue.line_S[i]
         f, state = queue.expert_S[slot], observed(queue.state_S, slot)
-        if state == post.WAITING:
+        if state == post.WAITING or (state == post.FAILED and not between_layers):
             queue.line_S[kept] = slot
             board.flying_F[kept], board.left_s_F[kept] = f, board.machine[COPY_S] * (kept + 1)
             kept += 1
@@ -215,7 +216,7 @@ def _letters(stamp: int) -> Letters:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit
         board = open_board(bytes_B, ints_I, floats_R)
         take_demand(board, open_mail(mail))
-        note_link(board, open_queue(queue))
+        note_link(board, open_queue(queue), True)
 
     @compiled_and_kept
     def deliver(
@@ -232,7 +233,7 @@ def _letters(stamp: int) -> Letters:
     @compiled_and_kept
     def look(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, queue: Any) -> None:
         assert stamp >= 0
-        note_link(open_board(bytes_B, ints_I, floats_R), open_queue(queue))
+        note_link(open_board(bytes_B, ints_I, floats_R), open_queue(queue), False)
 
     @compiled_and_kept
     def send_ahead(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, queue: Any) -> None:

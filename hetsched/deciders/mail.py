@@ -50,8 +50,9 @@ class CopyQueue(NamedTuple):
 
     A slot waits for one copy at a time, so the ring of S places is never full. The step writes `ring_S`, the slots in
     order, then `ends_2[POSTED]`; `expert_S` (flat) and `urgent_S`, which may be set later too, for each slot. Whoever
-    copies writes `ends_2[TAKEN]` and `state_S`. `line_S`, the first `count_1` of it: slots under way, urgent ones
-    first; the step's own.
+    copies writes `ends_2[TAKEN]` and `state_S`; a row that awaits its copy may be read once that is not WAITING, and
+    must not be where it is FAILED, which it stays until the next layer. `line_S`, the first `count_1` of it: slots
+    under way, urgent ones first; the step's own.
     """
 
     ring_S: IntArray

@@ -95,7 +95,7 @@ def test_the_line_of_copies_is_kept_by_plain_rules(seed: int) -> None:
     for _ in range(150):
         under_way = [expert.expert for expert, _ in link.line]
         told, act = link.state(), random.integers(3)
-        note_link(board, queue)
+        note_link(board, queue, True)
         assert board.now[LINK_FREE_S] == pytest.approx(told.free_s, abs=1e-12)
         assert board.arrived_F[: board.at[ARRIVED]].tolist() == [expert.expert for expert in told.arrived]
         assert board.flying_F[: board.at[FLYING]].tolist() == under_way
