@@ -1,4 +1,4 @@
-"""What a layer costs where no Python is called: the step as a C function, from router ids to rows of slots and lanes."""
+"""What a layer costs where no Python is called: the step as a C function, from router ids to slots and lanes."""
 
 from __future__ import annotations
 
