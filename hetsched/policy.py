@@ -98,6 +98,8 @@ class Traits(NamedTuple):
     router weights, in engines and in replays of traces that hold them; others are spared what adding them up costs.
     `uses_solver`: it asks `setting.solver`; naming a solver for one that does not is an error. `uses_forecaster`: the
     same of `setting.forecaster`; an attribute `forecaster` of the policy is the one that it has by default.
+    `is_paced`: its kernels say of each copy what it gains, and bear not to learn every step, so that where looking
+    ahead costs more than that it is done in one of at most `pace` steps (deciders/pace.py), an attribute of the policy.
     """
 
     family: str = ""
@@ -107,6 +109,7 @@ class Traits(NamedTuple):
     uses_weights: bool = False
     uses_solver: bool = False
     uses_forecaster: bool = False
+    is_paced: bool = False
 
 
 @runtime_checkable

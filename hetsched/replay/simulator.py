@@ -128,7 +128,7 @@ def _run_compiled(
         begin_S, end_S = steps.begin_S[span], steps.end_S[span]
         phases = steps.phase_S[span].astype(np.uint8)
         asked = _weights(trace, scheduler, begin_S, end_S), begin_S, end_S, phases, new_S[span]
-        decider.refuse(replay(*fixed, *asked, charge_3, step_s_S[span], counts_SC[span]))
+        decider.refuse(replay(*fixed, *asked, charge_3, scheduler.pace.numbers_P, step_s_S[span], counts_SC[span]))
         scheduler.residency.check()
         if progress is not None:
             progress(min(first + STEPS_AT_ONCE, steps.count), steps.count)
