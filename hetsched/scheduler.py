@@ -115,7 +115,7 @@ class Scheduler:
         self._views = Views(self.board)
         self.decider: Decider = self._decider(setting)
         paced = self.traits.is_paced and is_compiled(self.policy)
-        self.pace = Pace(self.policy.pace if paced else 1)  # type: ignore[attr-defined]
+        self.pace = Pace(self.policy.pace if paced else 1)
         self.clock = clock
         self._step = -1
         self._layer = layers

@@ -81,8 +81,15 @@ def new_mail(tokens: int, top_k: int, experts: int, make: Make = np.zeros) -> Ma
 def new_queue(slots: int, make: Make = np.zeros) -> CopyQueue:
     """One on which nothing waits."""
     shape = (max(1, slots),)
-    whole, small = [make(shape, np.int64) for _ in range(3)], [make(shape, np.uint8) for _ in range(2)]
-    return CopyQueue(whole[0], make((2,), np.int64), whole[1], *small, whole[2], make((1,), np.int64))
+    return CopyQueue(
+        make(shape, np.int64),
+        make((2,), np.int64),
+        make(shape, np.int64),
+        make(shape, np.uint8),
+        make(shape, np.uint8),
+        make(shape, np.int64),
+        make((1,), np.int64),
+    )
 
 
 class CopyServer:

@@ -88,7 +88,7 @@ def _chain() -> int:
             builder.store(builder.select(builder.icmp_signed("==", before, WORD(0)), found, before), result)
         return builder.load(result)
 
-    return _compiled(body)
+    return int(_compiled(body))
 
 
 @cache
@@ -111,7 +111,7 @@ def _reader(entry: Entry, types: tuple[Any, ...]) -> int:
         whole = value if value.type == WORD else WORD(0)
         return builder.select(builder.icmp_signed("==", code, code.type(FINE)), whole, WORD(FAILED))
 
-    return _compiled(body)
+    return int(_compiled(body))
 
 
 @global_compiler_lock  # type: ignore[untyped-decorator]

@@ -72,7 +72,8 @@ if TYPE_CHECKING:  # names that jit.specialised binds in the loop
 
 PREFILL = 0  # as types.Phase
 SOURCES = ("hetsched.replay.loop", "hetsched.replay.line", "hetsched.deciders.pace")
-begin, account, outlasted_s = (compiled_lean(rule) for rule in (pace.begin, pace.account, pace.outlasted_s))
+begin, account = compiled_lean(pace.begin), compiled_lean(pace.account)
+outlasted_s = compiled_lean(pace.outlasted_s)
 
 
 class Demanded(NamedTuple):
