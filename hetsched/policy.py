@@ -100,7 +100,9 @@ class Traits(NamedTuple):
     same of `setting.forecaster`; an attribute `forecaster` of the policy is the one that it has by default. `watched`:
     in engines simple strategies may decide while it is worse than they would be (hetsched.shadow); others stay what
     they are, as baselines must. `static`: what `start` returns is its whole placement, which it never changes; when the
-    number of slots changes it is asked anew.
+    number of slots changes it is asked anew. `is_paced`: its kernels say of each copy what it gains, and bear not to
+    learn every step, so that where looking ahead costs more than that it is done in one of at most `pace` steps
+    (deciders/pace.py), an attribute of the policy.
     """
 
     family: str = ""
@@ -112,6 +114,7 @@ class Traits(NamedTuple):
     uses_forecaster: bool = False
     watched: bool = False
     static: bool = False
+    is_paced: bool = False
 
 
 @runtime_checkable

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .board import STATUS, new_board, open_board
 from .board.seconds import Seconds
 from .cost.model import CostModel
 from .deciders import Decider
+from .deciders.asked import DEFAULT_SOLVER as DEFAULT_SOLVER
+from .deciders.asked import forecaster_of
+from .deciders.asked import refuse_idle_forecaster as refuse_idle_forecaster
+from .deciders.asked import refuse_idle_solver as refuse_idle_solver
+from .deciders.pace import Pace
 from .deciders.views import PlanError as PlanError
 from .deciders.views import Views
 from .dispatch.answers import kernel_of
@@ -21,8 +26,8 @@ from .dispatch.guard import SOLVER_BUDGET_S, SolverGuard
 from .dispatch.solver import Solver
 from .errors import InputError
 from .faults import Fault, story
-from .forecast import DEFAULT_FORECASTER, Forecaster, Learned
-from .forecast.fed import Contexts, Replayed, configured, known_before
+from .forecast import Forecaster, Learned
+from .forecast.fed import Contexts, Replayed, known_before
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import instance
@@ -48,7 +53,6 @@ from .types import (
 )
 
 IDLE = LinkState()
-DEFAULT_SOLVER = "exact"
 NO_SOLVER = "all-cpu"  # of a policy that asks none: it compiles nothing
 GPU = Lane.GPU
 WARN_AFTER = 8  # layers in a row that a policy could not decide
@@ -112,7 +116,7 @@ class Scheduler:
         refuse_idle_solver(self.policy, solver)
         refuse_idle_forecaster(self.policy, forecaster)
         known = contexts or (None if future is None else Replayed(future))
-        self.forecaster: Forecaster | None = _forecaster_of(self.policy, forecaster, known, learned)
+        self.forecaster: Forecaster | None = forecaster_of(self.policy, forecaster, known, learned)
         asked = solver if self.traits.uses_solver else NO_SOLVER
         self.solver: Solver = instance("hetsched.solvers", asked)
         self.frequency_LE = frequency_LE = known_before(frequency_LE, history, learned)
@@ -124,6 +128,8 @@ class Scheduler:
         self._views = Views(self.board)
         self.watchdog = watchdog_of(self.policy, setting, watch, trial, is_engine=degrade)
         self.decider: Decider = self._decider(setting)
+        paced = self.traits.is_paced and is_compiled(self.policy)
+        self.pace = Pace(self.policy.pace if paced else 1)
         self.clock = clock
         self._step = -1
         self._layer = layers
@@ -177,6 +183,7 @@ class Scheduler:
         """Decide one layer. The residency is as if every copy of the plan had started."""
         start = self.clock()
         self.recalibration.begin(demand.step)
+        self.pace.begin(demand)
         self._views.tell(demand, link)
         try:
             decision = self.decider.decide(demand, link)
@@ -192,9 +199,16 @@ class Scheduler:
         return Plan(demand, runs, fetches, evicts, predicted_s, self.clock() - start, status)
 
     def prefetch(self, link: LinkState = IDLE) -> Copies:
-        """Learn the last plan's demand and choose copies, while the lanes work. Without it nothing is prefetched."""
+        """Learn the last plan's demand and choose copies, while the lanes work. Without it nothing is prefetched.
+
+        Where that costs more than it gains it is not done in every step (deciders/pace.py).
+        """
         demand, start = self._unobserved, self.clock()
         if demand is None:
+            return Copies()
+        if not self.pace.looking:
+            self.clock()  # which may tell spans by their number
+            self._arrive(link.arrived)
             return Copies()
         self._unobserved = None
         self._views.tell_link(link)
@@ -205,6 +219,7 @@ class Scheduler:
             self._excuse(Fault.PREFETCH, error)
         copies = Copies(tuple(chosen), self.clock() - start)
         self.stats.overlapped_s += copies.decision_s
+        self.pace.looked(copies.decision_s, self._views.gained_s())
         return copies
 
     def observe(self, outcome: Outcome) -> None:
@@ -212,14 +227,14 @@ class Scheduler:
         demand = outcome.plan.demand
         if self._unobserved is demand:
             self._unobserved = None
-            self.decider.learn(demand)
+            learn = self.decider.learn if self.pace.looking else self._views.count
+            learn(demand)
         if self.residency.num_copying:
-            for run in outcome.plan.runs:
-                if run.lane is GPU and self.residency.is_copying(run.expert):
-                    self.residency.apply(Arrive(run.expert))
+            self._arrive([run.expert for run in outcome.plan.runs if run.lane is GPU])
         self.stats.record_outcome(outcome)
         if outcome.plan.runs is self._runs:  # else it was put right on the way
             self.recalibration.observe(outcome, self.stats)
+        self.pace.ended(outcome)
         if self._executed is not None:
             try:
                 self._executed(outcome)
@@ -250,6 +265,11 @@ class Scheduler:
     def repeat(self, layer: int) -> None:
         """The next demand is this layer's, of the step under way, once more."""
         self._layer = layer - 1
+
+    def _arrive(self, experts: Sequence[ExpertId]) -> None:
+        for expert in experts:
+            if self.residency.is_copying(expert):
+                self.residency.apply(Arrive(expert))
 
     def _step_of(self, layer: int) -> int:
         if layer <= self._layer:
@@ -299,31 +319,3 @@ class Scheduler:
     def _drop(self, expert: ExpertId) -> None:
         if self.residency.is_copying(expert):
             self.residency.apply(Drop(expert))
-
-
-def _forecaster_of(policy: Policy, spec: Any, known: Contexts | None, learned: Learned | None) -> Forecaster | None:
-    """The forecaster that was named, or the policy's usual one; None for a policy that asks none."""
-    if not traits_of(policy).uses_forecaster:
-        return None
-    usual = getattr(policy, "forecaster", None) or DEFAULT_FORECASTER
-    return configured(usual if spec is None else spec, known, learned)
-
-
-def refuse_idle_solver(policy: Any, solver: Any) -> None:
-    """Raise InputError where a solver other than the default is named for a policy (or class of one) that asks none."""
-    if solver != DEFAULT_SOLVER and not traits_of(policy).uses_solver:
-        names = [named if isinstance(named, str) else getattr(named, "name", named) for named in (policy, solver)]
-        raise InputError(
-            f"policy {names[0]} asks no solver, so {names[1]} would change nothing; drop the solver, or declare "
-            "Traits(uses_solver=True) in the policy if it does ask"
-        )
-
-
-def refuse_idle_forecaster(policy: Any, forecaster: Any) -> None:
-    """Raise InputError where a forecaster is named for a policy (or class of one) that asks none."""
-    if forecaster is not None and not traits_of(policy).uses_forecaster:
-        names = [named if isinstance(named, str) else getattr(named, "name", named) for named in (policy, forecaster)]
-        raise InputError(
-            f"policy {names[0]} asks no forecaster, so {names[1]} would change nothing; drop it, or declare "
-            "Traits(uses_forecaster=True) in the policy if it does ask"
-        )

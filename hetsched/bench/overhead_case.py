@@ -20,6 +20,7 @@ from hetsched.machine.profile import HardwareProfile
 from hetsched.replay.simulator import ConstantClock
 from hetsched.types import Phase
 
+from .c_function import c_function_seconds
 from .decode_watch import Calls, DecodeWatch
 from .hollow import hollow_model, timing_only, tiny_model
 from .spans import DECISION, MEANING, PARTS, WAIT, time_everything, time_others
@@ -92,6 +93,8 @@ class Case:
             detail, spent = self._pass(model, tick, (Stopwatch(time.thread_time),), time_everything)
             calls = [step for step in totals.calls if step]
             warm, _ = self._pass(model, tick, (Stopwatch(time.thread_time),), time_others, calls)
+            with self._attached(model) as handle:
+                alone_s = c_function_seconds(handle.scheduler, [[given[1] for _, given in step] for step in calls])
         return {
             "model": self.model,
             "hardware": self.machine.name,
@@ -108,6 +111,7 @@ class Case:
             **_of_layers(totals, seconds),
             "layer_overhead_warm_cpu_s": float(np.median(warm.own_s_C)),
             "ids_to_launch_warm_s": float(np.median(warm.launch_s_C)),
+            **alone_s,
             **_of_steps(totals),
             **_where(totals, detail, spent[0]),
         }

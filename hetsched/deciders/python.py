@@ -44,8 +44,7 @@ class PythonDecider:
 
     def learn(self, demand: Demand) -> None:
         """By the policy's `observe`."""
-        seen_E = self._board.seen_F[demand.layer * demand.num_experts :]
-        seen_E[demand.active] += demand.tokens
+        self._views.count(demand)
         try:
             self._asked(self._policy.observe, demand)
         except Exception as error:  # any plug-in may fail in any way; this layer is not learned

@@ -76,6 +76,15 @@ class Views:
             board.weights_E[:] = demand.weights_E
         self.tell_link(link)
 
+    def count(self, demand: Demand) -> None:
+        """Add a layer's demand to what has been asked for so far."""
+        seen_E = self._board.seen_F[demand.layer * self._experts : (demand.layer + 1) * self._experts]
+        seen_E[demand.active] += demand.tokens
+
+    def gained_s(self) -> float:
+        """What the copies for an idle link are expected to save."""
+        return float(self._board.gain_s_W[: self._board.at[COPIES]].sum())
+
     def tell_link(self, link: LinkState) -> None:
         """Put the link on the board."""
         board, free_s, arrived, in_flight = self._board, link.free_s, link.arrived, link.in_flight

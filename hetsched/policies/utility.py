@@ -33,10 +33,11 @@ class Utility(Kernelled):
     `later`: weight of demand after the next visit. `hysteresis`: by what share of a hit's saving the newcomer must be
     better.
     `backlog_layers`: no prefetch is issued while copies for longer than so many layers wait.
+    `pace`: where looking ahead costs more than it gains, it is done in one of at most so many steps; 1: in every one.
     """
 
     name = "hetsched"
-    traits = Traits(family="integer program", uses_solver=True, uses_forecaster=True, watched=True)
+    traits = Traits(family="integer program", uses_solver=True, uses_forecaster=True, watched=True, is_paced=True)
 
     def __init__(
         self,
@@ -44,11 +45,13 @@ class Utility(Kernelled):
         later: float = 0.25,
         hysteresis: float = 0.08,
         backlog_layers: float = 1.0,
+        pace: int = 64,
     ) -> None:
         self.forecaster = instance("hetsched.forecasters", forecaster)
         self.later = later
         self.hysteresis = hysteresis
         self.backlog_layers = backlog_layers
+        self.pace = pace
 
     def start(self, setting: Setting) -> Sequence[ExpertId]:
         """Fill every slot, by calibration frequency if there is one."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..deciders.pace import Pace
 from ..machine.profile import HardwareProfile
 from ..policy import is_compiled, traits_of
 from ..scheduler import IDLE, Scheduler
@@ -174,10 +175,14 @@ class Tried(NamedTuple):
 
 
 class Probe(Scheduler):
-    """A scheduler that remembers how long each decision took, in seconds, before and beside the lanes."""
+    """A scheduler that remembers how long each decision took, in seconds, before and beside the lanes.
+
+    It looks ahead in every step: whether that pays is for those to say whom its seconds are charged to.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.pace = Pace()
         self.taken_s: list[float] = []
         self.beside_s: list[float] = []
 

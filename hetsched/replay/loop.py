@@ -64,8 +64,9 @@ from ..board import (
 from ..board import recalibration as recal
 from ..board.contract import FINE, apply_copies, arrive, note_arrivals, open_board
 from ..board.recalibration import end_step, note_taken, rewrite
+from ..deciders import pace
 from ..jit import compiled_lean, specialised
-from ..policies.compiled import CompiledPolicy
+from ..policies.compiled import CompiledPolicy, count_seen
 from ..types import BoolArray, Float32Array, FloatArray, IntArray
 from . import line as lanes
 from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
@@ -75,7 +76,9 @@ if TYPE_CHECKING:  # names that jit.specialised binds in the loop
 
 
 PREFILL = 0  # as types.Phase
-SOURCES = ("hetsched.board.recalibration", "hetsched.replay.loop", "hetsched.replay.line")
+SOURCES = ("hetsched.board.recalibration", "hetsched.replay.loop", "hetsched.replay.line", "hetsched.deciders.pace")
+begin, account = compiled_lean(pace.begin), compiled_lean(pace.account)
+outlasted_s = compiled_lean(pace.outlasted_s)
 
 
 class Demanded(NamedTuple):
@@ -200,6 +203,14 @@ def take_note(board: Board, line: Line, seconds_4T: FloatArray, took: FloatArray
     note_taken(board, seconds_4T, took)
 
 
+@compiled_lean
+def note_pace(board: Board, line: Line, pace_P: FloatArray, looking_s: float) -> None:
+    """What looking ahead added to the layer, and what its copies are expected to save."""
+    ends_7 = line.ends_7
+    late_s = outlasted_s(looking_s, ends_7[lanes.MAKESPAN], ends_7[lanes.GPU] + ends_7[lanes.STALL], ends_7[lanes.CPU])
+    account(pace_P, late_s, board.gain_s_W[: board.at[COPIES]].sum())
+
+
 def _looping(stamp: int) -> Callable[..., int]:
     def replay(
         bytes_B: Bytes,
@@ -220,6 +231,7 @@ def _looping(stamp: int) -> Callable[..., int]:
         phase_S: Bytes,
         new_S: BoolArray,
         charge_3: FloatArray,
+        pace_P: FloatArray,
         step_s_S: FloatArray,
         counts_SC: IntArray,
     ) -> int:
@@ -236,6 +248,8 @@ def _looping(stamp: int) -> Callable[..., int]:
                 rewrite(board, plain_4T, plain, seconds_4T)
             begun_s = line.time_5[lanes.NOW_S]
             board.at[STEP] += 1
+            looking = begin(pace_P, phase_S[s] == PREFILL)
+            looking_s = beside_s if looking else 0.0
             for layer in range(board.at[LAYERS]):
                 demand(board, asked, s, layer)
                 dense_s = true_4T[DENSE_S, board.at[TOKENS]]
@@ -248,16 +262,20 @@ def _looping(stamp: int) -> Callable[..., int]:
                 submit(board, line)
                 report(board, line)
                 note_arrivals(board)
-                learn_layer(board, seconds_4T, own, known)
-                choose(board, seconds_4T, own)
-                wrong = apply_copies(board)
-                if wrong != FINE:
-                    return wrong
-                line.time_5[lanes.HOST_S] = beside_s
+                if looking:
+                    learn_layer(board, seconds_4T, own, known)
+                    choose(board, seconds_4T, own)
+                    wrong = apply_copies(board)
+                    if wrong != FINE:
+                        return wrong
+                else:
+                    count_seen(board)
+                line.time_5[lanes.HOST_S] = looking_s
                 for i in range(board.at[COPIES]):
-                    add(line, board.copies_3W[NEW, i], False, beside_s)
+                    add(line, board.copies_3W[NEW, i], False, looking_s)
                 finish(board, line, true_4T, gpu_N, gpu_s_N)
-                record(board, line, dense_s, decision_s, beside_s, host_s)
+                record(board, line, dense_s, decision_s, looking_s, host_s)
+                note_pace(board, line, pace_P, looking_s)
                 took[recal.T_DENSE] = dense_s
                 take_note(board, line, seconds_4T, took)
             step_s_S[s] = line.time_5[lanes.NOW_S] - begun_s

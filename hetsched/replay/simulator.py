@@ -164,7 +164,9 @@ def _run_compiled(
         phases = steps.phase_S[span].astype(np.uint8)
         asked = _weights(trace, scheduler, begin_S, end_S), begin_S, end_S, phases, new_S[span]
         results = step_s_S[span], counts_SC[span]
-        decider.refuse(replay(*fixed, true_4T, line, trace.experts_TLK, *asked, charge_3, *results))
+        decider.refuse(
+            replay(*fixed, true_4T, line, trace.experts_TLK, *asked, charge_3, scheduler.pace.numbers_P, *results)
+        )
         scheduler.recalibration.follow()
         scheduler.residency.check()
         scheduler.note_moves()

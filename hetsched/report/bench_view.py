@@ -38,6 +38,10 @@ def overhead_view(document: dict[str, Any]) -> RenderableType:
             f"{name(row)}: from a layer's ids on the host to its last launch, decision included: {cold:.0f} µs, "
             f"of the same calls alone {warm:.0f} (processor time; target {target:.0f})"
         )
+        if row["c_function_s"] is not None:
+            step, ahead = (MICRO * row[key] for key in ("c_function_s", "c_function_ahead_s"))
+            said = f"{step:.0f} µs, and {ahead:.0f} beside the lanes (processor time, alone)"
+            remarks.append(f"{name(row)}: as C functions of a stream, from ids to slots and lanes: {said}")
         where = ", ".join(f"{part.removesuffix('_s')} {MICRO * s:.0f}" for part, s in row["parts"].items())
         remarks.append(f"{name(row)}: µs a layer: {where}")
     return Page(*parts, "", *notes([*remarks, host]))

@@ -48,5 +48,18 @@ def test_a_model_between_two_memories_says_what_eager_says(report: Any) -> None:
     assert min(found["gpu_s"], found["cpu_s"]) > 0
 
 
+@pytest.mark.parametrize("policy", ["hetsched", "on-demand-lru"])
+def test_streams_decide_by_host_nodes(report: Any, policy: str) -> None:
+    """Whole tokens queued at once: every sum is right, no row's slot held another expert, every copy was served.
+
+    Only on-demand-lru fetches so much that rows surely await their copies.
+    """
+    found = report["host_nodes"][policy]
+    assert (found["right"], found["wrong"], found["fell_back"]) == (found["layers"], 0, 0)
+    assert found["served"] == found["chosen"] > 0
+    assert found["on_gpu"] > 0
+    assert found["awaited"] > 0 or policy == "hetsched"
+
+
 def test_no_thread_is_left(report: Any) -> None:
     assert report["threads"] == []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from hetsched.bench.c_function import c_function_seconds
 from hetsched.bench.hollow import hollow_model, timing_only
 from hetsched.bench.host_cost import measure_host
 from hetsched.bench.overhead import Settings, overhead_document
@@ -19,9 +22,12 @@ from hetsched.bench.spans import MEANING
 from hetsched.bench.stopwatch import Stopwatch
 from hetsched.cli import main
 from hetsched.errors import InputError
+from hetsched.geometry import MoEGeometry
 from hetsched.integrations.transformers import attach
+from hetsched.machine import gallery
 from hetsched.report.bench_plot import plot_overhead
 from hetsched.report.bench_view import overhead_view
+from hetsched.scheduler import Scheduler
 
 CONTRACT = {"model", "hardware", "layer_overhead_s", "predicted_step_s", "executed_step_s", "error"}
 
@@ -115,10 +121,26 @@ def test_the_document_keeps_the_contract(document: dict[str, Any]) -> None:
     assert row["breakdown_s"].keys() == MEANING.keys()
     assert row["layer_overhead_s"] > 0
     assert 0 < row["host_layer_s"] < 0.1
+    assert row["c_function_s"] > 0 < row["c_function_ahead_s"]
     assert row["parts"].keys() == {"door_s", "deciding_s", "launching_s", "learning_s", "finishing_s"}
     assert (row["parts"]["deciding_s"], row["parts"]["learning_s"]) == pytest.approx((3e-5, 3e-5))
     others = sum(row["parts"][part] for part in ("door_s", "launching_s", "finishing_s"))
     assert others == pytest.approx(sum(row["breakdown_s"].values()))  # every label is in one part
+
+
+def test_the_step_as_a_c_function_is_timed_alone() -> None:
+    """By the clock that is given, a layer at a time; a policy in Python has none."""
+    shape = MoEGeometry("made", 2, 8, 2, 256, 64)
+    ids_L = [[np.array([[1, 5]]), np.array([[0, 7]])]] * 3
+
+    def seconds(policy: str) -> dict[str, float | None]:
+        made = Scheduler(shape, gallery.machine("rtx-4090"), 6 * shape.expert_bytes, policy=policy)
+        clock = itertools.count()
+        return c_function_seconds(made, ids_L, lambda: float(next(clock)))
+
+    assert seconds("on-demand-lru") == {"c_function_s": 1.0, "c_function_ahead_s": 1.0}
+    assert seconds("moe-infinity") == {"c_function_s": None, "c_function_ahead_s": None}
+    assert seconds("hybrimoe") == {"c_function_s": None, "c_function_ahead_s": None}  # looks at router weights
 
 
 def test_every_part_is_reached(document: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from hetsched.accelerators.streams.queues import Queues
 from hetsched.bench import device_check
 from hetsched.types import Lane
 from tests.conftest import tiny_moe
+from tests.queue_device.host_nodes import tokens_of_host_nodes
 
 CHUNK, COPY = 4096, 1 << 20
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -93,6 +94,9 @@ def main() -> None:
     report["pinned"] = one_layer(accelerator, source.pin_memory())
     accelerator.close()
     report["tokens"] = tokens(where, make)
+    report["host_nodes"] = {
+        name: tokens_of_host_nodes(where, extension, name) for name in ("hetsched", "on-demand-lru")
+    }
     report["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("hetsched-")]
     print(json.dumps(report))
 

@@ -278,4 +278,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     static Hooks hooks;
     at::RegisterPrivateUse1HooksInterface(&hooks);
     m.def("set_rate", [](double rate) { bytes_per_s = rate; });
+    m.def("host_node", [](int64_t stream, size_t function, size_t words) {  // as cudaLaunchHostFunc
+        worker(stream).submit([=] { ((int64_t (*)(const void*))function)((const void*)words); });
+    });
 }
