@@ -126,7 +126,7 @@ def dense(ground: Ground, times: int = 3) -> FaultRow:
     def fails(*_: object) -> None:
         nonlocal left, calls
         calls += 1
-        if left and calls % 10 == 0:
+        if left and calls % 3 == 0:
             left -= 1
             raise torch.OutOfMemoryError("no memory for the attention of layer 1")
 
@@ -138,7 +138,7 @@ def dense(ground: Ground, times: int = 3) -> FaultRow:
             survived = handle.scheduler.stats.faults.get("device memory short", 0)
     finally:
         hook.remove()
-    return _row(ground, dense, times, survived, lost)
+    return _row(ground, dense, times - left, survived, lost)
 
 
 def summing(ground: Ground, times: int = 3) -> FaultRow:
@@ -159,7 +159,7 @@ def summing(ground: Ground, times: int = 3) -> FaultRow:
         lost = ground.lost(0, ground.generate(0))
         handle.engine.check()
         survived = handle.scheduler.stats.faults.get("device memory short", 0)
-    return _row(ground, summing, times, survived, lost)
+    return _row(ground, summing, times - left, survived, lost)
 
 
 class _Unpinnable(EmulatedAccelerator):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -194,39 +195,31 @@ def test_without_a_gpu_there_is_nothing_to_resize(model: Any) -> None:
         assert memory["host"]["kv_cache"] > 0
 
 
-class TestTheWatch:
-    """The cache outgrows its room: experts give way, in the middle of a generation; the next request has them back."""
+def test_the_watch_gives_the_cache_room_and_takes_it_back(model: Any) -> None:
+    """Experts give way in the middle of a generation whose cache outgrows its room; the next request has them back."""
+    expected = generated(model, tokens=100)
+    with attached(model, gpu_memory="100%", context=40) as handle:
+        lines = handle.plan.gpu
+    assert HARDWARE.gpu is not None
+    needed_bytes = lines.total - lines.reserve  # then the machine is full with a cache of 40 tokens
+    tight = replace(HARDWARE, gpu=replace(HARDWARE.gpu, capacity_bytes=int(needed_bytes / 0.95) + 2))
+    seen: list[int] = []
+    with attached(model, hardware=tight, gpu_memory=None, context=40, follow_cache=True) as handle:
+        residency = handle.scheduler.residency
+        assert residency.num_slots == 24
+        look = [Meanwhile(at, lambda: seen.append(residency.num_slots)) for at in range(1, 100)]
+        assert generated(model, *look, tokens=100) == expected
+        assert seen[0] == 24 > seen[-1]
+        assert seen == sorted(seen, reverse=True)
+        assert 1 <= handle.stats()["resizes"] <= 6  # room for a quarter more each time
+        slot, per_token = handle.geometry.expert_bytes, handle.plan.gpu.kv_cache // 40
+        assert (24 - residency.num_slots) * slot >= per_token * (PROMPT.shape[1] + 99 - 40)
+        assert generated(model) == expected[: PROMPT.shape[1] + TOKENS]
+        assert residency.num_slots == 24
+        handle.engine.check()
 
-    def room(self, model: Any, tokens: int) -> int:
-        """GPU memory for experts that, beside a cache of so many tokens, just fills the machine."""
-        with attached(model, gpu_memory="100%", context=tokens) as handle:
-            plan = handle.plan
-        assert HARDWARE.gpu is not None
-        return plan.gpu.total - plan.gpu.reserve
 
-    def test_shrinks_and_grows_back(self, model: Any) -> None:
-        from dataclasses import replace
-
-        expected = generated(model, tokens=100)
-        needed = self.room(model, 40)
-        assert HARDWARE.gpu is not None
-        tight = replace(HARDWARE, gpu=replace(HARDWARE.gpu, capacity_bytes=int(needed / 0.95) + 2))
-        seen: list[int] = []
-        with attached(model, hardware=tight, gpu_memory=None, context=40, follow_cache=True) as handle:
-            residency = handle.scheduler.residency
-            assert residency.num_slots == 24
-            look = [Meanwhile(at, lambda: seen.append(residency.num_slots)) for at in range(1, 100)]
-            assert generated(model, *look, tokens=100) == expected
-            assert seen[0] == 24 > seen[-1]
-            assert seen == sorted(seen, reverse=True)
-            assert 1 <= handle.stats()["resizes"] <= 6  # room for a quarter more each time
-            slot, per_token = handle.geometry.expert_bytes, handle.plan.gpu.kv_cache // 40
-            assert (24 - residency.num_slots) * slot >= per_token * (PROMPT.shape[1] + 99 - 40)
-            assert generated(model) == expected[: PROMPT.shape[1] + TOKENS]
-            assert residency.num_slots == 24
-            handle.engine.check()
-
-    def test_is_off_unless_asked_for(self, model: Any) -> None:
-        with attached(model, gpu_memory="50%", context=4) as handle:
-            generated(model)
-            assert handle.stats()["resizes"] == 0
+def test_the_watch_is_off_unless_asked_for(model: Any) -> None:
+    with attached(model, gpu_memory="50%", context=4) as handle:
+        generated(model)
+        assert handle.stats()["resizes"] == 0
