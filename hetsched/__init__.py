@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from .cost.model import CostModel as CostModel
     from .errors import InputError as InputError
     from .geometry import MoEGeometry as MoEGeometry
+    from .integrations.places import attachment_of as attachment_of
     from .integrations.transformers import attach as attach
-    from .integrations.transformers import attachment_of as attachment_of
     from .integrations.transformers import defaults as defaults
     from .loading.load import load as load
     from .machine.hardware import resolve_hardware as resolve_hardware
@@ -30,7 +30,7 @@ _HOME = {
     "MoEGeometry": "geometry",
     "resolve_hardware": "machine.hardware",
     "attach": "integrations.transformers",
-    "attachment_of": "integrations.transformers",
+    "attachment_of": "integrations.places",
     "defaults": "integrations.transformers",
     "load": "loading.load",
     "Scheduler": "scheduler",

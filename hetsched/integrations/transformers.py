@@ -99,9 +99,25 @@ def attach(
     modules = expert_modules(model)
     if any(place_of(module) for module in modules):
         raise InputError("this model is attached already; call detach() on its handle first")
-    machine = hardware, gpu_memory, solver, policy, accelerator, time_scale, frequency_LE, stand_in_for
-    more = cpu_kernel, gpu_precision, steer, forecaster, learned, recalibrate, context, batch, follow_cache
-    options = Options(*machine, *more)
+    options = Options(
+        hardware,
+        gpu_memory,
+        solver,
+        policy,
+        accelerator,
+        time_scale,
+        frequency_LE,
+        stand_in_for,
+        cpu_kernel,
+        gpu_precision,
+        steer,
+        forecaster,
+        learned,
+        recalibrate,
+        context,
+        batch,
+        follow_cache,
+    )
     return _attached(model, modules, options)
 
 
@@ -148,14 +164,6 @@ def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], 
     attachment.look_ahead(model, layers)
     attachment.select(model)
     attachment.loaded = report_of(model)
-
-
-def attachment_of(model: torch.nn.Module) -> Attachment | None:
-    """The handle of an attached model, also of one that attached itself (experts_implementation="hetsched")."""
-    for module in model.modules():
-        if (place := place_of(module)) is not None:
-            return place.attachment
-    return None
 
 
 def register() -> None:

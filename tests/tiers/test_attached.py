@@ -149,7 +149,7 @@ def test_a_model_that_attaches_itself_takes_it_too() -> None:
     with hetsched.integrations.transformers.defaults(**options):
         model.set_experts_implementation("hetsched")
         found = logits(model)
-        handle = hetsched.integrations.transformers.attachment_of(model)
+        handle = hetsched.attachment_of(model)
         assert handle is not None
         assert handle.stats()["gpu_precision"] == "int4"
         handle.detach()
