@@ -66,7 +66,7 @@ BOUND = 100.0  # a profile that is off by 10, on a machine that then changes by 
 LATELY = 0.05  # of a layer, in what is expected of decisions and the host
 RATE = 0.2  # of a step: a tenfold change is followed to within a twentieth in some 20 steps
 SEEN = math.log(1.03)  # tables are made anew when a factor has moved by more
-PROBE_STEPS, FIRST_PROBE_STEPS, FEW = 48, 3, 2  # a first step says little, the second decides
+PROBE_STEPS, FIRST_PROBE_STEPS, FEW = 16, 3, 2  # a first step says little, the second decides
 ROUNDING = 1e-6  # relative; less is no error
 LOG_BOUND = math.log(BOUND)
 
