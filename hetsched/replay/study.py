@@ -217,15 +217,11 @@ class Bench:
             clock=clock,
             forecaster=self.study.forecaster if traits_of(policy).uses_forecaster else None,
             learned=self.study.learned,
-            contexts=self._contexts(policy),
+            contexts=Replayed(self.future, draft_accuracy=getattr(policy, "draft_accuracy", USUAL_ACCURACY))
+            if traits_of(policy).uses_forecaster
+            else None,
         )
         return made
-
-    def _contexts(self, policy: Policy) -> Replayed | None:
-        """What a forecaster may be told; drafts are emulated, as accurate as the policy says."""
-        if not traits_of(policy).uses_forecaster:
-            return None
-        return Replayed(self.future, draft_accuracy=getattr(policy, "draft_accuracy", USUAL_ACCURACY))
 
     def facts(self) -> dict[str, object]:
         """What a reader must know of the replay, whatever the strategy; ready for JSON."""
