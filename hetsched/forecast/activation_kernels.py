@@ -17,7 +17,7 @@ SOURCE = "hetsched.forecast.activation_kernels"
 
 
 class Matrices(NamedTuple):
-    """`unit_LCE`: stored ones, rows of length 1. `nearest_C`: how often each was nearest. `stored_1`: how many.
+    """`unit_LCE`: stored ones, rows of length 1. `nearest_C`: how often each was nearest. `stored`: [how many].
 
     Of the request under way: `request_LE` tokens per expert, `dot_LC` its rows' products with those stored, `scale_L`
     one over its rows' lengths, 0 for layers that it has not reached. `similar_C`: scratch.
@@ -25,7 +25,7 @@ class Matrices(NamedTuple):
 
     unit_LCE: npt.NDArray[np.float32]
     nearest_C: IntArray
-    stored_1: IntArray
+    stored: IntArray
     request_LE: FloatArray
     dot_LC: FloatArray
     scale_L: FloatArray
@@ -51,7 +51,7 @@ def follow(past: Matrices, layer: int, active_N: IntArray, tokens_N: IntArray) -
     """Add one layer's demand to the request under way."""
     for i in range(len(active_N)):
         past.request_LE[layer, active_N[i]] += tokens_N[i]
-    for c in range(past.stored_1[0]):
+    for c in range(past.stored[0]):
         dot = 0.0
         for i in range(len(active_N)):
             dot += past.unit_LCE[layer, c, active_N[i]] * tokens_N[i]
@@ -68,9 +68,9 @@ def compare(past: Matrices) -> None:
     layers = len(past.scale_L)
     past.similar_C[:] = 0.0
     for l in range(layers):
-        for c in range(past.stored_1[0]):
+        for c in range(past.stored[0]):
             past.similar_C[c] += past.scale_L[l] * past.dot_LC[l, c]
-    for c in range(past.stored_1[0]):
+    for c in range(past.stored[0]):
         past.similar_C[c] /= layers
 
 
@@ -79,7 +79,7 @@ def nearest(past: Matrices) -> int:
     """The place of the stored matrix that is nearest, the first of equals, which is counted; -1 where there is none."""
     compare(past)
     best = -1
-    for c in range(past.stored_1[0]):
+    for c in range(past.stored[0]):
         if best < 0 or past.similar_C[c] > past.similar_C[best]:
             best = c
     if best >= 0:
@@ -100,9 +100,9 @@ def store(past: Matrices, count_LE: FloatArray) -> None:
             tokens += count_LE[l, e]
     if tokens == 0.0:
         return
-    place = past.stored_1[0]
+    place = past.stored[0]
     if place < len(past.nearest_C):
-        past.stored_1[0] += 1
+        past.stored[0] += 1
     else:
         place = 0
         for c in range(len(past.nearest_C)):

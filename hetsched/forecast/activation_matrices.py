@@ -36,7 +36,7 @@ class ActivationMatrices:
     @property
     def count(self) -> int:
         """How many are stored."""
-        return int(self.arrays.stored_1[0])
+        return int(self.arrays.stored[0])
 
     def add_history(self, history: RoutingTrace | None) -> None:
         """Add one for each calibration sequence, the last `capacity`."""
