@@ -98,9 +98,12 @@ def test_a_perfect_draft_is_wholly_accepted() -> None:
     """The same model drafts: every draft stays, and steps verify all of them at once."""
     model, twin = tiny_moe(), tiny_moe()
     tokens, _ = text(model)
-    with hetsched.attach(model, **EMULATED) as handle, passes(handle) as seen:
-        with handle.speculate(twin, 3) as speculation:
-            assert text(model)[0] == tokens
+    with (
+        hetsched.attach(model, **EMULATED) as handle,
+        passes(handle) as seen,
+        handle.speculate(twin, 3) as speculation,
+    ):
+        assert text(model)[0] == tokens
     facts = speculation.stats()
     assert facts["acceptance"] == 1.0
     assert facts["accepted"] == facts["drafted"] == NEW_TOKENS - 1 - facts["steps"]
@@ -186,9 +189,12 @@ def test_padding_processors_ends_and_streams() -> None:
 
 def test_drafts_are_told_before_they_are_verified() -> None:
     model, told = tiny_moe(), []
-    with hetsched.attach(model, **EMULATED) as handle, passes(handle) as seen:
-        with handle.speculate(tiny_moe(), 2, told=lambda ids: told.append((ids, len(seen)))):
-            tokens, _ = text(model)
+    with (
+        hetsched.attach(model, **EMULATED) as handle,
+        passes(handle) as seen,
+        handle.speculate(tiny_moe(), 2, told=lambda ids: told.append((ids, len(seen)))),
+    ):
+        tokens, _ = text(model)
     assert told[0] == (tokens[13:15], 1)
     assert [len(ids) for ids, _ in told[:3]] == [2, 2, 2]
 
