@@ -115,13 +115,14 @@ def test_drafts_of_the_model_itself_are_lighter_and_leave_no_trace() -> None:
     model = tiny_moe()
     with hetsched.attach(model, **EMULATED) as handle:
         active: dict[Phase, set[int]] = {phase: set() for phase in Phase}
-        step = handle.scheduler.step
+        scheduler: Any = handle.scheduler
+        step = scheduler.step
 
         def told(demand: Any, *rest: Any) -> Any:
             active[demand.phase].add(len(demand.active))
             return step(demand, *rest)
 
-        handle.scheduler.step = told  # type: ignore[method-assign]
+        scheduler.step = told
         with handle.speculate("self", 2) as speculation:
             text(model)
         assert handle.fewer is None
