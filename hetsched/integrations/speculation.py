@@ -19,6 +19,7 @@ from ..errors import InputError, known_as
 from ..speculation.controller import Controller
 from .candidates import Candidates, OnDraft
 from .drafters import Clock, Drafter, ModelDraft, PromptLookup, SelfDraft
+from .places import attachment_of
 
 K_MAX = 8
 DRAFTS = ("prompt-lookup", "self")
@@ -133,8 +134,6 @@ def _model_draft(attachment: Any, target: Any, model: Any) -> ModelDraft:
 
     Raises InputError for a model of another vocabulary.
     """
-    from .transformers import attachment_of
-
     if not isinstance(model, GenerationMixin):
         raise InputError(f"draft {model!r} is no model with generate(); give 'prompt-lookup', 'self' or a model")
     sizes = [each.config.get_text_config(decoder=True).vocab_size for each in (target, model)]

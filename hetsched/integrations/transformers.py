@@ -30,6 +30,7 @@ from .interrupts import uninterrupted
 from .load_report import report_of
 from .model_shape import geometry_of, layers_of
 from .places import Place, place_of
+from .places import attachment_of as attachment_of
 from .torch_modes import not_compiled, plain_torch
 
 _DEFAULTS = Options()
@@ -151,14 +152,6 @@ def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], 
     attachment.look_ahead(model, layers)
     attachment.select(model)
     attachment.loaded = report_of(model)
-
-
-def attachment_of(model: torch.nn.Module) -> Attachment | None:
-    """The handle of an attached model, also of one that attached itself (experts_implementation="hetsched")."""
-    for module in model.modules():
-        if (place := place_of(module)) is not None:
-            return place.attachment
-    return None
 
 
 def register() -> None:

@@ -24,10 +24,27 @@ def stats_line(stats: dict[str, Any]) -> str:
     """Speed, hits, and copies of a run."""
     kind = "emulated" if stats["emulated"] else "measured"
     per_layer = 1e6 / max(stats["layers"], 1)
+    speculation = stats.get("speculation")
+    decoded = f"decoding {stats['decode_tokens']} tokens"
+    if speculation:
+        decoded = f"decoding {speculation['steps'] + speculation['accepted']} tokens, drafting included"
     return (
-        f"{stats['tokens_per_s']:.1f} tokens/s ({kind}, decoding {stats['decode_tokens']} tokens), "
+        f"{(speculation or stats)['tokens_per_s']:.1f} tokens/s ({kind}, {decoded}), "
         f"hit rate {stats['hit_rate']:.0%}, {show_bytes(stats['bytes_per_token'])} moved per token, "
         f"{per_layer * stats['decision_s']:.0f} µs to decide a layer, host {per_layer * stats['host_s']:.0f} µs a layer"
+    )
+
+
+def speculation_line(speculation: dict[str, Any] | None) -> str:
+    """What came of drafts; "" where nothing was speculated."""
+    if speculation is None:
+        return ""
+    spent_s = speculation["step_s"] + speculation["draft_s"]
+    return (
+        f"speculation by {speculation['draft']}, {speculation['k']}: {speculation['acceptance']:.0%} of "
+        f"{speculation['drafted']} drafts accepted, {speculation['mean_k']:.2f} a step, "
+        f"{speculation['go_share']:.0%} of steps verified any, "
+        f"{speculation['draft_s'] / spent_s if spent_s else 0.0:.0%} of the time spent drafting"
     )
 
 

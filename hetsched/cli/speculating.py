@@ -1,0 +1,75 @@
+"""Speculation for the verbs that generate: --speculate and --draft."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from hetsched.errors import InputError
+from hetsched.loading.progress import stage
+
+from .attaching import model_folder
+from .option_types import NotedOption, non_empty_text, refuse_given, whole
+
+MOST_DRAFTS = 64  # one verify step's, see integrations/phases.py
+_NUMBER = whole(0, MOST_DRAFTS)
+
+
+def add_speculation_options(parser: argparse.ArgumentParser) -> None:
+    """--speculate and --draft."""
+    text = "verify drafts: auto (as many as pay, none where they do not), off, or a number (default: %(default)s)"
+    parser.add_argument("--speculate", type=_how_many, default="off", metavar="K", help=text)
+    text = "who drafts: prompt-lookup, self (experts on the GPU alone), or a checkpoint folder (default: %(default)s)"
+    parser.add_argument(
+        "--draft", type=non_empty_text, action=NotedOption, default="prompt-lookup", metavar="NAME", help=text
+    )
+
+
+def refuse_idle_draft(args: argparse.Namespace) -> None:
+    """Raise InputError for a drafter where nothing is speculated, or a folder that holds none."""
+    if args.speculate == "off":
+        refuse_given(args, ("draft",), "belongs to --speculate, which is off")
+    elif not _is_name(args.draft):
+        model_folder(args.draft)
+
+
+def speculating(args: argparse.Namespace, handle: Any, tokenizer: Any) -> AbstractContextManager[Any]:
+    """The context in which the attached model speculates as was asked; of None where it does not.
+
+    Raises InputError for a draft model with another tokenizer.
+    """
+    if args.speculate == "off":
+        return nullcontext()
+    draft = args.draft.lower() if _is_name(args.draft) else _draft_model(args.draft, tokenizer)
+    speculation: AbstractContextManager[Any] = handle.speculate(draft, args.speculate)
+    return speculation
+
+
+def _draft_model(name: str, tokenizer: Any) -> Any:
+    """A draft model as its checkpoint stores it. Raises InputError for one whose tokens are others."""
+    import torch
+    import transformers
+
+    folder = model_folder(name)
+    with stage("loading the draft model"):
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        if theirs.get_vocab() != tokenizer.get_vocab():
+            raise InputError(f"draft model {name} has another tokenizer than the model; choose one of its family")
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def _is_name(draft: str) -> bool:
+    return draft.lower() in ("prompt-lookup", "self")
+
+
+def _how_many(text: str) -> str | int:
+    """A type: auto, off, or a number of drafts; 0 is off."""
+    if text.lower() in ("auto", "off"):
+        return text.lower()
+    try:
+        return _NUMBER(text) or "off"
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.60} is neither auto, off nor a number from 0 to {MOST_DRAFTS}"
+        ) from None
