@@ -17,19 +17,24 @@ def run(name: str, *args: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["transformers_generate.py", "generation_loop.py"])
+@pytest.mark.parametrize("name", ["transformers_generate.py", "generation_loop.py", "speculate.py"])
 def test_model_examples(name: str, checkpoint: Path) -> None:
     out = run(name, str(checkpoint))
     assert "tokens/s" in out
     assert "%" in out
 
 
-def test_the_loop_is_short() -> None:
-    assert len((EXAMPLES / "generation_loop.py").read_text().splitlines()) < 80
+LOOPS = ("generation_loop.py", "speculate.py")
 
 
-def test_the_loop_says_what_generate_says(checkpoint: Path) -> None:
-    """A loop of one's own over Scheduler.step and observe gives the tokens of plain generate."""
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_loop_is_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) < 80
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_loop_says_what_generate_says(name: str, checkpoint: Path) -> None:
+    """A loop of one's own, over Scheduler.step and observe or with drafts, gives the tokens of plain generate."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -38,7 +43,7 @@ def test_the_loop_says_what_generate_says(checkpoint: Path) -> None:
     ids = tokenizer("The sea was calm, and", return_tensors="pt").input_ids
     out = model.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
     text = tokenizer.decode(out[0], skip_special_tokens=True)
-    assert run("generation_loop.py", str(checkpoint)).startswith(text)
+    assert run(name, str(checkpoint)).startswith(text)
 
 
 @pytest.mark.parametrize("name", ["write_a_solver.py", "write_an_accelerator.py"])

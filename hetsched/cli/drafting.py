@@ -62,16 +62,16 @@ def draft_numbers(text: str) -> list[str]:
     return names
 
 
-def chances(text: str) -> tuple[float, ...]:
+def chances(text: str) -> list[float]:
     """A type: probabilities, '0.8,0.7,0.7'."""
-    return tuple(share(part) for part in text.split(","))
+    return [share(part) for part in text.split(",")]
 
 
 def acceptance_from(args: argparse.Namespace) -> Acceptance:
     """What the options say."""
     from hetsched.traces.speculative import Acceptance
 
-    return Acceptance(args.acceptance, args.same_routing, args.seed)
+    return Acceptance(tuple(args.acceptance), args.same_routing, args.seed)
 
 
 def speculation_from(args: argparse.Namespace) -> tuple[Speculation, list[int]]:

@@ -29,7 +29,7 @@ def add_speculation_options(parser: argparse.ArgumentParser) -> None:
 def refuse_idle_draft(args: argparse.Namespace) -> None:
     """Raise InputError for a drafter where nothing is speculated, or a folder that holds none."""
     if args.speculate == "off":
-        refuse_given(args, ("draft",), "drafts for --speculate, which is off")
+        refuse_given(args, ("draft",), "belongs to --speculate, which is off")
     elif not _is_name(args.draft):
         model_folder(args.draft)
 

@@ -44,6 +44,14 @@ def place_of(module: Any) -> Place | None:
     return module.__dict__.get(_PLACE)  # type: ignore[no-any-return]
 
 
+def attachment_of(model: torch.nn.Module) -> Attachment | None:
+    """The handle of an attached model, also of one that attached itself (experts_implementation="hetsched")."""
+    for module in model.modules():
+        if (place := place_of(module)) is not None:
+            return place.attachment
+    return None
+
+
 def put(module: Any, place: Place) -> None:
     """Adopt a module: its place, and a hook that watches over its saving."""
     module.__dict__[_PLACE] = place

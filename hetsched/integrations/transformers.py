@@ -30,6 +30,7 @@ from .expert_modules import IMPLEMENTATION, expert_modules, is_late, own_forward
 from .load_report import report_of
 from .model_shape import geometry_of, layers_of, rest_of
 from .places import Place, place_of
+from .places import attachment_of as attachment_of
 from .torch_modes import not_compiled, plain_torch
 
 _DEFAULTS = Options()

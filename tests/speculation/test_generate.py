@@ -98,8 +98,11 @@ def test_a_perfect_draft_is_wholly_accepted() -> None:
     """The same model drafts: every draft stays, and steps verify all of them at once."""
     model, twin = tiny_moe(), tiny_moe()
     tokens, _ = text(model)
-    attached = hetsched.attach(model, **EMULATED)
-    with attached as handle, passes(handle) as seen, handle.speculate(twin, 3) as speculation:
+    with (
+        hetsched.attach(model, **EMULATED) as handle,
+        passes(handle) as seen,
+        handle.speculate(twin, 3) as speculation,
+    ):
         assert text(model)[0] == tokens
     facts = speculation.stats()
     assert facts["acceptance"] == 1.0
@@ -112,13 +115,14 @@ def test_drafts_of_the_model_itself_are_lighter_and_leave_no_trace() -> None:
     model = tiny_moe()
     with hetsched.attach(model, **EMULATED) as handle:
         active: dict[Phase, set[int]] = {phase: set() for phase in Phase}
-        step = handle.scheduler.step
+        scheduler: Any = handle.scheduler
+        step = scheduler.step
 
         def told(demand: Any, *rest: Any) -> Any:
             active[demand.phase].add(len(demand.active))
             return step(demand, *rest)
 
-        handle.scheduler.step = told  # type: ignore[method-assign]
+        scheduler.step = told
         with handle.speculate("self", 2) as speculation:
             text(model)
         assert handle.fewer is None
@@ -186,9 +190,8 @@ def test_padding_processors_ends_and_streams() -> None:
 
 def test_drafts_are_told_before_they_are_verified() -> None:
     model, told = tiny_moe(), []
-    attached = hetsched.attach(model, **EMULATED)
     with (
-        attached as handle,
+        hetsched.attach(model, **EMULATED) as handle,
         passes(handle) as seen,
         handle.speculate(tiny_moe(), 2, told=lambda ids: told.append((ids, len(seen)))),
     ):
