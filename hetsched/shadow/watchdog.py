@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..errors import InputError
-from ..policies.compiled import PolicyKernels
 from ..policies.static import LayerSplit, StaticFrequency
 from ..policy import Policy, Setting, is_compiled, traits_of
 from ..types import ExpertId, IntArray
@@ -29,6 +28,9 @@ from . import (
     new_watch,
     sections,
 )
+
+if TYPE_CHECKING:  # it imports numba, which takes long
+    from ..policies.compiled import PolicyKernels
 
 LOG = logging.getLogger("hetsched")
 SIMPLE = ("cpu-only", "static-frequency", "layer-split", "fetch-all")
