@@ -43,6 +43,11 @@ def emulated_cases(steps: int) -> list[Emulated]:
     return [*found, Emulated("link loses nine tenths midway (emulated)", {}, lost)]
 
 
+def emulated_rows(steps: int) -> list[dict[str, Any]]:
+    """All of them."""
+    return [emulated_row(case, steps) for case in emulated_cases(steps)]
+
+
 def emulated_row(case: Emulated, steps: int) -> dict[str, Any]:
     """Generate so many tokens with every strategy: a row as the simulated cases have it."""
     simple_s = {name: _generated(case, name, steps)[0] for name in SIMPLE}
@@ -63,7 +68,12 @@ def _generated(case: Emulated, policy: str, steps: int) -> tuple[float, list[Any
     model, machine = tiny_moe(), slowed(gallery.machine(HARDWARE), **case.believed)
     accelerator = EmulatedAccelerator(machine, time_scale=1.0, drifts=case.drifts)
     prompt = torch.randint(3, 120, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(1))
-    given = {"gpu_memory": GPU_MEMORY, "accelerator": accelerator, "policy": policy, "stand_in_for": STAND_IN}
+    given: dict[str, Any] = {
+        "gpu_memory": GPU_MEMORY,
+        "accelerator": accelerator,
+        "policy": policy,
+        "stand_in_for": STAND_IN,
+    }
     with attach(model, hardware=machine, **given) as handle:
         handle.scheduler.clock = ConstantClock(CHARGE_S)
         mask = torch.ones_like(prompt)
