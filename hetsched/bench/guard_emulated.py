@@ -38,7 +38,7 @@ def emulated_cases(steps: int) -> list[Emulated]:
     found = []
     for part, factor, said in (("cpu", LIE, "slower"), ("cpu", 1 / LIE, "faster"), ("link", 1 / LIE, "faster")):
         name = f"{part} believed {LIE:g} times {said} (emulated)"
-        found.append(Emulated(name, {part: factor}, (Drift(**{part: 1 / factor}),)))
+        found.append(Emulated(name, {part: factor}, (Drift()._replace(**{part: 1 / factor}),)))
     lost = (Drift(), Drift(from_step=steps // 2, link=LIE))
     return [*found, Emulated("link loses nine tenths midway (emulated)", {}, lost)]
 
