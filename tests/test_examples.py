@@ -58,3 +58,13 @@ def test_plug_ins_are_short_and_lawful(name: str) -> None:
         f"holds: {law.__name__.replace('_', ' ')}" for law in laws
     ]
     assert "same tokens: True" in out or "step-by-step" in out
+
+
+def test_a_guard_event_is_shown() -> None:
+    """hetsched alone is worst, under guard it is near the static placement; every switch has its line."""
+    assert len((EXAMPLES / "guard_event.py").read_text().splitlines()) < 80
+    lines = run("guard_event.py", "--tokens", "400").splitlines()
+    static_s, alone_s, guarded_s = (float(line.split(": ")[1].split(" s")[0]) for line in lines[1:4])
+    assert guarded_s < 1.1 * static_s < alone_s
+    assert lines[4].startswith("after step")
+    assert "hetsched -> " in lines[4]

@@ -37,6 +37,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "with --replay: what is replayed (default: %(default)s)"
     strategies = "hetsched,static-frequency,on-demand-lru"
     parser.add_argument("--strategies", type=names_list, default=strategies, metavar="A,B,...", help=text)
+    text = "with --guard: a subset of the cases in an engine on an emulated machine too"
+    parser.add_argument("--emulated", action="store_true", help=text)
     title = "with --overhead; --models, --hardware (one) and --seed with --replay and --guard too"
     add_overhead_options(parser.add_argument_group(title))
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -71,10 +73,10 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the chosen benchmark. Raises InputError for an option that belongs to another one."""
     mine = {
-        _overhead: set(args.usual) - {"steps", "layer_steps", "strategies"},
+        _overhead: set(args.usual) - {"steps", "layer_steps", "strategies", "emulated"},
         _replay: {"models", "hardware", "seed", "layer_steps", "strategies"},
         _faults: {"steps"},
-        _guard: {"models", "hardware", "seed", "steps"},
+        _guard: {"models", "hardware", "seed", "steps", "emulated"},
     }
     asked = {"bench", "json", "debug", "paths"} | mine.get(args.bench, set())
     for name, usual in args.usual.items():
@@ -132,7 +134,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _guard(args: argparse.Namespace) -> int:
-    from hetsched.bench.guard import GuardSettings, guard_document
+    from hetsched.bench.guard import GuardSettings, guard_document, missed
     from hetsched.report.guard_view import guard_view
     from hetsched.report.tables import console
 
@@ -140,14 +142,14 @@ def _guard(args: argparse.Namespace) -> int:
     for name, given in (("model", models), ("machine", args.hardware)):
         if len(given) != 1:
             raise InputError(f"the guard is tried with one {name}, not with {len(given)}; name one")
-    settings = GuardSettings(models[0], args.hardware[0], args.steps, args.seed)
+    settings = GuardSettings(models[0], args.hardware[0], args.steps, args.seed, args.emulated)
     with replay_bar("replaying") as progress:
         document = guard_document(settings, progress)
     if args.json:
         print(json.dumps(document))
     else:
-        console().print(guard_view(document))
-    return int(any(row["ratio"] > document["target"] for row in document["rows"]))
+        console().print(guard_view(document, missed))
+    return int(any(map(missed, document["rows"])))
 
 
 def _faults(args: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """Kernels of the reckoning: seconds that each simple strategy would have taken for a layer's experts.
 
-Static placements copy nothing, so their lanes just add up; fetch-all starts every layer with an idle link, which holds
-unless one takes longer than its layer. Seconds are those of the cost model in force, corrections counted.
+Static placements copy nothing, so their lanes just add up; fetch-all ends every layer with an idle link. What of it
+finds no slot and runs on the CPU beside copies is reckoned without their contention: only large steps have that.
+Seconds are those of the cost model in force, corrections counted.
 
 Shapes: N active experts of the layer, E experts, F all experts flat.
 """

@@ -29,8 +29,8 @@ from . import (
     sections,
 )
 
-if TYPE_CHECKING:
-    from ..policies.compiled import PolicyKernels  # numba takes long to import
+if TYPE_CHECKING:  # it imports numba, which takes long
+    from ..policies.compiled import PolicyKernels
 
 LOG = logging.getLogger("hetsched")
 SIMPLE = ("cpu-only", "static-frequency", "layer-split", "fetch-all")
