@@ -106,11 +106,3 @@ def _with_tensors_of_their_own(module: Any, state: Any, prefix: str, _: Any) -> 
         parameter = module._parameters[name]
         if state.get(prefix + name) is not parameter:  # else the parameters themselves were asked for (keep_vars)
             state[prefix + name] = place.attachment.saved.copy(state, place, name, parameter)
-
-
-def attachment_of(model: torch.nn.Module) -> Attachment | None:
-    """The handle of an attached model, also of one that attached itself (experts_implementation="hetsched")."""
-    for module in model.modules():
-        if (place := place_of(module)) is not None:
-            return place.attachment
-    return None
