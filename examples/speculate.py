@@ -25,7 +25,8 @@ ids = tokenizer("The sea was calm, and", return_tensors="pt").input_ids
 
 def said(tokens: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
     """The likeliest next token after each of these, which come after what the cache holds."""
-    return model(tokens, past_key_values=cache, use_cache=True).logits.argmax(-1)
+    logits: torch.Tensor = model(tokens, past_key_values=cache, use_cache=True).logits
+    return logits.argmax(-1)
 
 
 with hetsched.attach(model, hardware="rtx-4060-laptop-8gb", gpu_memory="50%", time_scale=1) as handle, torch.no_grad():

@@ -17,6 +17,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 from ..cost.latency import roofline_s
 from ..errors import InputError, known_as
 from ..speculation.controller import Controller
+from ..types import FloatArray
 from .candidates import Candidates, OnDraft
 from .drafters import Clock, Drafter, ModelDraft, PromptLookup, SelfDraft
 from .places import attachment_of
@@ -83,11 +84,16 @@ class Speculation:
             max_length=generation_config.max_length,
             eos_1=getattr(generation_config, "_eos_token_tensor", None),
             told=self._told,
+            expect=self._expect,
         )
         target = _Target(self._model, candidates)
         return GenerationMixin._assisted_decoding(
             target, input_ids, generation_config=generation_config, logits_processor=logits_processor, **given
         )
+
+    def _expect(self, stay_T: FloatArray) -> None:
+        """The next pass of the model verifies drafts."""
+        self._attachment.engine.kept_T = stay_T
 
     def _drafter(self) -> Drafter:
         """A drafter for one text."""

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from ..cost.model import CostModel
 from ..errors import InputError
+from ..types import FloatArray
 from .acceptance import Acceptance
 from .record import Record
 from .step_seconds import EvenStep, Expected, ModelledStep, StepSeconds
@@ -106,6 +109,10 @@ class Controller:
         else:
             self._kept.age()
         self._save(drafted, accepted, step_s + draft_s)
+
+    def stay_T(self, drafted: int) -> FloatArray:
+        """P(stays in the text) of the tokens of a step that verifies so many drafts, the one before them first."""
+        return np.concatenate([[1.0], np.cumprod(self._kept.rates_K()[:drafted])])
 
     def show(self, tokens: int, active: float, hits: float) -> None:
         """A step of so many tokens had these experts active, and there at demand, a layer on average."""

@@ -200,6 +200,22 @@ def test_drafts_are_told_before_they_are_verified() -> None:
     assert [len(ids) for ids, _ in told[:3]] == [2, 2, 2]
 
 
+def test_a_forecaster_learns_of_drafts_as_far_as_they_may_stay() -> None:
+    """The engine's demands say so in passes that verify drafts, and in no other."""
+    model, kept = tiny_moe(), []
+    with hetsched.attach(model, **EMULATED) as handle, handle.speculate("self", 2):
+        plain = handle.scheduler.step
+        handle.scheduler.step = lambda demand, link: (
+            kept.append((demand.num_tokens, demand.num_kept)),
+            plain(demand, link),
+        )[1]
+        text(model)
+    assert all(stay == tokens for tokens, stay in kept if tokens == 1 or tokens > 3)
+    verified = [(tokens, stay) for tokens, stay in kept if 1 < tokens <= 3]
+    assert verified
+    assert all(1.0 < stay < tokens for tokens, stay in verified)
+
+
 def test_auto_never_drafts_more_than_it_may() -> None:
     model = tiny_moe()
     with hetsched.attach(model, **EMULATED) as handle:
