@@ -38,7 +38,8 @@ def emulated_cases(steps: int) -> list[Emulated]:
     found = []
     for part, factor, said in (("cpu", LIE, "slower"), ("cpu", 1 / LIE, "faster"), ("link", 1 / LIE, "faster")):
         name = f"{part} believed {LIE:g} times {said} (emulated)"
-        found.append(Emulated(name, {part: factor}, (Drift()._replace(**{part: 1 / factor}),)))
+        back = Drift(cpu=1 / factor) if part == "cpu" else Drift(link=1 / factor)  # the believed seconds made true
+        found.append(Emulated(name, {part: factor}, (back,)))
     lost = (Drift(), Drift(from_step=steps // 2, link=LIE))
     return [*found, Emulated("link loses nine tenths midway (emulated)", {}, lost)]
 
