@@ -12,7 +12,7 @@ import torch
 from ..accelerators.emulated.device import EmulatedAccelerator
 from ..integrations.transformers import attach
 from ..machine import gallery
-from ..machine.drift import PARTS, Drift, slowed
+from ..machine.drift import Drift, slowed
 from ..replay.simulator import ConstantClock
 from ..testing.models import tiny_moe
 
@@ -38,8 +38,8 @@ def emulated_cases(steps: int) -> list[Emulated]:
     found = []
     for part, factor, said in (("cpu", LIE, "slower"), ("cpu", 1 / LIE, "faster"), ("link", 1 / LIE, "faster")):
         name = f"{part} believed {LIE:g} times {said} (emulated)"
-        true = Drift(0, *(1 / factor if part == each else 1.0 for each in PARTS))
-        found.append(Emulated(name, {part: factor}, (true,)))
+        back = Drift(cpu=1 / factor) if part == "cpu" else Drift(link=1 / factor)  # the believed seconds made true
+        found.append(Emulated(name, {part: factor}, (back,)))
     lost = (Drift(), Drift(from_step=steps // 2, link=LIE))
     return [*found, Emulated("link loses nine tenths midway (emulated)", {}, lost)]
 
