@@ -48,5 +48,13 @@ def test_a_model_between_two_memories_says_what_eager_says(report: Any) -> None:
     assert min(found["gpu_s"], found["cpu_s"]) > 0
 
 
+def test_slots_come_and_go_on_a_device_with_memory_of_its_own(report: Any) -> None:
+    """Weights move from slot to slot there, and a pass whose attention found no memory is made again."""
+    found = report["resized"]
+    assert found["identical"] == [True] * 4
+    assert found["held"] == [True] * 4
+    assert found["faults"] == {"device memory short": 1}
+
+
 def test_no_thread_is_left(report: Any) -> None:
     assert report["threads"] == []
