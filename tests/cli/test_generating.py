@@ -46,6 +46,32 @@ def ran(capsys: pytest.CaptureFixture[str], folder: Path, *more: str) -> dict[st
     return document
 
 
+def test_run_plans_memory_for_its_context(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    """The cache's line grows with --context and is the plan's; the run's own length is planned for where it is more."""
+    memory = {n: ran(capsys, folder, "--context", str(n))["stats"]["memory"] for n in (64, 128)}
+    assert memory[128]["gpu"]["kv_cache"] == 2 * memory[64]["gpu"]["kv_cache"] > 0
+    assert memory[64]["gpu"]["experts"] == memory[128]["gpu"]["experts"]  # --gpu-memory names them
+    argv = [
+        "run",
+        "--model",
+        str(folder),
+        "--prompt",
+        PROMPT,
+        "--max-new-tokens",
+        "3",
+        *MACHINE[:-2],
+        "--context",
+        "64",
+    ]
+    assert main(argv) == 0
+    said = capsys.readouterr().err
+    assert "planned for 64 tokens: experts " in said
+    assert "KV cache " in said
+    assert " left" in said
+    assert main([*argv[:-1], "0"]) == 2
+    assert "--context" in capsys.readouterr().err
+
+
 def expected(folder: Path, **settings: Any) -> str:
     """What transformers generates from that folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -79,6 +79,30 @@ def tokens(device: torch.device, make: Any) -> dict[str, Any]:
     return {"identical": torch.equal(found.cpu(), expected), **{key: stats[key] for key in known}}
 
 
+def resized(device: torch.device, make: Any) -> dict[str, Any]:
+    """The same through resizes, a dense part that finds no memory once, and slots that go: tokens, and bytes held."""
+    model = tiny_moe()
+    ids = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(1))
+    expected = model.generate(ids, **OPTIONS)
+    accelerator, held, same, calls = make(1 << 24), [], [], [0]
+
+    def short_once(*_: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise torch.OutOfMemoryError("no memory for the attention")
+
+    machine = {"hardware": "rtx-4060-laptop-8gb", "stand_in_for": "gpt-oss-20b"}
+    hook = model.model.layers[1].self_attn.register_forward_hook(short_once)
+    with hetsched.attach(model, **machine, gpu_memory="50%", accelerator=accelerator) as attached:
+        for share in ("50%", "20%", "90%", "40%"):
+            attached.resize(share)
+            same.append(torch.equal(model.generate(ids.to(device), **OPTIONS).cpu(), expected))
+            held.append(sum(accelerator._memory._held.values()) == attached.engine.gpu_expert_bytes)
+        faults = attached.stats()["faults"]
+    hook.remove()
+    return {"identical": same, "held": held, "faults": faults}
+
+
 def main() -> None:
     """Everything, as one JSON document."""
     where, extension = device_of_threads()
@@ -94,9 +118,13 @@ def main() -> None:
     report["pinned"] = one_layer(accelerator, source.pin_memory())
     accelerator.close()
     report["tokens"] = tokens(where, make)
+<<<<<<< HEAD
     report["host_nodes"] = {
         name: tokens_of_host_nodes(where, extension, name) for name in ("hetsched", "on-demand-lru")
     }
+=======
+    report["resized"] = resized(where, make)
+>>>>>>> w-budget
     report["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("hetsched-")]
     print(json.dumps(report))
 
