@@ -48,7 +48,6 @@ def test_a_model_between_two_memories_says_what_eager_says(report: Any) -> None:
     assert min(found["gpu_s"], found["cpu_s"]) > 0
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("policy", ["hetsched", "on-demand-lru"])
 def test_streams_decide_by_host_nodes(report: Any, policy: str) -> None:
     """Whole tokens queued at once: every sum is right, no row's slot held another expert, every copy was served.
@@ -60,14 +59,14 @@ def test_streams_decide_by_host_nodes(report: Any, policy: str) -> None:
     assert found["served"] == found["chosen"] > 0
     assert found["on_gpu"] > 0
     assert found["awaited"] > 0 or policy == "hetsched"
-=======
+
+
 def test_slots_come_and_go_on_a_device_with_memory_of_its_own(report: Any) -> None:
     """Weights move from slot to slot there, and a pass whose attention found no memory is made again."""
     found = report["resized"]
     assert found["identical"] == [True] * 4
     assert found["held"] == [True] * 4
     assert found["faults"] == {"device memory short": 1}
->>>>>>> w-budget
 
 
 def test_no_thread_is_left(report: Any) -> None:
