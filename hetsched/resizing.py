@@ -43,6 +43,8 @@ def resize(
     moves = residency.moves(num_slots, min(residency.num_slots, num_slots) if kept is None else kept)
     move(moves)
     residency.resize(num_slots, moves)
+    if scheduler.watchdog is not None:
+        scheduler.watchdog.place(replace(scheduler.setting, num_slots=num_slots))
     return residency.fill(target)
 
 

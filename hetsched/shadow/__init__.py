@@ -104,8 +104,8 @@ def sections(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray) -> Watch:
     )
 
 
-def new_watch(flat: int, slots: int) -> Arrays:
-    """The arrays of a watch before the first step; placements are filled in by watchdog."""
-    ints_I = np.zeros(AT + 2 * STRATEGIES + 4 * MOST_MOVES + flat + 2 * slots, np.int64)
+def new_watch(flat: int) -> Arrays:
+    """The arrays of a watch before the first step; placements are filled in by watchdog, of any number of slots."""
+    ints_I = np.zeros(AT + 2 * STRATEGIES + 4 * MOST_MOVES + 3 * flat, np.int64)
     floats_R = np.zeros(NOW + 6 * STRATEGIES + 2 * MOST_MOVES)
     return np.zeros(3 * flat, np.uint8), ints_I, floats_R

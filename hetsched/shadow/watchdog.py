@@ -19,6 +19,7 @@ from . import (
     LOOK,
     MOST_MOVES,
     MOVES,
+    NEXT,
     SHARE,
     SPLIT_TARGETS,
     STAY,
@@ -74,18 +75,24 @@ class Watchdog:
     def __init__(self, setting: Setting, name: str, trial: int = 0) -> None:
         from .judging import CREDIT, REST  # numba takes long to import
 
-        shape, slots = setting.geometry, setting.num_slots
+        shape = setting.geometry
         self._names = (name, *SIMPLE)
         self._told = 0
-        self.arrays = new_watch(shape.num_layers * shape.num_experts, slots)
+        self.arrays = new_watch(shape.num_layers * shape.num_experts)
         self.watch = watch = sections(*self.arrays)
         watch.rests_A[:] = REST
         watch.at[[STAY, LAST_SEEN, TRIAL]] = CREDIT, -1, trial
-        watch.at[SHARE] = slots // shape.num_layers
+        self.place(setting)
+
+    def place(self, setting: Setting) -> None:
+        """Where the simple strategies would have their experts, with so many slots."""
+        shape, slots, watch = setting.geometry, setting.num_slots, self.watch
+        watch.at[[SHARE, NEXT]] = slots // shape.num_layers, 0
         static = _flat(StaticFrequency().start(setting), shape.num_experts)[:slots]
         split = _flat(LayerSplit().start(setting), shape.num_experts)[:slots]
         watch.at[TARGETS], watch.at[SPLIT_TARGETS] = len(static), len(split)
         watch.targets_S[: len(static)], watch.split_S[: len(split)] = static, split
+        watch.is_placed_F[:] = watch.is_split_F[:] = 0
         watch.is_placed_F[static] = watch.is_split_F[split] = 1
 
     def watched(self, kernels: PolicyKernels) -> PolicyKernels:

@@ -66,7 +66,7 @@ def test_slots_come_and_go_on_a_device_with_memory_of_its_own(report: Any) -> No
     found = report["resized"]
     assert found["identical"] == [True] * 4
     assert found["held"] == [True] * 4
-    assert found["faults"] == {"device memory short": 1}
+    assert found["faults"]["device memory short"] == 1
 
 
 def test_no_thread_is_left(report: Any) -> None:
