@@ -11,6 +11,7 @@ from hetsched.machine.drift import slowed
 from hetsched.replay.simulator import ConstantClock, simulate
 from hetsched.replay.steps import steps_of
 from hetsched.residency import RESIDENT
+from hetsched.resizing import resize
 from hetsched.scheduler import Scheduler
 from hetsched.shadow import CPU_ONLY, DECIDES, FETCH_ALL, SPLIT, STATIC
 from hetsched.testing.policies import SHAPE, demanded
@@ -109,3 +110,16 @@ def test_engines_and_compiled_replays_move_alike() -> None:
     np.testing.assert_allclose(step_s_S, expected_s_S, rtol=1e-9)
     assert (state_LE == expected_LE).all()
     assert scheduler.stats.as_dict()["moves"][0]["left"] == "hetsched"
+
+
+@pytest.mark.parametrize(("rule", "placed"), [(STATIC, "is_placed_F"), (SPLIT, "is_split_F")])
+@pytest.mark.parametrize("slots", [6, 24])
+def test_placements_follow_the_number_of_slots(rule: int, placed: str, slots: int) -> None:
+    """Fewer: those that no longer fit are no part of it; more: the new ones are brought in."""
+    run = deciding(rule)
+    run.run(40, as_predicted)
+    resize(run.scheduler, slots)
+    run.run(60, as_predicted)
+    target_LE = getattr(run.watch, placed).reshape(SHAPE.num_layers, -1).astype(bool)
+    assert slots - SHAPE.num_experts < target_LE.sum() <= slots
+    assert (run.scheduler.residency.state_LE[target_LE] == RESIDENT).all()
