@@ -67,4 +67,4 @@ class Awq(Stored):
 
 def _in_order(numbers: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     """Every eight columns in another order."""
-    return numbers.unflatten(-1, (-1, PER_WORD))[..., list(order)].flatten(-2)
+    return numbers.reshape(*numbers.shape[:-1], -1, PER_WORD)[..., list(order)].flatten(-2)

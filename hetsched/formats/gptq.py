@@ -89,5 +89,5 @@ def word_of(numbers: torch.Tensor) -> torch.Tensor:
     import torch
 
     shifts = torch.arange(0, 32, 4, dtype=torch.int64)
-    words = (numbers.long().unflatten(-1, (-1, PER_WORD)) << shifts).sum(-1)
+    words = (numbers.long().reshape(*numbers.shape[:-1], -1, PER_WORD) << shifts).sum(-1)
     return torch.where(words >= 1 << 31, words - (1 << 32), words).int()

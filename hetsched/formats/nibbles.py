@@ -63,4 +63,4 @@ def half_e8m0_of(exponents: torch.Tensor) -> torch.Tensor:
     import torch
 
     bits = exponents.int()
-    return torch.where(bits < 2, 1 << 21 + bits, (bits - 1) << 23).int().view(torch.float32)
+    return torch.where(bits < 2, 1 << (21 + bits), (bits - 1) << 23).int().view(torch.float32)

@@ -56,7 +56,7 @@ def six_bits(bytes_N12: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     import torch
 
-    first, second, third = bytes_N12.split(4, dim=1)
+    first, second, third = bytes_N12.chunk(3, dim=1)
     scales = torch.cat((first & 63, third & 15 | (first >> 6) << 4), dim=1)
     minima = torch.cat((second & 63, third >> 4 | (second >> 6) << 4), dim=1)
     return scales, minima
@@ -66,5 +66,5 @@ def from_six_bits(scales_N8: torch.Tensor, minima_N8: torch.Tensor) -> torch.Ten
     """The inverse of `six_bits`: uint8 [N, 12]."""
     import torch
 
-    (a, b), (c, d) = scales_N8.split(4, dim=1), minima_N8.split(4, dim=1)
+    (a, b), (c, d) = scales_N8.chunk(2, dim=1), minima_N8.chunk(2, dim=1)
     return torch.cat((a | (b >> 4) << 6, c | (d >> 4) << 6, b & 15 | (d & 15) << 4), dim=1)

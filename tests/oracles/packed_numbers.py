@@ -1,4 +1,4 @@
-"""What formats without a judge of their own mean, number by number as their layouts are published, in Python's integers.
+"""What formats without a judge of their own mean, number by number as their layouts are published, in plain Python.
 
 Shapes: R rows = outputs, C columns = inputs, G groups of columns.
 """
