@@ -22,6 +22,8 @@ from hetsched.formats.gguf_mxfp4 import GgufMxfp4
 from hetsched.formats.int4_group import Int4Group
 from hetsched.formats.mxfp4 import Mxfp4
 from hetsched.formats.q4_0 import Q4_0
+from hetsched.formats.q4_k import Q4K
+from hetsched.formats.q6_k import Q6K
 from hetsched.formats.q8_0 import Q8_0
 from tests.formats.drawn import FORMATS, label, parts_of
 
@@ -46,7 +48,7 @@ def is_near(found: torch.Tensor, x_TK: torch.Tensor, weights_NK: torch.Tensor) -
 def test_products_are_those_of_the_unpacked_weights(format_: Any) -> None:
     """One token to nine, and as many as are unpacked in blocks; rows that are no multiple of four, half-full steps."""
     kernel = PackedKernel(few=8)
-    for shape in ((23, 256), (70, 352)):
+    for shape in ((23, 512), (70, 352)):
         if not serves(format_, shape):
             continue
         matrix, weights = drawn_matrix(format_, shape)
@@ -56,12 +58,12 @@ def test_products_are_those_of_the_unpacked_weights(format_: Any) -> None:
 
 
 @pytest.mark.parametrize("features", CPUS, ids=lambda found: "+".join(sorted(found)) or "plain")
-@pytest.mark.parametrize("format_", [Mxfp4(), GgufMxfp4(), Q4_0(), Fp8Block(), Int4Group()], ids=label)
+@pytest.mark.parametrize("format_", [Mxfp4(), GgufMxfp4(), Q4_0(), Q4K(), Q6K(), Fp8Block(), Int4Group()], ids=label)
 def test_every_way_to_unpack_gives_the_same_weights(format_: Any, features: frozenset[str]) -> None:
     """Each weight by itself: by the tables of AVX-512 and AVX2, and by what any CPU can do."""
     if not features <= host_features():
         pytest.skip(f"this CPU lacks {', '.join(sorted(features - host_features()))}")
-    shape = (5, 416)
+    shape = (5, 416) if format_.block[1] < 256 else (5, 512)
     matrix, weights = drawn_matrix(format_, shape, seed=4)
     found = np.empty(shape, np.float32)
     place = matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from hetsched.__main__ import main
 from hetsched.errors import InputError
 from hetsched.formats.mxfp4 import Mxfp4
+from hetsched.formats.plain import Bf16
 from hetsched.formats.q4_0 import Q4_0
 from hetsched.formats.q8_0 import Q8_0
 from hetsched.machine.profile import ExpertShape
 from hetsched.measure import experts, format_kernels
 from hetsched.measure.timing import Timing
+from tests.cli.test_cli import call
 
 SHAPE = ExpertShape(64, 32, "bf16")
 KEYS = ["format", "tokens", "kernel", "gb_per_s", "weights_per_s", "share", "lossless"]
@@ -48,8 +49,8 @@ def test_what_is_measured_are_experts_of_the_pool(format_: Any) -> None:
     expected = (torch.nn.functional.silu(input_SH @ gate.t()) * (input_SH @ up.t())) @ down.t()
     kernels = format_kernels._kernels(pool, 3)
     assert list(kernels) == ["packed", "blocks"]
-    for call in kernels.values():
-        assert torch.allclose(call(pool, input_SH, 2)(0), expected, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
+    for made in kernels.values():
+        assert torch.allclose(made(pool, input_SH, 2)(0), expected, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_figures_follow_from_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,22 +74,23 @@ def test_figures_follow_from_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     """The columns that others rely on, with formats and without; a format no packed kernel reads is unpacked."""
-    packed, unpacked = "hetsched.formats.q8_0:Q8_0", "hetsched.formats.q4_k:Q4K"
+    packed, unpacked = "hetsched.formats.q8_0:Q8_0", "hetsched.formats.gptq:Gptq"
     argv = ["profile", "--kernels", "--quick", "--json", "--geometry", "hidden=256,ffn=256"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(format_kernels, "TOKENS", (1,))
         patch.setattr(format_kernels.format_table, "__defaults__", ((1, 64), lambda _: None))
         patch.setattr("hetsched.measure.request.QUICK_S", 0.1)
-        assert main([*argv, "--format", f"{packed},{unpacked}"]) == 0
-    found = json.loads(capsys.readouterr().out)
+        code, out, _ = call(capsys, *argv, "--format", f"{packed},{unpacked}")
+    found = json.loads(out)
+    assert code == 0
     assert found["schema"] == "hetsched-kernels/1"
     assert found["read_gb_per_s"] > 0
     assert [list(row) for row in found["rows"]] == [KEYS] * 5
     assert {(row["format"], row["kernel"]) for row in found["rows"]} == {
-        ("q8_0", "packed"), ("q8_0", "blocks"), ("q4_k", "unpacked"),
+        ("q8_0", "packed"), ("q8_0", "blocks"), ("gptq", "unpacked"),
     }  # fmt: skip
 
 
 def test_an_expert_that_a_format_cannot_store_is_refused_before_measuring() -> None:
-    with pytest.raises(InputError, match="q4_0 stores rows of a multiple of 32"):
-        format_kernels.format_table({"q8_0": Q8_0(), "q4_0": Q4_0()}, ExpertShape(64, 40, "bf16"), 1e9)
+    with pytest.raises(InputError, match="mxfp4 stores rows of a multiple of 32"):
+        format_kernels.format_table({"bf16": Bf16(), "mxfp4": Mxfp4()}, ExpertShape(64, 40, "bf16"), 1e9)

@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .lanes import FLOAT, I8, I64, LANES, Lanes
-from .unpackers import Group, Step, Unpacker
+from .steps import Group, Step, Unpacker
 
 LINE, AHEAD = 64, 1024  # bytes of a cache line; how far on memory is asked for what comes, be it of the next row
 

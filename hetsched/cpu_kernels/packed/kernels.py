@@ -20,7 +20,7 @@ from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
 from .lanes import host_features
 from .matrix import ExpertMatrices, PackedMatrix
-from .unpackers import Unpacker
+from .steps import Unpacker
 
 FEW = 16  # tokens of one expert or product, up to which weights are unpacked for every four tokens anew
 BLOCK_BYTES = 4 << 20  # of weights unpacked at a time

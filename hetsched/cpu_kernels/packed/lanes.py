@@ -90,6 +90,11 @@ class Lanes:
         words = self.builder.sext(numbers, ir.VectorType(I32, numbers.type.count))
         return self.builder.sitofp(words, ir.VectorType(FLOAT, numbers.type.count))
 
+    def byte_of_each(self, words: Any, place: int) -> Any:
+        """The signed byte at a place of 16 words, as floats."""
+        top = self.builder.shl(words, self.whole(24 - 8 * place, words))
+        return self.builder.sitofp(self.builder.ashr(top, self.whole(24, words)), ir.VectorType(FLOAT, LANES))
+
     def widened(self, bits: Any) -> Any:
         """bf16 bits as floats: the upper half of the word."""
         words = self.builder.zext(bits, ir.VectorType(I32, bits.type.count))

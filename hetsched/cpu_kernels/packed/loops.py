@@ -189,7 +189,9 @@ def _widen(stamp):
 
 def _stamp():
     """Of all sources that a kernel is made of."""
-    return source_stamp(PACKAGE, *(f"{PACKAGE}.{name}" for name in ("lanes", "unpackers", "dots", "loops")))
+    return source_stamp(
+        PACKAGE, *(f"{PACKAGE}.{name}" for name in ("lanes", "steps", "k_blocks", "unpackers", "dots", "loops"))
+    )
 
 
 def _named(unpacker, features):

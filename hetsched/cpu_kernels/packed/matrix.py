@@ -11,7 +11,8 @@ import torch
 
 from ...errors import InputError
 from ...formats import Format, Parts, Shape
-from .unpackers import Unpacker, unpacker_of
+from .steps import Unpacker
+from .unpackers import unpacker_of
 
 NO_NUMBER = 0x7F  # e4m3's, without its sign
 

@@ -1,83 +1,18 @@
-"""How each format is unpacked in registers: a few whole blocks of a row a step.
-
-A step gives its weights as vectors of 16, in whatever order of columns is cheapest; `columns` says which, and the
-activations are laid out in that order once a call. Shapes: C columns.
-"""
+"""How each format is unpacked in registers; GGUF's blocks of 256 are in `k_blocks`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
 
-from ...formats import Format, Shape
+from ...formats import Format
 from ...types import IntArray
+from .k_blocks import q4_k, q6_k
 from .lanes import FLOAT, I8, I16, I32, LANES, Lanes
-
-FOUR_EACH = [lane // 4 for lane in range(LANES)]
-
-
-class Group(NamedTuple):
-    """Vectors that share a scale, a vector too; None where there is none."""
-
-    vectors: Sequence[Any]
-    scale: Any = None
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """So many bytes of blocks and of scales make a step; `columns[i]`: the column of its weight number i."""
-
-    columns: IntArray
-    block_bytes: int
-    scale_bytes: int
-    write: Callable[[Lanes, Any, Any], list[Group]]
-
-
-@dataclass(frozen=True, eq=False)
-class Unpacker:
-    """The steps of a row, wide ones first, and which parts they read; `rows_a_scale`: rows that share scales.
-
-    There is one of a name.
-    """
-
-    name: str
-    steps: tuple[Step, ...]
-    blocks: str
-    scales: str = ""
-    rows_a_scale: int = 1
-
-    def order(self, columns: int) -> IntArray | None:
-        """Which column each weight of a row is, as the steps take them; None where they do not come out even."""
-        taken, parts = 0, []
-        for step in self.steps:
-            width = len(step.columns)
-            while columns - taken >= width:
-                parts.append(step.columns + taken)
-                taken += width
-        return np.concatenate(parts) if taken == columns and parts else None
-
-    def serves(self, shape: Shape) -> bool:
-        """Whether it can read a matrix of this shape."""
-        return self.order(shape[1]) is not None
-
-
-def in_turn(count: int) -> IntArray:
-    """Columns as they come."""
-    return np.arange(count, dtype=np.int64)
-
-
-def by_nibble() -> IntArray:
-    """Columns of 16 words of eight nibbles, two of one byte next to each other, a nibble of all words at a time."""
-    return np.ascontiguousarray(np.arange(128).reshape(LANES, 8).T).reshape(-1)
-
-
-def by_nibble_in_halves(block: int) -> IntArray:
-    """The same where the high nibbles of a block's bytes are its second half."""
-    words = np.arange(128).reshape(-1, 2, block // 8, 4)  # block, half, word, byte
-    return np.ascontiguousarray(words.transpose(3, 1, 0, 2)).reshape(-1)
+from .steps import FOUR_EACH, Group, Step, Unpacker, by_nibble, by_nibble_in_halves, in_turn
 
 
 def mxfp4(_format: Format) -> Unpacker:
@@ -214,8 +149,6 @@ def _evens_and_odds() -> IntArray:
 
 
 def _bytes_as_words(code: Lanes, numbers: Any) -> Any:
-    from llvmlite import ir
-
     return code.builder.zext(numbers, ir.VectorType(I32, LANES))
 
 
@@ -230,8 +163,6 @@ def _powers(code: Lanes, exponents: Any, lanes: Sequence[int]) -> Any:
 
     Each byte goes to the top of its word, which costs one shuffle, and down by a bit.
     """
-    from llvmlite import ir
-
     count = exponents.type.count
     zeros = ir.Constant(exponents.type, [0] * count)
     places = ir.Constant(ir.VectorType(I32, 64), [place for lane in lanes for place in (count, count, count, lane)])
@@ -242,8 +173,6 @@ def _powers(code: Lanes, exponents: Any, lanes: Sequence[int]) -> Any:
 
 def _e4m3(code: Lanes, numbers: Any) -> list[Any]:
     """32 of them, over 256."""
-    from llvmlite import ir
-
     words = code.builder.sext(numbers, ir.VectorType(I16, 32))
     moved = code.masked(code.builder.shl(words, code.whole(7, words)), 0xBFFF)
     return [code.halves(code.spread(moved, range(first, first + LANES))) for first in (0, LANES)]
@@ -258,6 +187,8 @@ WRITERS: dict[str, Callable[[Any], Unpacker]] = {
     "fp8-block": fp8_block,
     "q8_0": q8_0,
     "q4_0": q4_0,
+    "q4_k": q4_k,
+    "q6_k": q6_k,
     "int4-group": int4_group,
 }
 
