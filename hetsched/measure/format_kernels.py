@@ -22,7 +22,7 @@ from .timing import time_together
 
 TOKENS = (1, 2, 4, 8, 16, 64, 256)
 PRODUCTS = 8  # experts times tokens in a measured call, at least
-FEW = 16  # tokens up to which both kernels are measured; beyond, unpacking in blocks is known to win
+FEW = 64  # tokens up to which both kernels are measured; beyond, unpacking in blocks is known to win
 READ_BYTES = 64 << 20  # of a measured read
 ALIGN = 64  # bytes; experts begin at cache lines
 

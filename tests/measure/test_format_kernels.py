@@ -61,8 +61,8 @@ def test_figures_follow_from_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Timing(9.0, next(seconds), 9.0, 5) for _ in calls]
 
     monkeypatch.setattr(format_kernels, "time_together", made_up)
-    table = format_kernels.format_table({"q4_0": Q4_0()}, SHAPE, 1.0, tokens=(1, 64))
-    assert [(row.tokens, row.kernel) for row in table.rows] == [(1, "packed"), (1, "blocks"), (64, "blocks")]
+    table = format_kernels.format_table({"q4_0": Q4_0()}, SHAPE, 1.0, tokens=(1, 256))
+    assert [(row.tokens, row.kernel) for row in table.rows] == [(1, "packed"), (1, "blocks"), (256, "blocks")]
     pool_bytes, expert_bytes, weights = format_kernels.PackedPool(Q4_0(), SHAPE).read_bytes, 3456, 6144
     assert table.read_gb_per_s == pytest.approx(pool_bytes / 1e6)
     for row, experts_of_call, taken_s in zip(table.rows, (8, 8, 1), (0.002, 0.004, 0.010), strict=True):
@@ -77,8 +77,7 @@ def test_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     packed, unpacked = "hetsched.formats.q8_0:Q8_0", "hetsched.formats.gptq:Gptq"
     argv = ["profile", "--kernels", "--quick", "--json", "--geometry", "hidden=256,ffn=256"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(format_kernels, "TOKENS", (1,))
-        patch.setattr(format_kernels.format_table, "__defaults__", ((1, 64), lambda _: None))
+        patch.setattr(format_kernels.format_table, "__defaults__", ((1, 256), lambda _: None))
         patch.setattr("hetsched.measure.request.QUICK_S", 0.1)
         code, out, _ = call(capsys, *argv, "--format", f"{packed},{unpacked}")
     found = json.loads(out)

@@ -22,7 +22,7 @@ from .lanes import host_features
 from .matrix import ExpertMatrices, PackedMatrix
 from .steps import Unpacker
 
-FEW = 16  # tokens of one expert or product, up to which weights are unpacked for every four tokens anew
+FEW = 32  # tokens of one expert or product, up to which weights are unpacked for every four tokens anew
 BLOCK_BYTES = 4 << 20  # of weights unpacked at a time
 
 
