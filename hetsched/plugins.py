@@ -23,6 +23,7 @@ KINDS = {
     "hetsched.policies": "policy",
     "hetsched.forecasters": "forecaster",
     "hetsched.accelerators": "accelerator",
+    "hetsched.formats": "weight format",
 }
 
 

@@ -25,6 +25,7 @@ ROOMS = [
     "signals",
     "interruptible",
     "geometry",
+    "formats",
     "machine",
     "memory",
     "cost",

@@ -22,8 +22,9 @@ from hetsched.machine.units import human
 from hetsched.report.profile_view import profile_view
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 
-from .option_types import NotedOption, non_empty_text, refuse_given
+from .option_types import NotedOption, names_list, non_empty_text, refuse_given
 from .paths import NameOrPath, OutputFile
+from .profile_kernels import show_kernels
 
 if TYPE_CHECKING:
     from hetsched.measure.check import CheckRow
@@ -59,6 +60,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--kernels", action="store_true", help="compare the CPU kernels instead: rate, share of the roof"
     )
     parser.add_argument("--lossy", action="store_true", help="with --kernels: the quantised ones too, with their error")
+    text = "with --kernels: formats as checkpoints store them, such as mxfp4,q8_0"
+    parser.add_argument("--format", type=names_list, metavar="F[,F...]", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
@@ -69,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--scaling belongs to --check; add --check")
     if args.lossy and not args.kernels:
         raise InputError("--lossy belongs to --kernels; add --kernels")
+    if args.format and not args.kernels:
+        raise InputError("--format belongs to --kernels; add --kernels")
+    if args.format and args.lossy:
+        raise InputError("--lossy quantises anew, --format names what is quantised; ask for one of them")
     if args.check and args.kernels:
         raise InputError("--check and --kernels are two reports; ask for one of them")
     if args.kernels:
@@ -79,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         raise UnknownNameError("device", args.device, [*DEVICES, *gallery.machines()])
     geometry = _geometry(args)
     if args.kernels:
-        return _kernels(args, geometry)
+        return show_kernels(args, geometry)
     return _check(args, geometry) if args.check else _measure_and_show(args, geometry)
 
 
@@ -163,30 +170,6 @@ def _check(args: argparse.Namespace, geometry: MoEGeometry) -> int:
         summary += [f"median error of scaling to other geometries {median_error(scaled):.1%}"] if scaled else []
         console().print(Page(_check_table(rows + scaled), *summary))
     return 0 if error <= TARGET_ERROR else 1
-
-
-def _kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
-    with console(stderr=True).status("comparing CPU kernels"):
-        import torch
-
-        from hetsched.measure.cpu import runnable_shape
-        from hetsched.measure.cpu_kernels import kernel_table
-        from hetsched.measure.request import FULL_S, QUICK_S, TABLE_TOKENS, Request
-
-        shape, _ = runnable_shape(Request(geometry).shape)
-        with torch.inference_mode():
-            rows = kernel_table(shape, TABLE_TOKENS[:8], QUICK_S if args.quick else FULL_S, args.lossy)
-    if args.json:
-        print(json.dumps({"schema": "hetsched-kernels/1", "rows": [row._asdict() for row in rows]}))
-        return 0
-    rest = figures("time", "reads", "of roof", "over fp32", "error", drop=("reads", "over fp32", "of roof"))
-    table = Sheet(Column("tokens", right=True), "kernel", *rest)
-    for row in rows:
-        name = row.kernel if row.lossless else f"{row.kernel} (lossy)"
-        shares = f"{row.roof_share:.0%}", f"{row.against_fp32:.2f} x", f"{row.error:.1e}"
-        table.add(str(row.n), name, human(row.median_s, "s"), human(row.bytes_per_s, "B/s"), *shares)
-    console().print(Page(table))
-    return 0
 
 
 def _profile_to_check(args: argparse.Namespace, geometry: MoEGeometry) -> HardwareProfile:

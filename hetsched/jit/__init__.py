@@ -138,6 +138,18 @@ def inlined(name: str, function: F, **kernels: Any) -> F:
     return cast(F, made)
 
 
+def threaded(name: str, template: Callable[[int], F], stamp: int, **kernels: Any) -> F:
+    """As `specialised`, in numba's own way, whose threads share out a loop over `prange`."""
+
+    def make() -> Any:
+        made = njit(parallel=True, nogil=True, error_model="numpy")(_bound(name, template(stamp), kernels))
+        with suppress(RuntimeError):  # no folder to keep it in
+            made.enable_caching()
+        return made
+
+    return cast(F, _once((name, template, stamp, "threaded"), kernels, make))
+
+
 def _once(key: tuple[Any, ...], kernels: dict[str, Any], make: Callable[[], Any]) -> Any:
     key = (*key, *sorted(kernels.items()))
     if key not in _SPECIALISED:

@@ -1,0 +1,169 @@
+"""Measures whole experts on packed weights: every format at every token count, beside reads of the same memory.
+
+Shapes: T tokens, S tokens sorted by expert, H hidden, F ffn, N rows, K columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ..cpu_kernels.packed.kernels import PackedKernel
+from ..cpu_kernels.packed.matrix import ExpertMatrices, packed_matrix, serves
+from ..formats import Format, Parts, Shape, views_of
+from ..machine.memory import cache_bytes, free_bytes
+from ..machine.profile import ExpertShape
+from .experts import pool_size
+from .timing import time_together
+
+TOKENS = (1, 2, 4, 8, 16, 64, 256)
+PRODUCTS = 8  # experts times tokens in a measured call, at least
+FEW = 64  # tokens up to which both kernels are measured; beyond, unpacking in blocks is known to win
+READ_BYTES = 64 << 20  # of a measured read
+ALIGN = 64  # bytes; experts begin at cache lines
+
+Call = Callable[[int], object]
+
+
+class FormatRow(NamedTuple):
+    """One kernel on one format at one token count, in the best of a few turns.
+
+    `share`: of the rate at which torch reads the same memory in between. `weights_per_s`: of all threads together.
+    """
+
+    format: str
+    tokens: int
+    kernel: str
+    gb_per_s: float
+    weights_per_s: float
+    share: float
+    lossless: bool
+
+
+class FormatTable(NamedTuple):
+    """`read_gb_per_s`: the best rate of reads in all of the measurement."""
+
+    read_gb_per_s: float
+    rows: list[FormatRow]
+
+
+class PackedPool:
+    """Equal experts in one stretch of memory that no cache holds, an expert a row."""
+
+    def __init__(self, format_: Format, shape: ExpertShape, cache: int | None = None) -> None:
+        self.shapes: list[Shape] = [(shape.ffn, shape.hidden)] * 2 + [(shape.hidden, shape.ffn)]
+        self.format = format_
+        self.expert_bytes = sum(format_.num_bytes(each) for each in self.shapes)
+        begins = [0]
+        for each in self.shapes:
+            begins.append(begins[-1] + -(-format_.num_bytes(each) // ALIGN) * ALIGN)
+        self.count = pool_size(begins[-1], cache or cache_bytes(), free_bytes())
+        self._rows = torch.empty((self.count, begins[-1]), dtype=torch.uint8)
+        self._begins = begins
+        for name_view, weights in zip(self.parts(0), self._drawn(), strict=True):
+            for name, part in format_.pack(weights).items():
+                name_view[name].copy_(part.view(name_view[name].shape))
+        self._rows[1:] = self._rows[0]
+
+    def parts(self, number: int) -> list[Parts]:
+        """Gate, up and down of an expert, as they lie."""
+        row = self._rows[number % self.count]
+        return [views_of(row[a:], self.format, each) for a, each in zip(self._begins, self.shapes, strict=False)]
+
+    def read(self, number: int) -> torch.Tensor:
+        """Read as much as a measured read does, elsewhere every time."""
+        words = self._rows.view(-1).view(torch.int64)
+        size = min(self.read_bytes // 8, len(words))
+        begin = number * size % max(len(words) - size, 1)
+        return words[begin : begin + size].sum()
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of a measured read."""
+        return min(READ_BYTES, self._rows.numel())
+
+    def _drawn(self) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randn(each, generator=generator) * each[1] ** -0.5 for each in self.shapes]
+
+
+def format_table(
+    formats: dict[str, Format],
+    shape: ExpertShape,
+    budget_s: float,
+    tokens: Sequence[int] = TOKENS,
+    report: Callable[[str], None] = lambda _: None,
+) -> FormatTable:
+    """All kernels of these formats by name, in about `budget_s` of measuring.
+
+    Raises InputError for a format that cannot store experts of this shape, before anything is measured.
+    """
+    for format_ in formats.values():
+        for each in ((shape.ffn, shape.hidden), (shape.hidden, shape.ffn)):
+            format_.num_bytes(each)
+    best, rows = 0.0, list[FormatRow]()
+    for name, format_ in formats.items():
+        report(f"{name}: weights to measure with")
+        pool = PackedPool(format_, shape)
+        for count in tokens:
+            report(f"{name}, {count} tokens")
+            read, found = _at(name, pool, shape, count, budget_s / len(formats) / len(tokens))
+            best, rows = max(best, read), rows + found
+    return FormatTable(best / 1e9, rows)
+
+
+def _at(name: str, pool: PackedPool, shape: ExpertShape, count: int, budget_s: float) -> tuple[float, list[FormatRow]]:
+    """Bytes a second of reads, and the rows of one token count."""
+    several = min(max(PRODUCTS // count, 1), pool.count)
+    input_SH = torch.randn(several * count, shape.hidden)
+    calls = {kernel: call(pool, input_SH, several) for kernel, call in _kernels(pool, count).items()}
+    read, *timings = time_together([pool.read, *calls.values()], budget_s)
+    read_rate = pool.read_bytes / read.p10_s
+    rows = []
+    for kernel, timing in zip(calls, timings, strict=True):
+        experts_per_s = several / timing.p10_s
+        rate = experts_per_s * pool.expert_bytes
+        weights = experts_per_s * shape.params
+        rows.append(FormatRow(name, count, kernel, rate / 1e9, weights, rate / read_rate, True))
+    return read_rate, rows
+
+
+def _kernels(pool: PackedPool, count: int) -> dict[str, Callable[[PackedPool, torch.Tensor, int], Call]]:
+    """What can compute with a format, by name."""
+    if not all(serves(pool.format, each) for each in pool.shapes):
+        return {"unpacked": _unpacked}
+    kernels = {"packed": partial(_packed, PackedKernel(few=FEW))} if count <= FEW else {}
+    return {**kernels, "blocks": partial(_packed, PackedKernel(few=0))}
+
+
+def _packed(kernel: PackedKernel, pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
+    """Packed kernels: other experts on every call."""
+    experts = []
+    for number in range(pool.count):
+        pairs = zip(pool.parts(number), pool.shapes, strict=True)
+        gate, up, down = (packed_matrix(pool.format, parts, each) for parts, each in pairs)
+        experts.append(ExpertMatrices(gate, up, down))
+    layer, counts = kernel.pack_several(experts), [len(input_SH) // several] * several
+
+    def call(number: int) -> torch.Tensor:
+        active = [(number * several + i) % pool.count for i in range(several)]
+        return kernel.swiglu_of_several(input_SH, layer, active, counts)
+
+    return call
+
+
+def _unpacked(pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
+    """Formats that no packed kernel reads: made fp32 for every call, multiplied by torch."""
+    parts_S = input_SH.chunk(several)
+
+    def call(number: int) -> None:
+        for i, x_TH in enumerate(parts_S):
+            found = zip(pool.parts(number * several + i), pool.shapes, strict=True)
+            gate, up, down = (pool.format.unpack(parts, each, torch.float32) for parts, each in found)
+            F.linear(F.silu(F.linear(x_TH, gate)) * F.linear(x_TH, up), down)
+
+    return call
