@@ -139,7 +139,7 @@ def test_the_step_as_a_c_function_is_timed_alone() -> None:
         return c_function_seconds(made, ids_L, lambda: float(next(clock)))
 
     assert seconds("on-demand-lru") == {"c_function_s": 1.0, "c_function_ahead_s": 1.0}
-    assert seconds("moe-infinity") == {"c_function_s": None, "c_function_ahead_s": None}
+    assert seconds("sp-moe") == {"c_function_s": None, "c_function_ahead_s": None}
     assert seconds("hybrimoe") == {"c_function_s": None, "c_function_ahead_s": None}  # looks at router weights
 
 

@@ -11,11 +11,11 @@ from hetsched.cli import main
 
 def test_every_strategy_on_every_model_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     models = ["--models", "gpt-oss-20b", "--hardware", "rtx-4090", "--layer-steps", "72"]
-    assert main(["bench", "--replay", "--json", *models, "--strategies", "static-frequency,moe-spac"]) == 0
+    assert main(["bench", "--replay", "--json", *models, "--strategies", "static-frequency,sp-moe"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "hetsched-replay-speed/1"
     rows = {row["strategy"]: row for row in document["rows"]}
-    assert rows.keys() == {"static-frequency", "moe-spac"}
+    assert rows.keys() == {"static-frequency", "sp-moe"}
     assert [rows["static-frequency"][key] for key in ("layers", "experts", "top_k")] == [24, 32, 4]
     assert [rows[strategy]["compiled"] for strategy in rows] == [True, False]
     for row in rows.values():
