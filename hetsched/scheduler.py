@@ -42,6 +42,7 @@ from .types import (
     Demand,
     ExpertId,
     Fetch,
+    Float32Array,
     FloatArray,
     IntArray,
     Lane,
@@ -62,7 +63,8 @@ class Scheduler:
     """Decides, for one model on one machine, where each active expert runs and what moves.
 
     For each layer: `step` once its router has spoken, start the plan, `prefetch` while it runs, `observe` what it came
-    to; `begin_step` before the first, where it is known whether a request begins. `policy` and `solver` are names of
+    to; `begin_step` before the first, where it is known whether a request begins; `foresee` before it, where it is known
+    which tokens the step is to verify. `policy` and `solver` are names of
     installed plug-ins, "module:Class", or objects. `gpu_bytes`: memory for experts on the GPU. `history`: a calibration
     trace; `frequency_LE` [L, E]: its tokens per expert, where that is all there is. `future`: what will be demanded,
     for clairvoyant policies in a replay. `timed_as`: take another model's seconds. `clock`: what decisions are timed
@@ -150,12 +152,15 @@ class Scheduler:
         """Whether the policy wants to be told what its plans came to."""
         return self._executed is not None
 
-    def begin_step(self, new_request: bool = False) -> None:
+    def begin_step(self, new_request: bool = False, drafting: bool = False) -> None:
         """The next step whose demands are made here is, or is not, the first of a request.
 
-        For executors that know; where none says so, only the very first step begins one.
+        For executors that know; where none says so, only the very first step begins one. `drafting`: it makes drafts;
+        a forecaster that is told of these by `foresee` is not told of its demands, which are no text's.
         """
         self._next_is_new = new_request
+        if self.can_foresee:
+            self.decider.drafting = drafting  # type: ignore[attr-defined]
 
     def demand(
         self,
@@ -221,6 +226,29 @@ class Scheduler:
         self.stats.overlapped_s += copies.decision_s
         self.pace.looked(copies.decision_s, self._views.gained_s())
         return copies
+
+    @property
+    def can_foresee(self) -> bool:
+        """Whether the forecaster asks for drafts between steps; a policy in Python is not asked for copies there."""
+        return bool(getattr(self.decider, "can_foresee", False))
+
+    def foresee(self, draft_DLE: Float32Array, link: LinkState = IDLE) -> Copies:
+        """Between steps: the next one verifies these tokens (see Context.draft_DLE); learn that, and choose copies.
+
+        May be called as often as more is known.
+        """
+        start, decider = self.clock(), self.decider
+        if not self.can_foresee:
+            return Copies()
+        layer, experts = self.geometry.num_layers - 1, self.geometry.num_experts
+        nobodys = Demand.listed(self._step, layer, Phase.VERIFY, [], [], len(draft_DLE), experts)
+        self._views.tell(nobodys, link)
+        chosen: list[Fetch] = []
+        try:
+            decider.foresee(draft_DLE, nobodys, chosen)  # type: ignore[attr-defined]
+        except Exception as error:  # as in prefetch
+            self._excuse(Fault.PREFETCH, error)
+        return Copies(tuple(chosen), self.clock() - start)
 
     def observe(self, outcome: Outcome) -> None:
         """Take note of an executed plan: what the GPU ran has arrived."""

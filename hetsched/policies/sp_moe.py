@@ -9,8 +9,9 @@ waited for. Where nobody drafts it is an LRU cache.
 Who drafts gives the routers' probabilities (Context.draft_DLE). In a replay of verify steps the step's own experts
 stand in for them, a share of which are wrong (forecast/emulated_draft.py).
 
-Approximated: drafts are given with the last layer of the step before, so that copies have that layer, and `drafting_s`
-more, before the verify step begins.
+In an engine drafts are given between steps, as often as more of them is known. Approximated in a replay: they are given
+with the last layer of the step before, so that copies have that layer, and `drafting_s` more, before the verify step
+begins.
 
 Shapes: L layers, E experts, F both flat.
 """
