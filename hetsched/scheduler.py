@@ -235,13 +235,14 @@ class Scheduler:
     def foresee(self, draft_DLE: Float32Array, link: LinkState = IDLE) -> Copies:
         """Between steps: the next one verifies these tokens (see Context.draft_DLE); learn that, and choose copies.
 
-        May be called as often as more is known.
+        May be called as often as more is known. Raises InputError for a draft of another shape.
         """
-        start, decider = self.clock(), self.decider
+        start, decider, shape = self.clock(), self.decider, (self.geometry.num_layers, self.geometry.num_experts)
         if not self.can_foresee:
             return Copies()
-        layer, experts = self.geometry.num_layers - 1, self.geometry.num_experts
-        nobodys = Demand.listed(self._step, layer, Phase.VERIFY, [], [], len(draft_DLE), experts)
+        if draft_DLE.ndim != 3 or not len(draft_DLE) or draft_DLE.shape[1:] != shape:
+            raise InputError(f"a draft of shape {draft_DLE.shape} was foreseen; it must be (tokens, {shape[0]}, {shape[1]})")
+        nobodys = Demand.listed(self._step, shape[0] - 1, Phase.VERIFY, [], [], len(draft_DLE), shape[1])
         self._views.tell(nobodys, link)
         chosen: list[Fetch] = []
         try:

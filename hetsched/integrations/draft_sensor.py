@@ -33,6 +33,7 @@ class DraftSensor:
     def __init__(self, attachment: Any, model: Any, routers: Routers | None) -> None:
         self._engine, self._model, self._routers = attachment.engine, model, routers
         self._cost, self._stats = attachment.scheduler.cost, attachment.scheduler.stats
+        self._shape = attachment.scheduler.geometry  # which the seconds may be another model's than
         self._seen: list[list[tuple[int, torch.Tensor, torch.Tensor]]] = [[]]  # of each pass: layer, ids, weights
 
     def saw(self, layer: int, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> None:
@@ -55,8 +56,7 @@ class DraftSensor:
             self._engine.foresee(told_DLE, begun_s)
 
     def _nothing_DLE(self, tokens: int) -> Float32Array:
-        shape = self._cost.geometry
-        return np.zeros((tokens, shape.num_layers, shape.num_experts), np.float32)
+        return np.zeros((tokens, self._shape.num_layers, self._shape.num_experts), np.float32)
 
     def _chosen_DLE(self, tokens: int) -> Float32Array:
         """Router weights of the experts that each pass chose."""
@@ -88,7 +88,7 @@ class DraftSensor:
         """
         stats, cost = self._stats, self._cost
         ran = max(stats.layers, 1)
-        missing_L = np.full(cost.geometry.num_layers, (stats.active - stats.hits) / ran)
+        missing_L = np.full(self._shape.num_layers, (stats.active - stats.hits) / ran)
         due_s, layer_s = cost.dense_s(tokens), stats.total_s / ran
         return max(0, last_in_time(missing_L, cost.copy_s(), 0.0, due_s, layer_s))
 

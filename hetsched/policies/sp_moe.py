@@ -68,7 +68,7 @@ class SpMoe(OnDemandLru):
         asked.start(setting.geometry, setting.frequency_LE, setting.history)
         self._learning = learning_of(asked)
         kept_F, copied = np.zeros(len(self._slots.state_F), np.uint8), np.zeros(MOST_COPIES, np.int64)
-        numbers = first_numbers(self.drafting_s, self.depth)
+        numbers = first_numbers(self.drafting_s, self.depth, setting.geometry.num_layers)
         self._more = self._learning.next_LE, numbers, copied, np.zeros(MOST_COPIES), kept_F
         return initial
 

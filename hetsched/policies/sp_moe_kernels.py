@@ -54,14 +54,14 @@ SOURCES = ("hetsched.policies.sp_moe_kernels", "hetsched.policies.idle_kernels",
 NAMED = 0.5  # of P: above it an expert is named
 
 # Places in `numbers`: the tuning; seconds of a layer in the last step, and of all before; the cut-off layer; layers
-# that were run before.
-DRAFTING_S, DEPTH, LAYER_S, BEFORE_S, CUT_OFF, LAYERS_BEFORE = range(6)
+# that were run before; from MISSING on, copies of each layer.
+DRAFTING_S, DEPTH, LAYER_S, BEFORE_S, CUT_OFF, LAYERS_BEFORE, MISSING = range(7)
 last_in_time = compiled_lean(speculation.last_in_time)
 
 
-def first_numbers(drafting_s: float, depth: int) -> FloatArray:
+def first_numbers(drafting_s: float, depth: int, layers: int) -> FloatArray:
     """`numbers` before the first step."""
-    return np.array([drafting_s, depth, 0.0, 0.0, -1.0, 0.0])
+    return np.array([drafting_s, depth, 0.0, 0.0, -1.0, 0.0, *[0.0] * layers])
 
 
 @compiled_lean
@@ -141,10 +141,11 @@ def choose(board: Board, seconds_4T: FloatArray, own: Any) -> None:
 @compiled_lean
 def cut_off(board: Board, seconds_4T: FloatArray, next_LE: FloatArray, numbers: FloatArray) -> int:
     """The last layer of the next step by whose router all copies up to it have arrived; -1: not even the first."""
-    at, link_s, missing_L = board.at, 0.0, np.zeros(board.at[LAYERS])
+    at, link_s, missing_L = board.at, 0.0, numbers[MISSING:]
     for j in range(at[FLYING]):
         link_s = max(link_s, board.left_s_F[j])
     for l in range(at[LAYERS]):
+        missing_L[l] = 0.0
         for e in range(at[EXPERTS]):
             missing_L[l] += board.state_F[l * at[EXPERTS] + e] == ABSENT and next_LE[l, e] >= NAMED
     due_s = board.now[PREDICTED_S] + numbers[DRAFTING_S] + seconds_4T[DENSE_S, at[TOKENS]]
@@ -153,10 +154,11 @@ def cut_off(board: Board, seconds_4T: FloatArray, next_LE: FloatArray, numbers: 
 
 @compiled_lean
 def _measure(board: Board, numbers: FloatArray) -> None:
-    """What a layer took, on average since this was last asked, if any was run since."""
+    """What a layer took, on average since this was last asked, if a step has ended since."""
     sums_s, layers = board.sums_s, board.counts[N_LAYERS]
-    if layers == numbers[LAYERS_BEFORE]:
+    ran = layers - numbers[LAYERS_BEFORE]
+    if ran < board.at[LAYERS] and numbers[LAYERS_BEFORE] > 0.0:
         return
     so_far_s = sums_s[S_DENSE] + sums_s[S_HOST] - sums_s[S_HOST_INSIDE] + sums_s[S_DECISION] + sums_s[S_MAKESPAN]
-    numbers[LAYER_S] = (so_far_s - numbers[BEFORE_S]) / (layers - numbers[LAYERS_BEFORE])
+    numbers[LAYER_S] = (so_far_s - numbers[BEFORE_S]) / max(ran, board.at[LAYERS])
     numbers[BEFORE_S], numbers[LAYERS_BEFORE] = so_far_s, layers
