@@ -63,10 +63,9 @@ class Scheduler:
     """Decides, for one model on one machine, where each active expert runs and what moves.
 
     For each layer: `step` once its router has spoken, start the plan, `prefetch` while it runs, `observe` what it came
-    to; `begin_step` before the first, where it is known whether a request begins; `foresee` before it, where it is known
-    which tokens the step is to verify. `policy` and `solver` are names of
-    installed plug-ins, "module:Class", or objects. `gpu_bytes`: memory for experts on the GPU. `history`: a calibration
-    trace; `frequency_LE` [L, E]: its tokens per expert, where that is all there is. `future`: what will be demanded,
+    to; `begin_step` before the first, where it is known whether a request begins; `foresee` before that, where it is
+    known which tokens the step is to verify. `policy` and `solver` are names of installed plug-ins, "module:Class", or
+    objects. `gpu_bytes`: memory for experts on the GPU. `history`: a calibration trace; `frequency_LE` [L, E]: its tokens per expert, where that is all there is. `future`: what will be demanded,
     for clairvoyant policies in a replay. `timed_as`: take another model's seconds. `clock`: what decisions are timed
     with. `forecaster`: as `policy`, for one that asks it; None: the one that it has by default. `contexts`: who knows
     what a forecaster may need beside ids (a replay's is made of `future`). `learned`: what other runs have learned
@@ -241,7 +240,9 @@ class Scheduler:
         if not self.can_foresee:
             return Copies()
         if draft_DLE.ndim != 3 or not len(draft_DLE) or draft_DLE.shape[1:] != shape:
-            raise InputError(f"a draft of shape {draft_DLE.shape} was foreseen; it must be (tokens, {shape[0]}, {shape[1]})")
+            raise InputError(
+                f"a draft of shape {draft_DLE.shape} was foreseen; it must be (tokens, {shape[0]}, {shape[1]})"
+            )
         nobodys = Demand.listed(self._step, shape[0] - 1, Phase.VERIFY, [], [], len(draft_DLE), shape[1])
         self._views.tell(nobodys, link)
         chosen: list[Fetch] = []

@@ -92,9 +92,7 @@ def learn(state: State, layer: int, tokens_E: IntArray, tokens: int) -> None:
 
 
 @compiled_and_kept
-def read(
-    state: State, layer: int, gate_NTE: Float32Array, by_layer: bool, top_k: int, mean_LE: FloatArray
-) -> None:
+def read(state: State, layer: int, gate_NTE: Float32Array, by_layer: bool, top_k: int, mean_LE: FloatArray) -> None:
     """What gates say of the next visits of N layers from `layer` on: P of each token, and their mean as the forecast.
 
     Bins are each layer's own, or else of how far ahead it is. `mean_LE`: P where nothing is said of a token.

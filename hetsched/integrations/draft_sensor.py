@@ -34,24 +34,26 @@ class DraftSensor:
         self._engine, self._model, self._routers = attachment.engine, model, routers
         self._cost, self._stats = attachment.scheduler.cost, attachment.scheduler.stats
         self._shape = attachment.scheduler.geometry  # which the seconds may be another model's than
-        self._seen: list[list[tuple[int, torch.Tensor, torch.Tensor]]] = [[]]  # of each pass: layer, ids, weights
+        self._seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # of this pass: layer, ids, weights
+        self._passes: list[Float32Array] = []  # router weights [L, E] of the experts that each chose
 
     def saw(self, layer: int, ids_TK: torch.Tensor, weights_TK: torch.Tensor) -> None:
         """One layer of a draft pass, of which the last token is drafted for."""
-        self._seen[-1].append((layer, ids_TK[-1].detach(), weights_TK[-1].detach()))
+        self._seen.append((layer, ids_TK[-1].detach(), weights_TK[-1].detach()))
 
     def passed(self, left: int) -> None:
-        """A draft pass has ended, and it was the first of `left`; when the last has, ids are told."""
-        begun_s, made = thread_time(), len(self._seen)
+        """A draft pass has ended, the first of `left`; after the last one ids are told."""
+        begun_s = thread_time()
+        self._passes.append(self._chosen_LE())
+        self._seen = []
         if left > 1:
-            self._engine.foresee(self._chosen_DLE(made + left), begun_s)
-        self._seen.append([])
+            self._engine.foresee(self._chosen_DLE(len(self._passes) + left), begun_s)
 
     def tell(self, ids: list[int]) -> None:
         """These tokens are verified next."""
         begun_s = thread_time()
         told_DLE = self._chosen_DLE(len(ids)) if self._routers is None else self._embedded_DLE(self._routers, ids)
-        self._seen = [[]]
+        self._passes = []
         if told_DLE.any():
             self._engine.foresee(told_DLE, begun_s)
 
@@ -59,17 +61,22 @@ class DraftSensor:
         return np.zeros((tokens, self._shape.num_layers, self._shape.num_experts), np.float32)
 
     def _chosen_DLE(self, tokens: int) -> Float32Array:
-        """Router weights of the experts that each pass chose."""
+        """What passes chose, and nothing of tokens that had none."""
         said_DLE = self._nothing_DLE(tokens)
-        for said_LE, layers in zip(said_DLE, self._seen, strict=False):
-            if not layers:
-                continue
-            ids_NK = torch.stack([ids_K for _, ids_K, _ in layers]).cpu().numpy()
-            weights_NK = torch.stack([weights_K for _, _, weights_K in layers]).float().cpu().numpy()
-            for (layer, _, _), ids_K, weights_K in zip(layers, ids_NK, weights_NK, strict=True):
-                here_K = ids_K < said_LE.shape[1]
-                said_LE[layer, ids_K[here_K]] = np.maximum(weights_K[here_K], _LEAST)
+        for said_LE, chosen_LE in zip(said_DLE, self._passes, strict=False):
+            said_LE[:] = chosen_LE
         return said_DLE
+
+    def _chosen_LE(self) -> Float32Array:
+        """Of the pass that has ended; ids of no expert here are left out."""
+        said_LE: Float32Array = self._nothing_DLE(1)[0]
+        if self._seen:
+            layers_N = np.array([layer for layer, _, _ in self._seen])
+            ids_NK = torch.stack([ids_K for _, ids_K, _ in self._seen]).cpu().numpy()
+            weights_NK = torch.stack([weights_K for _, _, weights_K in self._seen]).float().cpu().numpy()
+            n_P, k_P = np.nonzero(ids_NK < said_LE.shape[1])
+            said_LE[layers_N[n_P], ids_NK[n_P, k_P]] = np.maximum(weights_NK[n_P, k_P], _LEAST)
+        return said_LE
 
     def _embedded_DLE(self, routers: Routers, ids: list[int]) -> Float32Array:
         """What the routers up to the cut-off say of embeddings."""

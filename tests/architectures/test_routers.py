@@ -199,7 +199,7 @@ def test_nothing_is_looked_at_where_nobody_needs_it() -> None:
 
 
 def test_other_needs_are_refused_in_a_line() -> None:
-    with pytest.raises(InputError, match="forecaster .* needs future") as caught:
+    with pytest.raises(InputError, match=r"forecaster .* needs future") as caught:
         hetsched.attach(tiny_moe(), **{**GATED, "forecaster": "oracle"})
     assert "\n" not in str(caught.value)
 

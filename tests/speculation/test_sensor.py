@@ -193,7 +193,7 @@ def test_what_cannot_be_asked_is_one_line() -> None:
         with pytest.raises(InputError, match=r"draft of shape \(2, 3, 9\) .* must be \(tokens, 3, 8\)"):
             engine.foresee(np.ones((2, 3, 9), np.float32))
         model.get_input_embeddings = lambda: torch.nn.Identity()
-        with pytest.raises(InputError, match="no table of embeddings.*draft with 'self'"):
+        with pytest.raises(InputError, match=r"no table of embeddings.*draft with 'self'"):
             handle.speculate("prompt-lookup", 2)
         handle.speculate("self", 2)
         text(model)
