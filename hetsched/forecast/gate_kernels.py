@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..jit import compiled_and_kept
-from ..types import Float32Array, FloatArray, IntArray
+from ..types import Float32Array, FloatArray, IntArray, read_only
 from .calibrated import MOST
 
 NO_BIN = -1  # of a token of which nothing was said
@@ -63,7 +63,7 @@ def make_ready() -> None:
     """Have the kernels compiled, or read from disk, now and not in the first step."""
     state = begun(2, 1, 1, 1, 1)
     read(state, 1, np.ones((1, 1, 1), np.float32), False, 1, state.next_LE.copy())
-    learn(state, 0, np.ones(1, np.int64), 1)
+    learn(state, 0, read_only(np.ones(1, np.int64)), 1)  # as a Demand's
 
 
 @compiled_and_kept

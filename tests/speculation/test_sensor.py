@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hetsched
-from hetsched.engine.engine import Engine
 from hetsched.errors import InputError
 from hetsched.forecast.draft_gate import DraftGate
 from hetsched.forecast.ewma import Ewma
@@ -58,7 +57,8 @@ def watched(handle: Any, forecaster: Any = None) -> Iterator[list[Step]]:
             if demand.layer == 0:
                 there = [scheduler.residency.state(f.expert) is not State.ABSENT for c in copies for f in c.fetches]
                 seen.append(Step(told.copy(), copies.copy(), [], there))
-                told.clear(), copies.clear()
+                told.clear()
+                copies.clear()
             seen[-1].layers.append((demand.active, asked.next_LE()[demand.layer].copy()))
         return step(demand, link)
 
@@ -189,7 +189,7 @@ def test_nobody_is_told_where_nobody_asks() -> None:
 def test_what_cannot_be_asked_is_one_line() -> None:
     model = tiny_moe()
     with hetsched.attach(model, **SENSED) as handle:
-        engine: Engine = handle.engine
+        engine: Any = handle.engine
         with pytest.raises(InputError, match=r"draft of shape \(2, 3, 9\) .* must be \(tokens, 3, 8\)"):
             engine.foresee(np.ones((2, 3, 9), np.float32))
         model.get_input_embeddings = lambda: torch.nn.Identity()
