@@ -42,6 +42,7 @@ from .types import (
     Demand,
     ExpertId,
     Fetch,
+    Float32Array,
     FloatArray,
     IntArray,
     Lane,
@@ -62,10 +63,11 @@ class Scheduler:
     """Decides, for one model on one machine, where each active expert runs and what moves.
 
     For each layer: `step` once its router has spoken, start the plan, `prefetch` while it runs, `observe` what it came
-    to; `begin_step` before the first, where it is known whether a request begins. `policy` and `solver` are names of
-    installed plug-ins, "module:Class", or objects. `gpu_bytes`: memory for experts on the GPU. `history`: a calibration
-    trace; `frequency_LE` [L, E]: its tokens per expert, where that is all there is. `future`: what will be demanded,
-    for clairvoyant policies in a replay. `timed_as`: take another model's seconds. `clock`: what decisions are timed
+    to; `begin_step` before the first, where it is known whether a request begins; `foresee` before that, where it is
+    known which tokens the step is to verify. `policy` and `solver` are names of installed plug-ins, "module:Class", or
+    objects. `gpu_bytes`: memory for experts on the GPU. `history`: a calibration trace; `frequency_LE` [L, E]: its
+    tokens per expert, where that is all there is. `future`: what will be demanded, for clairvoyant policies in a replay.
+    `timed_as`: take another model's seconds. `clock`: what decisions are timed
     with. `forecaster`: as `policy`, for one that asks it; None: the one that it has by default. `contexts`: who knows
     what a forecaster may need beside ids (a replay's is made of `future`). `learned`: what other runs have learned
     (hetsched/learned.py), popularity among it. `recalibrate`: correct the profile's seconds by what is measured.
@@ -150,12 +152,15 @@ class Scheduler:
         """Whether the policy wants to be told what its plans came to."""
         return self._executed is not None
 
-    def begin_step(self, new_request: bool = False) -> None:
+    def begin_step(self, new_request: bool = False, drafting: bool = False) -> None:
         """The next step whose demands are made here is, or is not, the first of a request.
 
-        For executors that know; where none says so, only the very first step begins one.
+        For executors that know; where none says so, only the very first step begins one. `drafting`: it makes drafts;
+        a forecaster that is told of these by `foresee` is not told of its demands, which are no text's.
         """
         self._next_is_new = new_request
+        if self.can_foresee:
+            self.decider.drafting = drafting  # type: ignore[attr-defined]
 
     def demand(
         self,
@@ -221,6 +226,32 @@ class Scheduler:
         self.stats.overlapped_s += copies.decision_s
         self.pace.looked(copies.decision_s, self._views.gained_s())
         return copies
+
+    @property
+    def can_foresee(self) -> bool:
+        """Whether the forecaster asks for drafts between steps; a policy in Python is not asked for copies there."""
+        return bool(getattr(self.decider, "can_foresee", False))
+
+    def foresee(self, draft_DLE: Float32Array, link: LinkState = IDLE) -> Copies:
+        """Between steps: the next one verifies these tokens (see Context.draft_DLE); learn that, and choose copies.
+
+        May be called as often as more is known. Raises InputError for a draft of another shape.
+        """
+        start, decider, shape = self.clock(), self.decider, (self.geometry.num_layers, self.geometry.num_experts)
+        if not self.can_foresee:
+            return Copies()
+        if draft_DLE.ndim != 3 or not len(draft_DLE) or draft_DLE.shape[1:] != shape:
+            raise InputError(
+                f"a draft of shape {draft_DLE.shape} was foreseen; it must be (tokens, {shape[0]}, {shape[1]})"
+            )
+        nobodys = Demand.listed(self._step, shape[0] - 1, Phase.VERIFY, [], [], len(draft_DLE), shape[1])
+        self._views.tell(nobodys, link)
+        chosen: list[Fetch] = []
+        try:
+            decider.foresee(draft_DLE, nobodys, chosen)  # type: ignore[attr-defined]
+        except Exception as error:  # as in prefetch
+            self._excuse(Fault.PREFETCH, error)
+        return Copies(tuple(chosen), self.clock() - start)
 
     def observe(self, outcome: Outcome) -> None:
         """Take note of an executed plan: what the GPU ran has arrived."""

@@ -229,7 +229,7 @@ def test_a_forgotten_model_is_freed() -> None:
         ({**HERE, "solver": "exakt"}, "did you mean 'exact'"),
         ({"forecaster": "emwa"}, "did you mean 'ewma'"),
         ({"forecaster": "ewma", "policy": "lfru"}, "policy lfru asks no forecaster, so ewma would change nothing"),
-        ({"forecaster": "hetsched.forecast.draft_gate:DraftGate"}, "needs draft .*nothing gives here"),
+        ({"forecaster": "hetsched.forecast.oracle:Oracle"}, "needs future .*nothing gives here"),
         ({**HERE, "forecaster": "ewma"}, "forecaster ewma was given, and cpu has no GPU"),
         ({"learned": "/nowhere/at/all.npz"}, "no folder /nowhere/at"),
     ],

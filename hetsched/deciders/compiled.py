@@ -26,7 +26,7 @@ from ..faults import Fault
 from ..jit import announced, types_of
 from ..policies.compiled import ASKS, PolicyKernels, compiled_policy, never
 from ..policy import Decision
-from ..types import Demand, Fetch, LinkState
+from ..types import Demand, Fetch, Float32Array, LinkState
 from . import Excuse
 from .views import Views
 
@@ -51,6 +51,7 @@ class CompiledDecider:
         self._board = open_board(*arrays)
         self._views = views
         self._excuse = excuse
+        self.drafting = False  # layers are of a pass that makes drafts, which a forecaster is told of otherwise
         if solver is not None:
             effort = solver.max_nodes, solver.always_prove, solver.limit_nodes
             self._board.at[[MAX_NODES, PROVE, LIMIT_NODES]] = effort
@@ -90,6 +91,19 @@ class CompiledDecider:
         chosen += self._views.copies()
         self.refuse(wrong)
 
+    @property
+    def can_foresee(self) -> bool:
+        """Whether the forecaster asks for drafts between steps."""
+        return self.calls.kernels.foresee is not None
+
+    def foresee(self, draft_DLE: Float32Array, demand: Demand, chosen: list[Fetch]) -> None:
+        """Tell it, and choose copies as after a layer with this demand, which is nobody's."""
+        foresee = self.calls.kernels.foresee
+        assert foresee is not None, "ask can_foresee first"
+        foresee(draft_DLE)
+        self._board.now[PREDICTED_S] = 0.0
+        self.choose(demand, chosen)
+
     def refuse(self, wrong: int) -> None:
         """Raise for what the contract has against a decision of the kernels'."""
         self._views.refuse(wrong, self.calls.kernels.name)
@@ -102,7 +116,7 @@ class CompiledDecider:
 
     def _observed(self, demand: Demand) -> None:
         observe = self.calls.kernels.observe
-        if observe is not None:
+        if observe is not None and not self.drafting:
             try:
                 observe(demand)
             except Exception as error:  # any plug-in may fail in any way; this layer is not learned

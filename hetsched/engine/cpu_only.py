@@ -106,13 +106,13 @@ class CpuOnlyEngine:
         self.host.pause()
         return out_TH
 
-    def begin_step(self, phase: Phase | None, new_request: bool = False) -> None:
-        """A forward pass begins, of a known phase or not, the first of a request or not."""
+    def begin_step(self, phase: Phase | None, new_request: bool = False, drafting: bool = False) -> None:
+        """A forward pass begins, of a known phase or not, the first of a request or not; or one that makes drafts."""
         if self._closed:
             raise InputError(CLOSED)
         with self._turn:
             self.phase = phase
-            self.scheduler.begin_step(new_request)
+            self.scheduler.begin_step(new_request, drafting)
             self.accelerator.begin_step()
 
     def end_step(self) -> None:

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..faults import Fault, story
 from ..resizing import resize
 from ..scheduler import Scheduler
-from ..types import FloatArray, Phase
+from ..types import Float32Array, FloatArray, Phase
 from .executor import AsyncExecutor
 from .expert_ffn import Linear
 from .host_store import HostStore
@@ -178,13 +178,30 @@ class Engine:
         self.host.resume()
         self._executor.prefetch(copies.fetches)
 
-    def begin_step(self, phase: Phase | None, new_request: bool = False) -> None:
-        """A forward pass begins, of a known phase or not, the first of a request or not."""
+    def foresee(self, draft_DLE: Float32Array, begun_s: float | None = None) -> None:
+        """Between passes: the next one verifies these tokens (see Context.draft_DLE); copies for it set out now.
+
+        `begun_s`: what time.thread_time() said when asking the routers began; None where nobody looked.
+        """
+        with self._turn:
+            whole = len(self._adopted) == self.scheduler.geometry.num_layers
+            if self._over or self._unsettled or not whole or not self.scheduler.can_foresee:
+                return
+            self._unsettled = True
+            self.host.resume(begun_s)
+            copies = self.scheduler.foresee(draft_DLE, self._executor.link_state())
+            self.accelerator.overlapped(copies.decision_s)
+            self._executor.prefetch(copies.fetches)
+            self.host.pause()  # it is charged to the layer that comes next
+            self._unsettled = False
+
+    def begin_step(self, phase: Phase | None, new_request: bool = False, drafting: bool = False) -> None:
+        """A forward pass begins, of a known phase or not, the first of a request or not; or one that makes drafts."""
         if self._over:
             raise InputError(self._over)
         with self._turn:
             self.phase = phase
-            self.scheduler.begin_step(new_request)
+            self.scheduler.begin_step(new_request, drafting)
             self.accelerator.begin_step()
             if was_short := self._executor.take_short():
                 self.make_room(self._slots.chunk_bytes, was_short)

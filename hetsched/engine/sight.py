@@ -15,7 +15,7 @@ import torch
 
 from ..accelerators.base import Event
 from ..forecast import LAYERS_AHEAD, MOST_TOKENS, NOTHING, Context
-from ..forecast.fed import STATES
+from ..forecast.fed import LIVE
 from ..traces.routers import Routers
 from ..types import Demand, Float32Array
 
@@ -23,9 +23,12 @@ Bring = Callable[[torch.Tensor], Event]  # a device tensor on its way to the hos
 
 
 class Sight:
-    """Contexts of an attached model. `routers` are set once the model is known, where gates are needed."""
+    """Contexts of an attached model. `routers` are set once the model is known, where gates are needed.
 
-    gives = STATES
+    Drafts are none of them: whoever drafts tells the engine between steps (Engine.foresee).
+    """
+
+    gives = LIVE
 
     def __init__(self) -> None:
         self.needs: frozenset[str] = frozenset()

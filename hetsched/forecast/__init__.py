@@ -35,7 +35,8 @@ class Context(NamedTuple):
     `gates_DTE`: probabilities over experts by the routers of the next D layers on those states, each layer's own
     normalisation applied first; [d] is of layer + 1 + d, fewer near the last layer, None for steps of more than
     MOST_TOKENS. `draft_DLE`: the same by all routers for D drafted tokens, [:, l] of those that layer l is to see at
-    its next visit. `future`: the demand to come, its tokens numbered by steps (`step_T`).
+    its next visit; all 0 where nothing is said of a token at a layer. `future`: the demand to come, its tokens numbered
+    by steps (`step_T`).
     """
 
     hidden_TH: npt.NDArray[Any] | None = None
@@ -71,6 +72,7 @@ class Forecaster(Protocol):
     More is optional. Traits, above. `forecast(layer, horizon) -> float [E]`, where more is known than the two tables
     say. `kernel()`, where `observe` has a compiled form (policies/compiled.py). `learned() -> Learned` gives what
     another run may begin with, as sums that can be added and scaled; `recall(learned)`, after `start`, takes it.
+    `foresee(draft_DLE)`, between two steps: what a Context's would say of the next; the last one that is told counts.
     """
 
     name: str

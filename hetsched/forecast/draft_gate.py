@@ -1,7 +1,8 @@
 """draft-gate: the target's routers, applied to the hidden states of a draft of the tokens to come.
 
-SP-MoE (arXiv 2510.10302). Whoever drafts gives `draft_DLE` (see Context), at any layer, once a step or oftener; how far
-each layer's can be trusted is learned here.
+SP-MoE (arXiv 2510.10302). Whoever drafts gives `draft_DLE` (see Context), between steps or at any layer, once a step or
+oftener; how far each layer's can be trusted is learned here, where the step that follows has as many tokens. Without
+drafts it is a running mean.
 
 Shapes: L layers, E experts, D drafted tokens.
 """
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
-from ..types import Demand, FloatArray
+from ..types import Demand, Float32Array, FloatArray
 from . import MOST_TOKENS, NOTHING, Context
 from . import gate_kernels as kernels
 from .ewma import Ewma
@@ -43,10 +44,14 @@ class DraftGate:
         kernels.learn(state, layer, demand.tokens_E, demand.num_tokens)
         self._mean.observe(demand)
         state.next_LE[layer] = self._mean.demand_LE()[layer]
-        if draft_DLE is None or len(draft_DLE) > MOST_TOKENS:
-            return
-        draft_LDE = np.ascontiguousarray(draft_DLE.transpose(1, 0, 2), np.float32)
-        kernels.read(state, 0, draft_LDE, True, self._top_k)
+        if draft_DLE is not None:
+            self.foresee(draft_DLE)
+
+    def foresee(self, draft_DLE: Float32Array) -> None:
+        """What is drafted for the next visits of all layers."""
+        if len(draft_DLE) <= MOST_TOKENS:
+            draft_LDE = np.ascontiguousarray(draft_DLE.transpose(1, 0, 2), np.float32)
+            kernels.read(self._state, 0, draft_LDE, True, self._top_k, self._mean.demand_LE())
 
     def demand_LE(self) -> FloatArray:
         """Expected tokens per expert for one token of a step, float [L, E]; valid until the next observe."""

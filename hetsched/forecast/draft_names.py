@@ -12,7 +12,7 @@ import numpy as np
 
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
-from ..types import Demand, FloatArray
+from ..types import Demand, Float32Array, FloatArray
 from . import NOTHING, Context
 
 
@@ -34,11 +34,14 @@ class DraftNames:
     def observe(self, demand: Demand, context: Context = NOTHING) -> None:
         """The layer's draft is used up; then what is drafted for the next visits."""
         self._named_LE[demand.layer] = 0.0
-        if context.draft_DLE is None:
-            return
+        if context.draft_DLE is not None:
+            self.foresee(context.draft_DLE)
+
+    def foresee(self, draft_DLE: Float32Array) -> None:
+        """What is drafted for the next visits of all layers."""
         self._named_LE[:] = 0.0
-        top_DLK = np.argpartition(-context.draft_DLE, self._top_k - 1, axis=2)[:, :, : self._top_k]
-        is_chosen_DLK = np.take_along_axis(context.draft_DLE, top_DLK, axis=2) > 0.0
+        top_DLK = np.argpartition(-draft_DLE, self._top_k - 1, axis=2)[:, :, : self._top_k]
+        is_chosen_DLK = np.take_along_axis(draft_DLE, top_DLK, axis=2) > 0.0
         for chosen_LK, top_LK in zip(is_chosen_DLK, top_DLK, strict=True):
             layers, places = np.nonzero(chosen_LK)
             self._named_LE[layers, top_LK[layers, places]] = 1.0

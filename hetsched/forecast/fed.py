@@ -32,6 +32,7 @@ from .emulated_draft import EmulatedDraft
 
 GROUP = "hetsched.forecasters"
 STATES = frozenset({"hidden", "gates"})  # what an attached model gives, and a trace with hidden states and routers
+LIVE = STATES | {"draft"}  # what an attached model gives; of drafts, whatever is drafted, and that may be nothing
 
 
 class Contexts(Protocol):
@@ -111,7 +112,7 @@ class Fed:
         self._contexts = contexts
         self._learned = learned
         told = traits(inner).needs | traits(inner).takes  # whose compiled form would go without
-        for optional in ("kernel", "forecast", "learned"):
+        for optional in ("kernel", "forecast", "learned", "foresee"):
             if hasattr(inner, optional) and not (optional == "kernel" and told):
                 setattr(self, optional, getattr(inner, optional))
 

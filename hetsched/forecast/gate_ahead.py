@@ -51,7 +51,8 @@ class GateAhead:
         if gates_DTE is None or gates_DTE.shape[1] > MOST_TOKENS:
             return
         ahead = min(self.distance, len(state.next_LE) - 1 - layer)
-        kernels.read(state, layer + 1, np.ascontiguousarray(gates_DTE[:ahead], np.float32), False, self._top_k)
+        gate_DTE = np.ascontiguousarray(gates_DTE[:ahead], np.float32)
+        kernels.read(state, layer + 1, gate_DTE, False, self._top_k, self._mean.demand_LE())
 
     def demand_LE(self) -> FloatArray:
         """Expected tokens per expert for one token of a step, float [L, E]; valid until the next observe."""

@@ -3,7 +3,8 @@
 A router's probabilities are of being weighted, not of being chosen, so the margin log p(e) - log p(of rank top_k)
 stands for them. It falls into one of BINS bins, and each knows how often its experts were demanded. There is a row of
 bins for whatever is to be trusted by itself: a distance, or a layer. In a step of several tokens it is not known which
-of them demanded what: each gets its part of the count, in proportion to P.
+of them demanded what: each gets its part of the count, in proportion to P. A token of which nothing is said, its row
+all zeros, counts as the mean does.
 
 Shapes: L layers, E experts, T tokens, D places of a layer, R rows of bins, B bins.
 """
@@ -17,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..jit import compiled_and_kept
-from ..types import Float32Array, FloatArray, IntArray
+from ..types import Float32Array, FloatArray, IntArray, read_only
 from .calibrated import MOST
 
+NO_BIN = -1  # of a token of which nothing was said
 EDGE, STEP = 5.0, 0.5  # bins end at -EDGE, -EDGE + STEP .. EDGE, and there is one beyond each end
 BINS = 22
 STRENGTH = 4.0  # observations that the belief at the beginning is worth
@@ -60,8 +62,8 @@ def begun(layers: int, experts: int, places: int, rows: int, tokens: int) -> Sta
 def make_ready() -> None:
     """Have the kernels compiled, or read from disk, now and not in the first step."""
     state = begun(2, 1, 1, 1, 1)
-    read(state, 1, np.ones((1, 1, 1), np.float32), False, 1)
-    learn(state, 0, np.ones(1, np.int64), 1)
+    read(state, 1, np.ones((1, 1, 1), np.float32), False, 1, state.next_LE.copy())
+    learn(state, 0, read_only(np.ones(1, np.int64)), 1)  # as a Demand's
 
 
 @compiled_and_kept
@@ -80,6 +82,8 @@ def learn(state: State, layer: int, tokens_E: IntArray, tokens: int) -> None:
                 total += state.said_LDTE[layer, d, t, e]
             for t in range(tokens):
                 b = state.bins_LDTE[layer, d, t, e]
+                if b == NO_BIN:
+                    continue
                 seen_B[b] += 1.0
                 came_B[b] += min(state.said_LDTE[layer, d, t, e] / total * tokens_E[e], 1.0)
         if seen_B.sum() > MOST:
@@ -88,10 +92,10 @@ def learn(state: State, layer: int, tokens_E: IntArray, tokens: int) -> None:
 
 
 @compiled_and_kept
-def read(state: State, layer: int, gate_NTE: Float32Array, by_layer: bool, top_k: int) -> None:
+def read(state: State, layer: int, gate_NTE: Float32Array, by_layer: bool, top_k: int, mean_LE: FloatArray) -> None:
     """What gates say of the next visits of N layers from `layer` on: P of each token, and their mean as the forecast.
 
-    Bins are each layer's own, or else of how far ahead it is.
+    Bins are each layer's own, or else of how far ahead it is. `mean_LE`: P where nothing is said of a token.
     """
     _, tokens, experts = gate_NTE.shape
     for n in range(len(gate_NTE)):
@@ -100,10 +104,13 @@ def read(state: State, layer: int, gate_NTE: Float32Array, by_layer: bool, top_k
         state.next_LE[ahead] = 0.0
         for t in range(tokens):
             gate_E = gate_NTE[n, t]
+            is_said = gate_E.max() > 0.0
             last = math.log(max(float(np.partition(gate_E, experts - top_k)[experts - top_k]), _LEAST))
             for e in range(experts):
-                margin = math.log(max(float(gate_E[e]), _LEAST)) - last
-                b = min(max(math.floor((margin + EDGE) / STEP) + 1, 0), BINS - 1)
-                p = state.came_RB[row, b] / state.seen_RB[row, b]
+                b, p = NO_BIN, mean_LE[ahead, e]
+                if is_said:
+                    margin = math.log(max(float(gate_E[e]), _LEAST)) - last
+                    b = min(max(math.floor((margin + EDGE) / STEP) + 1, 0), BINS - 1)
+                    p = state.came_RB[row, b] / state.seen_RB[row, b]
                 state.bins_LDTE[ahead, place, t, e], state.said_LDTE[ahead, place, t, e] = b, p
                 state.next_LE[ahead, e] += p / tokens

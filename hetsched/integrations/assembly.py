@@ -10,7 +10,7 @@ from ..engine.engine import Engine
 from ..engine.sight import Sight
 from ..files import user_path
 from ..forecast import Learned
-from ..forecast.fed import needs_of
+from ..forecast.fed import STATES, needs_of
 from ..geometry import MoEGeometry
 from ..learned import Memory, load
 from ..machine.profile import HardwareProfile
@@ -57,7 +57,7 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any], r
             return Assembly(hardware, tier, kernel, cpu_engine, names.steering, None, sizes.plan)
         kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated)
         engine = Engine(scheduler, accelerator, kernel.linear, store_for(tier), options.gpu_memory is None)
-        engine.sight = sight if needs_of(scheduler.forecaster) else None
+        engine.sight = sight if needs_of(scheduler.forecaster) & STATES else None
         return Assembly(hardware, tier, kernel, engine, names.steering, memory, sizes.plan)
     except BaseException:
         accelerator.close()

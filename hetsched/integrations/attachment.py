@@ -279,7 +279,7 @@ class Attachment:
     @not_compiled
     def _begin_step(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         new_request = begins_request(args, kwargs)
-        self.engine.begin_step(phase_of_call(args, kwargs), new_request)
+        self.engine.begin_step(phase_of_call(args, kwargs), new_request, self.fewer is not None)
         if self.room.follow_cache:
             self.room.follow(args, kwargs, new_request)
         self.look()

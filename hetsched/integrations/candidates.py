@@ -24,8 +24,9 @@ OnDraft = Callable[[list[int]], None]
 class Candidates(CandidateGenerator):  # type: ignore[misc]
     """One generation's drafts. The first step, which reads the prompt, has none and is not counted.
 
-    `told` is called with the drafted ids before they are verified, and `expect` with P(each token of the step stays in
-    the text), by which an engine's forecaster learns of them.
+    `told` is called with the drafted ids before they are verified, `expect` with P(each token of the step stays in the
+    text) and `foresee` with the step's ids, drafts behind the token before them: by these an engine's forecaster learns
+    of them.
     """
 
     requires_model_outputs = True  # else the cache would not be handed over
@@ -43,9 +44,11 @@ class Candidates(CandidateGenerator):  # type: ignore[misc]
         eos_1: torch.Tensor | None,
         told: OnDraft = lambda ids: None,
         expect: Callable[[FloatArray], None] = lambda stay_T: None,
+        foresee: Callable[[list[int]], None] = lambda ids: None,
     ) -> None:
         self._drafter, self._controller = drafter, controller
         self._clock, self._stats, self._told, self._expect = clock, stats, told, expect
+        self._foresee = foresee
         self._processors, self._max_length = processors, max_length
         self._eos = set() if eos_1 is None else set(eos_1.reshape(-1).tolist())
         self._under_way: tuple[int, int, float] | None = None  # asked, drafted, seconds of drafting
@@ -70,6 +73,7 @@ class Candidates(CandidateGenerator):  # type: ignore[misc]
         if drafted:
             self._told(drafted)
             self._expect(self._controller.stay_T(len(drafted)))
+            self._foresee([int(input_ids[0, -1]), *drafted])
             input_ids = torch.cat([input_ids, input_ids.new_tensor([drafted])], dim=-1)
         self._under_way = asked, len(drafted), draft_s
         self._begin_s, self._counts = self._clock(), self._counted()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError, UnknownNameError
 from ..files import check_file, user_path
-from ..forecast.fed import STATES, refuse_needs
+from ..forecast.fed import LIVE, refuse_needs
 from ..geometry import MoEGeometry
 from ..learned import load
 from ..machine import gallery
@@ -94,7 +94,7 @@ def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices
     policy = plugin("hetsched.policies", options.policy)
     plugin("hetsched.solvers", options.solver)
     if options.forecaster is not None:
-        refuse_needs(plugin("hetsched.forecasters", options.forecaster), STATES)
+        refuse_needs(plugin("hetsched.forecasters", options.forecaster), LIVE)
     hardware, here = resolve_hardware(options.hardware, geometry), is_this_machine(options.hardware)
     cpu_only = options.accelerator is None and hardware.gpu is None
     refuse_idle_scale(options.time_scale, options.accelerator, hardware, here)

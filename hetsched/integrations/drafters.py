@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache
 from transformers.generation import candidate_generator as theirs
 
+from .draft_sensor import DraftSensor
 from .fewer_experts import FewerExperts, fewer_experts
 
 LONGEST_MATCH, SHORTEST_MATCH = 3, 2  # tokens looked up; a single one is found everywhere and says little
@@ -64,11 +65,20 @@ class SelfDraft:
 
     name = "self"
 
-    def __init__(self, model: Any, attachment: Any, clock: Clock, most_experts: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        attachment: Any,
+        clock: Clock,
+        most_experts: int | None = None,
+        sensor: DraftSensor | None = None,
+    ) -> None:
+        """`sensor`: shown every pass."""
         engine = attachment.engine
         residency = attachment.scheduler.residency if engine.gpu_expert_bytes else None
         self._model, self._attachment, self._clock = model, attachment, clock
-        self._fewer = FewerExperts(most_experts, residency)
+        self._sensor = sensor
+        self._fewer = FewerExperts(most_experts, residency, sensor and sensor.saw)
         cost = attachment.scheduler.cost
         layer_s = (
             cost.gpu_call_s() + float(cost.gpu_s(1)) if cost.has_gpu else cost.cpu_start_s(1) + float(cost.cpu_s(1))
@@ -80,11 +90,13 @@ class SelfDraft:
         begin_s, cache, ids_1T, made = self._clock(), text.model_kwargs["past_key_values"], text.ids_1T, 0
         try:
             with fewer_experts(self._attachment, self._fewer):
-                for _ in range(most):
+                for left in range(most, 0, -1):
                     inputs = _next_inputs(self._model, ids_1T, made, text.model_kwargs)
                     made += 1
                     logits_1C = self._model(**inputs).logits[:, -1].float()
                     ids_1T = _with_likeliest(ids_1T, logits_1C, text.processors)
+                    if self._sensor is not None:
+                        self._sensor.passed(left)
         finally:
             cache.crop(-made)
         return ids_1T[0, text.ids_1T.shape[1] :].tolist(), self._clock() - begin_s

@@ -7,7 +7,7 @@ Shapes: T tokens, K top-k.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,21 +15,26 @@ import torch
 
 from ..residency import RESIDENT, Residency
 
+Watch = Callable[[int, torch.Tensor, torch.Tensor], None]  # layer, ids [T, K], router weights [T, K]
+
 
 class FewerExperts:
     """Which of the chosen experts a draft computes. `most`: so many of the best; None: those on the GPU.
 
-    `residency`: None where there is no GPU; then None for `most` is half of them.
+    `residency`: None where there is no GPU; then None for `most` is half of them. `watch`: shown all chosen ones.
     """
 
-    def __init__(self, most: int | None, residency: Residency | None) -> None:
+    def __init__(self, most: int | None, residency: Residency | None, watch: Watch | None = None) -> None:
         self._most = most
         self._residency = residency
+        self._watch = watch
 
     def of(
         self, layer: int, experts: int, ids_TK: torch.Tensor, weights_TK: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids with those left out replaced by `experts`, which is nobody's, and weights with the same sum."""
+        if self._watch is not None:
+            self._watch(layer, ids_TK, weights_TK)
         ranks_TK = weights_TK.argsort(dim=-1, descending=True).argsort(dim=-1)
         kept_TK = ranks_TK < self._few(ids_TK.shape[-1])
         if self._most is None and self._residency is not None:

@@ -19,6 +19,7 @@ from ..errors import InputError, known_as
 from ..speculation.controller import Controller
 from ..types import FloatArray
 from .candidates import Candidates, OnDraft
+from .draft_sensor import sensor_of
 from .drafters import Clock, Drafter, ModelDraft, PromptLookup, SelfDraft
 from .places import attachment_of
 
@@ -36,6 +37,7 @@ class Speculation:
         self.fixed = _fixed(k)
         self._attachment, self._model, self._told = attachment, model, told
         self._draft = draft if not isinstance(draft, str) else known_as(draft, DRAFTS)
+        self._sensor = sensor_of(attachment, model, sees_passes=self._draft == "self")
         drafter = self._drafter()  # refuses now what cannot draft
         self.controller = Controller(
             K_MAX if self.fixed is None else self.fixed,
@@ -85,6 +87,7 @@ class Speculation:
             eos_1=getattr(generation_config, "_eos_token_tensor", None),
             told=self._told,
             expect=self._expect,
+            **({} if self._sensor is None else {"foresee": self._sensor.tell}),
         )
         target = _Target(self._model, candidates)
         return GenerationMixin._assisted_decoding(
@@ -100,7 +103,7 @@ class Speculation:
         if self._draft == "prompt-lookup":
             return PromptLookup()
         if self._draft == "self":
-            return SelfDraft(self._model, self._attachment, _clock_of(self._attachment))
+            return SelfDraft(self._model, self._attachment, _clock_of(self._attachment), sensor=self._sensor)
         return _model_draft(self._attachment, self._model, self._draft)
 
 

@@ -44,7 +44,7 @@ from ..dispatch.answers import FEASIBLE, INFEASIBLE, OPTIMAL, WORSE, SolverKerne
 from ..dispatch.judge import judge
 from ..dispatch.solver import REL_TOL
 from ..jit import bound, compiled_lean, inlined, source_stamp, specialised
-from ..types import Demand, FloatArray, IntArray
+from ..types import Demand, Float32Array, FloatArray, IntArray
 
 if TYPE_CHECKING:  # names that jit.specialised binds in the templates below
 
@@ -91,7 +91,8 @@ class PolicyKernels(NamedTuple):
     """What a compiled policy supplies. `name` tells its compiled forms apart on disk; `sources`: modules with kernels.
 
     `own`, `known`: the arrays that plan, answer and choose, and those that learn, are called with; plain tuples cost
-    least. `observe`: a forecaster in Python is told by it, before the kernels learn.
+    least. `observe`: a forecaster in Python is told by it, before the kernels learn. `foresee`: it is told by this of
+    the tokens that the next step is to verify (Context.draft_DLE), where it asks for them; then comes `choose`.
     """
 
     name: str
@@ -104,6 +105,7 @@ class PolicyKernels(NamedTuple):
     own: Any = ()
     known: Any = ()
     observe: Callable[[Demand], None] | None = None
+    foresee: Callable[[Float32Array], None] | None = None
 
     def stamp(self, *more: str) -> int:
         """A number that changes with the source of any kernel."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..forecast import Forecaster
-from ..types import Demand, FloatArray
+from ..types import Demand, Float32Array, FloatArray
 from .compiled import PolicyKernels, nothing
 
 
@@ -20,6 +20,7 @@ class Learning(NamedTuple):
     learn: Callable[..., None] = nothing
     known: Any = ()
     observe: Callable[[Demand], None] | None = None
+    foresee: Callable[[Float32Array], None] | None = None
 
     def taught(self, kernels: PolicyKernels) -> PolicyKernels:
         """The kernels of a policy that learns so."""
@@ -29,6 +30,7 @@ class Learning(NamedTuple):
             learn=self.learn,
             known=self.known,
             observe=self.observe,
+            foresee=self.foresee,
         )
 
 
@@ -48,4 +50,12 @@ def learning_of(forecaster: Forecaster) -> Learning:
         forecaster.observe(demand)
         next_LE[:], demand_LE[:] = forecaster.next_LE(), forecaster.demand_LE()
 
-    return Learning(next_LE, demand_LE, observe=observe)
+    told = getattr(forecaster, "foresee", None)
+    if told is None:
+        return Learning(next_LE, demand_LE, observe=observe)
+
+    def foresee(draft_DLE: Float32Array) -> None:
+        told(draft_DLE)
+        next_LE[:] = forecaster.next_LE()
+
+    return Learning(next_LE, demand_LE, observe=observe, foresee=foresee)

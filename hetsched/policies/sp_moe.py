@@ -9,8 +9,9 @@ waited for. Where nobody drafts it is an LRU cache.
 Who drafts gives the routers' probabilities (Context.draft_DLE). In a replay of verify steps the step's own experts
 stand in for them, a share of which are wrong (forecast/emulated_draft.py).
 
-Approximated: drafts are given with the last layer of the step before, so that copies have that layer, and `drafting_s`
-more, before the verify step begins.
+In an engine drafts are given between steps, as often as more of them is known. Approximated in a replay: they are given
+with the last layer of the step before, so that copies have that layer, and `drafting_s` more, before the verify step
+begins.
 
 Shapes: L layers, E experts, F both flat.
 """
@@ -67,7 +68,7 @@ class SpMoe(OnDemandLru):
         asked.start(setting.geometry, setting.frequency_LE, setting.history)
         self._learning = learning_of(asked)
         kept_F, copied = np.zeros(len(self._slots.state_F), np.uint8), np.zeros(MOST_COPIES, np.int64)
-        numbers = first_numbers(self.drafting_s, self.depth)
+        numbers = first_numbers(self.drafting_s, self.depth, setting.geometry.num_layers)
         self._more = self._learning.next_LE, numbers, copied, np.zeros(MOST_COPIES), kept_F
         return initial
 

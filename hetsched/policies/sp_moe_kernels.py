@@ -27,6 +27,7 @@ from ..board import (
     LAYER,
     LAYERS,
     LINK_FREE_S,
+    N_LAYERS,
     NEW,
     ON_CPU,
     ON_GPU,
@@ -44,20 +45,23 @@ from ..board import (
 )
 from ..board.rows import FETCHED, IN_FLIGHT, IS_DRAFTED, IS_RESIDENT, MISSED, run
 from ..jit import compiled_lean
+from ..speculation import cut_off as speculation
 from ..types import FloatArray
 from .idle_kernels import copy_in, waiting_room
 from .on_demand_kernels import VISIT
 
-SOURCES = ("hetsched.policies.sp_moe_kernels", "hetsched.policies.idle_kernels")
+SOURCES = ("hetsched.policies.sp_moe_kernels", "hetsched.policies.idle_kernels", "hetsched.speculation.cut_off")
 NAMED = 0.5  # of P: above it an expert is named
 
-# Places in `numbers`: the tuning; seconds of a layer in the last step, and of all before; the cut-off layer.
-DRAFTING_S, DEPTH, LAYER_S, BEFORE_S, CUT_OFF = range(5)
+# Places in `numbers`: the tuning; seconds of a layer in the last step, and of all before; the cut-off layer; layers
+# that were run before; from MISSING on, copies of each layer.
+DRAFTING_S, DEPTH, LAYER_S, BEFORE_S, CUT_OFF, LAYERS_BEFORE, MISSING = range(7)
+last_in_time = compiled_lean(speculation.last_in_time)
 
 
-def first_numbers(drafting_s: float, depth: int) -> FloatArray:
+def first_numbers(drafting_s: float, depth: int, layers: int) -> FloatArray:
     """`numbers` before the first step."""
-    return np.array([drafting_s, depth, 0.0, 0.0, -1.0])
+    return np.array([drafting_s, depth, 0.0, 0.0, -1.0, 0.0, *[0.0] * layers])
 
 
 @compiled_lean
@@ -137,24 +141,24 @@ def choose(board: Board, seconds_4T: FloatArray, own: Any) -> None:
 @compiled_lean
 def cut_off(board: Board, seconds_4T: FloatArray, next_LE: FloatArray, numbers: FloatArray) -> int:
     """The last layer of the next step by whose router all copies up to it have arrived; -1: not even the first."""
-    last, link_s = -1, 0.0
-    for j in range(board.at[FLYING]):
+    at, link_s, missing_L = board.at, 0.0, numbers[MISSING:]
+    for j in range(at[FLYING]):
         link_s = max(link_s, board.left_s_F[j])
-    due_s = board.now[PREDICTED_S] + numbers[DRAFTING_S] + seconds_4T[DENSE_S, board.at[TOKENS]]
-    for l in range(board.at[LAYERS]):
-        for e in range(board.at[EXPERTS]):
-            is_missing = board.state_F[l * board.at[EXPERTS] + e] == ABSENT
-            link_s += board.machine[COPY_S] * (is_missing and next_LE[l, e] >= NAMED)
-        if link_s <= due_s:
-            last = l
-        due_s += numbers[LAYER_S]
-    return last
+    for l in range(at[LAYERS]):
+        missing_L[l] = 0.0
+        for e in range(at[EXPERTS]):
+            missing_L[l] += board.state_F[l * at[EXPERTS] + e] == ABSENT and next_LE[l, e] >= NAMED
+    due_s = board.now[PREDICTED_S] + numbers[DRAFTING_S] + seconds_4T[DENSE_S, at[TOKENS]]
+    return int(last_in_time(missing_L, board.machine[COPY_S], link_s, due_s, numbers[LAYER_S]))
 
 
 @compiled_lean
 def _measure(board: Board, numbers: FloatArray) -> None:
-    """What a layer took, on average since the last step's end."""
-    sums_s = board.sums_s
+    """What a layer took, on average since this was last asked, if a step has ended since."""
+    sums_s, layers = board.sums_s, board.counts[N_LAYERS]
+    ran = layers - numbers[LAYERS_BEFORE]
+    if ran < board.at[LAYERS] and numbers[LAYERS_BEFORE] > 0.0:
+        return
     so_far_s = sums_s[S_DENSE] + sums_s[S_HOST] - sums_s[S_HOST_INSIDE] + sums_s[S_DECISION] + sums_s[S_MAKESPAN]
-    numbers[LAYER_S] = (so_far_s - numbers[BEFORE_S]) / board.at[LAYERS]
-    numbers[BEFORE_S] = so_far_s
+    numbers[LAYER_S] = (so_far_s - numbers[BEFORE_S]) / max(ran, board.at[LAYERS])
+    numbers[BEFORE_S], numbers[LAYERS_BEFORE] = so_far_s, layers

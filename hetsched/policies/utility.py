@@ -19,7 +19,7 @@ import numpy as np
 from ..jit import announced
 from ..plugins import instance
 from ..policy import Kernelled, Setting, Traits
-from ..types import ExpertId, FloatArray
+from ..types import ExpertId, Float32Array, FloatArray
 from .static import most_frequent
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Utility(Kernelled):
         tuning = self.later, self.hysteresis, self.backlog_layers
         reach = shape.num_layers if self._asked.reach is None else self._asked.reach
         numbers = first_numbers(cost, shape.top_k, tuning, reach)
-        self._learning = learning_of(self._asked)
+        self._learning, self._stale_L = learning_of(self._asked), known.stale_L
         forecast = self._learning.next_LE, self._learning.demand_LE
         self._forecast = forecast
         self._own = (numbers, *known, np.zeros((3, MOST_SWAPS)), np.zeros(NOW), *forecast)
@@ -83,4 +83,13 @@ class Utility(Kernelled):
         """The layer's integer program, by the solver unless one token's answer is settled without; then swaps."""
         from .utility_steps import KERNELS
 
-        return self._learning.taught(KERNELS._replace(own=self._own))
+        taught = self._learning.taught(KERNELS._replace(own=self._own))
+        return taught if taught.foresee is None else taught._replace(foresee=self._foresee)
+
+    def _foresee(self, draft_DLE: Float32Array) -> None:
+        """All forecasts have changed, and nothing is left of the last layer."""
+        from .utility_steps import LEFT_S
+
+        assert self._learning.foresee is not None
+        self._learning.foresee(draft_DLE)
+        self._stale_L[:], self._own[0][LEFT_S] = True, 0.0

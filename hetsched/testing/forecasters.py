@@ -186,6 +186,39 @@ def what_was_learned_begins_another_run(make: Make) -> None:
         assert (array == learned[name]).all()
 
 
+def what_is_foreseen_is_forecast(make: Make) -> None:
+    """Where it takes drafts between steps: what all of them name is expected, of nobody named the mean stands.
+
+    Only what was told last counts; the draft stays as it was, and a step of other tokens may follow.
+    """
+    forecaster, trace = started(make), routing(200)
+    if not hasattr(forecaster, "foresee"):
+        return
+    teach(forecaster, trace, 2)
+    named_LE = trace.demand_LE(slice(0, 1)) > 0
+    nothing_DLE = np.zeros((2, *named_LE.shape), np.float32)
+    other_DLE, draft_DLE = nothing_DLE.copy(), nothing_DLE.copy()
+    draft_DLE[:, named_LE] = 1.0 / SHAPE.top_k
+    other_DLE[:, ~named_LE] = 1.0 / SHAPE.num_experts
+    given_DLE = draft_DLE.copy()
+    forecaster.foresee(nothing_DLE)
+    unsaid_LE = forecaster.next_LE().copy()
+    forecaster.foresee(other_DLE)
+    forecaster.foresee(draft_DLE)
+    said_LE = forecaster.next_LE().copy()
+    assert (draft_DLE == given_DLE).all()
+    assert said_LE.min() >= 0
+    assert said_LE.max() <= 1 + 1e-9
+    assert (said_LE[named_LE] > said_LE[~named_LE].max()).all()
+    forecaster.foresee(np.concatenate([draft_DLE, nothing_DLE]))
+    assert (forecaster.next_LE()[named_LE] >= unsaid_LE[named_LE]).mean() > 0.5
+    forecaster.foresee(nothing_DLE)
+    assert np.allclose(forecaster.next_LE(), unsaid_LE)
+    forecaster.foresee(draft_DLE)
+    teach(forecaster, routing(9, seed=1), 3)
+    assert np.isfinite(forecaster.next_LE()).all()
+
+
 def _least_tokens(make: Make) -> int:
     return traits(started(make)).least_tokens
 
@@ -212,4 +245,5 @@ LAWS: tuple[Callable[[Make], None], ...] = (
     it_reaches_no_further_than_it_says,
     one_layer_is_enough,
     what_was_learned_begins_another_run,
+    what_is_foreseen_is_forecast,
 )

@@ -19,6 +19,7 @@ MARGIN = 0.01  # as integrations/steered_router.py has it
 Array = npt.NDArray[Any]
 _DTYPES = {"weight": "float32", "bias": "float32", "choice": "float32", "forced": "int8", "sigmoid": "uint8"}
 _DTYPES |= {"undo": "float32"}
+_LEAST = np.float32(1e-30)
 
 
 class Routers(NamedTuple):
@@ -48,8 +49,16 @@ class Routers(NamedTuple):
 
     def of(self, asked: range, layer: int, hidden_TH: Array, num_experts: int) -> Float32Array:
         """The same by the routers of consecutive layers, on hidden states at the router of `layer`."""
+        return self._of_plain(asked, hidden_TH.astype(np.float32, copy=False) * self.undo[layer], num_experts)
+
+    def of_embedded(self, asked: range, embedded_TH: Array, num_experts: int) -> Float32Array:
+        """The same on tokens' embeddings, which no layer has seen, brought to a root mean square of 1."""
+        plain_TH = embedded_TH.astype(np.float32, copy=False)
+        mean_T1 = np.square(plain_TH).mean(axis=1, keepdims=True)
+        return self._of_plain(asked, plain_TH / np.sqrt(np.maximum(mean_T1, _LEAST)), num_experts)
+
+    def _of_plain(self, asked: range, plain_TH: Float32Array, num_experts: int) -> Float32Array:
         part, (layers, columns, width) = slice(asked.start, asked.stop), (len(asked), *self.weight.shape[1:])
-        plain_TH = hidden_TH.astype(np.float32, copy=False) * self.undo[layer]
         flat = self.weight[part].reshape(layers * columns, width) @ plain_TH.T
         logits_DTC = flat.reshape(layers, columns, len(plain_TH)).transpose(0, 2, 1) + self.bias[part, None]
         if not (self.sigmoid[part].any() or self.choice[part].any() or self.forced[part].any()):

@@ -199,10 +199,9 @@ def test_nothing_is_looked_at_where_nobody_needs_it() -> None:
 
 
 def test_other_needs_are_refused_in_a_line() -> None:
-    for forecaster, need in (("oracle", "future"), ("draft-gate", "draft")):
-        with pytest.raises(InputError, match=f"forecaster .* needs {need}") as caught:
-            hetsched.attach(tiny_moe(), **{**GATED, "forecaster": forecaster})
-        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"forecaster .* needs future") as caught:
+        hetsched.attach(tiny_moe(), **{**GATED, "forecaster": "oracle"})
+    assert "\n" not in str(caught.value)
 
 
 def test_states_on_a_device_are_brought() -> None:

@@ -133,7 +133,7 @@ def test_the_cut_off_is_the_last_layer_that_copies_can_be_in_time_for(
     next_LE, seconds_4T = np.zeros((SHAPE.num_layers, SHAPE.num_experts)), np.zeros((4, 3))
     next_LE[:, [7, 9]] = 1.0
     board.machine[COPY_S], board.now[PREDICTED_S], board.at[TOKENS] = 1.0, rest_s, 2
-    numbers = first_numbers(drafting_s, 16)
+    numbers = first_numbers(drafting_s, 16, SHAPE.num_layers)
     numbers[LAYER_S] = layer_s
     found = cut_off(board, seconds_4T, next_LE, numbers)
     due_s = [rest_s + drafting_s + layer * layer_s for layer in range(4)]
