@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .board import STATUS, new_board, open_board
 from .board.seconds import Seconds
@@ -51,6 +51,9 @@ from .types import (
     Plan,
     Run,
 )
+
+if TYPE_CHECKING:
+    from .deciders.notes import LayerNotes
 
 IDLE = LinkState()
 NO_SOLVER = "all-cpu"  # of a policy that asks none: it compiles nothing
@@ -130,6 +133,9 @@ class Scheduler:
         self.decider: Decider = self._decider(setting)
         paced = self.traits.is_paced and is_compiled(self.policy)
         self.pace = Pace(self.policy.pace if paced else 1)
+        self._notes: LayerNotes | None = None
+        if degrade and is_compiled(self.policy):
+            self._noting()
         self.clock = clock
         self._step = -1
         self._layer = layers
@@ -231,10 +237,8 @@ class Scheduler:
             learn(demand)
         if self.residency.num_copying:
             self._arrive([run.expert for run in outcome.plan.runs if run.lane is GPU])
-        self.stats.record_outcome(outcome)
-        if outcome.plan.runs is self._runs:  # else it was put right on the way
-            self.recalibration.observe(outcome, self.stats)
-        self.pace.ended(outcome)
+        notes = self._notes or self._noting()
+        notes.add(outcome, outcome.plan.runs is self._runs)  # else it was put right on the way
         if self._executed is not None:
             try:
                 self._executed(outcome)
@@ -277,6 +281,12 @@ class Scheduler:
             self._new_request, self._next_is_new = self._next_is_new, False
         self._layer = layer
         return self._step
+
+    def _noting(self) -> LayerNotes:
+        from .deciders.notes import LayerNotes  # numba takes long to import
+
+        self._notes = LayerNotes(self.arrays, self.seconds, self.pace)
+        return self._notes
 
     def _decider(self, setting: Setting) -> Decider:
         """The policy's kernels with the solver's, or its methods, those not overridden by way of its kernels."""
