@@ -190,7 +190,6 @@ class Scheduler:
         start = self.clock()
         self.recalibration.begin(demand.step)
         self.pace.begin(demand)
-        self._views.tell(demand, link)
         try:
             decision = self.decider.decide(demand, link)
         except Exception as error:  # any plug-in may fail in any way; the step must go on
@@ -217,7 +216,6 @@ class Scheduler:
             self._arrive(link.arrived)
             return Copies()
         self._unobserved = None
-        self._views.tell_link(link)
         chosen: list[Fetch] = []
         try:
             self.decider.look_ahead(demand, link, chosen)

@@ -118,8 +118,9 @@ class LayerNotes:
 
     def __init__(self, arrays: Arrays, seconds: Seconds, pace: Pace) -> None:
         self._seconds, self._pace = seconds, pace
-        self._words = np.zeros(4 + 14, np.int64)
-        asked_4, given_S = self._words[:4], self._words[4:].view(np.float64)
+        words = np.zeros(4 + 14, np.int64)
+        asked_4, given_S = words[:4], words[4:].view(np.float64)
+        self._words = words.data
         self._given = asked_4, given_S, np.zeros(recal.TOOK)
         self._arrays, self._seconds_4T = arrays, seconds.table(1)
         self._note = CFunction((noting.note, self._arguments()))
