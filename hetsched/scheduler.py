@@ -228,15 +228,18 @@ class Scheduler:
 
     def observe(self, outcome: Outcome) -> None:
         """Take note of an executed plan: what the GPU ran has arrived."""
-        demand = outcome.plan.demand
+        demand, runs, uncounted = outcome.plan.demand, outcome.plan.runs, False
         if self._unobserved is demand:
             self._unobserved = None
-            learn = self.decider.learn if self.pace.looking else self._views.count
-            learn(demand)
-        if self.residency.num_copying:
-            self._arrive([run.expert for run in outcome.plan.runs if run.lane is GPU])
+            if self.pace.looking:
+                self.decider.learn(demand)
+            else:
+                uncounted = True
+        on_board = runs is self._runs  # else it was put right on the way
+        if not on_board and self.residency.num_copying:
+            self._arrive([run.expert for run in runs if run.lane is GPU])
         notes = self._notes or self._noting()
-        notes.add(outcome, outcome.plan.runs is self._runs)  # else it was put right on the way
+        notes.add(outcome, on_board, uncounted)
         if self._executed is not None:
             try:
                 self._executed(outcome)
