@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
-
 from .board import CORRECTED, FACTOR, Arrays
 from .board import open_board as board_of
 from .board.seconds import Seconds
 from .cost.model import OPS, CostModel
 from .faults import Fault, Tell
-from .stats import RunStats
-from .types import FloatArray, Outcome
+from .types import FloatArray
 
 WRONG_BEYOND = 4.0  # a factor beyond is no drift but a wrong profile, and the user is told where it decides anything
 
@@ -38,8 +35,6 @@ class Recalibration:
         self._tell, self._warn = tell, warn
         self._step = -1
         self._told: set[str] = set()
-        self._host_s = 0.0
-        self._took = np.zeros(10)
 
     @property
     def factor_C(self) -> FloatArray:
@@ -68,23 +63,3 @@ class Recalibration:
                 self._tell(Fault.PROFILE, reason)
                 if self._warn:
                     warnings.warn(f"{reason}; 'hetsched profile' measures it", RuntimeWarning, stacklevel=4)
-
-    def observe(self, outcome: Outcome, stats: RunStats) -> None:
-        """Take note of a layer whose decision is still on the board; `stats` have it already."""
-        from .board.recalibration import entries
-
-        host_s, self._host_s = stats.host_s - self._host_s, stats.host_s
-        plan = outcome.plan
-        self._took[:] = (
-            outcome.dense_s,
-            outcome.gpu_s - outcome.dense_s,
-            outcome.cpu_s,
-            outcome.link_s,
-            outcome.copied,
-            outcome.copied_s,
-            plan.decision_s,
-            host_s,
-            outcome.makespan_s,
-            plan.predicted_s,
-        )
-        entries.note(*self._arrays, self._seconds.table(plan.demand.num_tokens), self._took)

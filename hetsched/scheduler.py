@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .board import STATUS, new_board, open_board
 from .board.seconds import Seconds
@@ -52,6 +52,9 @@ from .types import (
     Plan,
     Run,
 )
+
+if TYPE_CHECKING:
+    from .deciders.notes import LayerNotes
 
 IDLE = LinkState()
 NO_SOLVER = "all-cpu"  # of a policy that asks none: it compiles nothing
@@ -132,6 +135,9 @@ class Scheduler:
         self.decider: Decider = self._decider(setting)
         paced = self.traits.is_paced and is_compiled(self.policy)
         self.pace = Pace(self.policy.pace if paced else 1)
+        self._notes: LayerNotes | None = None
+        if degrade and is_compiled(self.policy):
+            self._noting()
         self.clock = clock
         self._step = -1
         self._layer = layers
@@ -189,7 +195,6 @@ class Scheduler:
         start = self.clock()
         self.recalibration.begin(demand.step)
         self.pace.begin(demand)
-        self._views.tell(demand, link)
         try:
             decision = self.decider.decide(demand, link)
         except Exception as error:  # any plug-in may fail in any way; the step must go on
@@ -216,7 +221,6 @@ class Scheduler:
             self._arrive(link.arrived)
             return Copies()
         self._unobserved = None
-        self._views.tell_link(link)
         chosen: list[Fetch] = []
         try:
             self.decider.look_ahead(demand, link, chosen)
@@ -255,17 +259,18 @@ class Scheduler:
 
     def observe(self, outcome: Outcome) -> None:
         """Take note of an executed plan: what the GPU ran has arrived."""
-        demand = outcome.plan.demand
+        demand, runs, uncounted = outcome.plan.demand, outcome.plan.runs, False
         if self._unobserved is demand:
             self._unobserved = None
-            learn = self.decider.learn if self.pace.looking else self._views.count
-            learn(demand)
-        if self.residency.num_copying:
-            self._arrive([run.expert for run in outcome.plan.runs if run.lane is GPU])
-        self.stats.record_outcome(outcome)
-        if outcome.plan.runs is self._runs:  # else it was put right on the way
-            self.recalibration.observe(outcome, self.stats)
-        self.pace.ended(outcome)
+            if self.pace.looking:
+                self.decider.learn(demand)
+            else:
+                uncounted = True
+        on_board = runs is self._runs  # else it was put right on the way
+        if not on_board and self.residency.num_copying:
+            self._arrive([run.expert for run in runs if run.lane is GPU])
+        notes = self._notes or self._noting()
+        notes.add(outcome, on_board, uncounted)
         if self._executed is not None:
             try:
                 self._executed(outcome)
@@ -308,6 +313,12 @@ class Scheduler:
             self._new_request, self._next_is_new = self._next_is_new, False
         self._layer = layer
         return self._step
+
+    def _noting(self) -> LayerNotes:
+        from .deciders.notes import LayerNotes  # numba takes long to import
+
+        self._notes = LayerNotes(self.arrays, self.seconds, self.pace)
+        return self._notes
 
     def _decider(self, setting: Setting) -> Decider:
         """The policy's kernels with the solver's, or its methods, those not overridden by way of its kernels."""

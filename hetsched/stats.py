@@ -9,7 +9,7 @@ from .board import Board
 from .board.watch import figures
 from .dispatch.answers import ANSWERS
 from .faults import Fault
-from .types import Lane, Outcome, Phase
+from .types import Lane, Phase
 
 
 class _Count:
@@ -87,32 +87,6 @@ class RunStats:
         """Count one fault that the run survived, and keep its reason until the next of its kind."""
         self.faults[fault.value] = self.faults.get(fault.value, 0) + 1
         self.last_fault[fault.value] = reason
-
-    def record_outcome(self, outcome: Outcome) -> None:
-        """Add one layer's times."""
-        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s = outcome[:8]
-        demand, counts, sums_s = plan.demand, self.board.counts, self.board.sums_s
-        decoding = demand.phase != Phase.PREFILL
-        if demand.step != counts[places.LAST_STEP]:
-            counts[places.LAST_STEP] = demand.step
-            counts[places.N_STEPS] += 1
-            counts[places.N_TOKENS] += demand.num_tokens
-            counts[places.N_DECODED] += demand.num_tokens * decoding
-        counts[places.N_LAYERS] += 1
-        layer_s = dense_s + host_s + plan.decision_s + makespan_s
-        sums_s[: places.S_HOST + 1] += (
-            layer_s * decoding,
-            dense_s,
-            plan.decision_s,
-            0.0,
-            makespan_s,
-            plan.predicted_s,
-            gpu_s,
-            cpu_s,
-            link_s,
-            stall_s,
-            host_s,
-        )
 
     def record_host_inside(self, seconds: float) -> None:
         """Add what the engine itself took within seconds of the wall that are counted anyway."""

@@ -189,22 +189,16 @@ def rewrite(board: Board, plain_4T: FloatArray, plain: FloatArray, seconds_4T: F
 class Entries(NamedTuple):
     """What a scheduler calls, with the board's three arrays."""
 
-    note: Callable[..., None]
     end_step: Callable[..., bool]
 
 
 def _entries(stamp: int) -> Entries:
     @compiled_and_kept
-    def note(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, seconds_4T: FloatArray, took: FloatArray) -> None:
-        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
-        note_taken(open_board(bytes_B, ints_I, floats_R), seconds_4T, took)
-
-    @compiled_and_kept
     def ending(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, learning: bool) -> bool:
-        assert stamp >= 0
+        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit.py
         return end_step(open_board(bytes_B, ints_I, floats_R), learning)
 
-    return Entries(note, ending)
+    return Entries(ending)
 
 
 entries = _entries(source_stamp("hetsched.board", "hetsched.board.contract", "hetsched.board.recalibration"))

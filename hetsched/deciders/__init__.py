@@ -13,7 +13,7 @@ Excuse: TypeAlias = Callable[[Fault, Exception], None]  # counts what a plug-in 
 
 
 class Decider(Protocol):
-    """One layer, decided. The board holds the demand and the link before, and the residency that follows after.
+    """One layer, decided. The board holds the demand and the link from then on, and the residency that follows.
 
     Whatever is wrong with a decision raises PlanError or ResidencyError, and nothing has changed then.
     """

@@ -28,6 +28,7 @@ from ..policies.compiled import ASKS, PolicyKernels, compiled_policy, never
 from ..policy import Decision
 from ..types import Demand, Fetch, Float32Array, LinkState
 from . import Excuse
+from .one_call import OneCall
 from .views import Views
 
 
@@ -52,6 +53,7 @@ class CompiledDecider:
         self._views = views
         self._excuse = excuse
         self.drafting = False  # layers are of a pass that makes drafts, which a forecaster is told of otherwise
+        self._one: OneCall | None = None  # a replay in one kernel needs none
         if solver is not None:
             effort = solver.max_nodes, solver.always_prove, solver.limit_nodes
             self._board.at[[MAX_NODES, PROVE, LIMIT_NODES]] = effort
@@ -64,20 +66,31 @@ class CompiledDecider:
         with announced(f"hetsched: compiling policy {calls.kernels.name} once, 10 to 20 s ..."):
             calls.step.compile(types_of(*given))
             calls.ahead.compile(types_of(*given, known, True, True))
+            self._one_call()
             if calls.kernels.answer is not never and calls.solver is None:
                 calls.resume.compile(types_of(*given))
 
     def decide(self, demand: Demand, link: LinkState) -> Decision:
         """One compiled call; two where a solver in Python comes between."""
-        calls = self.calls
-        given = (*self._arrays, self._seconds.table(demand.num_tokens), calls.kernels.own)
-        wrong, said = calls.step(*given), ""
+        one = self._one_call()
+        wrong = one.step(demand, link)
         if wrong == ASKS:
-            said = self._ask()
-            wrong = calls.resume(*given)
-        self.refuse(wrong)
-        decision = self._views.decision()
-        return decision._replace(solver_status=said) if said else decision
+            return self._answered(demand)
+        if wrong:
+            self.refuse(wrong)
+        return self._views.decision(one.runs(demand.layer, len(demand.active)))
+
+    def _answered(self, demand: Demand) -> Decision:
+        """The same by a solver in Python, whose problem is on the board."""
+        calls = self.calls
+        said = self._ask()
+        self.refuse(calls.resume(*self._arrays, self._seconds.table(demand.num_tokens), calls.kernels.own))
+        return self._views.decision()._replace(solver_status=said)
+
+    def _one_call(self) -> OneCall:
+        if self._one is None:
+            self._one = OneCall(self.calls, self._arrays, self._seconds, self._views)
+        return self._one
 
     def learn(self, demand: Demand) -> None:
         """One compiled call, which chooses nothing."""
@@ -86,10 +99,12 @@ class CompiledDecider:
 
     def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> None:
         """One compiled call."""
-        self._observed(demand)
-        wrong = self._ahead(demand, True, True)
+        if self.calls.kernels.observe is not None:
+            self._observed(demand)
+        wrong = self._one_call().ahead(demand, link)
         chosen += self._views.copies()
-        self.refuse(wrong)
+        if wrong:
+            self.refuse(wrong)
 
     @property
     def can_foresee(self) -> bool:

@@ -34,7 +34,7 @@ class Methods:
     def plan(self, demand: Demand, view: View) -> Decision:
         """One layer."""
         self._show(demand, view)
-        return self._decider.decide(demand, view.link)
+        return self._decider.decide(demand, view.link._replace(arrived=()))
 
     def observe(self, demand: Demand) -> None:
         """Learn one layer's demand."""

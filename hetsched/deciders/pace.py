@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..types import Demand, FloatArray, Outcome, Phase
+from ..types import Demand, FloatArray, Phase
 
 WINDOW = 16  # steps looked at before a judgement
 MOST_PATIENCE = 16  # windows between two tries
@@ -96,9 +96,8 @@ class Pace:
         """It took so long to look ahead, and the copies are expected to save so much."""
         self._beside_s, self._gained_s = beside_s, gained_s
 
-    def ended(self, outcome: Outcome) -> None:
-        """The layer has been executed."""
-        gpu_end_s = outcome.gpu_s - outcome.dense_s + outcome.stall_s
-        late_s = outlasted_s(self._beside_s, outcome.makespan_s, gpu_end_s, outcome.cpu_s)
-        account(self.numbers_P, late_s, self._gained_s)
+    def taken(self) -> tuple[float, float]:
+        """Both of the layer that has been executed, once."""
+        taken = self._beside_s, self._gained_s
         self._beside_s = self._gained_s = 0.0
+        return taken

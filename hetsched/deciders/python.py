@@ -36,6 +36,7 @@ class PythonDecider:
 
     def decide(self, demand: Demand, link: LinkState) -> Decision:
         """By the policy's `plan`."""
+        self._views.tell(demand, link)
         self._contract.begin(*self._arrays)
         decision = self._asked(self._policy.plan, demand, View(self._residency.shown, link))
         self._views.write(decision)
@@ -52,6 +53,7 @@ class PythonDecider:
 
     def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> None:
         """By its `prefetch`."""
+        self._views.tell_link(link)
         for expert in link.arrived:
             if self._residency.is_copying(expert):
                 self._residency.apply(Arrive(expert))

@@ -6,6 +6,7 @@ Shapes: F all experts flat (layer * E + expert).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 from ..board import (
     ACTIVE,
@@ -83,7 +84,8 @@ class Views:
 
     def gained_s(self) -> float:
         """What the copies for an idle link are expected to save."""
-        return float(self._board.gain_s_W[: self._board.at[COPIES]].sum())
+        copies = self._board.at[COPIES]
+        return float(self._board.gain_s_W[:copies].sum()) if copies else 0.0
 
     def tell_link(self, link: LinkState) -> None:
         """Put the link on the board."""
@@ -96,21 +98,33 @@ class Views:
             board.flying_F[: len(in_flight)] = [self.flat(expert) for expert, _ in in_flight]
             board.left_s_F[: len(in_flight)] = [left_s for _, left_s in in_flight]
 
-    def decision(self) -> Decision:
-        """What the board says was decided."""
+    def decision(self, runs: tuple[Run, ...] | None = None) -> Decision:
+        """What the board says was decided; `runs`: these are known already."""
         board, at = self._board, self._board.at
-        ids = self._ids[at[LAYER]]
-        runs = [
-            Run(ids[e], tokens, LANES[lane], RUN_CAUSES[cause])
-            for e, tokens, lane, cause in board.runs_4N[:, : at[RUNS]].T.tolist()
-        ]
+        if runs is None:
+            runs = self.runs(int(at[LAYER]), *board.runs_4N[:, : at[RUNS]].tolist())
         fetches: list[Fetch] = []
+        evicts: list[Evict] = []
         if at[FETCHES]:
             rows = board.fetches_3N[:, : at[FETCHES]].T.tolist()
             fetches = [Fetch(self.id(f), self.id_or_none(v), False, FETCH_CAUSES[cause]) for f, v, cause in rows]
-        evicts = [Evict(self.id(f), "given up") for f in board.evicts_N[: at[EVICTS]].tolist()]
+        if at[EVICTS]:
+            evicts = [Evict(self.id(f), "given up") for f in board.evicts_N[: at[EVICTS]].tolist()]
         predicted_s, status = float(board.now[PREDICTED_S]), ANSWERS[at[STATUS]]
-        return Decision(tuple(runs), tuple(fetches), tuple(evicts), predicted_s, status)
+        return Decision(runs, tuple(fetches), tuple(evicts), predicted_s, status)
+
+    def runs(
+        self,
+        layer: int,
+        expert_N: Sequence[int],
+        tokens_N: Sequence[int],
+        lane_N: Sequence[int],
+        cause_N: Sequence[int],
+    ) -> tuple[Run, ...]:
+        """Runs of one layer, from their numbers; without a frame of Python for each."""
+        ids, lanes = map(self._ids[layer].__getitem__, expert_N), map(LANES.__getitem__, lane_N)
+        causes = map(RUN_CAUSES.__getitem__, cause_N)
+        return tuple(map(tuple.__new__, repeat(Run), zip(ids, tokens_N, lanes, causes, strict=True)))
 
     def copies(self) -> list[Fetch]:
         """The copies for an idle link that the board says were chosen."""

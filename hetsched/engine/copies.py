@@ -38,6 +38,7 @@ class CopiesUnderWay:
         self._slots = slots
         self._listener = listener
         self._arrived, self._arrived_s = 0, 0.0
+        self._scaled_at, self._scaled = -1, 1.0
         self._watch = CopyWatch(accelerator.cancel)
         self._age = LinkAge(time.monotonic)
         self._event_of: dict[ExpertId, Event] = {}
@@ -72,7 +73,7 @@ class CopiesUnderWay:
             self._listener.fault(Fault.OVERDUE, f"{len(unfinished)} copies behind one that did not end")
             self._accelerator.cancel()
             free_s, unfinished = 0.0, ()
-        expert_of, scale = self._expert_of, self._cost.copy_s() / self._told.copy_s()
+        expert_of, scale = self._expert_of, self._scale()
         free_s *= scale
         in_flight = tuple([(expert_of[event], left_s * scale) for event, left_s in unfinished])
         if len(in_flight) == len(expert_of):
@@ -80,6 +81,12 @@ class CopiesUnderWay:
         waiting = {expert for expert, _ in in_flight}
         ended = [expert for expert in self._event_of if expert not in waiting]
         return LinkState(free_s, tuple([expert for expert in ended if self._has_arrived(expert)]), in_flight)
+
+    def _scale(self) -> float:
+        """Seconds of a copy as believed now, to each of those that the accelerator goes by."""
+        if self._scaled_at != self._cost.version:
+            self._scaled_at, self._scaled = self._cost.version, self._cost.copy_s() / self._told.copy_s()
+        return self._scaled
 
     def wait(self, events: Sequence[Event], awaited: Collection[Event]) -> float:
         """Wait for a layer's events; its makespan in seconds.

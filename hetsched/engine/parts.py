@@ -13,6 +13,7 @@ import torch
 
 from ..cpu_kernels.weighted_sum import add_weighted, numbers_of, sum_of_one_token
 from .cpu_layer import first_rows, order_of_choices, rows_of_choices
+from .expert_ffn import PLAIN
 from .layer_work import LayerInput
 
 Send = Callable[[torch.Tensor], torch.Tensor]
@@ -46,8 +47,12 @@ class HostParts:
     def sum(self) -> torch.Tensor:
         """All results weighted and added by ascending expert, [T, H], in the activations' dtype."""
         hidden_TH, weights_TK = self._work.hidden_TH, self._work.weights_TK
-        dtype = self._work.arithmetic.sum_dtype(hidden_TH, weights_TK)
-        out_TH = torch.empty(hidden_TH.shape, dtype=dtype)
+        arithmetic = self._work.arithmetic
+        dtype = hidden_TH.dtype if arithmetic is PLAIN else arithmetic.sum_dtype(hidden_TH, weights_TK)
+        if self._is_one and dtype is hidden_TH.dtype:
+            out_TH = torch.empty_like(hidden_TH)  # half the time of a shape and a dtype
+        else:
+            out_TH = torch.empty(hidden_TH.shape, dtype=dtype)
         if self._is_one and sum_of_one_token(out_TH, self._part_N, self._work.ids_TK, weights_TK):
             return out_TH if dtype is hidden_TH.dtype else out_TH.to(hidden_TH.dtype)
         return self._sum_of_many(out_TH, weights_TK.detach()).to(hidden_TH.dtype)

@@ -46,13 +46,18 @@ class CFunction:
     def __init__(self, *calls: Call) -> None:
         from . import types_of
 
-        self.calls = calls
+        self.calls: tuple[Call, ...] = calls  # whose arrays live as long as this
         self.given: list[Words] = [np.array([*_words_of(arguments)], np.int64) for _, arguments in calls]
         self.address = _chain()
         code = [_reader(entry, types_of(*arguments)) for entry, arguments in calls]
         pairs = zip(code, [words.ctypes.data for words in self.given], strict=True)
         self.words: Words = np.array([len(calls), *itertools.chain(*pairs)], np.int64)
         self._call, self._where = PROTOTYPE(self.address), self.words.ctypes.data
+
+    def give(self, kernel: int, arguments: tuple[Any, ...]) -> None:
+        """From now on call this kernel with other arguments, of the same types."""
+        self.calls = (*self.calls[:kernel], (self.calls[kernel][0], arguments), *self.calls[kernel + 1 :])
+        self.given[kernel][:] = [*_words_of(arguments)]
 
     def __call__(self) -> int:
         """Call it."""

@@ -10,6 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from hetsched.board import new_board, open_board
+from hetsched.board.seconds import Seconds
+from hetsched.cost.model import CostModel
+from hetsched.deciders.notes import LayerNotes
 from hetsched.deciders.pace import EVERY, WINDOW, Pace, account, begin, new_pace, outlasted_s
 from hetsched.geometry import MoEGeometry
 from hetsched.machine import gallery
@@ -98,8 +102,11 @@ def test_a_layer_is_charged_once() -> None:
     plan = Plan(Demand(0, 0, Phase.DECODE, np.ones(3, np.int64), 1), ())
     pace.begin(plan.demand)
     pace.looked(50e-6, 3e-6)
+    arrays = new_board(1, 3, 1)
+    cost = CostModel(gallery.machine("rtx-4060-laptop-8gb"), SHAPE)
+    notes = LayerNotes(arrays, Seconds(cost, open_board(*arrays).machine), pace)
     for _ in range(2):
-        pace.ended(Outcome(plan, 1e-4, 50e-6, 1e-4 + 10e-6, 20e-6, stall_s=5e-6))
+        notes.add(Outcome(plan, 1e-4, 50e-6, 1e-4 + 10e-6, 20e-6, stall_s=5e-6), False)
     assert pace.numbers_P[5:8] == pytest.approx([0, 30e-6, 3e-6])
 
 

@@ -1,0 +1,178 @@
+"""OneCall: a layer's demand and link to the board, a policy's kernels, and the rows back, in one call of a C function.
+
+What is told is packed into a few words beside the board, which a kernel unpacks: the same in Python would be a dozen
+operations on arrays, each of which finds cold caches in a model.
+
+Words told: the layer, its tokens, phase, step, active experts, whether a request begins, copies under way and arrived,
+whether the demand holds router weights; seconds until the link is free, tokens that are expected to stay; then active
+experts, their tokens, copies under way and arrived, flat, and the seconds left to those under way.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..board import (
+    ACTIVE,
+    ARRIVED,
+    EXPERTS,
+    FLYING,
+    KEPT,
+    LAYER,
+    LINK_FREE_S,
+    NEW_REQUEST,
+    PHASE,
+    RUNS,
+    STEP,
+    TOKENS,
+    WEIGHTED,
+    Arrays,
+    Board,
+    Bytes,
+)
+from ..board import open_board as sections
+from ..board.contract import open_board
+from ..board.seconds import Seconds
+from ..jit import compiled_and_kept, compiled_lean, source_stamp
+from ..jit.c_call import CFunction
+from ..policies.compiled import CompiledPolicy
+from ..types import Demand, FloatArray, IntArray, LinkState, Run
+from .views import Views
+
+HEAD = 11
+
+
+@compiled_lean
+def put_link(board: Board, words: IntArray, seconds: FloatArray) -> None:
+    """The link's words; `seconds` are the same words as floats."""
+    active, flying, arrived = words[4], words[6], words[7]
+    board.at[FLYING], board.at[ARRIVED], board.now[LINK_FREE_S] = flying, arrived, seconds[9]
+    first = HEAD + 2 * active
+    for i in range(flying):
+        board.flying_F[i], board.left_s_F[i] = words[first + i], seconds[first + flying + arrived + i]
+    for i in range(arrived):
+        board.arrived_F[i] = words[first + flying + i]
+
+
+@compiled_lean
+def put_demand(board: Board, words: IntArray, seconds: FloatArray) -> None:
+    """The demand's."""
+    at, active = board.at, words[4]
+    at[LAYER], at[TOKENS], at[PHASE], at[STEP], at[ACTIVE] = words[0], words[1], words[2], words[3], active
+    at[NEW_REQUEST], at[WEIGHTED], board.now[KEPT] = words[5], words[8], seconds[10]
+    for i in range(active):
+        board.active_N[i], board.tokens_N[i] = words[HEAD + i], words[HEAD + active + i]
+
+
+@compiled_lean
+def list_runs(board: Board, runs_4N: IntArray) -> None:
+    """All experts of the runs one after the other, then their tokens, lanes and causes."""
+    runs = min(board.at[RUNS], len(runs_4N) // 4)
+    for row in range(4):
+        for i in range(runs):
+            runs_4N[row * runs + i] = board.runs_4N[row, i]
+
+
+class Ends(NamedTuple):
+    """What comes before and after a policy's kernels, each with the board's three arrays."""
+
+    tell: Any
+    tell_link: Any
+    list: Any
+
+
+def _ends(stamp: int) -> Ends:
+    @compiled_and_kept
+    def tell(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, words: IntArray, seconds: FloatArray) -> None:
+        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit
+        board = open_board(bytes_B, ints_I, floats_R)
+        put_demand(board, words, seconds)
+        put_link(board, words, seconds)
+
+    @compiled_and_kept
+    def tell_link(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, words: IntArray, seconds: FloatArray) -> None:
+        assert stamp >= 0
+        put_link(open_board(bytes_B, ints_I, floats_R), words, seconds)
+
+    @compiled_and_kept
+    def listed(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, runs_4N: IntArray) -> None:
+        assert stamp >= 0
+        list_runs(open_board(bytes_B, ints_I, floats_R), runs_4N)
+
+    return Ends(tell, tell_link, listed)
+
+
+ends = _ends(source_stamp("hetsched.board", "hetsched.board.contract", "hetsched.deciders.one_call"))
+
+
+class OneCall:
+    """A compiled policy's two calls on one board, told and read in the same call."""
+
+    def __init__(self, calls: CompiledPolicy, arrays: Arrays, seconds: Seconds, views: Views) -> None:
+        self._calls, self._arrays, self._seconds = calls, arrays, seconds
+        self._board = board = sections(*arrays)
+        flat, experts = len(board.state_F), int(board.at[EXPERTS])
+        self._experts, self._views = experts, views
+        words = np.zeros(HEAD + 2 * experts + 3 * flat, np.int64)
+        self._words, self._told = words.data, (words, words.view(np.float64))
+        self._runs_4N = np.zeros(4 * experts, np.int64)
+        self._seconds_4T = seconds.table(1)
+        step, ahead = self._arguments()
+        self._step = CFunction(
+            (ends.tell, (*arrays, *self._told)), (calls.step, step), (ends.list, (*arrays, self._runs_4N))
+        )
+        self._ahead = CFunction((ends.tell_link, (*arrays, *self._told)), (calls.ahead, ahead))
+
+    def step(self, demand: Demand, link: LinkState) -> int:
+        """Decide a layer: what the policy's step says."""
+        self._tell(demand, link)
+        return self._step()
+
+    def ahead(self, demand: Demand, link: LinkState) -> int:
+        """Learn that layer's demand and choose copies: what the policy's `ahead` says."""
+        self._tell(demand, link)
+        return self._ahead()
+
+    def runs(self, layer: int, count: int) -> tuple[Run, ...]:
+        """What was decided on so many experts of this layer."""
+        n, rows = count, self._runs_4N[: 4 * count].tolist()
+        return self._views.runs(layer, rows[:n], rows[n : 2 * n], rows[2 * n : 3 * n], rows[3 * n :])
+
+    def _tell(self, demand: Demand, link: LinkState) -> None:
+        seconds_4T = self._seconds.table(demand.num_tokens)
+        if seconds_4T is not self._seconds_4T:
+            self._seconds_4T = seconds_4T
+            step, ahead = self._arguments()
+            self._step.give(1, step)
+            self._ahead.give(1, ahead)
+        active, kept, weighted = demand.active, 0.0, demand.weights_E is not None
+        if demand.kept_N is not None:
+            kept, self._board.kept_N[: len(active)] = demand.num_kept, demand.kept_N
+        if weighted:
+            self._board.weights_E[:] = demand.weights_E
+        free_s, arrived, in_flight = link
+        head = demand.layer, demand.num_tokens, demand.phase, demand.step, len(active), demand.new_request
+        counts = len(in_flight), len(arrived), weighted
+        if not (arrived or in_flight):
+            _form(len(active), 0, 0).pack_into(self._words, 0, *head, *counts, free_s, kept, *active, *demand.tokens)
+            return
+        experts = self._experts
+        flying = [layer * experts + e for (layer, e), _ in in_flight]
+        noted = [layer * experts + e for layer, e in arrived]
+        left = [left_s for _, left_s in in_flight]
+        form = _form(len(active), len(flying), len(noted))
+        form.pack_into(self._words, 0, *head, *counts, free_s, kept, *active, *demand.tokens, *flying, *noted, *left)
+
+    def _arguments(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        kernels = self._calls.kernels
+        given = (*self._arrays, self._seconds_4T, kernels.own)
+        return given, (*given, kernels.known, True, True)
+
+
+@cache
+def _form(active: int, flying: int, arrived: int) -> struct.Struct:
+    return struct.Struct(f"9q2d{2 * active + flying + arrived}q{flying}d")
