@@ -16,6 +16,7 @@ BOUND = math.log(16.0)  # of a length's own correction
 JUMP = math.log(4.0)  # of one measurement from what was expected: beyond, it is a hiccup and counts as so much
 FOLLOW = 0.03  # of what a measurement was off by is believed of all lengths
 MOST_WEIGHT = 16.0  # measurements of one length that are remembered
+BESIDE = 1 / 32  # of what a measurement was off by is believed of lengths close by
 SURPRISE = math.log(1.3)  # a measurement this far off makes what was remembered half as much worth
 PRIOR_WEIGHT = 4.0  # measurements that what is believed of a length before its first one counts for
 LOOK_EVERY = 16  # steps, once something is known
@@ -131,8 +132,8 @@ class StepSeconds:
             weight /= 2
         for known in self._own:
             if known != tokens:
-                self._own[known] = _bounded(self._own[known] + news * _near(known, tokens) / MOST_WEIGHT)
-        self._own[tokens] = _bounded(own + news / (weight + 1 + PRIOR_WEIGHT))
+                self._own[known] = _bounded(self._own[known] + news * _near(known, tokens) * BESIDE)
+        self._own[tokens] = _bounded(own + news / min(weight + 1 + PRIOR_WEIGHT, MOST_WEIGHT))
         self._weight[tokens] = min(weight + 1, MOST_WEIGHT)
         self._all += FOLLOW * news
 

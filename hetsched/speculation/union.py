@@ -16,7 +16,7 @@ import math
 from ..geometry import MoEGeometry
 
 KEEP = 0.98  # of what was seen, each step: some 50 steps are remembered
-PRIOR_WEIGHT = 1.0  # of independence, in steps
+FIRST_OVERLAP, OVERLAP_WEIGHT = 0.8, 1.0  # before any step was seen, and what that counts for, in steps
 SATURATED = 0.5  # experts short of all: beyond, a count says no more than that it is high
 FIRST_HIT_RATE, HIT_WEIGHT = 0.5, 1.0  # before any step was seen, and what that counts for, in steps
 FIRST_FADE, FADE_WEIGHT = 0.7, 4.0  # the same of the fade
@@ -29,7 +29,7 @@ class ExpertUnion:
 
     def __init__(self, geometry: MoEGeometry) -> None:
         self._experts, self._top_k = geometry.num_experts, geometry.top_k
-        self._overlap = _Mean(1.0, PRIOR_WEIGHT)
+        self._overlap = _Mean(FIRST_OVERLAP, OVERLAP_WEIGHT)
 
     def observe(self, tokens: int, active: float) -> None:
         """A step of so many tokens made `active` experts of a layer active, on average; one token's says nothing."""
