@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from hetsched.machine.sizes import show_bytes
-from hetsched.replay.headline import counted
 from hetsched.report.compare_view import headline
 from hetsched.report.tables import Column, Page, Sheet, notes
 
@@ -39,7 +38,7 @@ def speculation_view(compared: SpeculationComparison) -> RenderableType:
     summary = Sheet(*(Column(h, h not in ("precision", "machine", "which is")) for h in SUMMARY), title="hetsched over")
     for cells in _summary(compared.headline):
         summary.add(*cells)
-    remarks = notes([UNITS, counted(compared.rows), ROOF, *compared.facts["notes"]])
+    remarks = notes([UNITS, ROOF, *compared.facts["notes"]])
     return Page(headline(compared.facts), "", *tables, summary, "", *remarks)
 
 
@@ -49,9 +48,7 @@ def speculation_markdown(compared: SpeculationComparison) -> str:
     for key, rows in compared.cells():
         lines += [f"**{_title(key, rows)}**", "", *_table(HEADINGS, [_cells(row) for row in rows]), ""]
     lines += [*_table(SUMMARY, _summary(compared.headline)), ""]
-    return "\n".join(
-        [*lines, *(f"- {note}" for note in (UNITS, counted(compared.rows), ROOF, *compared.facts["notes"]))]
-    )
+    return "\n".join([*lines, *(f"- {note}" for note in (UNITS, ROOF, *compared.facts["notes"]))])
 
 
 def _title(key: CellKey, rows: list[SpeculativeRow]) -> str:
