@@ -66,6 +66,20 @@ def cell_of(row: SpeculativeRow) -> CellKey:
     return row.dtype, row.hardware, row.gpu_fraction
 
 
+def counted(rows: Iterable[SpeculativeRow]) -> str:
+    """Which of the systems that were run stand on either side of the ratios, for people."""
+    ran = {row.system for row in rows}
+    baselines = [contestant for contestant in PAPERS if contestant.is_baseline and contestant.system in ran]
+    speculative, standard = (
+        ", ".join(contestant.system for contestant in baselines if contestant.speculates == way) or "none was run"
+        for way in (True, False)
+    )
+    return (
+        f"best speculative: the fastest of {speculative}, each with its best number of drafts; standard: the mean of "
+        f"{standard}; {MOE_SPAC} counts in neither and has a column of its own"
+    )
+
+
 def headline_of(rows: Sequence[SpeculativeRow], roofs: dict[tuple[str, str], float]) -> Headline:
     """The ratios of rows that stand together by cell. `roofs`: tokens/s by precision and machine."""
     groups = groupby(rows, key=cell_of)

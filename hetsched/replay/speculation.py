@@ -21,7 +21,7 @@ from .cell import Cell, CellResult, SpeculativeRow
 from .contestants import Contestant, contestants_of
 from .drafts import AUTO, Speculation, check_drafts, drafts_text
 from .facts import facts_of
-from .headline import CellKey, Headline, cell_of, headline_of
+from .headline import CellKey, Headline, cell_of, counted, headline_of
 from .limits import WINDOW_STEPS
 from .result import Comparison, Failure
 from .strategies import ALL, refuse_unasked, refuse_unasked_forecaster
@@ -129,9 +129,10 @@ def compare_speculation(
         made.append(
             _compared(study, chosen, tuple(drafts), fractions_of(gpu_fractions), jobs=jobs, ray=ray, progress=show)
         )
-    notes = [*made[0].facts["notes"], *left_out]
+    rows = [row for one in made for row in one.rows]
+    notes = [counted(rows), *made[0].facts["notes"], *left_out]
     return SpeculationComparison(
-        [row for one in made for row in one.rows],
+        rows,
         [],
         [failure for one in made for failure in one.failures],
         {**made[0].facts, "notes": notes, "dtypes": [one.facts["dtype"] for one in made]},

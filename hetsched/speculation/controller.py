@@ -4,6 +4,8 @@
 
 A drafter may give fewer than it is asked for (prompt lookup mostly gives none), which is learned as acceptance is.
 The estimates need steps of other lengths now and then; what such trials may cost is saved up as a share of the time.
+At first something is given in advance and trials follow each other quickly, since what they say then holds for all
+that comes: a trial that is expected to lose little by the model and the prior takes little of it.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from .acceptance import Acceptance
 from .record import Record
 from .step_seconds import EvenStep, Expected, ModelledStep, StepSeconds
 
-MARGIN = 0.02  # by which another K must be faster before it is taken
+MARGIN = 0.03  # by which another K must be faster before it is taken
 TRIAL_SHARE = 0.01  # of the time may be lost in trials
-APART = 8  # steps from one trial to the next
+APART = 8  # steps from one trial to the next; fewer while there were fewer trials than that
+FIRST_SAVED = 1.0  # steps without drafts: their time may be lost in trials before anything was saved
 MOST_SAVED = 3.0  # trials' worth, so that a long wait is not followed by many
-FIRST_STEPS = 4  # without drafts, so that there is something to compare with
+FIRST_STEPS = 2  # without drafts, so that there is something to compare with
 KEEP = 0.97  # of what drafting took, each time
 
 
@@ -70,7 +73,7 @@ class Controller:
         self._asked = self.usual = k_max if fixed else 0
         self._saved_s = self._most_s = 0.0
         self._usual_rate = 1.0
-        self._since_trial, self._tried = 0, -1
+        self._since_trial, self._trials, self._tried = 0, 0, -1
 
     def choose(self) -> int:
         """Drafts to ask for before the next step."""
@@ -79,12 +82,14 @@ class Controller:
         if self.record.steps < FIRST_STEPS:
             return self.usual
         outlooks = self.outlooks()
+        if self.record.steps == FIRST_STEPS:
+            self._saved_s = FIRST_SAVED * outlooks[0].seconds
         best = max(range(self.k_max + 1), key=lambda k: outlooks[k].rate)
         if outlooks[best].rate > (1 + MARGIN) * outlooks[self.usual].rate:
             self.usual = min(best, 2 * self.usual + 1)
         self._asked, usual = self.usual, outlooks[self.usual]
         trial = self._trial()
-        if trial is not None and self._since_trial >= APART:
+        if trial is not None and self._since_trial >= min(self._trials, APART):
             loss_s = outlooks[trial].most_s - outlooks[trial].tokens / usual.rate
             self._asked = trial if self._saved_s >= loss_s else self.usual
         self._usual_rate, self._most_s = usual.rate, outlooks[-1].most_s
@@ -140,6 +145,7 @@ class Controller:
         if self._asked != self.usual and drafted != self.usual:
             self._saved_s -= spent_s - (1 + accepted) / self._usual_rate
             self._since_trial, self._tried = 0, self._asked
+            self._trials += 1
         else:
             self._saved_s += TRIAL_SHARE * spent_s
             self._since_trial += 1

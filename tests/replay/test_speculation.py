@@ -14,7 +14,7 @@ from hetsched.replay import Draft, Speculation, SpeculationComparison, compare, 
 from hetsched.replay.cell import SpeculativeRow
 from hetsched.replay.contestants import contestants_of
 from hetsched.replay.drafts import AUTO
-from hetsched.replay.headline import headline_of
+from hetsched.replay.headline import counted, headline_of
 from hetsched.traces.speculative import Acceptance, speculate
 from hetsched.traces.split import split
 from hetsched.traces.verified import drafting, text_of
@@ -140,6 +140,21 @@ def test_the_headline_by_hand() -> None:
     assert found.over_best_speculative == pytest.approx(2.0)
     assert found.over_standard_mean == pytest.approx((20 / 3 * 4) ** 0.5)
     assert headline_of([], {}).over_standard_mean is None
+    text = counted(cell)
+    assert "fastest of llama.cpp, speculating, SP-MoE, each" in text
+    assert "mean of Accelerate, llama.cpp; MoE-SpAc counts in neither" in text
+    assert "fastest of none was run" in counted(other)
+
+
+def test_sp_moe_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a baseline that verifies drafts, whether or not its name is installed."""
+    by_class = "hetsched.policies.sp_moe:SpMoe"
+    theirs = tuple(c._replace(policy=by_class) for c in contestants.PAPERS if c.policy == "sp-moe")
+    monkeypatch.setattr(contestants, "PAPERS", theirs)
+    monkeypatch.setattr(contestants, "installed", lambda group: {by_class: None})
+    (ran,) = made("all").rows
+    assert (ran.system, ran.drafts) == ("SP-MoE", "2")
+    assert ran.tokens_per_s > 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hetsched.machine import gallery
 from hetsched.speculation.acceptance import Acceptance
 from hetsched.speculation.controller import TRIAL_SHARE, Controller
 from hetsched.speculation.step_seconds import EvenStep, ModelledStep, StepSeconds
-from hetsched.speculation.union import ExpertUnion
+from hetsched.speculation.union import ExpertUnion, HitRate
 
 K_MAX = 8
 
@@ -161,10 +161,10 @@ def test_what_is_old_weighs_less_and_says_the_same() -> None:
 GEOMETRY = MoEGeometry("made-up", 4, 32, 4, 64, 64)
 
 
-def test_the_union_begins_with_independent_draws_and_learns_how_tokens_agree() -> None:
+def test_the_union_is_below_that_of_independent_draws_and_learns_how_tokens_agree() -> None:
     union = ExpertUnion(GEOMETRY)
     assert union.active(1) == pytest.approx(4)
-    assert union.active(5) == pytest.approx(32 * (1 - (1 - 4 / 32) ** 5))
+    assert 4 < union.active(5) < 32 * (1 - (1 - 4 / 32) ** 5)
     for _ in range(200):
         union.observe(5, 8.0)
     assert union.active(5) == pytest.approx(8.0, rel=0.02)
@@ -183,6 +183,44 @@ def test_steps_are_predicted_by_the_lanes_and_grow_with_tokens_and_misses() -> N
     assert step.predicted_s(1) < before[0]
     everything = cost.geometry.num_layers * (cost.dense_s(1) + cost.gpu_call_s() + 4 * float(cost.gpu_s(1)))
     assert step.predicted_s(1) == pytest.approx(everything, rel=0.2)
+
+
+def test_hit_rates_fade_as_unions_grow() -> None:
+    """From steps of one and of two tokens; where everything or nothing is there it stays so."""
+    learned = HitRate()
+    assert learned.expected(1.0) > learned.expected(1.5) > learned.expected(3.0) > 0
+    for _ in range(300):
+        learned.observe(1.0, 0.6)
+        learned.observe(1.5, 0.5)
+    assert learned.expected(1.0) == pytest.approx(0.6, abs=0.01)
+    assert learned.expected(1.5) == pytest.approx(0.5, abs=0.01)
+    assert 0.2 < learned.expected(3.0) < 0.4
+    for rate in (1.0, 0.0):
+        for _ in range(600):
+            learned.observe(1.0, rate)
+        assert learned.expected(2.0) == pytest.approx(rate, abs=0.03)
+
+
+@pytest.mark.parametrize("hits", [1.0, 2.5, 3.5])
+def test_a_step_is_as_long_as_its_layers_are_on_average(hits: float) -> None:
+    """Against layers drawn one by one: each expert is there or not, and the best split of the others is taken."""
+    cost = CostModel(gallery.machine("rtx-4090"), gallery.model("gpt-oss-20b"))
+    step, random = ModelledStep(cost), np.random.default_rng(0)
+    for _ in range(300):
+        step.show(1, 4.0, hits)
+    gpu_s, cpu_s, copy_s = float(cost.gpu_s(1)), float(cost.cpu_s(1)), cost.copy_s()
+
+    def layer_s(there: int) -> float:
+        ends = []
+        for fetched in range(4 - there + 1):
+            cpu = 4 - there - fetched
+            gpu_end_s = cost.gpu_call_s() + (there + fetched) * gpu_s if there + fetched else 0.0
+            link_end_s = fetched * copy_s + gpu_s if fetched else 0.0
+            ends.append(max(gpu_end_s, link_end_s, cost.cpu_start_s(1) + cpu * cpu_s if cpu else 0.0))
+        return min(ends)
+
+    drawn_s = np.mean([layer_s(there) for there in random.binomial(4, hits / 4, 4000).tolist()])
+    assert step.predicted_s(1) == pytest.approx(cost.geometry.num_layers * (cost.dense_s(1) + drawn_s), rel=0.05)
 
 
 @given(st.floats(0.1, 10.0), st.floats(0.0, 1.0))
