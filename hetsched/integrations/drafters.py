@@ -78,7 +78,7 @@ class SelfDraft:
         residency = attachment.scheduler.residency if engine.gpu_expert_bytes else None
         self._model, self._attachment, self._clock = model, attachment, clock
         self._sensor = sensor
-        self._fewer = FewerExperts(most_experts, residency, sensor and sensor.saw)
+        self._fewer = FewerExperts(most_experts, residency, None if sensor is None else sensor.saw)
         cost = attachment.scheduler.cost
         layer_s = (
             cost.gpu_call_s() + float(cost.gpu_s(1)) if cost.has_gpu else cost.cpu_start_s(1) + float(cost.cpu_s(1))
