@@ -110,3 +110,13 @@ def run_in_c_thread(called: CFunction) -> int:
     assert not library.pthread_create(ctypes.byref(thread), None, ctypes.c_void_p(called.address), where)
     assert not library.pthread_join(thread, ctypes.byref(result))
     return result.value
+
+
+def test_other_arguments_may_be_given() -> None:
+    """Those of one kernel change, and those of the other stay; what was given lives as long as the function."""
+    first, second = np.zeros(1), np.zeros(1)
+    called = CFunction((count, (first,)), (count, (second,)))
+    called()
+    called.give(1, (np.zeros(1),))
+    assert called() == 0
+    assert (first[0], second[0], called.calls[1][1][0][0]) == (2.0, 1.0, 1.0)
