@@ -122,7 +122,13 @@ class Attachment:
         """
         from .speculation import Speculation
 
+        self.require_attached()
         return Speculation(self, self.model(), draft, k, **more)
+
+    def require_attached(self) -> None:
+        """Raise InputError where the model was detached."""
+        if not self._attached:
+            raise InputError("this handle's model was detached; attach it again")
 
     @plain_torch()
     def detach(self) -> None:
