@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .option_types import NotedOption, names_list, non_empty_text, refuse_given, seed, share, whole
+from .paths import InputFile, OutputFile
 
 if TYPE_CHECKING:
     from hetsched.replay import Speculation
@@ -28,6 +29,15 @@ def add_acceptance_options(parser: argparse._ActionsContainer, usual: str | None
     parser.add_argument("--same-routing", type=share, action=NotedOption, default=0.0, metavar="Q", help=text)
     text = "of the guesses, which are the same for every number of drafts (default: %(default)s)"
     parser.add_argument("--seed", type=seed, action=NotedOption, default=0, metavar="N", help=text)
+
+
+def add_derivation_options(parser: argparse.ArgumentParser) -> None:
+    """What `trace speculate` reads and writes, and the drafts in it."""
+    parser.add_argument("file", action=InputFile, metavar="FILE")
+    parser.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    text = f"drafts of each verify step, 1 to {MOST_DRAFTS}"
+    parser.add_argument("--drafts", type=whole(1, MOST_DRAFTS), required=True, metavar="K", help=text)
+    add_acceptance_options(parser)
 
 
 def add_speculation_options(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from hetsched.loading.progress import stage
 
 from .attaching import DEMO, model_folder
 from .drafting import MOST_DRAFTS
-from .option_types import NotedOption, non_empty_text, refuse_given, whole
+from .option_types import NotedOption, is_given, non_empty_text, whole
 
 _NUMBER = whole(0, MOST_DRAFTS)
 
@@ -30,7 +30,8 @@ def add_speculation_options(parser: argparse.ArgumentParser) -> None:
 def refuse_idle_draft(args: argparse.Namespace) -> None:
     """Raise InputError for a drafter where nothing is speculated, or a folder that holds none."""
     if args.speculate == "off":
-        refuse_given(args, ("draft",), "belongs to --speculate, which is off: add --speculate auto, or")
+        if is_given(args, "draft"):
+            raise InputError("--draft belongs to --speculate, which is off; add --speculate auto, or drop it")
     elif not _is_name(args.draft) and args.draft != DEMO and not (user_path(args.draft) / "config.json").is_file():
         raise InputError(
             f"--draft {args.draft!r:.200} is neither prompt-lookup, self nor a checkpoint folder: it has no config.json"

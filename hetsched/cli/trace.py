@@ -14,7 +14,7 @@ from hetsched.report.tables import console
 from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import add_steer_option, add_trust_option
-from .drafting import MOST_DRAFTS, acceptance_from, add_acceptance_options
+from .drafting import MOST_DRAFTS, acceptance_from, add_derivation_options
 from .option_types import at_least_one, non_empty_text, whole
 from .parser import Parser, last_value_first
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
@@ -121,12 +121,7 @@ def _add_synth(verbs: Any) -> None:
 
 def _add_speculate(verbs: Any) -> None:
     text = "make verify steps from a decode trace: what a draft with a stated acceptance would have had verified"
-    made = _verb(verbs, "speculate", _speculate, text)
-    made.add_argument("file", action=InputFile, metavar="FILE")
-    made.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
-    text = f"drafts of each verify step, 1 to {MOST_DRAFTS}"
-    made.add_argument("--drafts", type=whole(1, MOST_DRAFTS), required=True, metavar="K", help=text)
-    add_acceptance_options(made)
+    add_derivation_options(_verb(verbs, "speculate", _speculate, text))
 
 
 def _info(args: argparse.Namespace) -> None:
