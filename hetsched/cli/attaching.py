@@ -66,7 +66,9 @@ def add_context_options(parser: argparse.ArgumentParser) -> None:
 
 
 def context_options(args: argparse.Namespace) -> dict[str, Any]:
-    """attach()'s arguments for these."""
+    """attach()'s arguments for these. Raises InputError where there is no GPU whose experts could give way."""
+    if args.follow_cache and str(args.hardware).lower() == "cpu":
+        raise InputError("--follow-cache gives the cache room that experts have on a GPU, and 'cpu' has none; drop it")
     return {"context": args.context, "follow_cache": args.follow_cache}
 
 

@@ -47,7 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def add_overhead_options(group: argparse._ArgumentGroup) -> None:
     """--models, --hardware, --gpu-memory, --policy, --forecaster, --tokens, --layers, --demo-as, --seed, --plot."""
-    text = "'demo', and gallery models of which a few layers are made without numbers (default: %(default)s)"
+    text = "'demo', and gallery models of which a few layers are made without numbers (default: %(default)s; "
+    text += f"with --guard {GUARDED}, with --replay {','.join(REPLAYED)})"
     group.add_argument("--models", type=names_list, default="demo,qwen3-30b-a3b", metavar="A,B,...", help=text)
     text = "machines to emulate (default: %(default)s)"
     group.add_argument("--hardware", type=names_list, default="rtx-4060-laptop-8gb", metavar="A,B,...", help=text)

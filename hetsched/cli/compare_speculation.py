@@ -9,6 +9,7 @@ from hetsched.errors import InputError
 
 from .drafting import speculation_from
 from .option_types import names_list
+from .replaying import BOUND_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
     from hetsched.replay import SpeculationComparison
 
 UNUSED = {
+    "recalibrate": (True, "is for profiles that are wrong, and --speculation replays with true ones"),
+    "watch": (None, "is for profiles that are wrong, and --speculation replays with true ones"),
+    "bound_windows": (BOUND_WINDOWS, "bounds what is decoded token by token; --speculation has a roof instead"),
     "verify": (0, "makes windows of tokens, and --speculation verify steps of its own"),
     "replay": ("auto", "says which steps are replayed, and --speculation makes its own"),
     "true_hardware": (None, "is for strategies that believe a wrong profile, which --speculation does not compare"),
     "plot": (None, "draws strategies over memory; --speculation has tables, --json and --csv"),
 }
+OPTIONS = {"recalibrate": "--no-recalibration", "watch": "--guard"}  # where they are named otherwise
 
 
 def compared_speculation(
@@ -35,7 +40,8 @@ def compared_speculation(
 
     for name, (usual, reason) in UNUSED.items():
         if getattr(args, name) != usual:
-            raise InputError(f"--{name.replace('_', '-')} {reason}; drop one of the two")
+            option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            raise InputError(f"{option} {reason}; drop one of the two")
     speculation, drafts = speculation_from(args)
     own = ("max_tokens", "solver", "forecaster", "decision_s", "host_s")
     return compare_speculation(

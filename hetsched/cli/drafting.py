@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .option_types import NotedOption, names_list, non_empty_text, refuse_given, seed, share, whole
+from .paths import InputFile, OutputFile
 
 if TYPE_CHECKING:
     from hetsched.replay import Speculation
@@ -19,7 +20,8 @@ MOST_DRAFTS = 63  # as traces/speculative.py
 
 def add_acceptance_options(parser: argparse._ActionsContainer, usual: str | None = None) -> None:
     """--acceptance (needed where there is no usual one), --same-routing, --seed."""
-    text = "probability that a draft is right if those before it were; P1,P2,...: of the first, second, ... of a step"
+    text = "probability that a draft is right if those before it were; P1,P2,...: of the first, second, ... of a step, "
+    text += "the last also of all after it"
     told = text if usual is None else f"{text} (default: {usual})"
     more = {"required": True} if usual is None else {"default": chances(usual)}
     parser.add_argument("--acceptance", type=chances, action=NotedOption, metavar="P[,P2,...]", help=told, **more)
@@ -29,25 +31,35 @@ def add_acceptance_options(parser: argparse._ActionsContainer, usual: str | None
     parser.add_argument("--seed", type=seed, action=NotedOption, default=0, metavar="N", help=text)
 
 
+def add_derivation_options(parser: argparse.ArgumentParser) -> None:
+    """What `trace speculate` reads and writes, and the drafts in it."""
+    parser.add_argument("file", action=InputFile, metavar="FILE")
+    parser.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    text = f"drafts of each verify step, 1 to {MOST_DRAFTS}"
+    parser.add_argument("--drafts", type=whole(1, MOST_DRAFTS), required=True, metavar="K", help=text)
+    add_acceptance_options(parser)
+
+
 def add_speculation_options(parser: argparse.ArgumentParser) -> None:
     """--speculation, and what belongs to it."""
     group = parser.add_argument_group("speculation", "systems that verify drafts beside those that decode one by one")
     text = "compare the systems that MoE-SpAc compares itself with, at equal bytes and with equal drafts"
     group.add_argument("--speculation", action="store_true", help=text)
     usual = ",".join(map(str, USUAL_DRAFTS))
-    text = f"drafts of a step; auto: {usual}, and hetsched's own choice before each step (default: auto)"
+    text = f"drafts of a step, 1 to {MOST_DRAFTS}, or auto: chosen before each step (default, as auto: {usual},auto)"
     group.add_argument(
-        "--drafts", type=draft_numbers, action=NotedOption, default=AUTO, metavar="1,2,4|auto", help=text
+        "--drafts", type=draft_numbers, action=NotedOption, default=AUTO, metavar="1,2,4,auto", help=text
     )
     text = (
-        "prompt-lookup, which takes nothing, or a draft model: its bytes come off the experts' (default: %(default)s)"
+        "prompt-lookup, which takes nothing, or a draft model: its bytes, which come off the experts', and its seconds "
     )
+    text += "a token, as many as reading the bytes takes if none are given (default: %(default)s)"
     group.add_argument(
         "--draft",
         type=non_empty_text,
         action=NotedOption,
         default="prompt-lookup",
-        metavar="NAME[=BYTES,SECONDS]",
+        metavar="NAME[=BYTES[,SECONDS]]",
         help=text,
     )
     add_acceptance_options(group, usual="0.7")

@@ -20,7 +20,8 @@ def whole(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
         digits = text.strip().removeprefix("-")
         number = int(text) if digits.isdecimal() and len(digits) < 20 else None  # 20 digits exceed every limit
         if number is None or not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number {allowed}")
+            limit = f"from {low} to 2^63 - 1" if digits.isdecimal() and len(digits) > 18 else allowed
+            raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number {limit}")
         return number
 
     return parsed

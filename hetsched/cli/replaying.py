@@ -22,6 +22,8 @@ from hetsched.report.tables import console
 from .option_types import at_least_one, finite_float, non_empty_text, whole
 from .paths import InputFile, NameOrPath
 
+BOUND_WINDOWS = 12
+
 
 def add_replay_options(parser: argparse.ArgumentParser) -> None:
     """--trace, --model, and how it is replayed: what is fitted and scored, charged, solved and bounded."""
@@ -45,7 +47,7 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     text = "let simple strategies decide while hetsched is worse than they would be (default: with --true-hardware)"
     parser.add_argument("--guard", dest="watch", action=argparse.BooleanOptionalAction, help=text)
     text = "16-step windows of the clairvoyant bound, evenly spread; 0: no bound (default: %(default)s)"
-    parser.add_argument("--bound-windows", type=whole(0), default=12, metavar="N", help=text)
+    parser.add_argument("--bound-windows", type=whole(0), default=BOUND_WINDOWS, metavar="N", help=text)
 
 
 def add_trace_options(parser: argparse.ArgumentParser) -> None:

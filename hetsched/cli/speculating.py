@@ -7,19 +7,20 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from hetsched.errors import InputError
+from hetsched.files import user_path
 from hetsched.loading.progress import stage
 
-from .attaching import model_folder
-from .option_types import NotedOption, non_empty_text, refuse_given, whole
+from .attaching import DEMO, model_folder
+from .drafting import MOST_DRAFTS
+from .option_types import NotedOption, is_given, non_empty_text, whole
 
-MOST_DRAFTS = 64  # one verify step's, see integrations/phases.py
 _NUMBER = whole(0, MOST_DRAFTS)
 
 
 def add_speculation_options(parser: argparse.ArgumentParser) -> None:
     """--speculate and --draft."""
-    text = "verify drafts: auto (as many as pay, none where they do not), off, or a number (default: %(default)s)"
-    parser.add_argument("--speculate", type=_how_many, default="off", metavar="K", help=text)
+    text = "verify so many drafts a step, up to %d; auto: as many as pay, none where none do (default: %%(default)s)"
+    parser.add_argument("--speculate", type=_how_many, default="off", metavar="auto|off|K", help=text % MOST_DRAFTS)
     text = "who drafts: prompt-lookup, self (experts on the GPU alone), or a checkpoint folder (default: %(default)s)"
     parser.add_argument(
         "--draft", type=non_empty_text, action=NotedOption, default="prompt-lookup", metavar="NAME", help=text
@@ -29,9 +30,12 @@ def add_speculation_options(parser: argparse.ArgumentParser) -> None:
 def refuse_idle_draft(args: argparse.Namespace) -> None:
     """Raise InputError for a drafter where nothing is speculated, or a folder that holds none."""
     if args.speculate == "off":
-        refuse_given(args, ("draft",), "belongs to --speculate, which is off")
-    elif not _is_name(args.draft):
-        model_folder(args.draft)
+        if is_given(args, "draft"):
+            raise InputError("--draft belongs to --speculate, which is off; add --speculate auto, or drop it")
+    elif not _is_name(args.draft) and args.draft != DEMO and not (user_path(args.draft) / "config.json").is_file():
+        raise InputError(
+            f"--draft {args.draft!r:.200} is neither prompt-lookup, self nor a checkpoint folder: it has no config.json"
+        )
 
 
 def speculating(args: argparse.Namespace, handle: Any, tokenizer: Any) -> AbstractContextManager[Any]:

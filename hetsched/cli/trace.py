@@ -14,8 +14,8 @@ from hetsched.report.tables import console
 from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import add_steer_option, add_trust_option
-from .drafting import acceptance_from, add_acceptance_options
-from .option_types import at_least_one, non_empty_text
+from .drafting import MOST_DRAFTS, acceptance_from, add_derivation_options
+from .option_types import at_least_one, non_empty_text, whole
 from .parser import Parser, last_value_first
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
 from .progress import progress_bar
@@ -67,8 +67,11 @@ def _add_record(verbs: Any) -> None:
     record.add_argument(
         "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
     )
-    text = "speculate up to K tokens from the text so far: verify steps are recorded, with which of their drafts stayed"
-    record.add_argument("--prompt-lookup", type=at_least_one, metavar="K", help=text)
+    text = (
+        f"speculate up to K tokens, 1 to {MOST_DRAFTS}, from the text so far: verify steps are recorded, with which of "
+    )
+    text += "their drafts stayed (default: no drafts)"
+    record.add_argument("--prompt-lookup", type=whole(1, MOST_DRAFTS), metavar="K", help=text)
     add_steer_option(record)
     text = (
         "write what each layer's router is given (float16, large), and the routers, for forecasters that look at them"
@@ -118,11 +121,7 @@ def _add_synth(verbs: Any) -> None:
 
 def _add_speculate(verbs: Any) -> None:
     text = "make verify steps from a decode trace: what a draft with a stated acceptance would have had verified"
-    made = _verb(verbs, "speculate", _speculate, text)
-    made.add_argument("file", action=InputFile, metavar="FILE")
-    made.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
-    made.add_argument("--drafts", type=at_least_one, required=True, metavar="K", help="drafts of each verify step")
-    add_acceptance_options(made)
+    add_derivation_options(_verb(verbs, "speculate", _speculate, text))
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -258,6 +257,7 @@ def _synth(args: argparse.Namespace) -> None:
 
 
 def _speculate(args: argparse.Namespace) -> None:
+    from hetsched.report.trace_view import speculation_words
     from hetsched.traces.speculative import speculate
     from hetsched.traces.verified import drafting
 
@@ -266,6 +266,8 @@ def _speculate(args: argparse.Namespace) -> None:
     figures = drafting(trace)
     assert figures is not None
     _written(args, args.out, speculation=figures._asdict())
+    if not args.json:
+        print(speculation_words(figures, trace.meta))
 
 
 def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:

@@ -12,7 +12,6 @@ import torch
 from ..engine.expert_ffn import Arithmetic, parameter_names
 from ..engine.host_store import Layout, refuse_unreadable
 from ..engine.interrupts import uninterrupted
-from ..engine.slots import SHORT
 from ..errors import InputError
 from ..files import user_path
 from ..geometry import MoEGeometry
@@ -23,7 +22,7 @@ from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
 from .dense_part import DensePart
 from .door import close_door, open_door
-from .expert_modules import Selection, is_selected, selected_name
+from .expert_modules import Selection
 from .fewer_experts import FewerExperts
 from .model_shape import RestOfModel
 from .phases import begins_request
@@ -122,7 +121,13 @@ class Attachment:
         """
         from .speculation import Speculation
 
+        self.require_attached()
         return Speculation(self, self.model(), draft, k, **more)
+
+    def require_attached(self) -> None:
+        """Raise InputError where the model was detached."""
+        if not self._attached:
+            raise InputError("this handle's model was detached; attach it again")
 
     @plain_torch()
     def detach(self) -> None:
@@ -168,7 +173,7 @@ class Attachment:
 
         Raises InputError where weights were replaced, or a config was told to compute experts in another way.
         """
-        self._refuse_other_ways()
+        self._selection.refuse_other_ways(self._living())
         versions = self._weights.look()
         if changed := self._weights.changed(versions):
             self._reload(changed, versions)
@@ -221,19 +226,7 @@ class Attachment:
 
     def bring(self, model: torch.nn.Module) -> None:
         """Bring the model's dense part to the device, where experts give way if nobody has named their memory."""
-        moved = self.engine.accelerator.device.type == "cpu"
-        while not moved:
-            moved = self._moved(model)
-
-    def _moved(self, model: torch.nn.Module) -> bool:
-        try:
-            self._dense.move(model, self.engine.accelerator.device)
-        except SHORT:
-            self._dense.restore()
-            if not self._may_shrink or not self.room.make_room(1):
-                raise
-            return False
-        return True
+        self._dense.bring(model, self.engine.accelerator.device, self.room.make_room if self._may_shrink else None)
 
     def steer(self, model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> None:
         """Force experts on and off in the model's routers, where that was asked for."""
@@ -265,16 +258,6 @@ class Attachment:
         """Adopted modules that still exist, with their layers."""
         found = ((layer, reference()) for layer, references in enumerate(self._layers) for reference in references)
         return [(layer, module) for layer, module in found if module is not None]
-
-    def _refuse_other_ways(self) -> None:
-        if all(is_selected(config) for config in self._selection.configs()):
-            return
-        for layer, module in self._living():
-            if not is_selected(module.config):
-                raise InputError(
-                    f"the experts of layer {layer} ({type(module).__name__}) would run outside hetsched, with "
-                    f"implementation {selected_name(module.config)!r}; call detach() before changing it"
-                )
 
     @not_compiled
     def _begin_step(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def planned(
         lines = plan.gpu
         raise InputError(
             f"{hardware.name} has {show_bytes(plan.gpu_bytes)} and no room for an expert beside dense weights "
-            f"({show_bytes(lines.dense)}), cache ({show_bytes(lines.kv_cache)} at context {plan.context}, batch "
+            f"({show_bytes(lines.dense)}), cache ({show_bytes(lines.kv_cache)} at context {plan.context:,}, batch "
             f"{plan.batch}), prefill ({show_bytes(lines.prefill)}) and reserve ({show_bytes(lines.reserve)}); give a "
             "smaller context, a gpu_memory, or hardware='cpu'"
         )

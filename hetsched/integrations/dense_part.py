@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
+from ..engine.slots import SHORT
 from .expert_modules import is_expert_module
 
 
@@ -28,6 +30,24 @@ class DensePart:
 
     def __init__(self) -> None:
         self._moved: list[MovedTensor] = []
+
+    def bring(
+        self, model: torch.nn.Module, device: torch.device, make_room: Callable[[int], int] | None = None
+    ) -> None:
+        """move(), again and again where memory is short and `make_room` gives more; nothing for the CPU."""
+        moved = device.type == "cpu"
+        while not moved:
+            moved = self._moves(model, device, make_room)
+
+    def _moves(self, model: torch.nn.Module, device: torch.device, make_room: Callable[[int], int] | None) -> bool:
+        try:
+            self.move(model, device)
+        except SHORT:
+            self.restore()
+            if make_room is None or not make_room(1):
+                raise
+            return False
+        return True
 
     def move(self, model: torch.nn.Module, device: torch.device) -> None:
         """Move every parameter and buffer outside expert modules; what is tied stays tied, what is there stays."""

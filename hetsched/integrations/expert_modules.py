@@ -5,6 +5,7 @@ Every class decorated with transformers' `use_experts_implementation` asks its o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -84,9 +85,16 @@ class Selection:
             self._before[id(config)] = config, before
             setattr(config, _SETTING, selected)
 
-    def configs(self) -> list[Any]:
-        """Those that were told so."""
-        return [config for config, _ in self._before.values()]
+    def refuse_other_ways(self, modules: Iterable[tuple[int, Any]]) -> None:
+        """Raise InputError where a config was told otherwise since, for the first of these (layer, module) it holds."""
+        if all(is_selected(config) for config, _ in self._before.values()):
+            return
+        for layer, module in modules:
+            if not is_selected(module.config):
+                raise InputError(
+                    f"the experts of layer {layer} ({type(module).__name__}) would run outside hetsched, with "
+                    f"implementation {selected_name(module.config)!r}; call detach() before changing it"
+                )
 
     def restore(self) -> None:
         """Put every config back."""

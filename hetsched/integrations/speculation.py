@@ -21,6 +21,7 @@ from ..types import FloatArray
 from .candidates import Candidates, OnDraft
 from .draft_sensor import sensor_of
 from .drafters import Clock, Drafter, ModelDraft, PromptLookup, SelfDraft
+from .phases import VERIFY_MOST
 from .places import attachment_of
 
 K_MAX = 8
@@ -47,6 +48,7 @@ class Speculation:
         )
 
     def __enter__(self) -> Speculation:
+        self._attachment.require_attached()
         if "generate" in self._model.__dict__:
             raise InputError("this model's generate() is replaced already; leave the other speculation first")
         self._model.__dict__["generate"] = self._generate
@@ -125,11 +127,11 @@ class _Target:
 
 def _fixed(k: int | str) -> int | None:
     """The number of drafts that is asked for; None for "auto". Raises InputError for anything else."""
-    if isinstance(k, int) and not isinstance(k, bool) and k >= 0:
+    if isinstance(k, int) and not isinstance(k, bool) and 0 <= k < VERIFY_MOST:
         return k
     if isinstance(k, str) and k.lower() in ("auto", "off"):
         return None if k.lower() == "auto" else 0
-    raise InputError(f"k {k!r} is neither 'auto', 'off' nor a number of drafts")
+    raise InputError(f"k {k!r} is neither 'auto', 'off' nor a number of drafts from 0 to {VERIFY_MOST - 1}")
 
 
 def _clock_of(attachment: Any) -> Clock:
@@ -169,6 +171,7 @@ def _refuse_ways(model: Any, input_ids: Any, config: Any, given: dict[str, Any])
         "an encoder beside the decoder": bool(model.config.is_encoder_decoder),
         "use_cache=False": not given.get("use_cache", True),
         "stop strings": bool(stops),
+        "a static cache": getattr(config, "cache_implementation", None) in ("static", "offloaded_static"),
         "a recurrent state, which cannot take drafts back": bool(getattr(model, "_is_stateful", False)),
     }
     for way, asked in refused.items():

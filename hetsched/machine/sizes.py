@@ -18,7 +18,7 @@ def parse_bytes(text: str | int, whole_bytes: int | None = None) -> int:
     """
     if isinstance(text, int):
         return text
-    match = _PATTERN.fullmatch(text)
+    match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     unit = match[2].lower().removesuffix("b") if match else ""
     if match is None or (unit == "%" and whole_bytes is None) or unit == "i":
         share = " or a share like 25%" if whole_bytes is not None else ""

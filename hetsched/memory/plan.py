@@ -7,10 +7,12 @@ from typing import Any
 
 from ..errors import InputError
 from ..geometry import MoEGeometry
+from ..machine.sizes import show_bytes
 from .context import MAX_TOKENS, ContextShape
 
 USUAL_CONTEXT = 4096  # tokens, where nobody says; less where the model was made for less
 RESERVE_SHARE = 0.05  # of GPU memory: the driver's context, libraries' workspaces, and what fragments
+NAMES = {"dense": "dense weights", "kv_cache": "KV cache", "draft": "draft model"}  # of lines, for people
 STAGING_BYTES = 2 * (4 << 20)  # pinned on the host: the two chunks through which copies from pageable memory go
 
 
@@ -85,6 +87,17 @@ class MemoryPlan:
     def missing_bytes(self) -> int:
         """GPU memory that would be needed besides for all experts to be there."""
         return max(0, (self.experts - self.slots) * self.expert_bytes - self.gpu_left_bytes)
+
+    def __str__(self) -> str:
+        """One line for people: what each line takes of the memory that the weights run from, and what is left."""
+        where, lines, total_bytes, left_bytes = "host", self.host, self.host_bytes, self.host_left_bytes
+        if self.gpu_bytes:
+            where, lines, total_bytes, left_bytes = "GPU", self.gpu, self.gpu_bytes, self.gpu_left_bytes
+        shown = [f"{NAMES.get(name, name)} {show_bytes(value)}" for name, value in asdict(lines).items() if value]
+        left = f"{show_bytes(left_bytes)} left" if left_bytes >= 0 else f"{show_bytes(-left_bytes)} TOO MUCH"
+        sequences = "" if self.batch == 1 else f" x {self.batch}"
+        planned = f"planned for {self.context:,}{sequences} tokens"
+        return f"{where} {show_bytes(total_bytes)}, {planned}: {', '.join([*shown, left])}"
 
     def as_dict(self) -> dict[str, Any]:
         """Every line and what follows from them, ready for JSON."""

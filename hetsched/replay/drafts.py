@@ -30,7 +30,7 @@ class Draft:
     @classmethod
     def parsed(cls, text: str) -> Draft:
         """From "prompt-lookup", "NAME=BYTES" or "NAME=BYTES,SECONDS". Raises InputError for anything else."""
-        if text == PROMPT_LOOKUP:
+        if text.lower() == PROMPT_LOOKUP:
             return cls()
         name, equals, figures = text.partition("=")
         size, comma, seconds = figures.partition(",")
@@ -38,7 +38,8 @@ class Draft:
             token_s = float(seconds) if comma else None
         except ValueError:
             token_s = math.nan
-        if not (name.strip() and equals) or (token_s is not None and not 0 <= token_s <= 10):
+        named = equals and name.strip().lower() not in ("", PROMPT_LOOKUP)
+        if not named or (token_s is not None and not 0 <= token_s <= 10):
             raise InputError(
                 f"draft {text!r:.60} is not understood; write {PROMPT_LOOKUP}, or a model as NAME=BYTES,SECONDS of a "
                 "token, for instance qwen3-0.6b=1.2GB,0.002"

@@ -6,8 +6,6 @@ from typing import Any
 
 from hetsched.machine.sizes import show_bytes
 
-from .memory_view import plan_line
-
 
 def memory_line(handle: Any) -> str:
     """Machine, accelerator, strategy, and the memory plan, before a run."""
@@ -20,7 +18,7 @@ def memory_line(handle: Any) -> str:
     else:
         first = f"{machine}, no accelerator: experts on the CPU"
     notes = () if emulated else handle.hardware.notes
-    return "\n".join([first, plan_line(plan), *notes])
+    return "\n".join([first, str(plan), *notes])
 
 
 def faults_line(stats: dict[str, Any]) -> str:
@@ -50,8 +48,11 @@ def speculation_line(speculation: dict[str, Any] | None) -> str:
     if speculation is None:
         return ""
     spent_s = speculation["step_s"] + speculation["draft_s"]
+    who = f"speculation by {speculation['draft']}, {speculation['k']}"
+    if not speculation["drafted"]:
+        return f"{who}: no drafts in {speculation['steps']} steps"
     return (
-        f"speculation by {speculation['draft']}, {speculation['k']}: {speculation['acceptance']:.0%} of "
+        f"{who}: {speculation['acceptance']:.0%} of "
         f"{speculation['drafted']} drafts accepted, {speculation['mean_k']:.2f} a step, "
         f"{speculation['go_share']:.0%} of steps verified any, "
         f"{speculation['draft_s'] / spent_s if spent_s else 0.0:.0%} of the time spent drafting"

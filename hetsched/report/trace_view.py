@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from hetsched.report.steering_view import steered_words
 from hetsched.report.tables import Page, Sheet, figures
 from hetsched.traces.summary import FRACTIONS, TraceSummary
+from hetsched.traces.verified import Drafting
 
 SCHEMA = "hetsched-trace-info/1"
 
@@ -28,10 +29,7 @@ def _facts(name: str, s: TraceSummary) -> list[str]:
         f"{s.sequences:,} sequences of {low:,} to {high:,} tokens, median {middle:,}",
     ]
     if s.drafting is not None:
-        accepted, mean_k, go_share = s.drafting
-        lines.append(
-            f"speculation: {mean_k:.2f} drafts a step, {accepted:.0%} accepted; {go_share:.0%} of steps have drafts"
-        )
+        lines.append(speculation_words(s.drafting, s.meta))
     if words := steered_words(s.meta.get("steered")):
         lines.append(f"LOSSY: the model was {words}")
     if s.sampled_tokens < s.tokens:
@@ -39,6 +37,13 @@ def _facts(name: str, s: TraceSummary) -> list[str]:
             f"sampled: figures below are of {s.sampled_tokens:,} tokens, in evenly spaced runs of consecutive ones"
         )
     return lines
+
+
+def speculation_words(drafting: Drafting, meta: dict[str, Any]) -> str:
+    """What was drafted and what of it stayed, and whether a real draft made it or a stated acceptance."""
+    accepted, mean_k, go_share = drafting
+    said = f"speculation: {mean_k:.2f} drafts a step, {accepted:.0%} accepted; {go_share:.0%} of steps have drafts"
+    return f"{said} (derived with a stated acceptance, not recorded)" if "speculated" in meta else said
 
 
 def _layers(s: TraceSummary) -> Sheet:

@@ -14,7 +14,6 @@ from hetsched.errors import InputError
 from hetsched.geometry import MoEGeometry
 from hetsched.memory.context import ContextShape, LayerCache
 from hetsched.memory.plan import MemoryPlan, context_or_usual, plan_memory, prefill_bytes, whole_model_bytes
-from hetsched.report.memory_view import plan_line
 
 MODEL = MoEGeometry("model", 4, 16, 2, 64, 96, dense_params=50_000, other_params=200_000)
 SHAPE = ContextShape((LayerCache("full", 128),) * 3 + (LayerCache("sliding", 128, 100),), 64, 1000, 8192)
@@ -108,11 +107,11 @@ def test_sizes_below_one_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_the_line_says_what_is_left_or_too_much() -> None:
-    enough, line = plan(batch=2, context=100), plan_line(plan(batch=2, context=100))
+    enough, line = plan(batch=2, context=100), str(plan(batch=2, context=100))
     assert f"planned for {enough.context} x 2 tokens: experts " in line
     assert line.endswith(" left")
     assert "draft" not in line
-    over = plan_line(plan(gpu_bytes=MIB, draft_bytes=MIB))
+    over = str(plan(gpu_bytes=MIB, draft_bytes=MIB))
     assert "draft model 1.0 MiB" in over
     assert over.endswith(" TOO MUCH")
-    assert plan_line(plan(gpu_bytes=0)).startswith("host 1.0 GiB")
+    assert str(plan(gpu_bytes=0)).startswith("host 1.0 GiB")

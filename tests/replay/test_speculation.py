@@ -199,6 +199,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         assert "llama.cpp, speculating" in out
         assert "Accelerate" in out
     wrong = [("--acceptance", "0.6"), ("--speculation", "--verify", "2"), ("--speculation", "--plot", str(tmp_path))]
-    for more in (*wrong, ("--speculation", "--replay", "decode"), ("--speculation", "--draft", "x")):
+    idle = [("--no-guard",), ("--no-recalibration",), ("--bound-windows", "3")]
+    wrong += [("--speculation", *options) for options in idle]
+    for more in (*wrong, ("--speculation", "--replay", "decode"), ("--speculation", "--draft", "prompt-lookup=1GB")):
         code, out, err = call(capsys, "compare", *argv, *more)
         assert (code, out, err.count("\n")) == (2, "", 1), more

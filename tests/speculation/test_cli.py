@@ -47,9 +47,10 @@ def test_the_text_is_the_same_and_the_drafts_are_counted(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--draft", "self"], "--draft belongs to --speculate, which is off; drop it"),
+        (["--draft", "self"], "--draft belongs to --speculate, which is off; add --speculate auto, or drop it"),
+        (["--speculate", "64"], "nor a number from 0 to 63"),
         (["--speculate", "many"], "neither auto, off nor a number"),
-        (["--speculate", "2", "--draft", "nowhere"], "nowhere is no model folder"),
+        (["--speculate", "2", "--draft", "nowhere"], "neither prompt-lookup, self nor a checkpoint folder"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(

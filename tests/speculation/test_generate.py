@@ -229,6 +229,7 @@ def test_auto_never_drafts_more_than_it_may() -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_beams": 2}, "beams"),
     ({"use_cache": False}, "use_cache=False"),
+    ({"cache_implementation": "static"}, "a static cache"),
     ({"assistant_model": "any"}, "beside handle.speculate"),
 ]
 
@@ -256,12 +257,18 @@ def test_what_cannot_draft_is_refused() -> None:
             (Qwen2MoeForCausalLM(config), 1, "64 tokens"),
             (object(), 1, "no model with generate"),
             ("self", -1, "neither"),
+            ("self", 64, "from 0 to 63"),
             ("self", "many", "neither"),
         ):
             with pytest.raises(InputError, match=why):
                 handle.speculate(draft, k)
         with handle.speculate(), pytest.raises(InputError, match="replaced already"), handle.speculate("self"):
             pass
+        late = handle.speculate()
+    for enter in (handle.speculate, late.__enter__):
+        with pytest.raises(InputError, match="was detached"):
+            enter()
+    assert "generate" not in model.__dict__
 
 
 def test_the_prompt_is_looked_up() -> None:
