@@ -65,16 +65,15 @@ WARN_AFTER = 8  # layers in a row that a policy could not decide
 class Scheduler:
     """Decides, for one model on one machine, where each active expert runs and what moves.
 
-    For each layer: `step` once its router has spoken, start the plan, `prefetch` while it runs, `observe` what it
-    came to; `begin_step` before the first, where it is known whether a request begins; `foresee` before that, where
-    it is known which tokens the step is to verify. `policy` and `solver` are names of installed plug-ins,
-    "module:Class", or objects. `gpu_bytes`: memory for experts on the GPU. `history`: a calibration trace;
-    `frequency_LE` [L, E]: its tokens per expert, where that is all there is. `future`: what will be demanded, for
-    clairvoyant policies in a replay. `timed_as`: take another model's seconds. `clock`: what decisions are timed
-    with. `forecaster`: as `policy`, for one that asks it; None: the one that it has by default. `contexts`: who
-    knows what a forecaster may need beside ids (a replay's is made of `future`). `learned`: what other runs have
-    learned (hetsched/learned.py), popularity among it. `recalibrate`: correct the profile's seconds by what is
-    measured.
+    For each layer: `step` once its router has spoken, start the plan, `prefetch` while it runs, `observe` what it came
+    to; `begin_step` before the first, where it is known whether a request begins; `foresee` before that, where it is
+    known which tokens the step is to verify. `policy` and `solver` are names of installed plug-ins, "module:Class", or
+    objects. `gpu_bytes`: memory for experts on the GPU. `history`: a calibration trace; `frequency_LE` [L, E]: its
+    tokens per expert, where that is all there is. `future`: what will be demanded, for clairvoyant policies in a
+    replay. `timed_as`: take another model's seconds. `clock`: what decisions are timed with. `forecaster`: as `policy`,
+    for one that asks it; None: the one that it has by default. `contexts`: who knows what a forecaster may need beside
+    ids (a replay's is made of `future`). `learned`: what other runs have learned (hetsched/learned.py), popularity
+    among it. `recalibrate`: correct the profile's seconds by what is measured.
 
     `degrade`: a plug-in that raises or breaks its contract costs a plain decision (residents on the GPU, the rest on
     the CPU) and is counted in `stats.faults`; a solver gets a budget. That is for engines; without it, faults of a
