@@ -25,9 +25,9 @@ SUMMARY = (
 )
 SUMMARY_DROPPED = ("drafts", "roof", "which is", "MoE-SpAc")
 ROOF = (
-    "speculative: the best baseline that drafts; standard mean: the mean of those that do not; roof: every expert on the "
-    "GPU and the best number of drafts, over the best baseline that drafts; below 1.42 no strategy reaches the paper's "
-    "ratio"
+    "speculative: the best baseline that drafts; standard mean: the mean of those that do not; roof: every expert on "
+    "the GPU and the best number of drafts, over the best baseline that drafts; below 1.42 no strategy reaches the "
+    "paper's ratio"
 )
 
 BLANK = "blank ratios: no such strategy was compared, see --strategies"
