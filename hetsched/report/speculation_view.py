@@ -20,10 +20,17 @@ DROPPED = ("wasted", "stall", "mean K", "moved", "hits", "accepted")
 PROSE = ("system", "strategy")
 UNITS = "drafts: asked for in each step, blank: token by token; moved and wasted in MiB, stall in ms, a token"
 SUMMARY = (
-    *("precision", "machine", "experts", "hetsched", "drafts", "over best speculative", "which is", "over standard"),
-    *("over MoE-SpAc", "roof over best speculative"),
+    *("precision", "machine", "experts", "tokens/s", "drafts", "speculative", "which is", "standard mean"),
+    *("MoE-SpAc", "roof"),
 )
-ROOF = "roof: every expert on the GPU, the best number of drafts; below 1.42 no strategy reaches the paper's ratio"
+SUMMARY_DROPPED = ("drafts", "roof", "which is", "MoE-SpAc")
+ROOF = (
+    "speculative: the best baseline that drafts; standard mean: the mean of those that do not; roof: every expert on "
+    "the GPU and the best number of drafts, over the best baseline that drafts; below 1.42 no strategy reaches the "
+    "paper's ratio"
+)
+
+BLANK = "blank ratios: no such strategy was compared, see --strategies"
 
 
 def speculation_view(compared: SpeculationComparison) -> RenderableType:
@@ -35,10 +42,18 @@ def speculation_view(compared: SpeculationComparison) -> RenderableType:
         for row in rows:
             sheet.add(*_cells(row), style="bold green" if row.rank == 1 else "")
         tables += [sheet, ""]
-    summary = Sheet(*(Column(h, h not in ("precision", "machine", "which is")) for h in SUMMARY), title="hetsched over")
+    columns = [
+        Column(
+            h,
+            h not in ("precision", "machine", "which is"),
+            1 + SUMMARY_DROPPED.index(h) if h in SUMMARY_DROPPED else 0,
+        )
+        for h in SUMMARY
+    ]
+    summary = Sheet(*columns, title="hetsched, and what it is over others")
     for cells in _summary(compared.headline):
         summary.add(*cells)
-    remarks = notes([UNITS, ROOF, *compared.facts["notes"]])
+    remarks = notes(_notes(compared))
     return Page(headline(compared.facts), "", *tables, summary, "", *remarks)
 
 
@@ -48,7 +63,14 @@ def speculation_markdown(compared: SpeculationComparison) -> str:
     for key, rows in compared.cells():
         lines += [f"**{_title(key, rows)}**", "", *_table(HEADINGS, [_cells(row) for row in rows]), ""]
     lines += [*_table(SUMMARY, _summary(compared.headline)), ""]
-    return "\n".join([*lines, *(f"- {note}" for note in (UNITS, ROOF, *compared.facts["notes"]))])
+    return "\n".join([*lines, *(f"- {note}" for note in _notes(compared))])
+
+
+def _notes(compared: SpeculationComparison) -> list[str]:
+    ratios = [
+        r for v in compared.headline.cells for r in (v.over_best_speculative, v.over_standard_mean, v.over_moe_spac)
+    ]
+    return [UNITS, ROOF, *([BLANK] if None in ratios else []), *compared.facts["notes"]]
 
 
 def _title(key: CellKey, rows: list[SpeculativeRow]) -> str:
