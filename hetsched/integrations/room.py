@@ -41,12 +41,17 @@ class Room:
         rest: RestOfModel,
         follow_cache: bool,
     ) -> None:
+        if follow_cache and isinstance(engine, CpuOnlyEngine):
+            raise InputError(
+                "follow_cache gives the cache room that experts have on a GPU, "
+                f"and {tier.hardware.name} has none; drop it"
+            )
         self._engine = engine
         self.plan = plan
         self._copies, self._hardware = tier.slots, tier.hardware
         self._total_bytes = geometry.total_expert_bytes
         self._rest = rest if tier.precision is None else rest.with_copies(tier.slots)
-        self.follow_cache = follow_cache and isinstance(engine, Engine)
+        self.follow_cache = follow_cache
         self.resizes = 0
 
     def resize(self, gpu_memory: str | int | None, context: int | None, batch: int | None) -> None:

@@ -23,7 +23,9 @@ LEVELS = "▁▂▃▄▅▆▇█"
 def simulate_view(report: Report) -> RenderableType:
     """The whole report."""
     row = report.row
-    title = f"{row.strategy} on {row.hardware}, {row.gpu_fraction:.0%} of the experts ({show_bytes(row.gpu_bytes)})"
+    true = report.facts["true_hardware"]
+    machine = row.hardware if true is None else f"{true}, believed to be {row.hardware}"
+    title = f"{row.strategy} on {machine}, {row.gpu_fraction:.0%} of the experts ({show_bytes(row.gpu_bytes)})"
     parts: list[RenderableType] = [Text(title, style="bold"), Text(headline(report.facts)), Text(), _figures(report)]
     parts += [Text("\nWhere the time of a token goes", style="bold"), _shares(time_of(report.stats), report.stats)]
     parts += [Text("\nLanes, busy", style="bold"), _lanes(report.stats)]

@@ -193,6 +193,8 @@ def test_without_a_gpu_there_is_nothing_to_resize(model: Any) -> None:
         memory = handle.stats()["memory"]
         assert (memory["slots"], memory["gpu_bytes"], memory["context"]) == (0, 0, 64)
         assert memory["host"]["kv_cache"] > 0
+    with pytest.raises(InputError, match="follow_cache gives the cache room that experts have on a GPU"):
+        hetsched.attach(model, hardware="cpu", follow_cache=True)
 
 
 def test_the_watch_gives_the_cache_room_and_takes_it_back(model: Any) -> None:
