@@ -24,9 +24,9 @@ from .step_seconds import EvenStep, Expected, ModelledStep, StepSeconds
 MARGIN = 0.03  # by which another K must be faster before it is taken
 TRIAL_SHARE = 0.01  # of the time may be lost in trials
 APART = 8  # steps from one trial to the next; fewer while there were fewer trials than that
-FIRST_SAVED = 1.0  # steps without drafts: their time may be lost in trials before anything was saved
+FIRST_SAVED = 1.5  # steps without drafts: their time may be lost in trials before anything was saved
 MOST_SAVED = 3.0  # trials' worth, so that a long wait is not followed by many
-FIRST_STEPS = 2  # without drafts, so that there is something to compare with
+FIRST_STEPS = 6  # without drafts, so that there is something to compare with
 KEEP = 0.97  # of what drafting took, each time
 
 
