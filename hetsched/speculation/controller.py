@@ -26,7 +26,7 @@ TRIAL_SHARE = 0.01  # of the time may be lost in trials
 APART = 8  # steps from one trial to the next; fewer while there were fewer trials than that
 FIRST_SAVED = 1.0  # steps without drafts: their time may be lost in trials before anything was saved
 MOST_SAVED = 3.0  # trials' worth, so that a long wait is not followed by many
-FIRST_STEPS = 2  # without drafts, so that there is something to compare with
+FIRST_STEPS = 4  # without drafts, so that there is something to compare with
 KEEP = 0.97  # of what drafting took, each time
 
 
@@ -71,7 +71,7 @@ class Controller:
         self._draft_s, self._drafted = draft_token_s, 1.0
         self._fixed = fixed
         self._asked = self.usual = k_max if fixed else 0
-        self._saved_s = self._most_s = 0.0
+        self._saved_s = self._most_s = self._loss_s = 0.0
         self._usual_rate = 1.0
         self._since_trial, self._trials, self._tried = 0, 0, -1
 
@@ -90,8 +90,8 @@ class Controller:
         self._asked, usual = self.usual, outlooks[self.usual]
         trial = self._trial()
         if trial is not None and self._since_trial >= min(self._trials, APART):
-            loss_s = outlooks[trial].most_s - outlooks[trial].tokens / usual.rate
-            self._asked = trial if self._saved_s >= loss_s else self.usual
+            self._loss_s = max(0.0, outlooks[trial].most_s - outlooks[trial].tokens / usual.rate)
+            self._asked = trial if self._saved_s >= self._loss_s else self.usual
         self._usual_rate, self._most_s = usual.rate, outlooks[-1].most_s
         return self._asked
 
@@ -141,9 +141,14 @@ class Controller:
         return next((k for k in turns if 0 <= k <= self.k_max), None)
 
     def _save(self, drafted: int, accepted: int, spent_s: float) -> None:
-        """Pay for a trial out of what was saved, or save."""
+        """Pay for a trial out of what was saved, or save.
+
+        It costs half what it was expected to and half what it did: both are right on average, the first does not end
+        trials for bad luck, and the second brings the next one nearer where things are better than believed.
+        """
         if self._asked != self.usual and drafted != self.usual:
-            self._saved_s -= spent_s - (1 + accepted) / self._usual_rate
+            lost_s = spent_s - (1 + accepted) / self._usual_rate
+            self._saved_s -= (self._loss_s + lost_s) / 2
             self._since_trial, self._tried = 0, self._asked
             self._trials += 1
         else:

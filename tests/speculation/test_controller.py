@@ -64,11 +64,13 @@ DOES_NOT = [World(0.05, 0.1, 0.05), World(0.3, 0.6, 0.1), World(0.7, 1.0, 0.1), 
 
 @pytest.mark.parametrize("world", PAYS + DOES_NOT)
 def test_nearly_as_fast_as_the_best_fixed_number(world: World) -> None:
-    """From knowing nothing: once it has found its way it is within 7 % of the best fixed K in expectation."""
-    controller = Controller(K_MAX)
-    run(controller, world, 200)
-    rate, _ = run(controller, world, 1200, seed=1)
-    assert rate > 0.93 * world.best()[0]
+    """From knowing nothing: once it has found its way it is within 5 % of what the best fixed K is expected to do."""
+    rates = []
+    for seed in range(5):
+        controller = Controller(K_MAX)
+        run(controller, world, 200, seed=100 + seed)
+        rates.append(run(controller, world, 1200, seed=1 + seed)[0])
+    assert np.mean(rates) > 0.95 * world.best()[0]
 
 
 @pytest.mark.parametrize("world", DOES_NOT)
