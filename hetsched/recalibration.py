@@ -59,7 +59,9 @@ class Recalibration:
         for op, factor in factors.items() if self._cost.has_gpu else ():
             if op not in self._told and not 1 / WRONG_BEYOND <= factor <= WRONG_BEYOND:
                 self._told.add(op)
-                reason = f"{op} takes {factor:.3g} times what the profile of {self._cost.profile.name} says"
+                reason = (
+                    f"{op} takes {float(f'{factor:.2g}'):g} times what the profile of {self._cost.profile.name} says"
+                )
                 self._tell(Fault.PROFILE, reason)
                 if self._warn:
                     warnings.warn(f"{reason}; 'hetsched profile' measures it", RuntimeWarning, stacklevel=4)

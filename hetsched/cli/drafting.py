@@ -46,7 +46,7 @@ def add_speculation_options(parser: argparse.ArgumentParser) -> None:
     text = "compare the systems that MoE-SpAc compares itself with, at equal bytes and with equal drafts"
     group.add_argument("--speculation", action="store_true", help=text)
     usual = ",".join(map(str, USUAL_DRAFTS))
-    text = f"drafts of a step, 1 to {MOST_DRAFTS}, or auto: chosen before each step (default, as auto: {usual},auto)"
+    text = f"drafts of a step, 1 to {MOST_DRAFTS}, or auto: chosen before each step (default: auto, beside {usual})"
     group.add_argument(
         "--drafts", type=draft_numbers, action=NotedOption, default=AUTO, metavar="1,2,4,auto", help=text
     )

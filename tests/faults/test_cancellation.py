@@ -46,8 +46,8 @@ def test_at_any_line(ground: Ground) -> None:
             assert interrupted.where
             assert ground.lost(0, ground.generate(0, 2), 2) == 0, interrupted.where
             handle.engine.check()
-        for at in range(2, 14):  # changes one by one: arrivals
-            with at_line(at, "apply") as interrupted, pytest.raises(KeyboardInterrupt):
+        for at in range(2, 14):  # while what an executed layer came to is noted
+            with at_line(at, "observe") as interrupted, pytest.raises(KeyboardInterrupt):
                 ground.generate(0, 1)
             assert ground.lost(0, ground.generate(0, 1), 1) == 0, interrupted.where
             handle.engine.check()

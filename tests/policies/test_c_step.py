@@ -132,7 +132,7 @@ def test_a_copy_that_failed_gives_its_slot_back() -> None:
     token.step.ahead()
     scheduler.residency.check()
     assert not scheduler.residency.num_copying
-    assert token.step.queue.state_S.tolist() == [IDLE] * 14
+    assert (token.step.queue.state_S == IDLE).all()
 
 
 class Wrong(Utility):

@@ -36,6 +36,9 @@ class FlatCost:
     def gpu_call_s(self) -> float:
         return self.gpu_call
 
+    def cpu_call_s(self) -> float:
+        return 0.0
+
     def each_gpu_s(self, tokens: Iterable[int]) -> list[float]:
         return [self.gpu for _ in tokens]
 

@@ -50,6 +50,9 @@ class Setting:
     def gpu_call_s(self) -> float:
         return self.gpu_call
 
+    def cpu_call_s(self) -> float:
+        return 0.0
+
     def each_gpu_s(self, tokens: Sequence[int]) -> list[float]:
         return [self.gpu * n for n in tokens]
 
