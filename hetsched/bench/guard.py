@@ -14,12 +14,11 @@ from ..replay.simulator import ConstantClock, simulate
 from ..replay.steps import steps_of
 from ..scheduler import Scheduler
 from ..shadow.watchdog import Move
-from .guard_cases import Case, cases
+from .guard_cases import CHARGE_S, Case, cases, row_of
 
 SCHEMA = "hetsched-guard/1"
 SIMPLE = ("cpu-only", "static-frequency", "layer-split", "on-demand-lru", "on-demand-lru-per-layer", "layer-stream")
 SHARE = 0.25  # of all experts that fit on the GPU
-CHARGE_S = 3e-5  # of every decision
 TARGET, EMULATED_TARGET = 1.05, 1.10
 EMULATED, EMULATED_STEPS = "(emulated)", 200  # ends their cases' names; each step takes its time
 MEANING = {
@@ -81,19 +80,11 @@ def guard_document(
 
 def _row(settings: GuardSettings, case: Case, told: Callable[[str, Move], None] | None) -> dict[str, Any]:
     simple_s = {name: replayed(settings.model, case, name)[0] for name in SIMPLE}
-    best = min(simple_s, key=lambda name: simple_s[name])
     own_s, scheduler = replayed(settings.model, case, "hetsched", watch=True)
     for move in scheduler.stats.moves:
         if told is not None:
             told(case.name, move)
-    return {
-        "case": case.name,
-        "best_simple": best,
-        "best_simple_s": simple_s[best],
-        "hetsched_s": own_s,
-        "ratio": own_s / simple_s[best],
-        "switches": sum(move.is_switch for move in scheduler.stats.moves),
-    }
+    return row_of(case.name, simple_s, own_s, scheduler.stats.moves)
 
 
 def replayed(model: str, case: Case, policy: str, watch: bool = False) -> tuple[float, Scheduler]:

@@ -5,7 +5,7 @@ Shapes: T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from ..geometry import MoEGeometry
 from ..machine.drift import PARTS, Drift, TrueMachine, slowed
 from ..machine.profile import HardwareProfile
+from ..shadow.watchdog import Move
 from ..traces.patterns import PATTERNS
 from ..traces.synth import SynthParams, generate
 from ..traces.trace import RoutingTrace
@@ -21,6 +22,7 @@ from ..types import Phase
 
 FITTED_TOKENS = 256  # that placements and forecasters begin with
 LIE = 10.0
+CHARGE_S = 3e-5  # of every decision
 SKEW, LOCALITY, DRIFT = 1.1, 0.25, 0.45  # of the routing where the routing is not what is wrong
 WRONG = "hetsched.testing.wrong_forecaster:ConfidentlyWrong"
 
@@ -34,6 +36,19 @@ class Case(NamedTuple):
     believed: HardwareProfile
     true: TrueMachine
     forecaster: Any = None
+
+
+def row_of(case: str, simple_s: Mapping[str, float], own_s: float, moves: Sequence[Move]) -> dict[str, Any]:
+    """A row of the document: hetsched's seconds beside those of the best simple strategy."""
+    best = min(simple_s, key=lambda name: simple_s[name])
+    return {
+        "case": case,
+        "best_simple": best,
+        "best_simple_s": simple_s[best],
+        "hetsched_s": own_s,
+        "ratio": own_s / simple_s[best],
+        "switches": sum(move.is_switch for move in moves),
+    }
 
 
 def cases(geometry: MoEGeometry, machine: HardwareProfile, steps: int, seed: int) -> Iterator[Case]:

@@ -15,13 +15,12 @@ from ..machine import gallery
 from ..machine.drift import Drift, slowed
 from ..replay.simulator import ConstantClock
 from ..testing.models import tiny_moe
+from .guard_cases import CHARGE_S, LIE, row_of
 
 HARDWARE = "rtx-4060-laptop-8gb"
 STAND_IN = "gpt-oss-20b"  # its layers' seconds: the tiny model's own would be shorter than any decision
 GPU_MEMORY = "30%"
 SIMPLE = ("cpu-only", "static-frequency", "layer-split", "on-demand-lru")
-CHARGE_S = 3e-5
-LIE = 10.0
 PROMPT_TOKENS = 8
 
 
@@ -52,16 +51,8 @@ def emulated_rows(steps: int) -> list[dict[str, Any]]:
 def emulated_row(case: Emulated, steps: int) -> dict[str, Any]:
     """Generate so many tokens with every strategy: a row as the simulated cases have it."""
     simple_s = {name: _generated(case, name, steps)[0] for name in SIMPLE}
-    best = min(simple_s, key=lambda name: simple_s[name])
     own_s, moves = _generated(case, "hetsched", steps)
-    return {
-        "case": case.name,
-        "best_simple": best,
-        "best_simple_s": simple_s[best],
-        "hetsched_s": own_s,
-        "ratio": own_s / simple_s[best],
-        "switches": sum(move.is_switch for move in moves),
-    }
+    return row_of(case.name, simple_s, own_s, moves)
 
 
 def _generated(case: Emulated, policy: str, steps: int) -> tuple[float, list[Any]]:

@@ -27,7 +27,6 @@ from hetsched.policies.hybrimoe import HybriMoe
 from hetsched.policies.learning import learning_of
 from hetsched.policies.moe_infinity import MoeInfinity
 from hetsched.policies.moe_spac import MoeSpac, MoeSpacFixed
-from hetsched.policies.rule_dispatch import RuleDispatch
 from hetsched.policies.static import evenly
 from hetsched.policy import Setting, View
 from hetsched.replay.simulator import ConstantClock, Replay, simulate
@@ -36,6 +35,7 @@ from hetsched.residency import Arrive, Residency, State
 from hetsched.scheduler import Scheduler
 from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, ExpertId, Fetch, FloatArray, Lane, LinkState, Phase
+from tests.oracles.rule_dispatch import RuleDispatch
 from tests.replay.flat_cost import FlatCost, random_trace, trace_of
 
 SHAPE = MoEGeometry("peers", num_layers=3, num_experts=6, top_k=2, hidden=1024, ffn=2048, dense_params=4_000_000)

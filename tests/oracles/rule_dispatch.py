@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..cost.model import CostModel
-from ..dispatch.problem import Device, DispatchProblem, judging
-from ..plugins import plugin
-from ..policy import Decision, Setting, View
-from ..residency import COPYING, RESIDENT
-from ..types import Demand, ExpertId, FloatArray, Lane, Run
-from .misses import misses_on_cpu
-from .pose import pose, to_decision
+from hetsched.cost.model import CostModel
+from hetsched.dispatch.problem import Device, DispatchProblem, judging
+from hetsched.plugins import plugin
+from hetsched.policies.misses import misses_on_cpu
+from hetsched.policies.pose import pose, to_decision
+from hetsched.policy import Decision, Setting, View
+from hetsched.residency import COPYING, RESIDENT
+from hetsched.types import Demand, ExpertId, FloatArray, Lane, Run
 
 _ONE = (1,)
 
