@@ -13,6 +13,8 @@ class LoadReport:
 
     `conversions`: of checkpoint tensors into expert parameters; `whole`: those that take all experts of a layer at
     once, and so need room for them. `by_transformers`: why from_pretrained loaded the model instead, "" if it did not.
+    `formats`: of experts that stayed packed; `unpacked`: matrices that the checkpoint has packed and the model has not,
+    of `unpacked_bytes` in the model.
     """
 
     expert_bytes: int
@@ -21,6 +23,9 @@ class LoadReport:
     whole: int
     shards: int
     by_transformers: str = ""
+    formats: tuple[str, ...] = ()
+    unpacked: int = 0
+    unpacked_bytes: int = 0
 
 
 _REPORTS: weakref.WeakKeyDictionary[Any, LoadReport] = weakref.WeakKeyDictionary()
