@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -13,8 +14,8 @@ class LoadReport:
 
     `conversions`: of checkpoint tensors into expert parameters; `whole`: those that take all experts of a layer at
     once, and so need room for them. `by_transformers`: why from_pretrained loaded the model instead, "" if it did not.
-    `formats`: of experts that stayed packed; `unpacked`: matrices that the checkpoint has packed and the model has not,
-    of `unpacked_bytes` in the model.
+    `formats`: of experts that stayed packed; `unpacked`: bytes in the files, by format, of matrices that the model has
+    unpacked, and `unpacked_bytes`, what they take there.
     """
 
     expert_bytes: int
@@ -24,7 +25,7 @@ class LoadReport:
     shards: int
     by_transformers: str = ""
     formats: tuple[str, ...] = ()
-    unpacked: int = 0
+    unpacked: Mapping[str, int] = field(default_factory=dict)
     unpacked_bytes: int = 0
 
 

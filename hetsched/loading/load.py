@@ -176,6 +176,9 @@ def _report(found: _Found) -> LoadReport:
     plan, packed = found.plan, found.checkpoint.packed
     kept = {id(tensor): tensor for tensor in plan.packed}
     unpacked = [packed[name] for name in found.used if name in packed and id(packed[name]) not in kept]
+    bytes_by_format: dict[str, int] = {}
+    for tensor in unpacked:
+        bytes_by_format[tensor.format.name] = bytes_by_format.get(tensor.format.name, 0) + tensor.num_bytes
     return LoadReport(
         plan.num_bytes,
         plan.rest_bytes,
@@ -183,7 +186,7 @@ def _report(found: _Found) -> LoadReport:
         len(plan.whole),
         len(found.checkpoint.files),
         formats=tuple(dict.fromkeys(tensor.format.name for tensor in kept.values())),
-        unpacked=len(unpacked),
+        unpacked=bytes_by_format,
         unpacked_bytes=sum(prod(tensor.shape) for tensor in unpacked) * plan.model.dtype.itemsize,
     )
 
