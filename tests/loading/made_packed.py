@@ -74,7 +74,7 @@ def plain_model(kind: str) -> Any:
     torch.manual_seed(0)
     if kind == "deepseek_v3":
         config: Any = transformers.DeepseekV3Config(
-            **both, **deepseek, v_head_dim=32, num_key_value_heads=4, num_nextn_predict_layers=0
+            **both, **deepseek, v_head_dim=16, num_key_value_heads=4, num_nextn_predict_layers=0
         )
         return transformers.DeepseekV3ForCausalLM(config).to(torch.bfloat16).eval()
     config = transformers.Qwen3MoeConfig(**both, **qwen, num_key_value_heads=2)
