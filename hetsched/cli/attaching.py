@@ -224,5 +224,7 @@ def model_folder(name: str, *, progress: bool = True) -> Path:
         return demo_model_path(progress=progress)
     folder = located(name, progress=progress)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{name} is no model folder: it has no config.json; give a checkpoint folder, a hub id or 'demo'")
+        raise InputError(
+            f"{name} is no model folder: it has no config.json; give a checkpoint folder, a hub id or 'demo'"
+        )
     return folder

@@ -6,7 +6,7 @@ Shapes: R rows = output columns, C = input columns, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,15 @@ def packed_tensors(tensors: Mapping[str, TensorHeader], packing: Packing | None)
         if len(parts) > 1 or not _is_plain(tensors[name]):
             found[f"{stem}weight" if stem.endswith(".") else stem] = _packed(name, parts, tensors, packing)
     return found
+
+
+def refuse_lone(names: Iterable[str], tensors: Mapping[str, TensorHeader | PackedTensor], packing: Packing) -> None:
+    """Raise InputError for a tensor of a packed checkpoint that is of single bytes, and of no packed matrix here."""
+    for name in names:
+        stored = tensors[name]
+        if not isinstance(stored, PackedTensor) and stored.dtype.itemsize == 1:
+            dtype = str(stored.dtype).removeprefix("torch.")
+            raise InputError(f"{name} is {dtype} {list(stored.shape)}, in no way that {packing.method} is served in")
 
 
 def _packed(name: str, names: dict[str, str], tensors: Mapping[str, TensorHeader], packing: Packing) -> PackedTensor:

@@ -15,7 +15,8 @@ import hetsched
 from hetsched.cli import main
 from hetsched.errors import InputError
 from hetsched.loading import hub
-from hetsched.loading.hub import UNWANTED, WANTED, located
+from hetsched.loading.hub import UNWANTED, WANTED, located, shown_name
+from hetsched.traces.trace import load_trace
 
 RUN = ["--prompt", "the sea", "--max-new-tokens", "2", "--hardware", "cpu"]
 
@@ -33,11 +34,19 @@ def cached(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return repository / "snapshots" / commit
 
 
-def test_what_is_cached_needs_no_network(cached: Path) -> None:
-    model, handle = hetsched.load("someone/tiny-moe", progress=False, hardware="cpu")
+def test_what_is_cached_needs_no_network(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, handle = hetsched.load("someone/tiny-moe", progress=True, hardware="cpu")
     with handle:
+        assert "someone/tiny-moe: " in capsys.readouterr().err
         assert model.name_or_path == str(cached)
         assert model(torch.arange(5, 9)[None]).logits.isfinite().all()
+
+
+def test_traces_name_the_id(cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts").write_text("the sea")
+    argv = ["--prompts", str(tmp_path / "prompts"), "--out", str(tmp_path / "trace.npz"), "--max-new-tokens", "2"]
+    assert main(["trace", "record", "--model", "someone/tiny-moe", *argv]) == 0, capsys.readouterr().err
+    assert load_trace(tmp_path / "trace.npz").meta["model"] == "someone/tiny-moe"
 
 
 @pytest.mark.parametrize("verb", [["run", *RUN], ["verify", "--max-new-tokens", "2"]])
@@ -92,4 +101,5 @@ def test_what_is_here_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "openai" / "gpt-oss-20b").mkdir(parents=True)
     assert located("openai/gpt-oss-20b") == Path("openai/gpt-oss-20b")
+    assert shown_name(located("openai/gpt-oss-20b")) == "gpt-oss-20b"
     assert located(Path("someone/other")) == Path("someone/other")

@@ -116,6 +116,22 @@ def test_parts_of_other_shapes_are_named(tmp_path: Path, no_memory: None, name: 
     refused(tmp_path / "packed", stem, "is no matrix that")
 
 
+def test_fp8_that_is_stacked_is_no_plain_weight(tmp_path: Path, no_memory: None) -> None:
+    """A module's own name, and scales beside it, of which nothing here knows."""
+    made_packed(tmp_path, "qwen3-moe-fp8")
+
+    def stack(tensors: dict[str, Any]) -> None:
+        stem = "model.layers.1.mlp.experts."
+        for key in [key for key in tensors if key.startswith(stem)]:
+            del tensors[key]
+        tensors[f"{stem}gate_up_proj"] = torch.ones(4, 256, 256, dtype=torch.float8_e4m3fn)
+        tensors[f"{stem}gate_up_proj_scale_inv"] = torch.ones(4, 2, 2)
+        tensors[f"{stem}down_proj"] = torch.ones(4, 256, 128, dtype=torch.float8_e4m3fn)
+
+    change_tensors(tmp_path / "packed", stack)
+    refused(tmp_path / "packed", "model.layers.1.mlp.experts.", "float8_e4m3fn [4, 256, ", "no way that fp8 is served")
+
+
 def test_columns_in_another_order_are_refused(tmp_path: Path) -> None:
     made_packed(tmp_path, "gptq")
 
