@@ -49,6 +49,7 @@ PUBLISHED = {
     "int4-32": Published("qwen3_moe", Int4Group(32), EXPERTS, int4(32)),
     "int4-128": Published("qwen3_moe", Int4Group(128), LINEARS, int4(128)),
     "int4-one-layer": Published("qwen3_moe", Int4Group(32), r"layers\.1\..*" + EXPERTS, int4(32)),
+    "int4-down": Published("qwen3_moe", Int4Group(32), EXPERTS + "down", int4(32)),
     "gptq": Published("qwen3_moe", Gptq(128), LINEARS, {"quant_method": "gptq", **ACT_ORDER}),
     "gptq-v2": Published(
         "qwen3_moe",

@@ -15,8 +15,11 @@ from hetsched.cli import main
 from hetsched.errors import InputError
 from hetsched.integrations.expert_modules import expert_modules
 from hetsched.integrations.load_report import report_of
+from hetsched.integrations.model_shape import layers_of
+from hetsched.loading.experts import put_tied
 from hetsched.loading.load import load_model
-from hetsched.packed import PackedStack
+from hetsched.packed import PackedStack, layout_of
+from tests.packed.models import pack, qwen3_moe
 
 from .made import generated, made_mxfp4
 from .made_packed import PUBLISHED, change_tensors, made_packed
@@ -52,7 +55,7 @@ def test_logits_are_those_of_the_unpacked_model(tmp_path: Path, name: str) -> No
     assert {matrix.format.name for stack in stored for matrix in stack.piece.matrices} == {laid.name}
     loaded = handle.stats()["loaded"]
     assert loaded["formats"] == (laid.name,)
-    assert loaded["expert_bytes"] == sum(h.rows.nbytes for h in stored) or name == "int4-one-layer"
+    assert (loaded["expert_bytes"] == sum(stack.rows.nbytes for stack in stored)) == (name != "int4-one-layer")
     same_logits(model, handle, dequantised(tmp_path, name))
 
 
@@ -77,6 +80,14 @@ def test_every_weight_is_the_unpacked_models(tmp_path: Path, name: str, dtype: s
     assert dict(found.named_parameters()).keys() == expected.keys()
     for key, value in found.named_parameters():
         assert torch.equal(value, expected[key].to(value.dtype)), key
+
+
+def test_tied_modules_share_packed_parameters() -> None:
+    first, second = expert_modules(pack(qwen3_moe(), "mxfp4", "mxfp4"))
+    assert layers_of([first, second]) == [[first], [second]]
+    put_tied([first, second], layout_of(first), first.down_proj.rows)
+    assert layers_of([first, second]) == [[first, second]]
+    assert torch.equal(second.gate_up_proj, first.gate_up_proj)
 
 
 def test_the_report_says_what_was_unpacked(tmp_path: Path) -> None:
