@@ -17,6 +17,7 @@ from .source import MAX_EXPERTS, MAX_ROWS
 
 DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 PLAIN = {dtype: LOADS[name](None) for dtype, name in DTYPE_NAMES.items()}
+ALIGNED = 16  # bytes; the widest load
 ADDRESSES = ("gate_N", "up_N", "down_N", "up_bias_N", "down_bias_N")
 LAYER = np.dtype(
     [*((name, np.uint64, MAX_EXPERTS) for name in ADDRESSES), ("begin_N", np.int32, MAX_EXPERTS + 1)], align=True
@@ -122,8 +123,10 @@ def _packed_matrices(weights: PackedWeights, name: str, dtype: torch.dtype, is_t
     piece = weights.piece(name)
     if not isinstance(piece, PackedPiece):
         return _plain_matrices(weights, name, dtype, is_transposed)
-    found = []
-    for matrix in piece.matrices if piece.dtype == dtype else ():
+    found: list[Stored] = []
+    if piece.dtype != dtype or weights.row.data_ptr() % ALIGNED:
+        return found
+    for matrix in piece.matrices:
         load = load_of(matrix.format)
         if load is None:
             return []
@@ -140,5 +143,5 @@ def _plain_matrices(weights: Weights, name: str, dtype: torch.dtype, is_transpos
 def _plain(weights: Weights, name: str, dtype: torch.dtype) -> torch.Tensor | None:
     """A parameter as it lies in memory; None where the kernels cannot read it there."""
     found = weights[name]
-    aligned = found.is_contiguous() and found.data_ptr() % (16 if found.ndim > 1 else found.element_size()) == 0
+    aligned = found.is_contiguous() and found.data_ptr() % (ALIGNED if found.ndim > 1 else found.element_size()) == 0
     return found if aligned and found.dtype == dtype else None

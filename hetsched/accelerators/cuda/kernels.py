@@ -75,7 +75,10 @@ class DecodeKernels:
         with self._stream():
             matrices = layer, reading.up.packed(), reading.order()
             pointers = hidden_TH.data_ptr(), row_P.data_ptr(), act_PF.data_ptr()
-            gate_up, down = (self._function(name, load, dtype) for name, load in zip(KERNELS, _loads(reading)))
+            gate_up, down = (
+                self._function(name, matrix.load, dtype)
+                for name, matrix in zip(KERNELS, (reading.up, reading.down), strict=True)
+            )
             gate_up((-(-ffn // WARPS), count), (THREADS,), (*matrices, *pointers, *constants))
             pointers = act_PF.data_ptr(), router_P.data_ptr(), part_PH.data_ptr()
             down((-(-hidden // WARPS), count), (THREADS,), (layer, reading.down.packed(), *pointers))
@@ -103,7 +106,3 @@ class DecodeKernels:
             kernels = (SCATTER,) if load is None else KERNELS
             self._functions |= {(kernel, load, dtype): module.get_function(kernel) for kernel in kernels}
         return self._functions[key]
-
-
-def _loads(reading: Reading) -> tuple[Load, Load]:
-    return reading.up.load, reading.down.load

@@ -6,11 +6,11 @@ from typing import Any
 
 from .load import Load, load
 
+_SCALE = "DEVICE float scale_at(const byte* at, long long i) { return %s; }\n"
 SCALES = {
-    "float32": "DEVICE float scale_at(const byte* at, long long i) { return ((const float*)at)[i]; }\n",
-    "bfloat16": "DEVICE float scale_at(const byte* at, long long i) "
-    "{ return bits_to_float((word)((const half_bits*)at)[i] << 16); }\n",
-    "float16": "DEVICE float scale_at(const byte* at, long long i) { return half_to_float(((const half_bits*)at)[i]); }\n",
+    "float32": _SCALE % "((const float*)at)[i]",
+    "bfloat16": _SCALE % "bits_to_float((word)((const half_bits*)at)[i] << 16)",
+    "float16": _SCALE % "half_to_float(((const half_bits*)at)[i])",
 }
 _FP32 = r"""
     const uint4* at = reinterpret_cast<const uint4*>(matrix + 4 * ((long long)row * stored.columns + column));

@@ -11,7 +11,7 @@ from .plain import SCALES
 WHOLE = r"""
 DEVICE float whole(word number) { return bits_to_float(0x4b000000u | number) - 8388608.0f; }
 """
-# Twice an e2m1, whose bits in fp32's places are 2^126 too small; half of 2^(bits - 127), which may be below fp32's usual.
+# Twice an e2m1, whose bits in fp32's places are 2^126 too small; half of 2^(bits - 127), subnormal where it must be.
 E2M1 = r"""
 DEVICE float twice_e2m1(word code) {
     return bits_to_float((code & 7u) << 22 | (code & 8u) << 28) * 1.7014118346046923e38f;
