@@ -95,7 +95,7 @@ extern "C" void sum(const scalar* part, const long long* row, scalar* out, int T
 
 # The entries to one format's kernels, in whose namespace they stand.
 ENTRIES = r"""
-extern "C" void unpack_NAME(const byte* matrix, const Stored* stored, float* weights) {
+extern "C" void weights_NAME(const byte* matrix, const Stored* stored, float* weights) {
     for (int r = 0; r < stored->rows; ++r)
         for (int c = 0; c < stored->columns; c += CHUNK)
             load_block(matrix, *stored, r, c, weights + (long long)r * stored->columns + c);
@@ -108,6 +108,9 @@ extern "C" void gate_up_NAME(const Layer* layer, const Stored* stored, const Ord
 extern "C" void down_NAME(const Layer* layer, const Stored* stored, const scalar* act, const float* weight,
                           scalar* part, int N) {
     grid((stored->rows + WARPS - 1) / WARPS, N, 32 * WARPS, [&] { down(*layer, *stored, act, weight, part); });
+}
+extern "C" void whole_NAME(const byte* matrix, const Stored* stored, scalar* out, int first, int step) {
+    grid((stored->rows * (stored->columns / CHUNK) + 31) / 32, 1, 32, [&] { unpack(matrix, *stored, out, first, step); });
 }
 """
 

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from hetsched.accelerators.cuda import source as cuda_source
 from hetsched.accelerators.cuda.activation import Activation, activation_of, reference
-from hetsched.accelerators.cuda.experts import DTYPE_NAMES, LAYER, STORED, Experts, Reading, layer_of, reading_of
+from hetsched.accelerators.cuda.experts import DTYPE_NAMES, LAYER, Experts, Reading, Stored, layer_of, reading_of
 from hetsched.accelerators.cuda.kernels import compiled
 from hetsched.accelerators.cuda.loads import LOADS, load_of
 from hetsched.formats import Format, views_of
@@ -51,7 +50,7 @@ OF_EACH = list({format_.name: format_ for format_ in FORMATS}.values())
     ids=lambda value: label(value) if hasattr(value, "name") else str(value),
 )
 def test_kernels_compile_for_real_gpus(format_: Format, dtype: str, arch: int) -> None:
-    """NVRTC makes a cubin with both kernels of a format; no GPU is needed for that."""
+    """NVRTC makes a cubin with all kernels of a format; no GPU is needed for that."""
     _nvrtc()
     cubin = compiled(load_of(format_), dtype, arch)
     assert cubin.startswith(b"\x7fELF")
@@ -90,12 +89,21 @@ def test_weights_in_registers_are_the_formats_own(bf16: Any, name: str) -> None:
     """Every weight of a random matrix, bit for bit what Format.unpack gives in fp32."""
     format_, shape = NAMES[name], (24 if name != "fp8_block_float32" else 200, 768)
     row = _row(format_, shape, seed=3)
-    begins = [part.begin for part in format_.parts(shape)][1:]
-    stored = np.array((*shape, *begins, *[0] * (2 - len(begins))), STORED)
     found = torch.full(shape, torch.nan)
-    getattr(bf16, f"unpack_{name}")(_at(row), ctypes.c_void_p(stored.ctypes.data), _at(found))
+    getattr(bf16, f"weights_{name}")(_at(row), _in(_stored(format_, shape)), _at(found))
     expected = format_.unpack(views_of(row, format_, shape), shape, torch.float32)
     assert torch.equal(found + 0.0, expected + 0.0)
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "q6_k", "fp8_block_bfloat16"])
+def test_unpacked_matrices_are_the_formats_own(bf16: Any, name: str) -> None:
+    """In bf16, bit for bit; two take turns in one, as gate and up do."""
+    format_, shape = NAMES[name], (24, 256)
+    whole = torch.full((48, 256), torch.nan, dtype=torch.bfloat16)
+    for first in (0, 1):
+        row = _row(format_, shape, seed=first)
+        getattr(bf16, f"whole_{name}")(_at(row), _in(_stored(format_, shape)), _at(whole), first, 2)
+        assert torch.equal(whole[first::2], format_.unpack(views_of(row, format_, shape), shape, torch.bfloat16))
 
 
 @pytest.mark.parametrize("activation", [Activation(0), Activation(1, limit=0.75), Activation(2, 1.702, 0.75)])
@@ -303,16 +311,14 @@ def _on_host(
     layer, order = layer_of(experts), reading.order()
     up, down = reading.up.packed(), reading.down.packed()
     names = {_load(format_): name for name, format_ in NAMES.items()}
-    structures = (ctypes.c_void_p(each.ctypes.data) for each in (layer, up, order))
     getattr(host, f"gate_up_{names[reading.up.load]}")(
-        *structures,
+        *map(_in, (layer, up, order)),
         *map(_at, (hidden_TH, row_P, act_PF)),
         *(len(experts.weights), activation.kind),
         *(ctypes.c_float(activation.alpha), ctypes.c_float(activation.limit)),
     )
-    structures = (ctypes.c_void_p(each.ctypes.data) for each in (layer, down))
     getattr(host, f"down_{names[reading.down.load]}")(
-        *structures, *map(_at, (act_PF, weight_P, part_PH)), len(experts.weights)
+        *map(_in, (layer, down)), *map(_at, (act_PF, weight_P, part_PH)), len(experts.weights)
     )
     host.sum(*map(_at, (part_PH, row_P, out_TH)), num_tokens, pairs, hidden)
     return out_TH
@@ -320,3 +326,12 @@ def _on_host(
 
 def _at(tensor: torch.Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _in(structure: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(structure.ctypes.data)
+
+
+def _stored(format_: Format, shape: tuple[int, int]) -> Any:
+    begins = [part.begin for part in format_.parts(shape)][1:]
+    return Stored(_load(format_), *shape, *begins).packed()

@@ -13,8 +13,8 @@ MAX_EXPERTS = 64  # of one launch; their addresses travel by value, within the 4
 MAX_ROWS = 4  # tokens of one expert in one launch
 WARPS = 4  # of a block; each warp makes one output feature of one expert
 THREADS = 32 * WARPS
-SUM_THREADS = 256
-KERNELS = ("gate_up", "down")  # of one format; and of none:
+SUM_THREADS = UNPACK_THREADS = 256
+KERNELS = ("gate_up", "down", "unpack")  # of one format; and of none:
 SCATTER = "scatter"
 DTYPES = {"fp32": 0, "bf16": 1, "fp16": 2}  # of activations: -DDTYPE=...
 SILU, SILU_CLAMPED, SIGMOID_CLAMPED = range(3)
@@ -103,6 +103,20 @@ DEVICE Pack load(const scalar* source) {  // 16 bytes, aligned
 #endif
     }
     return pack;
+}
+
+DEVICE void store(scalar* target, const float* from) {  // PER_LOAD of them, rounded
+    word words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#if DTYPE == 0
+        words[i] = __float_as_uint(from[i]);
+#else
+        words[i] = (word)narrow(from[2 * i]) | (word)narrow(from[2 * i + 1]) << 16;
+#endif
+    }
+    const uint4 raw = {words[0], words[1], words[2], words[3]};
+    *reinterpret_cast<uint4*>(target) = raw;
 }
 
 DEVICE float warp_sum(float x) {  // the same order in every lane and every run
@@ -201,6 +215,20 @@ KERNEL void down(const Layer layer, const Stored stored, const scalar* act_PF, c
 }
 """
 
+_UNPACK = r"""
+// grid ceil(chunks / threads): row r of the matrix becomes row first + r * step of `out`
+KERNEL void unpack(const byte* matrix, const Stored stored, scalar* out, int first, int step) {
+    const long long chunk = (long long)blockIdx.x * blockDim.x + threadIdx.x, in_row = stored.columns / CHUNK;
+    const int row = (int)(chunk / in_row), column = (int)(chunk % in_row) * CHUNK;
+    if (row >= stored.rows) return;
+    float weights[CHUNK];
+    load_block(matrix, stored, row, column, weights);
+    scalar* target = out + ((long long)row * step + first) * stored.columns + column;
+#pragma unroll
+    for (int i = 0; i < CHUNK; i += PER_LOAD) store(target + i, weights + i);
+}
+"""
+
 _SUM = r"""
 // grid (ceil(H / threads), T): out_TH = the sum of the token's parts in the order of the pairs, rounded at each
 KERNEL void scatter(const scalar* part_PH, const long long* row_P, scalar* out_TH, int P, int H) {
@@ -218,7 +246,7 @@ SUM_SOURCE = TYPES + _SUM
 
 def products(load: Load) -> str:
     """The kernels of one format, behind TYPES."""
-    return load.source + _ACTIVATION + _PRODUCTS
+    return load.source + _ACTIVATION + _PRODUCTS + _UNPACK
 
 
 def source_of(load: Load | None) -> str:
