@@ -110,7 +110,8 @@ extern "C" void down_NAME(const Layer* layer, const Stored* stored, const scalar
     grid((stored->rows + WARPS - 1) / WARPS, N, 32 * WARPS, [&] { down(*layer, *stored, act, weight, part); });
 }
 extern "C" void whole_NAME(const byte* matrix, const Stored* stored, scalar* out, int first, int step) {
-    grid((stored->rows * (stored->columns / CHUNK) + 31) / 32, 1, 32, [&] { unpack(matrix, *stored, out, first, step); });
+    const unsigned chunks = stored->rows * (stored->columns / CHUNK);
+    grid((chunks + 31) / 32, 1, 32, [&] { unpack(matrix, *stored, out, first, step); });
 }
 """
 

@@ -67,8 +67,8 @@ class CudaQueues(Queues):
 class CudaAccelerator(StreamAccelerator):
     """One GPU through torch.cuda, which is CUDA or ROCm. `profile`: the machine's, for its link's chunk and limits.
 
-    `raw_kernels`: decode by hetsched's own kernels instead of torch's, until they have been measured on hardware. Packed
-    experts are decoded by them wherever CuPy is: torch would have to unpack each of them first.
+    `raw_kernels`: decode by hetsched's own kernels instead of torch's, until they have been measured on hardware.
+    Packed experts are decoded by them wherever CuPy is: torch would have to unpack each of them first.
 
     Raises MissingDependencyError for a torch without CUDA, InputError without a GPU.
     """
