@@ -5,23 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from statistics import median
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 
-from ..accelerators.cuda.activation import Activation, reference
-from ..accelerators.cuda.experts import Experts, reading_of
+from ..accelerators.cuda.activation import Activation
+from ..accelerators.cuda.experts import Experts
 from ..accelerators.cuda.kernels import DecodeKernels
 from ..accelerators.streams.device import StreamAccelerator
 from ..accelerators.streams.lanes import DeviceWork
-from ..errors import InputError
-from ..formats import format_of
-from ..packed import StoredAs, packed_layout
 from ..testing.accelerators import LAWS, lanes_overlap
 from ..types import Lane
+from .drawn_experts import NAMES, DrawnExperts, summed
 
 Make: TypeAlias = Callable[[int], StreamAccelerator]
 COPY_BYTES = 256 << 20
@@ -107,57 +104,38 @@ def kernels(
 ) -> dict[str, float]:
     """The decode kernels against torch for one token and `experts` experts: relative error, and seconds of both.
 
-    `format_`: of the experts' weights, which torch then unpacks at every call; None: as they are, in `dtype`.
-    `read_gb_per_s`: of the experts' bytes by the kernels.
+    `format_`: of the experts' weights, which torch unpacks at every call; None: plain, in `dtype`. `read_gb_per_s`: of
+    the experts' bytes by the kernels. `unpack_gb_per_s`: likewise when they unpack them for torch's products.
     """
-    decode, device = DecodeKernels(), torch.device("cuda")
-    rows, weights = drawn_experts(dtype, format_, hidden, ffn, experts, device)
-    reading, activation = reading_of(weights[0], dtype, turns=False), Activation(0)
-    if reading is None:
-        raise InputError(f"the kernels cannot read {format_} experts of {hidden} x {ffn}; choose other widths")
-    hidden_TH = torch.randn(1, hidden, device=device).to(dtype)
-    row_P, weight_P = torch.zeros(experts, dtype=torch.int64, device=device), torch.rand(experts, device=device)
+    decode, drawn = DecodeKernels(), DrawnExperts(dtype, format_, hidden, ffn, experts, torch.device("cuda"))
+    weights, reading, activation = drawn.weights(), drawn.reading(), Activation(0)
+    hidden_TH = torch.randn(1, hidden, device="cuda").to(dtype)
+    row_P, weight_P = torch.zeros(experts, dtype=torch.int64, device="cuda"), torch.rand(experts, device="cuda")
 
     def fused() -> torch.Tensor:
         part_PH = decode.parts(reading, Experts(weights, [1] * experts), activation, hidden_TH, row_P, weight_P)
         return decode.scatter(part_PH, row_P, 1)
 
-    def by_torch(dtype: torch.dtype = dtype) -> torch.Tensor:
-        return summed(weights, hidden_TH.to(dtype), weight_P)
+    def by_torch() -> torch.Tensor:
+        return summed(weights, hidden_TH, weight_P)
 
-    exact_TH, fused_s = by_torch(torch.float64), _median_s(fused)
+    def unpacked() -> list[torch.Tensor]:
+        return [each for one in weights for each in decode.unpacked(reading, one, hidden_TH)]
+
+    exact_TH = summed(drawn.weights(exact=True), hidden_TH.double(), weight_P)
+    same = [torch.equal(*pair) for pair in zip(unpacked(), (w[n] for w in weights for n in NAMES), strict=True)]
+    fused_s, unpacked_s = _median_s(fused), _median_s(unpacked)
     return {
         "fused_error": float((fused() - exact_TH).norm() / exact_TH.norm()),
         "torch_error": float((by_torch() - exact_TH).norm() / exact_TH.norm()),
         "same_twice": float(torch.equal(fused(), fused())),
+        "unpacked_alike": sum(same) / len(same),
         "fused_s": fused_s,
         "torch_s": _median_s(by_torch),
-        "read_gb_per_s": rows.numel() / fused_s / 1e9,
+        "unpacked_s": unpacked_s,
+        "read_gb_per_s": drawn.rows.numel() / fused_s / 1e9,
+        "unpack_gb_per_s": drawn.rows.numel() / unpacked_s / 1e9,
     }
-
-
-def drawn_experts(
-    dtype: torch.dtype, format_: str | None, hidden: int, ffn: int, experts: int, device: torch.device
-) -> tuple[torch.Tensor, list[Mapping[str, torch.Tensor]]]:
-    """Random experts in their rows on a device, uint8 [E, row_bytes], and the weights of each."""
-    formats = (format_of(format_),) if format_ else ()
-    shapes = {"gate_up_proj": (2 * ffn, hidden), "down_proj": (hidden, ffn)}
-    layout = packed_layout([StoredAs(name, shape, dtype, formats) for name, shape in shapes.items()])
-    rows = layout.allocate(experts)
-    for row in rows:
-        layout.fill(row, {name: (torch.randn(shape) / shape[1] ** 0.5).to(dtype) for name, shape in shapes.items()})
-    rows = rows.to(device)
-    return rows, [layout.views(row) for row in rows]
-
-
-def summed(weights: Sequence[Mapping[str, torch.Tensor]], hidden_TH: torch.Tensor, weight_P: torch.Tensor) -> Any:
-    """One token's experts by torch, in the dtype of `hidden_TH`: [1, H]."""
-    out_TH = torch.zeros_like(hidden_TH)
-    for expert, router_weight in zip(weights, weight_P, strict=True):
-        up, down = (expert[name].to(hidden_TH.dtype) for name in ("gate_up_proj", "down_proj"))
-        inner_TF = reference(Activation(0), F.linear(hidden_TH, up))
-        out_TH += (F.linear(inner_TF, down) * router_weight).to(hidden_TH.dtype)
-    return out_TH
 
 
 def predicted_and_executed(attachment: Any, generate: Callable[[], object]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import threading
@@ -18,9 +19,13 @@ from hetsched.accelerators.cuda.activation import reference
 from hetsched.accelerators.cuda.decode import CudaDecode
 from hetsched.accelerators.cuda.device import CudaAccelerator
 from hetsched.accelerators.cuda.kernels import NotCompiled
+from hetsched.accelerators.cuda.loads import LOADS
 from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.bench import device_check
+from hetsched.bench.drawn_experts import DrawnExperts, summed
 from hetsched.errors import InputError
+from hetsched.integrations.expert_modules import expert_modules
+from hetsched.packed import PackedStack
 from hetsched.testing.accelerators import LAWS, Make, lanes_overlap
 from hetsched.types import Lane
 from tests.conftest import tiny_moe
@@ -327,6 +332,31 @@ def test_without_a_compiler_torch_unpacks() -> None:
         found = logits(model)
     assert len(kernels.pairs) == 1
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("format_", [None, *LOADS])
+def test_experts_drawn_for_the_checks_are_read_by_the_kernels(format_: str | None) -> None:
+    """On the host, whose bytes are as they would be on a device; sums near those of what was drawn."""
+    torch.manual_seed(0)
+    drawn = DrawnExperts(torch.bfloat16, format_, 256, 256, 2, torch.device("cpu"))
+    hidden_TH, weight_E = torch.randn(1, 256), torch.rand(2)
+    assert drawn.reading().up.columns == 256
+    exact_TH = summed(drawn.weights(exact=True), hidden_TH.double(), weight_E)
+    rounded_TH = summed(drawn.weights(), hidden_TH.double(), weight_E)
+    assert (rounded_TH - exact_TH).norm() < 0.01 * exact_TH.norm()
+    assert torch.equal(rounded_TH, exact_TH) == (format_ in (None, "bf16", "mxfp4", "gguf-mxfp4"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "mxfp4"])
+def test_a_model_packed_for_the_checks_computes_what_it_does_unpacked(precision: str) -> None:
+    check = runpy.run_path(str(CHECK))
+    model, plain = tiny_moe(), tiny_moe()
+    for module, other in zip(expert_modules(model), expert_modules(plain), strict=True):
+        check["pack"](module, precision)
+        assert isinstance(module.gate_up_proj.data, PackedStack)
+        other.gate_up_proj.data = module.gate_up_proj.data.unpacked()
+    assert torch.equal(logits(model), logits(plain))
+    assert not torch.equal(logits(model), logits(tiny_moe()))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
