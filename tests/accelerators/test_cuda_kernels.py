@@ -143,8 +143,11 @@ def test_the_structure_passed_by_value_has_the_compilers_layout(library: tuple[s
 
 
 def test_more_than_a_launch_takes_is_an_error() -> None:
+    weights = _expert(8, 8, "fp32")
+    reading = reading_of(weights, torch.float32, False)
+    assert reading is not None
     with pytest.raises(ValueError, match="a launch takes"):
-        layer_of(Experts([_expert(8, 8, "fp32")], [5]))
+        layer_of(reading, Experts([weights], [5]))
 
 
 def test_weights_that_the_kernels_cannot_read_are_declined() -> None:
@@ -308,7 +311,7 @@ def _on_host(
     (num_tokens, hidden), pairs, ffn = hidden_TH.shape, len(row_P), reading.down.columns
     act_PF, part_PH = hidden_TH.new_full((pairs, ffn), 77.0), hidden_TH.new_full((pairs, hidden), 77.0)
     out_TH = hidden_TH.new_full((num_tokens, hidden), 77.0)
-    layer, order = layer_of(experts), reading.order()
+    layer, order = layer_of(reading, experts), reading.order()
     up, down = reading.up.packed(), reading.down.packed()
     names = {_load(format_): name for name, format_ in NAMES.items()}
     getattr(host, f"gate_up_{names[reading.up.load]}")(

@@ -52,8 +52,8 @@ class CudaDecode:
         if activation is None:
             return None
         how = hidden_TH.dtype, activation.turns, bool(module.is_transposed)
-        reading, *others = (self._reading(weights, how) for weights in weights_N)
-        if reading is None or reading.up.columns != hidden_TH.shape[1] or any(other != reading for other in others):
+        reading = self._reading(weights_N[0], how)  # a module's experts are stored alike
+        if reading is None or reading.up.columns != hidden_TH.shape[1]:
             return None
         try:
             return self._parts(module, reading, activation, Experts(weights_N, pairs_N), hidden_TH, row_P, weight_P)
@@ -81,7 +81,7 @@ class CudaDecode:
             return parts
         if not isinstance(weights_N[0], PackedWeights):
             return None
-        rows_N = hidden_TH[row_P].split(list(pairs_N))
+        rows_N = hidden_TH[row_P].split_with_sizes(list(pairs_N))
         parts = torch.cat([self._many(module, reading, *each) for each in zip(weights_N, rows_N, strict=True)])
         return parts * weight_P.reshape(-1, 1)
 
@@ -92,7 +92,7 @@ class CudaDecode:
         return _product(module._apply_gate(projected), down_HF, weights.get("down_proj_bias"))
 
     def _reading(self, weights: Weights, how: tuple[torch.dtype, bool, bool]) -> Reading | None:
-        """How an expert is read; one look for all experts of a packed layout, since their slots are aligned alike."""
+        """How an expert is read; one look for all of a packed layout."""
         if not isinstance(weights, PackedWeights):
             return reading_of(weights, *how) if self._plain else None
         key = id(weights.layout), *how

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from ...packed import PackedPiece, PackedWeights
-from .loads import LOADS, Load, load_of
+from .loads import Load, load_of
+from .loads.plain import bf16, fp16, fp32
 from .source import MAX_EXPERTS, MAX_ROWS
 
 DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-PLAIN = {dtype: LOADS[name](None) for dtype, name in DTYPE_NAMES.items()}
+PLAIN = {torch.float32: fp32(), torch.bfloat16: bf16(), torch.float16: fp16()}
 ALIGNED = 16  # bytes; the widest load
+MATRICES = ("gate_up_proj", "down_proj")
+BIASES = ("gate_up_proj_bias", "down_proj_bias")
 ADDRESSES = ("gate_N", "up_N", "down_N", "up_bias_N", "down_bias_N")
 LAYER = np.dtype(
     [*((name, np.uint64, MAX_EXPERTS) for name in ADDRESSES), ("begin_N", np.int32, MAX_EXPERTS + 1)], align=True
@@ -53,6 +56,7 @@ class Reading(NamedTuple):
     """What all experts of a launch have in common: both products' matrices, and the order of gate and up.
 
     `up_row`, `row_step`: up's first row in the matrix that is up's, and what each next row of both is further.
+    `begins`: of packed experts, where in a row of bytes what ADDRESSES names lies; None where there is none.
     """
 
     up: Stored
@@ -60,6 +64,15 @@ class Reading(NamedTuple):
     up_row: int
     row_step: int
     turns: bool
+    begins: tuple[int | None, ...] = ()
+
+    def addresses(self, weights: Weights) -> tuple[int, ...]:
+        """Where an expert's matrices and biases begin, as in ADDRESSES; 0 for biases that it has not."""
+        if isinstance(weights, PackedWeights):
+            row = weights.row.data_ptr()
+            return tuple(0 if begin is None else row + begin for begin in self.begins)
+        up, *others = (weights[name].data_ptr() if name in weights else 0 for name in (*MATRICES, *BIASES))
+        return up, up, *others
 
     def order(self) -> Structure:
         """The kernels' argument."""
@@ -76,53 +89,51 @@ def reading_of(weights: Weights, dtype: torch.dtype, turns: bool, is_transposed:
     """
     names = {name.removesuffix("_bias") for name in weights}
     biases = {name for name in weights if name.endswith("_bias")}
-    if names != {"gate_up_proj", "down_proj"} or len(biases) == 1 or dtype not in DTYPE_NAMES:
+    if names != set(MATRICES) or len(biases) == 1 or dtype not in DTYPE_NAMES:
         return None
     if any(_plain(weights, name, dtype) is None for name in biases):
         return None
-    matrices_of = _packed_matrices if isinstance(weights, PackedWeights) else _plain_matrices
-    ups, downs = (matrices_of(weights, name, dtype, is_transposed) for name in ("gate_up_proj", "down_proj"))
+    ups, downs = (_matrices(weights, name, dtype, is_transposed) for name in MATRICES)
     if not ups or len(downs) != 1 or any(found != ups[0] for found in ups):
         return None
     up, down, ffn = ups[0], downs[0], downs[0].columns
     whole = up.load.reads(up.columns) and down.load.reads(ffn)
     if not whole or up.rows * len(ups) != 2 * ffn or up.columns != down.rows:
         return None
+    begins = _begins(weights) if isinstance(weights, PackedWeights) else ()
     if len(ups) == 1:
-        return Reading(up, down, *((1, 2) if turns else (ffn, 1)), turns)
-    joined = weights.piece("gate_up_proj").joined if isinstance(weights, PackedWeights) else ""  # type: ignore[attr-defined]
-    return Reading(up, down, 0, 1, turns) if joined == ("turns" if turns else "rows") else None
+        return Reading(up, down, *((1, 2) if turns else (ffn, 1)), turns, begins)
+    piece = weights.piece("gate_up_proj") if isinstance(weights, PackedWeights) else None
+    joined = piece.joined if isinstance(piece, PackedPiece) else ""
+    return Reading(up, down, 0, 1, turns, begins) if joined == ("turns" if turns else "rows") else None
 
 
-def addresses(weights: Weights) -> tuple[int, ...]:
-    """Where an expert's matrices and biases begin, as in ADDRESSES; 0 for biases that it has not."""
-    if isinstance(weights, PackedWeights):
-        row, up, down = weights.row.data_ptr(), weights.piece("gate_up_proj"), weights.piece("down_proj")
-        ups = [m.begin for m in up.matrices] if isinstance(up, PackedPiece) else [up.begin]
-        named = [weights.piece(name).begin for name in ("gate_up_proj_bias", "down_proj_bias") if name in weights]
-        return row + ups[0], row + ups[-1], row + down.begin, *((row + at for at in named) if named else (0, 0))
-    up, *rest = (weights[name].data_ptr() for name in ("gate_up_proj", "down_proj"))
-    biases = (weights[name].data_ptr() if name in weights else 0 for name in ("gate_up_proj_bias", "down_proj_bias"))
-    return up, up, *rest, *biases
-
-
-def layer_of(experts: Experts) -> Structure:
+def layer_of(reading: Reading, experts: Experts) -> Structure:
     """The kernels' Layer argument, a structure passed by value. Raises ValueError beyond what a launch takes."""
     count = len(experts.weights)
     if count > MAX_EXPERTS or max(experts.pairs_N) > MAX_ROWS:
         raise ValueError(f"a launch takes {MAX_EXPERTS} experts of {MAX_ROWS} rows each")
     layer: Structure = np.zeros((), LAYER)
-    for name, at_N in zip(ADDRESSES, zip(*map(addresses, experts.weights), strict=True), strict=True):
+    for name, at_N in zip(ADDRESSES, zip(*map(reading.addresses, experts.weights), strict=True), strict=True):
         layer[name][:count] = at_N
     layer["begin_N"][1 : count + 1] = np.cumsum(experts.pairs_N)
     return layer
 
 
-def _packed_matrices(weights: PackedWeights, name: str, dtype: torch.dtype, is_transposed: bool) -> list[Stored]:
+def _begins(weights: PackedWeights) -> tuple[int | None, ...]:
+    held = set(weights)  # to ask a Mapping whether it has a name is to look the name up, which unpacks
+    piece = weights.piece("gate_up_proj")
+    ups = [matrix.begin for matrix in piece.matrices] if isinstance(piece, PackedPiece) else [piece.begin]
+    others = (weights.piece(name).begin if name in held else None for name in ("down_proj", *BIASES))
+    return ups[0], ups[-1], *others
+
+
+def _matrices(weights: Weights, name: str, dtype: torch.dtype, is_transposed: bool) -> list[Stored]:
     """A parameter's matrices; none where the kernels cannot read one."""
-    piece = weights.piece(name)
-    if not isinstance(piece, PackedPiece):
-        return _plain_matrices(weights, name, dtype, is_transposed)
+    piece = weights.piece(name) if isinstance(weights, PackedWeights) else None
+    if not isinstance(piece, PackedPiece) or not isinstance(weights, PackedWeights):
+        plain = None if is_transposed else _plain(weights, name, dtype)
+        return [] if plain is None else [Stored(PLAIN[dtype], *plain.shape)]
     found: list[Stored] = []
     if piece.dtype != dtype or weights.row.data_ptr() % ALIGNED:
         return found
@@ -130,14 +141,8 @@ def _packed_matrices(weights: PackedWeights, name: str, dtype: torch.dtype, is_t
         load = load_of(matrix.format)
         if load is None:
             return []
-        begins = [part.begin for part in matrix.format.parts(matrix.shape)][1:]
-        found.append(Stored(load, *matrix.shape, *begins))
+        found.append(Stored(load, *matrix.shape, *(part.begin for part in matrix.format.parts(matrix.shape)[1:])))
     return found
-
-
-def _plain_matrices(weights: Weights, name: str, dtype: torch.dtype, is_transposed: bool) -> list[Stored]:
-    plain = None if is_transposed else _plain(weights, name, dtype)
-    return [] if plain is None else [Stored(PLAIN[dtype], *plain.shape)]
 
 
 def _plain(weights: Weights, name: str, dtype: torch.dtype) -> torch.Tensor | None:

@@ -14,7 +14,7 @@ import torch
 from ...errors import MissingDependencyError
 from . import source as cuda_source
 from .activation import Activation
-from .experts import DTYPE_NAMES, Experts, Reading, Stored, Weights, addresses, layer_of
+from .experts import DTYPE_NAMES, Experts, Reading, Stored, Weights, layer_of
 from .loads import Load
 from .source import KERNELS, SCATTER, SUM_THREADS, THREADS, UNPACK_THREADS, WARPS
 
@@ -70,7 +70,7 @@ class DecodeKernels:
 
         `reading`: of each of the experts; see reading_of.
         """
-        layer, (pairs, hidden), ffn = layer_of(experts), (len(row_P), hidden_TH.shape[1]), reading.down.columns
+        layer, (pairs, hidden), ffn = layer_of(reading, experts), (len(row_P), hidden_TH.shape[1]), reading.down.columns
         act_PF = hidden_TH.new_empty((pairs, ffn))
         part_PH = hidden_TH.new_empty((pairs, hidden))
         router_P = weight_P.reshape(-1).to(torch.float32)
@@ -93,7 +93,7 @@ class DecodeKernels:
         device."""
         up, down = reading.up, reading.down
         up_FH, down_HF = like.new_empty((2 * down.columns, up.columns)), like.new_empty((down.rows, down.columns))
-        gate_at, up_at, down_at = addresses(weights)[:3]
+        gate_at, up_at, down_at = reading.addresses(weights)[:3]
         with self._stream():
             if gate_at == up_at:
                 self._unpack(up, up_at, up_FH, 0, 1)

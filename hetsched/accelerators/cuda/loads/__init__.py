@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import fp8_block, gguf, plain, words
@@ -9,7 +10,7 @@ from .load import Load
 
 __all__ = ["LOADS", "Load", "load_of"]
 
-LOADS = {
+LOADS: Mapping[str, Callable[[Any], Load | None]] = {
     "fp32": plain.fp32,
     "bf16": plain.bf16,
     "fp16": plain.fp16,
