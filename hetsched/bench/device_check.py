@@ -100,17 +100,22 @@ def urgency(make: Make, num_bytes: int = COPY_BYTES) -> dict[str, float]:
 
 
 def kernels(
-    dtype: torch.dtype, format_: str | None = None, hidden: int = 2048, ffn: int = 768, experts: int = 8
+    dtype: torch.dtype,
+    format_: str | None = None,
+    hidden: int = 2048,
+    ffn: int = 768,
+    experts: int = 8,
+    device: str = "cuda",
 ) -> dict[str, float]:
     """The decode kernels against torch for one token and `experts` experts: relative error, and seconds of both.
 
     `format_`: of the experts' weights, which torch unpacks at every call; None: plain, in `dtype`. `read_gb_per_s`: of
     the experts' bytes by the kernels. `unpack_gb_per_s`: likewise when they unpack them for torch's products.
     """
-    decode, drawn = DecodeKernels(), DrawnExperts(dtype, format_, hidden, ffn, experts, torch.device("cuda"))
+    decode, drawn = DecodeKernels(), DrawnExperts(dtype, format_, hidden, ffn, experts, torch.device(device))
     weights, reading, activation = drawn.weights(), drawn.reading(), Activation(0)
-    hidden_TH = torch.randn(1, hidden, device="cuda").to(dtype)
-    row_P, weight_P = torch.zeros(experts, dtype=torch.int64, device="cuda"), torch.rand(experts, device="cuda")
+    hidden_TH = torch.randn(1, hidden, device=device).to(dtype)
+    row_P, weight_P = torch.zeros(experts, dtype=torch.int64, device=device), torch.rand(experts, device=device)
 
     def fused() -> torch.Tensor:
         part_PH = decode.parts(reading, Experts(weights, [1] * experts), activation, hidden_TH, row_P, weight_P)

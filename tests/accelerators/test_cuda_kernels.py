@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import sys
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +17,11 @@ import torch
 
 from hetsched.accelerators.cuda import source as cuda_source
 from hetsched.accelerators.cuda.activation import Activation, activation_of, reference
+from hetsched.accelerators.cuda.device import own_kernels
 from hetsched.accelerators.cuda.experts import DTYPE_NAMES, LAYER, Experts, Reading, Stored, layer_of, reading_of
 from hetsched.accelerators.cuda.kernels import compiled
 from hetsched.accelerators.cuda.loads import LOADS, load_of
+from hetsched.errors import MissingDependencyError
 from hetsched.formats import Format, views_of
 from hetsched.formats.awq import Awq
 from hetsched.formats.fp8_block import Fp8Block
@@ -214,6 +217,14 @@ def test_activations_of_real_modules() -> None:
     assert activation_of(v4) == Activation(1, limit=10.0)
     gpt_oss = GptOssExperts(GptOssConfig(**sizes))
     assert activation_of(gpt_oss) == Activation(2, 1.702, 7.0, turns=True)
+
+
+def test_without_cupy_packed_experts_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And who asks for the kernels by name is told."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert own_kernels(plain=False) is None
+    with pytest.raises(MissingDependencyError, match="cupy"):
+        own_kernels(plain=True)
 
 
 def _nvrtc() -> None:

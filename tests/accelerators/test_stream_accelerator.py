@@ -250,6 +250,9 @@ class KernelsByTorch:
             parts.append(reference(activation, projected) @ down_HF.T + weights.get("down_proj_bias", 0.0))
         return torch.stack(parts) * weight_P[:, None]
 
+    def scatter(self, part_PH: torch.Tensor, row_P: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        return part_PH.new_zeros(num_tokens, part_PH.shape[1]).index_add_(0, row_P, part_PH)
+
     def unpacked(self, reading: Any, weights: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.unpacks += 1
         up_FH, down_HF = weights["gate_up_proj"], weights["down_proj"]
@@ -345,6 +348,22 @@ def test_experts_drawn_for_the_checks_are_read_by_the_kernels(format_: str | Non
     rounded_TH = summed(drawn.weights(), hidden_TH.double(), weight_E)
     assert (rounded_TH - exact_TH).norm() < 0.01 * exact_TH.norm()
     assert torch.equal(rounded_TH, exact_TH) == (format_ in (None, "bf16", "mxfp4", "gguf-mxfp4"))
+
+
+@pytest.mark.parametrize("format_", [None, "q4_k"])
+def test_the_check_of_kernels_judges_by_what_formats_store(
+    format_: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the host, with torch for kernels and no clock: rounding alone is left, and a wrong kernel would show."""
+    monkeypatch.setattr(device_check, "DecodeKernels", KernelsByTorch)
+    monkeypatch.setattr(device_check, "_median_s", lambda call: 0.5)
+    torch.manual_seed(0)
+    found = device_check.kernels(torch.float32, format_, 256, 256, 2, device="cpu")
+    assert found["fused_error"] < 1e-5
+    assert (found["same_twice"], found["unpacked_alike"]) == (1, 1)
+    assert found["read_gb_per_s"] == pytest.approx(2 * 3 * 256**2 * (4 if format_ is None else 4.5 / 8) / 0.5e9)
+    monkeypatch.setattr(KernelsByTorch, "scatter", lambda self, part_PH, row_P, num_tokens: part_PH[:1])
+    assert device_check.kernels(torch.float32, format_, 256, 256, 2, device="cpu")["fused_error"] > 0.1
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4", "mxfp4"])
