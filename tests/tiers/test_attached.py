@@ -12,6 +12,7 @@ import hetsched
 from hetsched.engine.host_store import HostStore
 from hetsched.engine.quantised_store import QuantisedStore, copied_layout
 from hetsched.errors import InputError, UnknownNameError
+from hetsched.integrations.expert_modules import expert_modules
 from hetsched.tiers import PRECISIONS
 from hetsched.types import ExpertId
 from tests.conftest import tiny_moe
@@ -54,26 +55,29 @@ def test_everything_says_lossy_and_detach_restores_every_bit(precision: str) -> 
     assert torch.equal(logits(model), expected)
 
 
-@pytest.mark.parametrize("precision", LOSSY)
-def test_the_gpu_computes_with_the_copies_and_the_cpu_with_the_weights(precision: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "precision"),
+    [*((tiny_moe, name) for name in LOSSY), *((packed_models.gpt_oss, name) for name in ("mxfp4", "q4_k", "q6_k"))],
+)
+def test_the_gpu_computes_with_the_copies_and_the_cpu_with_the_weights(make: Any, precision: str) -> None:
     """Logits are, bit for bit, those of a plain model some of whose experts are dequantised: those on the GPU."""
-    model, plain = tiny_moe(), tiny_moe()
-    options = {**FAST, "gpu_memory": "10%", "policy": "static-frequency", "gpu_precision": precision}
+    model, plain = make(), make()
+    options = {**FAST, "gpu_memory": "13%", "policy": "static-frequency", "gpu_precision": precision}
     with hetsched.attach(model, **options) as handle:
-        found = logits(model)
+        found = packed_models.logits(model)
         residents = set(handle.scheduler.residency.residents())
-    assert 0 < len(residents) < 24
-    for layer, block in enumerate(plain.model.layers):
-        experts = block.mlp.experts
+        assert 0 < len(residents) < handle.geometry.total_experts
+    for layer, experts in enumerate(expert_modules(plain)):
         layout = copied_layout(experts, PRECISIONS[precision])
-        for e in range(8):
+        for e in range(experts.num_experts):
             if ExpertId(layer, e) in residents:
-                parameters = {name: getattr(experts, name).data[e] for name in ("gate_up_proj", "down_proj")}
+                parameters = {piece.name: getattr(experts, piece.name).data[e] for piece in layout.pieces}
                 row = torch.zeros(layout.row_bytes, dtype=torch.uint8)
                 layout.fill(row, parameters)
                 for name, weights in layout.views(row).items():
                     parameters[name].copy_(weights)
-    assert torch.equal(found, logits(plain))
+    assert torch.equal(found, packed_models.logits(plain))
+    assert not torch.equal(found, packed_models.logits(make()))
 
 
 def test_slots_grow_and_copies_shrink_by_the_bytes(model: Any) -> None:
