@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -13,6 +14,7 @@ class LoadReport:
 
     `conversions`: of checkpoint tensors into expert parameters; `whole`: those that take all experts of a layer at
     once, and so need room for them. `by_transformers`: why from_pretrained loaded the model instead, "" if it did not.
+    `unpacked`: bytes of experts in the file, by type, that were packed in a way that has no format here.
     """
 
     expert_bytes: int
@@ -21,6 +23,7 @@ class LoadReport:
     whole: int
     shards: int
     by_transformers: str = ""
+    unpacked: Mapping[str, int] = field(default_factory=dict)
 
 
 _REPORTS: weakref.WeakKeyDictionary[Any, LoadReport] = weakref.WeakKeyDictionary()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import mmap
 import re
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -23,7 +25,7 @@ from ..errors import InputError
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9
+FLOAT, STRING, ARRAY = 6, 8, 9
 ALIGNMENT = 32  # bytes, where the file names none
 MOST_DIMENSIONS = 4
 
@@ -78,10 +80,11 @@ class Gguf:
 
 
 class GgufReader:
-    """Reads tensors' bytes straight to where they are wanted; nothing stays mapped. A context manager."""
+    """Reads tensors' bytes straight to where they are wanted, from any thread; nothing stays mapped. A context manager."""
 
     def __init__(self) -> None:
         self._open: dict[Path, Any] = {}
+        self._one_at_a_time = threading.Lock()
 
     def __enter__(self) -> GgufReader:
         return self
@@ -93,22 +96,17 @@ class GgufReader:
 
     def read(self, tensor: GgufTensor, begin: int, into: torch.Tensor) -> None:
         """Fill `into`, uint8 and contiguous, with the tensor's bytes from `begin` on. Raises InputError."""
-        if tensor.file not in self._open:
-            self._open[tensor.file] = tensor.file.open("rb", buffering=0)
-        file, wanted = self._open[tensor.file], memoryview(into.numpy())
-        file.seek(tensor.begin + begin)
-        done = 0
-        while done < len(wanted):
-            count = file.readinto(wanted[done:])
-            if not count:
-                raise InputError(f"{tensor.file} ends inside of {tensor.name}; download it again")
-            done += count
-
-    def whole(self, tensor: GgufTensor) -> torch.Tensor:
-        """All bytes of a tensor."""
-        found = torch.empty(tensor.num_bytes, dtype=torch.uint8)
-        self.read(tensor, 0, found)
-        return found
+        with self._one_at_a_time:
+            if tensor.file not in self._open:
+                self._open[tensor.file] = tensor.file.open("rb", buffering=0)
+            file, wanted = self._open[tensor.file], memoryview(into.numpy())
+            file.seek(tensor.begin + begin)
+            done = 0
+            while done < len(wanted):
+                count = file.readinto(wanted[done:])
+                if not count:
+                    raise InputError(f"{tensor.file} ends inside of {tensor.name}; download it again")
+                done += count
 
 
 def is_gguf(path: Path) -> bool:
@@ -193,6 +191,8 @@ class _Header:
         (kind,) = self._take("I")
         if kind == STRING:
             return self._string()
+        if kind == FLOAT:  # the shortest number that is this one in single precision, which was meant
+            return float(str(np.float32(self._take("f")[0])))
         if kind != ARRAY:
             return self._take(SCALARS[kind])[0]
         inner, count = self._take("IQ")

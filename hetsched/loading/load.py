@@ -21,6 +21,9 @@ from ..integrations.transformers import attach
 from ..machine.memory import check_room
 from .checkpoint import Checkpoint, Reader, holds_weights
 from .experts import ExpertPlan, fill_experts, plan_experts
+from .gguf_config import generation_config_of
+from .gguf_file import GgufReader, is_gguf
+from .gguf_plan import GgufPlan
 from .missing import missing_weights, refuse_missing, refuse_other_shapes
 from .model_on_meta import on_meta, plain_config, quantizer_for, read_config, resolved_dtype
 from .progress import LoadProgress, stage
@@ -67,6 +70,8 @@ def load_model(
     for given in options:
         check_options(given)
     folder = user_path(path)
+    if is_gguf(folder):
+        return _of_gguf(folder, dtype, progress, options)
     with stage("reading config and headers", shown=progress):
         config = read_config(folder, trust_remote_code=trust_remote_code)
         reason = _not_read_here(folder, config)
@@ -88,6 +93,23 @@ def load_model(
     model._weight_conversions = found.conversions  # so that save_pretrained writes the names it was loaded from
     _read_generation_config(model, folder)
     remember(model, LoadReport(plan.num_bytes, rest_bytes, len(plan.sources), len(plan.whole), len(checkpoint.files)))
+    return model.eval()
+
+
+def _of_gguf(path: Path, dtype: Any, progress: bool, options: Sequence[Mapping[str, Any]]) -> Any:
+    """load_model() for a GGUF file or one of its shards."""
+    with stage("reading the file's header", shown=progress):
+        plan = GgufPlan(path, dtype)
+        _check_options(options, plan.twin)
+    check_room(str(path), plan.expert_bytes, plan.rest_bytes)
+    with LoadProgress(path.name, plan.expert_bytes, shown=progress) as bar, GgufReader() as reader:
+        weights, filled = plan.read(reader, bar.advance)
+        model = _assembled(plan.twin, path, weights)
+    plan.put(model, filled)
+    model.name_or_path = model.config.name_or_path = str(path)
+    model.generation_config = generation_config_of(plan.gguf, model.config)
+    experts, shards = len(plan.layers), len(plan.gguf.files)
+    remember(model, LoadReport(plan.expert_bytes, plan.rest_bytes, experts, 0, shards, unpacked=plan.unpacked))
     return model.eval()
 
 
