@@ -130,7 +130,7 @@ def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             continue
         stem, kind = re.fullmatch(r"(.*?)[._]?(weight|bias|)", stem).groups()  # type: ignore[union-attr]
         called = NAMES[stem]
-        if config.model_type == "gpt_oss" and called == "ffn_norm":
+        if config.model_type in ("gpt_oss", "glm4_moe") and called == "ffn_norm":
             called = "post_attention_norm"
         if config.model_type == "mixtral" and called in ("attn_q", "attn_k"):
             heads = config.num_attention_heads if called == "attn_q" else config.num_key_value_heads
