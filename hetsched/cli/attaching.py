@@ -10,7 +10,7 @@ from typing import Any
 
 from hetsched.accelerators.emulated.clock import MAX_SCALE
 from hetsched.errors import InputError
-from hetsched.files import user_path
+from hetsched.loading.hub import located
 from hetsched.loading.progress import stage
 from hetsched.machine.demo_geometry import DEMO as DEMO
 from hetsched.machine.hardware import is_this_machine
@@ -141,7 +141,7 @@ def load_model(
     trust_remote_code: bool = False,
     options: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Any, Any]:
-    """Model and tokenizer from a checkpoint folder, or the demo model, which is built if absent.
+    """Model and tokenizer from a checkpoint folder, the hub, or the demo model, which is built if absent.
 
     `options`: attach()'s, once or several times, to be checked before the demo model is built or any weight is read.
 
@@ -214,12 +214,15 @@ def encode(tokenizer: Any, prompt: str) -> Any:
 
 
 def model_folder(name: str, *, progress: bool = True) -> Path:
-    """The checkpoint folder of --model; the demo model's, which is built if absent. Raises InputError for no folder."""
+    """The checkpoint folder of --model: the demo model's, built if absent, one here, or one that the hub has.
+
+    Raises InputError where there is none.
+    """
     if name == DEMO:
         from hetsched.demo_model import demo_model_path
 
         return demo_model_path(progress=progress)
-    folder = user_path(name)
+    folder = located(name, progress=progress)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{name} is no model folder: it has no config.json; give a checkpoint folder or 'demo'")
+        raise InputError(f"{name} is no model folder: it has no config.json; give a checkpoint folder, a hub id or 'demo'")
     return folder

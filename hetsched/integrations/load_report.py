@@ -14,7 +14,8 @@ class LoadReport:
 
     `conversions`: of checkpoint tensors into expert parameters; `whole`: those that take all experts of a layer at
     once, and so need room for them. `by_transformers`: why from_pretrained loaded the model instead, "" if it did not.
-    `unpacked`: bytes of experts in the file, by type, that were packed in a way that has no format here.
+    `formats`: of experts that stayed packed; `unpacked`: bytes in the files, by format, of matrices that the model has
+    unpacked, and `unpacked_bytes`, what they take there.
     """
 
     expert_bytes: int
@@ -23,7 +24,9 @@ class LoadReport:
     whole: int
     shards: int
     by_transformers: str = ""
+    formats: tuple[str, ...] = ()
     unpacked: Mapping[str, int] = field(default_factory=dict)
+    unpacked_bytes: int = 0
 
 
 _REPORTS: weakref.WeakKeyDictionary[Any, LoadReport] = weakref.WeakKeyDictionary()

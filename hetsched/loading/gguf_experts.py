@@ -30,6 +30,7 @@ FORMATS = {
     KIND.BF16: "bf16",
     KIND.F32: "fp32",
 }
+PLAIN_KINDS = (KIND.F16, KIND.BF16, KIND.F32)
 PLAIN = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
@@ -49,16 +50,21 @@ class ExpertLayer:
         return int(self.layout.row_bytes * self.module.num_experts)
 
     @property
-    def unpacked(self) -> dict[str, int]:
-        """Bytes in the file, by their type, of matrices that have no format here."""
-        found: dict[str, int] = {}
-        for tensor in (each for tensors in self.sources.values() for each in tensors):
-            if tensor.kind not in FORMATS:
-                found[tensor.kind.name] = found.get(tensor.kind.name, 0) + tensor.num_bytes
-        return found
+    def unpacked(self) -> list[GgufTensor]:
+        """Packed matrices of the file that will not be so here."""
+        left = []
+        for piece in self.layout.pieces:
+            formats = [m.format.name for m in piece.matrices] if isinstance(piece, PackedPiece) else []
+            tensors = self.sources[piece.name]
+            left += [
+                tensor
+                for number, tensor in enumerate(tensors)
+                if tensor.kind not in PLAIN_KINDS and FORMATS.get(tensor.kind) not in formats[number : number + 1]
+            ]
+        return left
 
 
-def plan_layer(tied: list[Any], paths: dict[Any, str], gguf: Gguf) -> ExpertLayer:
+def plan_layer(tied: list[Any], paths: dict[Any, str], gguf: Gguf, unpack: bool) -> ExpertLayer:
     """Where a layer's experts come from and how they will lie. `tied`: its modules, on meta, which share parameters.
 
     Those modules stand for packed ones after that. Raises InputError for what the file lacks or has in other shapes.
@@ -66,7 +72,7 @@ def plan_layer(tied: list[Any], paths: dict[Any, str], gguf: Gguf) -> ExpertLaye
     module, joined = tied[0], _joined(tied[0])
     found = expert_sources(paths[module], module, gguf)
     sources = {each.parameter: [gguf.tensors[name] for name in each.tensors] for each in found}
-    stored = [_stored(module, each, sources[each.parameter], joined) for each in found]
+    stored = [_stored(module, each, sources[each.parameter], "" if unpack else joined) for each in found]
     layout = packed_layout(stored) if any(each.formats for each in stored) else layout_of(module)
     names = {each.parameter: [f"{paths[one]}.{each.parameter}" for one in tied] for each in found}
     if isinstance(layout, PackedLayout):
@@ -92,7 +98,7 @@ def fill_layer(layer: ExpertLayer, reader: GgufReader, advance: Callable[[int], 
 
 
 def _stored(module: Any, sources: ExpertSources, tensors: list[GgufTensor], joined: str) -> StoredAs:
-    """How one parameter will lie: in the file's formats, plain where these are the model's numbers as they are."""
+    """How one parameter will lie: in the file's formats; plain where these are the numbers as they are, or joined is ""."""
     parameter = getattr(module, sources.parameter)
     shape, bias = tuple(parameter.shape), parameter.ndim == 2
     turned = bool(module.is_transposed) and not bias
@@ -107,7 +113,7 @@ def _stored(module: Any, sources: ExpertSources, tensors: list[GgufTensor], join
             )
     plain = PLAIN.get(parameter.dtype, "")
     formats = [FORMATS.get(tensor.kind, plain) for tensor in tensors]
-    if bias or all(name == plain for name in formats):
+    if bias or not joined or all(name == plain for name in formats):
         return StoredAs(sources.parameter, shape[1:], parameter.dtype)
     how = joined if len(tensors) > 1 else "rows"
     made: tuple[Format, ...] = tuple(format_of(name) for name in formats)

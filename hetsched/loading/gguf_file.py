@@ -109,11 +109,6 @@ class GgufReader:
                 done += count
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a path is that of a GGUF file, by its name."""
-    return path.suffix.lower() == ".gguf"
-
-
 def shards_of(path: Path) -> list[Path]:
     """All shards of the model that a file is one of, in order. Raises InputError where one is missing."""
     named = SHARD.fullmatch(path.name)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import hetsched
+from hetsched.errors import InputError
 from hetsched.integrations.expert_modules import expert_modules
 from hetsched.integrations.load_report import report_of
 from hetsched.loading.load import load_model
@@ -79,9 +80,10 @@ def test_every_architecture_is_what_transformers_computes(tmp_path: Path, packag
     path, model = tmp_path / "m.gguf", tiny(package)
     write(path, model, KIND.Q8_0, KIND.F16, dense=KIND.F32)
     reference, found = unpacked(path, model), loaded(path, dtype="float32")
-    expected = reference.state_dict()
-    assert found.state_dict().keys() == expected.keys()
-    for name, value in found.state_dict().items():
+    expected = {**dict(reference.named_parameters()), **dict(reference.named_buffers())}
+    values = {**dict(found.named_parameters()), **dict(found.named_buffers())}
+    assert values.keys() == expected.keys()
+    for name, value in values.items():
         assert torch.equal(value + 0, expected[name]), name
     assert torch.equal(logits(found), logits(reference))
 
@@ -110,6 +112,21 @@ def test_rows_are_the_files_bytes(tmp_path: Path) -> None:
         for matrix in (gate, up):
             assert bytes(stack.rows[2, matrix.begin : matrix.begin + matrix.num_bytes].numpy()) in whole
         assert (gate.format.name, handle.geometry.dtype) == ("q4_k", "q4_k")
+
+
+def test_unpacked_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write(path, gpt_oss(), KIND.Q4_K, KIND.Q6_K)
+    model = loaded(path, unpack=True)
+    assert type(expert_modules(model)[0].gate_up_proj.data) is torch.Tensor
+    report = report_of(model)
+    assert report is not None
+    assert set(report["unpacked"]) == {"Q4_K", "Q6_K"}
+    assert report["unpacked_bytes"] == 2 * 4 * 3 * 256 * 256 * 2
+    assert torch.equal(logits(model), logits(unpacked(path, gpt_oss())))
+    model.save_pretrained(tmp_path / "plain")
+    with pytest.raises(InputError, match="unpack=True"):
+        loaded(path).save_pretrained(tmp_path / "packed")
 
 
 def test_the_dtype_is_the_files_where_nothing_is_packed(tmp_path: Path) -> None:
