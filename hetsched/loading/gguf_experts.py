@@ -100,11 +100,10 @@ def fill_layer(layer: ExpertLayer, reader: GgufReader, advance: Callable[[int], 
 def _stored(module: Any, sources: ExpertSources, tensors: list[GgufTensor], joined: str) -> StoredAs:
     """How one parameter will lie: in the file's formats; plain where these are the numbers as they are, or joined is ""."""
     parameter = getattr(module, sources.parameter)
-    shape, bias = tuple(parameter.shape), parameter.ndim == 2
-    turned = bool(module.is_transposed) and not bias
-    rows, columns = (1, shape[1]) if bias else (shape[2], shape[1]) if turned else shape[1:]
-    each = (columns if bias else rows) // len(tensors)
-    wanted = (shape[0], each) if bias else (shape[0], each, columns)
+    experts, *shape = parameter.shape
+    turned = bool(module.is_transposed) and len(shape) == 2
+    rows, *columns = reversed(shape) if turned else shape
+    wanted = (experts, rows // len(tensors), *columns)
     for tensor in tensors:
         if tensor.shape != wanted:
             raise InputError(
@@ -113,11 +112,11 @@ def _stored(module: Any, sources: ExpertSources, tensors: list[GgufTensor], join
             )
     plain = PLAIN.get(parameter.dtype, "")
     formats = [FORMATS.get(tensor.kind, plain) for tensor in tensors]
-    if bias or not joined or all(name == plain for name in formats):
-        return StoredAs(sources.parameter, shape[1:], parameter.dtype)
-    how = joined if len(tensors) > 1 else "rows"
+    plainly = StoredAs(sources.parameter, tuple(shape), parameter.dtype)
+    if len(shape) == 1 or not joined or all(name == plain for name in formats):
+        return plainly
     made: tuple[Format, ...] = tuple(format_of(name) for name in formats)
-    return StoredAs(sources.parameter, shape[1:], parameter.dtype, made, how, turned)
+    return plainly._replace(formats=made, joined=joined if len(tensors) > 1 else "rows", transposed=turned)
 
 
 def _fill_packed(piece: PackedPiece, tensors: list[GgufTensor], row: torch.Tensor, e: int, reader: GgufReader) -> None:

@@ -124,6 +124,7 @@ def test_unpacked_where_that_is_asked_for(tmp_path: Path) -> None:
     assert set(report["unpacked"]) == {"Q4_K", "Q6_K"}
     assert report["unpacked_bytes"] == 2 * 4 * 3 * 256 * 256 * 2
     assert torch.equal(logits(model), logits(unpacked(path, gpt_oss())))
+    hetsched.attach(model, **EMULATED).detach()
     model.save_pretrained(tmp_path / "plain")
     with pytest.raises(InputError, match="unpack=True"):
         loaded(path).save_pretrained(tmp_path / "packed")
