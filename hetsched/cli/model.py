@@ -88,11 +88,10 @@ def _pack(args: argparse.Namespace) -> int:
         print(json.dumps({"schema": "hetsched-model/1", "format": name, **report}))
         return 0
     print(f"wrote {report['path']}, {show_bytes(report['bytes'])}")
-    before, after = report["width"]
-    if after > before:
-        print(f"  experts have {after} neurons, {after - before} of which do nothing, so that formats can store them")
     for each, num_bytes in report["bytes_by_format"].items():
         print(f"  {each}: {show_bytes(num_bytes)} of matrices")
+    if len(report["bytes_by_format"]) > 1:
+        print(f"  in another format than {name}: embeddings, and rows that are no whole number of its blocks")
     return 0
 
 

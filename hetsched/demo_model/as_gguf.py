@@ -108,8 +108,11 @@ def _add_metadata(writer: Any, model: Any, name: str) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_expert_count(config.num_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
-    if penalty := model.generation_config.repetition_penalty:
-        writer.add_sampling_penalty_repeat(penalty)
+    generation = model.generation_config
+    drawn = {"temp": generation.temperature, "top_p": generation.top_p} if generation.do_sample else {}
+    for key, value in {**drawn, "penalty_repeat": generation.repetition_penalty}.items():
+        if value is not None:
+            writer.add_float32(f"general.sampling.{key}", value)
 
 
 def _add_tokenizer(writer: Any, model: Any, source: Path) -> None:
@@ -131,6 +134,9 @@ def _add_tokenizer(writer: Any, model: Any, source: Path) -> None:
     writer.add_bos_token_id(config.bos_token_id)
     writer.add_eos_token_id(config.eos_token_id)
     writer.add_pad_token_id(config.pad_token_id)
+    unknown = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8")).get("unk_token")
+    if unknown in vocabulary:
+        writer.add_unk_token_id(vocabulary[unknown])
     writer.add_add_bos_token(False)
     writer.add_string(gguf.Keys.Tokenizer.HF_JSON, text)
     template = source / "chat_template.jinja"

@@ -1,6 +1,6 @@
 """The demo model in a packed format: as safetensors, the way such checkpoints are published, or as a GGUF file.
 
-Packed by plain rounding, without calibration. Shapes: E experts, W neurons of an expert, H hidden.
+Packed by plain rounding, without calibration. Shapes: R rows, C columns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ AS_SAFETENSORS = {"bf16": "bf16", "fp8-block": "fp8-block"} | {
 AS_GGUF = {"bf16": "bf16", "q8_0": "q8_0", "q4_0": "q4_0", "q4_k": "q4_k", "q6_k": "q6_k", "mxfp4": "gguf-mxfp4"}
 NAMES = tuple(sorted({*AS_SAFETENSORS, *AS_GGUF}))
 FALLBACKS = {"gguf": ("q8_0", "bf16"), "safetensors": ("bf16",)}  # for matrices that the format cannot store
-MULTIPLE = 32  # of an expert's neurons, which all formats but K-quants can store
 SHARES = {"read": 1.0, "pack": 10.0, "save": 1.0}
 
 
@@ -55,9 +54,9 @@ def pack_demo_model(
 ) -> dict[str, Any]:
     """Report of the copy of the demo checkpoint `source` in format `name` that has been written to the folder `out`.
 
-    Keys: `path` (what --model takes), `bytes` of that, `width` of an expert before and after it was made a multiple of
-    MULTIPLE by neurons that do nothing, and `bytes_by_format` of the packed matrices. Formats of GGUF alone make a GGUF
-    file; `as_gguf` the others that can be one. `out` appears only when complete.
+    Keys: `path` (what --model takes), `bytes` of that, and `bytes_by_format` of its matrices: one whose rows are no
+    whole number of blocks is in another. Formats of GGUF alone make a GGUF file; `as_gguf` the others that can be one.
+    `out` appears only when complete.
 
     Raises InputError for an unknown format, one without a place in GGUF, or an `out` that is not free.
     """
@@ -69,17 +68,13 @@ def pack_demo_model(
     with Stages(SHARES, title=f"demo model as {name}", shown=progress) as stages:
         with stages.stage("read"):
             model = load_model(source, progress=False)
-            width = int(model.config.moe_intermediate_size)
-            if name != "bf16":
-                widen(model)
         with stages.stage("pack") as tick:
             write, file = _writer(container, name, model, source, packer, tick)
         with stages.stage("save"):
             publish(out, write)
     path = out / file if file else out
     size = sum(each.stat().st_size for each in ([path] if file else path.iterdir()))
-    widths = [width, int(model.config.moe_intermediate_size)]
-    return {"path": str(path), "bytes": size, "width": widths, "bytes_by_format": packer.bytes_by_format}
+    return {"path": str(path), "bytes": size, "bytes_by_format": packer.bytes_by_format}
 
 
 def container_of(name: str, as_gguf: bool) -> str:
@@ -89,21 +84,6 @@ def container_of(name: str, as_gguf: bool) -> str:
     if as_gguf and name not in AS_GGUF:
         raise InputError(f"GGUF files have no {name}; choose one of {', '.join(AS_GGUF)}, or drop --gguf")
     return "gguf" if as_gguf or name not in AS_SAFETENSORS else "safetensors"
-
-
-def widen(model: Any) -> None:
-    """Give each expert neurons that are 0 until their number is a multiple of MULTIPLE; it computes the same."""
-    import torch
-
-    more = -model.config.moe_intermediate_size % MULTIPLE
-    for layer in model.model.layers:
-        experts = layer.mlp.experts
-        gate_EWH, up_EWH = experts.gate_up_proj.data.chunk(2, dim=1)
-        pad = torch.nn.functional.pad
-        wider = [pad(each, (0, 0, 0, more)) for each in (gate_EWH, up_EWH)]
-        experts.gate_up_proj.data = torch.cat(wider, dim=1)
-        experts.down_proj.data = pad(experts.down_proj.data, (0, more))
-    model.config.moe_intermediate_size += more
 
 
 def tensors_of(model: Any, tick: Tick) -> Iterator[tuple[str, torch.Tensor]]:

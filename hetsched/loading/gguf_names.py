@@ -14,7 +14,7 @@ import gguf as gguf_py
 from ..errors import InputError
 from ..packed import parameter_names
 from .gguf_config import ARCHITECTURES
-from .gguf_file import Gguf
+from .gguf_file import Gguf, GgufTensor
 
 TENSOR = gguf_py.MODEL_TENSOR
 GATE, UP, DOWN = (gguf_py.TENSOR_NAMES[name] for name in (TENSOR.FFN_GATE_EXP, TENSOR.FFN_UP_EXP, TENSOR.FFN_DOWN_EXP))
@@ -40,14 +40,15 @@ def dense_sources(model: Any, gguf: Gguf, experts: Iterable[str]) -> dict[str, s
     names = gguf_py.get_tensor_name_map(_number_of(gguf.architecture), int(gguf.value("block_count")))
     apart, tied = set(experts), set(model.all_tied_weights_keys)
     found, missing = {}, []
-    for name in model.state_dict():
+    for name, value in model.state_dict().items():
         if name in apart or name in tied:
             continue
         stored = next((each for each in _candidates(names, name) if each in gguf.tensors), None)
         if stored is None:
             missing.append(name)
-        else:
-            found[name] = stored
+            continue
+        _refuse_other_shape(name, tuple(value.shape), gguf.tensors[stored])
+        found[name] = stored
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise InputError(
@@ -89,6 +90,15 @@ def refuse_unused(gguf: Gguf, used: Iterable[str]) -> None:
         raise InputError(
             f"{gguf.files[0]} holds {left[0]}{f' and {len(left) - 1} more' if len(left) > 1 else ''}, for which "
             f"transformers' {ARCHITECTURES[gguf.architecture].model_type} has no place; load the model as safetensors"
+        )
+
+
+def _refuse_other_shape(name: str, shape: tuple[int, ...], tensor: GgufTensor) -> None:
+    """Dimensions of length 1 are of no account: llama.cpp drops some."""
+    if [size for size in shape if size > 1] != [size for size in tensor.shape if size > 1]:
+        raise InputError(
+            f"{tensor.name} is {list(tensor.shape)} in {tensor.file} where the model's {name} is {list(shape)}; its "
+            "metadata belong to another model"
         )
 
 

@@ -9,8 +9,10 @@ another rounding changes them all.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from ..errors import InputError
