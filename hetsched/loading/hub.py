@@ -54,3 +54,12 @@ def _without_bars() -> Iterator[None]:
     finally:
         if not hidden:
             enable_progress_bars()
+
+
+def shown_name(place: Path) -> str:
+    """What a model that was located is called: its id where it lies in the hub's cache, else its folder's name."""
+    whole = place.resolve()
+    repository = whole.parent.parent.name
+    if whole.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return whole.name

@@ -24,9 +24,10 @@ from .experts import ExpertPlan, Filled, fill_experts, plan_experts, put_experts
 from .gguf_config import generation_config_of
 from .gguf_file import GgufReader
 from .gguf_plan import GgufPlan
-from .hub import is_gguf, located
+from .hub import is_gguf, located, shown_name
 from .missing import missing_weights, refuse_missing, refuse_other_shapes
 from .model_on_meta import on_meta, plain_config, read_config, resolved_dtype
+from .packed_tensors import refuse_lone
 from .progress import LoadProgress, stage
 from .quantization import packing_of
 from .remote_code import refused_code
@@ -123,7 +124,7 @@ def _read(folder: Path, found: _Found, progress: bool) -> Any:
     """The model with its weights. Raises InputError where there is no room for them."""
     plan, checkpoint = found.plan, found.checkpoint
     check_room(str(folder), plan.num_bytes, plan.rest_bytes)
-    with LoadProgress(folder.name, plan.num_bytes, shown=progress) as bar:
+    with LoadProgress(shown_name(folder), plan.num_bytes, shown=progress) as bar:
         filled = fill_experts(plan, Reader(checkpoint), bar.advance)
         model = _assembled(plan.model, folder, {**checkpoint.slices(plan.rest), **filled.weights})
     _check_in_place(model, plan, filled)
@@ -144,14 +145,16 @@ class _Found(NamedTuple):
 
 def _found(folder: Path, config: Any, dtype: str | torch.dtype | None, trust_remote_code: bool, unpack: bool) -> _Found:
     """What the headers hold, and what becomes of it. Raises InputError for a checkpoint that is not the config's."""
-    checkpoint = Checkpoint(folder, packing_of(config))
-    config = plain_config(config)
+    packing, config = packing_of(config), plain_config(config)
+    checkpoint = Checkpoint(folder, packing)
     twin = on_meta(config, resolved_dtype(dtype, config, checkpoint.float_dtype), trust_remote_code)
     mapping = mapping_of(twin, checkpoint.held)
+    used = [name for found in mapping.sources for name in found.all_names]
+    if packing is not None:
+        refuse_lone(used, checkpoint.held, packing)
     refuse_missing(folder, missing_weights(twin, {name for found in mapping.sources for name in found.targets}))
     plan = plan_experts(twin, mapping.sources, checkpoint, unpack=unpack)
     refuse_other_shapes(twin, [found for found in mapping.sources if found not in plan.sources], checkpoint.held)
-    used = [name for found in mapping.sources for name in found.all_names]
     return _Found(checkpoint, plan, mapping.conversions, used)
 
 

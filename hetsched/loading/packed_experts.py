@@ -1,7 +1,7 @@
 """Experts' matrices that go into their rows as the checkpoint packs them.
 
-That is so where all experts of a layer have the same formats and where transformers' conversion only stacks experts,
-puts matrices one above the other, or transposes: rows of bytes can be put together so, and not otherwise.
+That is so where all experts of a layer have the same formats, and where transformers' conversion does no more than
+stack them and put their matrices one above the other: rows of bytes can be put together so.
 Shapes: E experts, R rows = output columns, C = input columns.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers.core_model_loading import Concatenate, MergeModulelist, Transpose
+from transformers.core_model_loading import Concatenate, MergeModulelist
 
 from ..packed import PackedPiece, StoredAs
 from .checkpoint import Reader
 from .packed_tensors import PackedTensor
 from .sources import Sources
 
-_STACKED, _ABOVE = (MergeModulelist, 0), (Concatenate, 1)
+TOGETHER = ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])  # operations and dimensions
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,16 @@ def packed_source(sources: Sources, packed: Mapping[str, PackedTensor], shape: t
         return None
     tensors = [[packed[name] for name in each] for each in names]
     first = tensors[0][0]
-    if any(
-        (t.format, t.matrix, t.stack) != (found[0].format, first.matrix, first.stack)
-        for found in tensors
-        for t in found
-    ):
+    shapes = {(each.matrix, each.stack) for found in tensors for each in found}
+    if len(shapes) > 1 or any(each.format != found[0].format for found in tensors for each in found):
         return None
     if sources.converter is None:
         return PackedSource(tensors, first.transposed) if first.stack and first.shape == shape else None
-    told = [(type(operation), *_dims(operation)) for operation in sources.converter.operations]
-    transposed = told[-1:] == [(Transpose, 1, 2)]
-    if first.stack or told[: len(told) - transposed] not in ([_STACKED], [_STACKED, _ABOVE]):
+    told = [(type(operation), getattr(operation, "dim", None)) for operation in sources.converter.operations]
+    if first.stack or told not in TOGETHER:
         return None
-    rows, columns = len(tensors) * first.matrix[0], first.matrix[1]
-    made = (len(tensors[0]), *((columns, rows) if transposed else (rows, columns)))
-    return PackedSource(tensors, transposed) if made == shape else None
+    made = (len(tensors[0]), len(tensors) * first.matrix[0], first.matrix[1])
+    return PackedSource(tensors, transposed=False) if made == shape else None
 
 
 def fill_packed(
@@ -78,7 +73,3 @@ def _in_order(sources: Sources) -> list[list[str]]:
     """Names by matrix, in the order in which a conversion puts them together."""
     patterns = sources.names if sources.converter is None else sources.converter.source_patterns
     return [sources.names[pattern] for pattern in patterns if pattern in sources.names]
-
-
-def _dims(operation: object) -> list[int]:
-    return [int(getattr(operation, name)) for name in ("dim", "dim0", "dim1") if hasattr(operation, name)]

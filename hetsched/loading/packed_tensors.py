@@ -6,7 +6,7 @@ Shapes: R rows = output columns, C = input columns, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,12 @@ import torch
 from ..errors import InputError
 from ..formats import Format, Shape
 from ..formats.gptq import Gptq
-from .quantization import Packing
+from .quantization import Header, Packing
 
 if TYPE_CHECKING:
     from .checkpoint import TensorHeader
+
+OPTIONAL = ("g_idx",)
 
 
 @dataclass(frozen=True)
@@ -97,37 +99,45 @@ def packed_tensors(tensors: Mapping[str, TensorHeader], packing: Packing | None)
     return found
 
 
+def refuse_lone(names: Iterable[str], tensors: Mapping[str, TensorHeader | PackedTensor], packing: Packing) -> None:
+    """Raise InputError for a tensor of a packed checkpoint that is of single bytes, and of no packed matrix here."""
+    for name in names:
+        stored = tensors[name]
+        if not isinstance(stored, PackedTensor) and stored.dtype.itemsize == 1:
+            dtype = str(stored.dtype).removeprefix("torch.")
+            raise InputError(f"{name} is {dtype} {list(stored.shape)}, in no way that {packing.method} is served in")
+
+
 def _packed(name: str, names: dict[str, str], tensors: Mapping[str, TensorHeader], packing: Packing) -> PackedTensor:
+    missing = [part for part in packing.ends if part not in names and part not in OPTIONAL]
+    if missing:
+        raise InputError(
+            f"{name} is packed ({packing.method}) and its {missing[0]} are missing; the checkpoint is incomplete"
+        )
     headers = {part: tensors[each] for part, each in names.items()}
     shown = {part: (header.shape, str(header.dtype).removeprefix("torch.")) for part, header in headers.items()}
+    found = _matrix(shown, packing)
+    if found is None:
+        said = ", ".join(f"{part} {dtype} {list(shape)}" for part, (shape, dtype) in shown.items())
+        raise InputError(f"{name} is no matrix that {packing.method} packs: {said}; it is of another method")
+    laid, shape, stack = found
+    parts = [headers[part.name] for part in laid.parts(shape)]
+    num_bytes = sum(header.num_bytes for header in parts)
+    return PackedTensor(laid, shape, names, parts[0].file, num_bytes, stack, packing.transposed)
+
+
+def _matrix(shown: Mapping[str, Header], packing: Packing) -> tuple[Format, Shape, int] | None:
+    """Format, shape and number of stacked matrices (0: one alone); None for tensors that are no such thing."""
     try:
         laid, shape = packing.matrix(shown)
         parts = laid.parts(shape)
-        stack = headers[parts[0].name].shape[: -len(parts[0].shape)]
-        fits = len(stack) < 2 and all(shown[part.name] == ((*stack, *part.shape), part.dtype) for part in parts)
-    except KeyError as error:
-        raise InputError(
-            f"{name} is packed ({packing.method}) and its {error.args[0]} are missing; the checkpoint is incomplete"
-        ) from error
-    except (ValueError, ZeroDivisionError, IndexError) as error:
-        raise InputError(f"{name} is no matrix that {packing.method} packs: {_said(shown)}") from error
-    if not fits:
-        raise InputError(f"{name} is no matrix that {packing.method} packs: {_said(shown)}")
-    return PackedTensor(
-        laid,
-        shape,
-        names,
-        headers[parts[0].name].file,
-        sum(headers[part.name].num_bytes for part in parts),
-        stack[0] if stack else 0,
-        packing.transposed,
-    )
+    except (LookupError, ValueError, ZeroDivisionError):  # of a dtype, of dimensions
+        return None
+    stack = shown[parts[0].name][0][: -len(parts[0].shape)]
+    fits = len(stack) < 2 and all(shown[part.name] == ((*stack, *part.shape), part.dtype) for part in parts)
+    return (laid, shape, stack[0] if stack else 0) if fits else None
 
 
 def _is_plain(header: TensorHeader) -> bool:
     """Whether a tensor that stands alone may be weights as they are."""
     return header.dtype.is_floating_point and header.dtype.itemsize > 1
-
-
-def _said(shown: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
-    return ", ".join(f"{part} {dtype} {list(shape)}" for part, (shape, dtype) in shown.items())

@@ -49,6 +49,7 @@ PUBLISHED = {
     "int4-32": Published("qwen3_moe", Int4Group(32), EXPERTS, int4(32)),
     "int4-128": Published("qwen3_moe", Int4Group(128), LINEARS, int4(128)),
     "int4-one-layer": Published("qwen3_moe", Int4Group(32), r"layers\.1\..*" + EXPERTS, int4(32)),
+    "int4-down": Published("qwen3_moe", Int4Group(32), EXPERTS + "down", int4(32)),
     "gptq": Published("qwen3_moe", Gptq(128), LINEARS, {"quant_method": "gptq", **ACT_ORDER}),
     "gptq-v2": Published(
         "qwen3_moe",
@@ -74,7 +75,7 @@ def plain_model(kind: str) -> Any:
     torch.manual_seed(0)
     if kind == "deepseek_v3":
         config: Any = transformers.DeepseekV3Config(
-            **both, **deepseek, v_head_dim=32, num_key_value_heads=4, num_nextn_predict_layers=0
+            **both, **deepseek, v_head_dim=16, num_key_value_heads=4, num_nextn_predict_layers=0
         )
         return transformers.DeepseekV3ForCausalLM(config).to(torch.bfloat16).eval()
     config = transformers.Qwen3MoeConfig(**both, **qwen, num_key_value_heads=2)
