@@ -40,9 +40,7 @@ IGNORED = {"fp8-block": "modules_to_not_convert", "int4-group": "ignore", "awq":
 PACKED = re.compile(r"\.layers\..*_proj\.weight")
 
 
-def safetensors_writer(
-    name: str, model: Any, source: Path, packer: Packer, tick: Tick
-) -> Callable[[Path], None]:
+def safetensors_writer(name: str, model: Any, source: Path, packer: Packer, tick: Tick) -> Callable[[Path], None]:
     """What writes the packed model to a folder."""
     stored: dict[str, torch.Tensor] = {}
     left: list[str] = []
