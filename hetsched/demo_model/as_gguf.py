@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 import torch
 
-from hetsched.demo_model.packing import Packer, tensors_of
+from hetsched.demo_model.packer import Packer, tensors_of
 from hetsched.demo_model.progress import Tick
 from hetsched.formats import Format
 

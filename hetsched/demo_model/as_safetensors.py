@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from hetsched.demo_model.packing import Packer, tensors_of
+from hetsched.demo_model.packer import Packer, tensors_of
 from hetsched.demo_model.progress import Tick
 
 COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md")
