@@ -47,7 +47,7 @@ class Architecture:
 
     `keys`: attributes by llama.cpp's keys. `fixed`: attributes that its graph leaves no choice in. `biased`, `width`
     and `shared_width`: the attributes that say whether attention has biases and how wide experts are, which the tensors
-    tell; "" where there is none.
+    tell; "" where there is none. `latent`: attention has the widths of DeepSeek's.
     """
 
     model_type: str
@@ -56,6 +56,7 @@ class Architecture:
     biased: str = "attention_bias"
     width: str = "moe_intermediate_size"
     shared_width: str = ""
+    latent: bool = False
 
 
 ARCHITECTURES = {
@@ -82,6 +83,7 @@ ARCHITECTURES = {
     ),
     "glm4moe": Architecture("glm4_moe", DEEPSEEK),
     "dots1": Architecture("dots1", DEEPSEEK),
+    "deepseek2": Architecture("deepseek_v3", DEEPSEEK, latent=True),
     "minimax-m2": Architecture(
         "minimax_m2", {"expert_count": "num_local_experts"}, biased="", width="intermediate_size"
     ),
@@ -104,6 +106,8 @@ def config_of(gguf: Gguf) -> Any:
     found = {name: _one(gguf, key) for key, name in {**COMMON, **known.keys}.items()}
     found |= {name: gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in TOKENS.items()}
     found = {name: value for name, value in found.items() if value is not None}
+    if known.latent:
+        found |= _latent(gguf, found)
     found |= {**known.fixed, **_of_tensors(gguf, known), "rope_parameters": _rope(gguf, found)}
     found["num_hidden_layers"] = _one(gguf, "block_count") - (_one(gguf, "nextn_predict_layers") or 0)
     config = transformers.AutoConfig.for_model(known.model_type, **found)
@@ -155,6 +159,26 @@ def _of_tensors(gguf: Gguf, known: Architecture) -> dict[str, Any]:
     return found
 
 
+def _latent(gguf: Gguf, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Widths of latent attention, and groups of experts. Raises InputError for DeepSeek-V2's router."""
+    if not any(".exp_probs_b" in name for name in gguf.tensors):
+        raise InputError(f"{gguf.files[0]} has DeepSeek-V2's router, which GGUF does not describe; take safetensors")
+    turned, heads = gguf.value("rope.dimension_count"), found["num_attention_heads"]
+    whole = gguf.value("attention.key_length_mla") or gguf.value("attention.key_length")
+    return {
+        "num_key_value_heads": heads,
+        "head_dim": turned,
+        "qk_rope_head_dim": turned,
+        "qk_nope_head_dim": whole - turned,
+        "v_head_dim": gguf.value("attention.value_length_mla") or gguf.value("attention.value_length"),
+        "kv_lora_rank": gguf.value("attention.kv_lora_rank"),
+        "q_lora_rank": gguf.value("attention.q_lora_rank"),
+        "n_group": found.get("n_group", 1),
+        "topk_group": found.get("topk_group", 1),
+        "norm_topk_prob": found.get("norm_topk_prob", False),
+    }
+
+
 def _rope(gguf: Gguf, found: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the rotary embedding. Raises InputError for a scaling that is not carried over."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": gguf.value("rope.freq_base", 10000.0)}
@@ -177,4 +201,6 @@ def _rope(gguf: Gguf, found: Mapping[str, Any]) -> dict[str, Any]:
             "beta_slow": gguf.value("rope.scaling.yarn_beta_slow", 1.0),
             "truncate": gguf.architecture != "gpt-oss",
         }
+        if log_factor := gguf.value("rope.scaling.yarn_log_multiplier"):
+            rope |= dict.fromkeys(("mscale", "mscale_all_dim"), 10 * log_factor)  # of which it is a tenth
     return rope

@@ -74,6 +74,28 @@ class DenseTensor:
         return {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[self._dtype]
 
 
+class KeysValues:
+    """A DenseTensor of latent attention's second projection, of which llama.cpp stores keys [h, C, k], values [h, v, C].
+
+    Shapes: h heads, k and v numbers of a key and a value, C of what both are made of.
+    """
+
+    def __init__(self, keys: DenseTensor, values: DenseTensor, shape: Sequence[int]) -> None:
+        self._keys, self._values, self._shape = keys, values, tuple(shape)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        keys_hCk, values_hvC = self._keys[...], self._values[...]
+        return torch.cat((keys_hCk.transpose(1, 2), values_hvC), dim=1).reshape(self._shape)[index]
+
+    def get_shape(self) -> list[int]:
+        """As the model has it."""
+        return list(self._shape)
+
+    def get_dtype(self) -> str:
+        """By safetensors' name."""
+        return self._keys.get_dtype()
+
+
 def undone_for(architecture: str, config: Any) -> Undone:
     """What undoes llama.cpp's permuting of attention weights, by transformers' own processor."""
     if architecture not in PERMUTED:

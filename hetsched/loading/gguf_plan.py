@@ -19,7 +19,7 @@ from .gguf_config import config_of
 from .gguf_experts import fill_layer, plan_layer
 from .gguf_file import Gguf, GgufReader, GgufTensor
 from .gguf_names import dense_sources, refuse_unused
-from .gguf_numbers import DenseTensor, undone_for
+from .gguf_numbers import DenseTensor, KeysValues, Undone, undone_for
 from .model_on_meta import on_meta, resolved_dtype
 from .saving import refuse_saving
 
@@ -46,7 +46,7 @@ class GgufPlan:
         experts = {name for layer in self.layers for names in layer.names.values() for name in names}
         self._dense = dense_sources(self.twin, self.gguf, experts)
         taken = [tensor.name for layer in self.layers for each in layer.sources.values() for tensor in each]
-        refuse_unused(self.gguf, [*self._dense.values(), *taken])
+        refuse_unused(self.gguf, [*(name for names in self._dense.values() for name in names), *taken])
 
     @property
     def expert_bytes(self) -> int:
@@ -86,10 +86,9 @@ class GgufPlan:
         Dense weights are read when they are looked at. Packed parameters have stand-ins without memory; see put().
         """
         undone = undone_for(self.gguf.architecture, self.twin.config)
-        held, dtype = self.twin.state_dict(), self.twin.dtype
+        held = self.twin.state_dict()
         weights: dict[str, Any] = {
-            name: DenseTensor(self.gguf.tensors[stored], held[name].shape, dtype, reader, undone)
-            for name, stored in self._dense.items()
+            name: self._dense_tensor(stored, held[name], reader, undone) for name, stored in self._dense.items()
         }
         filled = []
         for layer in self.layers:
@@ -101,6 +100,15 @@ class GgufPlan:
                 value = torch.zeros((), dtype=piece.dtype).expand(shape) if packed else stacked[piece.name]
                 weights |= dict.fromkeys(layer.names[piece.name], value)
         return weights, filled
+
+    def _dense_tensor(
+        self, names: tuple[str, ...], held: torch.Tensor, reader: GgufReader, undone: Undone
+    ) -> DenseTensor | KeysValues:
+        dtype, stored = self.twin.dtype, [self.gguf.tensors[name] for name in names]
+        if len(stored) == 1:
+            return DenseTensor(stored[0], held.shape, dtype, reader, undone)
+        keys, values = (DenseTensor(each, each.shape, dtype, reader, undone) for each in stored)
+        return KeysValues(keys, values, held.shape)
 
     def put(self, model: Any, filled: list[torch.Tensor]) -> None:
         """Let a model made of those weights have its packed experts."""

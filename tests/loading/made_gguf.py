@@ -29,6 +29,11 @@ NAMES = {
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "self_attn.sinks": "attn_sinks",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
     "mlp.gate": "ffn_gate_inp",
     "mlp.router": "ffn_gate_inp",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
@@ -53,6 +58,7 @@ ARCHITECTURES = {
     "glm4_moe": "glm4moe",
     "dots1": "dots1",
     "minimax_m2": "minimax-m2",
+    "deepseek_v3": "deepseek2",
 }
 
 
@@ -83,9 +89,12 @@ def add_metadata(writer: Any, config: Any) -> None:
     writer.add_embedding_length(said["hidden_size"])
     writer.add_feed_forward_length(said["intermediate_size"])
     writer.add_head_count(heads)
-    writer.add_head_count_kv(said["num_key_value_heads"])
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
+    if said.get("kv_lora_rank"):
+        add_latent(writer, said)
+    else:
+        writer.add_head_count_kv(said["num_key_value_heads"])
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(said["rms_norm_eps"])
     experts = next(said[n] for n in ("num_experts", "num_local_experts", "n_routed_experts") if said.get(n))
     writer.add_expert_count(experts)
@@ -110,7 +119,7 @@ def add_metadata(writer: Any, config: Any) -> None:
     for key, add in more.items():
         if said.get(key) is not None:
             add(said[key])
-    if said["model_type"] in ("glm4_moe", "dots1"):
+    if said["model_type"] in ("glm4_moe", "dots1", "deepseek_v3"):
         writer.add_expert_weights_norm(said["norm_topk_prob"])
     for name, add in (
         ("bos", writer.add_bos_token_id),
@@ -118,6 +127,17 @@ def add_metadata(writer: Any, config: Any) -> None:
         ("pad", writer.add_pad_token_id),
     ):
         add(said[f"{name}_token_id"])
+
+
+def add_latent(writer: Any, said: dict[str, Any]) -> None:
+    """Of latent attention, which llama.cpp computes as one head of keys for all."""
+    writer.add_head_count_kv(1)
+    writer.add_q_lora_rank(said["q_lora_rank"])
+    writer.add_kv_lora_rank(said["kv_lora_rank"])
+    writer.add_key_length(said["kv_lora_rank"] + said["qk_rope_head_dim"])
+    writer.add_value_length(said["kv_lora_rank"])
+    writer.add_key_length_mla(said["qk_nope_head_dim"] + said["qk_rope_head_dim"])
+    writer.add_value_length_mla(said["v_head_dim"])
 
 
 def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -133,6 +153,13 @@ def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield from experts(layer, stem.removeprefix("mlp.experts."), value, model)
             continue
         stem, kind = re.fullmatch(r"(.*?)[._]?(weight|bias|)", stem).groups()  # type: ignore[union-attr]
+        if stem == "self_attn.kv_b_proj":
+            keys, values = value.view(config.num_attention_heads, -1, value.shape[1]).split(
+                [config.qk_nope_head_dim, config.v_head_dim], dim=1
+            )
+            yield f"{layer}attn_k_b.weight", keys.transpose(1, 2)
+            yield f"{layer}attn_v_b.weight", values
+            continue
         called = NAMES[stem]
         if config.model_type in ("gpt_oss", "glm4_moe") and called == "ffn_norm":
             called = "post_attention_norm"
