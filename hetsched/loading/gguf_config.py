@@ -15,6 +15,7 @@ import transformers
 
 from ..errors import InputError
 from .gguf_file import Gguf
+from .gguf_theirs import is_theirs, their_config
 
 COMMON = {
     "context_length": "max_position_embeddings",
@@ -96,13 +97,19 @@ def config_of(gguf: Gguf) -> Any:
     Raises InputError for an architecture that is not known here, or one without routed experts.
     """
     known = ARCHITECTURES.get(gguf.architecture)
-    if known is None:
+    if known is None and not is_theirs(gguf.architecture):
         raise InputError(
             f"{gguf.files[0]} is of architecture {gguf.architecture!r}; GGUF files can be loaded of "
             f"{', '.join(sorted(ARCHITECTURES))}, others as safetensors"
         )
     if not gguf.value("expert_count"):
         raise InputError(f"{gguf.files[0]} has no routed experts; hetsched needs a Mixture-of-Experts model")
+    config = their_config(gguf) if known is None else _ours(gguf, known)
+    config._name_or_path = str(gguf.files[0])
+    return config
+
+
+def _ours(gguf: Gguf, known: Architecture) -> Any:
     found = {name: _one(gguf, key) for key, name in {**COMMON, **known.keys}.items()}
     found |= {name: gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in TOKENS.items()}
     found = {name: value for name, value in found.items() if value is not None}
@@ -112,7 +119,6 @@ def config_of(gguf: Gguf) -> Any:
     found["num_hidden_layers"] = _one(gguf, "block_count") - (_one(gguf, "nextn_predict_layers") or 0)
     config = transformers.AutoConfig.for_model(known.model_type, **found)
     config.architectures = [transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[known.model_type]]
-    config._name_or_path = str(gguf.files[0])
     return config
 
 

@@ -13,7 +13,6 @@ import gguf as gguf_py
 
 from ..errors import InputError
 from ..packed import parameter_names
-from .gguf_config import ARCHITECTURES
 from .gguf_file import Gguf, GgufTensor
 
 TENSOR = gguf_py.MODEL_TENSOR
@@ -96,7 +95,7 @@ def refuse_unused(gguf: Gguf, used: Iterable[str]) -> None:
     if left:
         raise InputError(
             f"{gguf.files[0]} holds {left[0]}{f' and {len(left) - 1} more' if len(left) > 1 else ''}, for which "
-            f"transformers' {ARCHITECTURES[gguf.architecture].model_type} has no place; load the model as safetensors"
+            f"transformers' model has no place; load the model as safetensors"
         )
 
 

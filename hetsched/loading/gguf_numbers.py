@@ -63,7 +63,7 @@ class DenseTensor:
             packed = torch.empty(len(part) * row_bytes, dtype=torch.uint8)
             self._reader.read(tensor, begin * row_bytes, packed)
             part.copy_(numbers(tensor.kind, packed, part.shape))
-        return self._undone(found, tensor.name).reshape(self._shape)[index]
+        return self._undone(found.view(tensor.shape), tensor.name).reshape(self._shape)[index]
 
     def get_shape(self) -> list[int]:
         """As the model has it."""
@@ -75,7 +75,7 @@ class DenseTensor:
 
 
 class KeysValues:
-    """A DenseTensor of latent attention's second projection, of which llama.cpp stores keys [h, C, k], values [h, v, C].
+    """Latent attention's second projection, of which llama.cpp stores keys [h, C, k] and values [h, v, C].
 
     Shapes: h heads, k and v numbers of a key and a value, C of what both are made of.
     """

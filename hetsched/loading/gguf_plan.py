@@ -19,7 +19,8 @@ from .gguf_config import config_of
 from .gguf_experts import fill_layer, plan_layer
 from .gguf_file import Gguf, GgufReader, GgufTensor
 from .gguf_names import dense_sources, refuse_unused
-from .gguf_numbers import DenseTensor, KeysValues, Undone, undone_for
+from .gguf_numbers import DenseTensor, KeysValues, undone_for
+from .gguf_theirs import TheirDense, is_theirs
 from .model_on_meta import on_meta, resolved_dtype
 from .saving import refuse_saving
 
@@ -44,7 +45,12 @@ class GgufPlan:
         paths: dict[Any, str] = {module: name for name, module in self.twin.named_modules()}
         self.layers = [plan_layer(tied, paths, self.gguf, unpack) for tied in layers]
         experts = {name for layer in self.layers for names in layer.names.values() for name in names}
-        self._dense = dense_sources(self.twin, self.gguf, experts)
+        if is_theirs(self.gguf.architecture):
+            theirs = TheirDense(self.gguf, self.twin, experts)
+            self._dense, self._undone = theirs.sources, theirs.undone
+        else:
+            self._dense = dense_sources(self.twin, self.gguf, experts)
+            self._undone = undone_for(self.gguf.architecture, config)
         taken = [tensor.name for layer in self.layers for each in layer.sources.values() for tensor in each]
         refuse_unused(self.gguf, [*(name for names in self._dense.values() for name in names), *taken])
 
@@ -85,10 +91,9 @@ class GgufPlan:
 
         Dense weights are read when they are looked at. Packed parameters have stand-ins without memory; see put().
         """
-        undone = undone_for(self.gguf.architecture, self.twin.config)
         held = self.twin.state_dict()
         weights: dict[str, Any] = {
-            name: self._dense_tensor(stored, held[name], reader, undone) for name, stored in self._dense.items()
+            name: self._dense_tensor(stored, held[name], reader) for name, stored in self._dense.items()
         }
         filled = []
         for layer in self.layers:
@@ -101,10 +106,8 @@ class GgufPlan:
                 weights |= dict.fromkeys(layer.names[piece.name], value)
         return weights, filled
 
-    def _dense_tensor(
-        self, names: tuple[str, ...], held: torch.Tensor, reader: GgufReader, undone: Undone
-    ) -> DenseTensor | KeysValues:
-        dtype, stored = self.twin.dtype, [self.gguf.tensors[name] for name in names]
+    def _dense_tensor(self, names: tuple[str, ...], held: torch.Tensor, reader: GgufReader) -> DenseTensor | KeysValues:
+        dtype, undone, stored = self.twin.dtype, self._undone, [self.gguf.tensors[name] for name in names]
         if len(stored) == 1:
             return DenseTensor(stored[0], held.shape, dtype, reader, undone)
         keys, values = (DenseTensor(each, each.shape, dtype, reader, undone) for each in stored)
