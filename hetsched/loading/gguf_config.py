@@ -84,6 +84,18 @@ ARCHITECTURES = {
     ),
     "glm4moe": Architecture("glm4_moe", DEEPSEEK),
     "dots1": Architecture("dots1", DEEPSEEK),
+    "ernie4_5-moe": Architecture(
+        "ernie4_5_moe",
+        {
+            "expert_count": "moe_num_experts",
+            "expert_used_count": "moe_k",
+            "expert_shared_count": "moe_num_shared_experts",
+            "interleave_moe_layer_step": "moe_layer_interval",
+            "leading_dense_block_count": "moe_layer_start_index",
+        },
+        {"moe_layer_end_index": -1},
+        biased="use_bias",
+    ),
     "deepseek2": Architecture("deepseek_v3", DEEPSEEK, latent=True),
     "minimax-m2": Architecture(
         "minimax_m2", {"expert_count": "num_local_experts"}, biased="", width="intermediate_size"

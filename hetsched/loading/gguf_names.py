@@ -125,6 +125,7 @@ def _candidates(names: Any, name: str) -> Iterator[str]:
             yield f"{mapped}.{kind}"
             yield mapped
         return
+    name = name.replace(".gate.moe_statics.", ".moe_statics.")  # transformers has it one level deeper than published
     for stem, kinds in ((name, ("weight", "")), (name.removesuffix("_bias"), ("bias", ""))):
         if mapped := names.get_name(stem):
             yield from (f"{mapped}.{kind}".rstrip(".") for kind in kinds)

@@ -48,6 +48,7 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
     "mlp.gate.e_score_correction": "exp_probs_b",
     "mlp.e_score_correction": "exp_probs_b",
+    "mlp.gate.moe_statics.e_score_correction": "exp_probs_b",
 }
 ARCHITECTURES = {
     "qwen2_moe": "qwen2moe",
@@ -59,6 +60,7 @@ ARCHITECTURES = {
     "dots1": "dots1",
     "minimax_m2": "minimax-m2",
     "deepseek_v3": "deepseek2",
+    "ernie4_5_moe": "ernie4_5-moe",
 }
 
 
@@ -96,9 +98,9 @@ def add_metadata(writer: Any, config: Any) -> None:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(said["rms_norm_eps"])
-    experts = next(said[n] for n in ("num_experts", "num_local_experts", "n_routed_experts") if said.get(n))
-    writer.add_expert_count(experts)
-    writer.add_expert_used_count(said["num_experts_per_tok"])
+    counts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    writer.add_expert_count(next(said[name] for name in counts if said.get(name)))
+    writer.add_expert_used_count(said.get("num_experts_per_tok") or said["moe_k"])
     rope = said["rope_parameters"]
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
@@ -110,6 +112,9 @@ def add_metadata(writer: Any, config: Any) -> None:
         "moe_intermediate_size": writer.add_expert_feed_forward_length,
         "shared_expert_intermediate_size": writer.add_expert_shared_feed_forward_length,
         "n_shared_experts": writer.add_expert_shared_count,
+        "moe_num_shared_experts": writer.add_expert_shared_count,
+        "moe_layer_interval": writer.add_interleave_moe_layer_step,
+        "moe_layer_start_index": writer.add_leading_dense_block_count,
         "first_k_dense_replace": writer.add_leading_dense_block_count,
         "routed_scaling_factor": writer.add_expert_weights_scale,
         "n_group": writer.add_expert_group_count,
