@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 
 from ..errors import InputError
+from ..geometry import MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH
 from .gguf_file import Gguf
 from .gguf_theirs import is_theirs, their_config
 
@@ -38,6 +39,14 @@ DEEPSEEK = {
     "leading_dense_block_count": "first_k_dense_replace",
 }
 TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+MOST = {
+    "block_count": MAX_LAYERS,
+    "expert_count": MAX_EXPERTS,
+    "expert_used_count": MAX_EXPERTS,
+    "embedding_length": MAX_WIDTH,
+    "attention.head_count": MAX_WIDTH,
+    "context_length": 1 << 40,
+}
 ENDS = ("eos", "eot", "eom")  # tokens that end an answer
 SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "penalty_repeat": "repetition_penalty"}
 
@@ -116,7 +125,14 @@ def config_of(gguf: Gguf) -> Any:
         )
     if not gguf.value("expert_count"):
         raise InputError(f"{gguf.files[0]} has no routed experts; hetsched needs a Mixture-of-Experts model")
-    config = their_config(gguf) if known is None else _ours(gguf, known)
+    _refuse_odd_numbers(gguf)
+    try:
+        config = their_config(gguf) if known is None else _ours(gguf, known)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a config's class does with values that it does not check
+        said = " ".join(str(error).split())
+        raise InputError(f"{gguf.files[0]}'s metadata are no model's that transformers knows: {said}") from error
     config._name_or_path = str(gguf.files[0])
     return config
 
@@ -132,6 +148,20 @@ def _ours(gguf: Gguf, known: Architecture) -> Any:
     config = transformers.AutoConfig.for_model(known.model_type, **found)
     config.architectures = [transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[known.model_type]]
     return config
+
+
+def _refuse_odd_numbers(gguf: Gguf) -> None:
+    """Raise InputError for numbers that no model has, which would be believed otherwise."""
+    for key, most in MOST.items():
+        value = gguf.value(key)
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, int) and 0 < each <= most for each in numbers):
+            raise InputError(f"{gguf.files[0]} says {gguf.architecture}.{key} is {str(value)[:40]}; it is damaged")
+    last = f"blk.{_one(gguf, 'block_count') - 1}."
+    if not any(name.startswith(last) for name in gguf.tensors):
+        raise InputError(f"{gguf.files[0]} lacks {last[:-1]}, the last of its layers; it is incomplete, or damaged")
+    if not isinstance(gguf.value("attention.layer_norm_rms_epsilon"), float):
+        raise InputError(f"{gguf.files[0]} lacks attention.layer_norm_rms_epsilon; it is damaged, or of another kind")
 
 
 def generation_config_of(gguf: Gguf, config: Any) -> Any:
