@@ -21,7 +21,10 @@ from ..integrations.transformers import attach
 from ..machine.memory import check_room
 from .checkpoint import Checkpoint, Reader, holds_weights
 from .experts import ExpertPlan, Filled, fill_experts, plan_experts, put_experts
-from .hub import located, shown_name
+from .gguf_config import generation_config_of
+from .gguf_file import GgufReader
+from .gguf_plan import GgufPlan
+from .hub import is_gguf, located, shown_name
 from .missing import missing_weights, refuse_missing, refuse_other_shapes
 from .model_on_meta import on_meta, plain_config, read_config, resolved_dtype
 from .packed_tensors import refuse_lone
@@ -43,11 +46,11 @@ def load(
 ) -> tuple[Any, Attachment]:
     """Load a Mixture-of-Experts checkpoint and run its experts under hetsched: the model and attach()'s handle.
 
-    `path`: a checkpoint folder, or an id on the hub ("openai/gpt-oss-20b"), which is fetched unless the hub's cache
-    has it.
+    `path`: a checkpoint folder, a GGUF file or one of its shards, or an id on the hub ("openai/gpt-oss-20b", or
+    "owner/name/file.gguf"), which is fetched unless the hub's cache has it.
 
     The same bits as `from_pretrained` and attach(), with the experts read straight into the host store: at no time are
-    they in memory twice. Packed experts (MXFP4, FP8 blocks, int4 groups, GPTQ, AWQ) stay packed there, and compute as
+    they in memory twice. Packed ones (MXFP4, FP8 blocks, int4 groups, GPTQ, AWQ, GGUF) stay packed there and compute as
     unpacked ones; the rest of such a model is unpacked. `unpack`: the experts, too, which makes them weights like any
     others, to be saved or written to.
 
@@ -79,6 +82,8 @@ def load_model(
     for given in options:
         check_options(given)
     folder = located(path, progress=progress)
+    if is_gguf(folder):
+        return _of_gguf(folder, dtype, progress, unpack, options)
     with stage("reading config and headers", shown=progress):
         config = read_config(folder, trust_remote_code=trust_remote_code)
         reason = _not_read_here(folder, config)
@@ -94,6 +99,24 @@ def load_model(
     model._weight_conversions = found.conversions  # so that save_pretrained writes the names it was loaded from
     _read_generation_config(model, folder)
     remember(model, _report(found))
+    return model.eval()
+
+
+def _of_gguf(
+    path: Path, dtype: str | torch.dtype | None, progress: bool, unpack: bool, options: Sequence[Mapping[str, Any]]
+) -> Any:
+    """load_model() of a GGUF file, or of one of its shards."""
+    with stage("reading the file's header", shown=progress):
+        plan = GgufPlan(path, dtype, unpack=unpack)
+        _check_options(options, plan.twin)
+    check_room(str(path), plan.expert_bytes, plan.rest_bytes)
+    with LoadProgress(path.name, plan.expert_bytes, shown=progress) as bar, GgufReader() as reader:
+        weights, filled = plan.read(reader, bar.advance)
+        model = _assembled(plan.twin, path, weights)
+    plan.put(model, filled)
+    model.name_or_path = model.config.name_or_path = str(path)
+    model.generation_config = generation_config_of(plan.gguf, model.config)
+    remember(model, plan.report())
     return model.eval()
 
 

@@ -13,13 +13,21 @@ import transformers
 from ..errors import InputError
 from ..machine.model_yaml import read_config_file
 from ..reading import read_json
+from .gguf_config import config_of
+from .gguf_file import Gguf
+from .hub import is_gguf
 from .remote_code import refused_code
 
 GENERATION = "generation_config.json"
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The config of a checkpoint folder; its own code is run only where that is trusted. Raises InputError."""
+    """The config of a checkpoint folder or GGUF file; a folder's own code is run only where that is trusted.
+
+    Raises InputError.
+    """
+    if is_gguf(folder):
+        return config_of(Gguf(folder))
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json; give a checkpoint folder")
     read_config_file(folder / "config.json")  # a library would believe any number in it

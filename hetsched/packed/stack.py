@@ -83,7 +83,8 @@ class PackedStack(torch.Tensor):
             raise InputError(FROZEN.format("written to"))
         if func is aten._to_copy.default:
             raise InputError(FROZEN.format("moved or converted"))
-        return func(*(_plain(each) for each in args), **{name: _plain(each) for name, each in named.items()})
+        with torch.inference_mode(False):  # the function may be a view as well
+            return func(*(_plain(each) for each in args), **{name: _plain(each) for name, each in named.items()})
 
     def _again(self) -> PackedStack:
         return PackedStack(self.rows, self.layout_of_rows, self.piece)
