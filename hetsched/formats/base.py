@@ -5,6 +5,7 @@ Shapes: R rows = output columns of the product, C columns = input columns.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
@@ -135,6 +136,13 @@ def format_of(spec: Any) -> Format:
     """
     found: Format = instance("hetsched.formats", spec)
     return found
+
+
+def spec_of(made: Format) -> str:
+    """What `format_of` makes this format of: its name, and the arguments that are not as usual."""
+    signature = inspect.signature(type(made)).parameters.values()
+    given = ((each.name, each.default, getattr(made, each.name, each.default)) for each in signature)
+    return made.name + "".join(f"+{name}={value}" for name, usual, value in given if value != usual)
 
 
 def views_of(row: torch.Tensor, laid: Format, shape: Shape) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..geometry import MoEGeometry
+from ..geometry import MoEGeometry, stored_bytes
 
 if TYPE_CHECKING:
     from .datasheet import Datasheet
@@ -40,6 +40,11 @@ class ExpertShape:
     def params(self) -> int:
         """Weights of one expert, biases aside."""
         return self.matrices * self.hidden * self.ffn
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that these weights take, as they are stored."""
+        return stored_bytes(self.dtype, self.hidden, self.ffn, self.matrices)
 
     def __str__(self) -> str:
         return f"{self.matrices} x {self.hidden} x {self.ffn} {self.dtype}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
-from ..geometry import WEIGHT_BITS
+from ..errors import InputError
+from ..geometry import WEIGHT_BITS, stored_bytes
 from .datasheet import PCIE_LANE_BYTES_PER_S, Datasheet
 from .profile import DenseTable, ExpertShape, LatencyTable, Source
 from .units import FFN, number, read_source
@@ -98,15 +99,21 @@ def _sheet_value(node: Node, kind: str) -> Any:
 
 def _read_shape(node: Node) -> ExpertShape:
     dtype = node.text("dtype", required=True)
-    if dtype and dtype not in WEIGHT_BITS:
+    known = dtype in WEIGHT_BITS
+    if dtype and not known:
         node.note(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_BITS)}")
     shape = ExpertShape(
         hidden=node.whole("hidden", 1, 1 << 20, 1, required=True),
         ffn=node.whole("ffn", 1, 1 << 20, 1, required=True),
-        dtype=dtype or "bf16",
+        dtype=dtype if known else "bf16",
         matrices=node.whole("matrices", 1, 8, 3),
     )
     node.only()
+    try:
+        stored_bytes(shape.dtype, shape.hidden, shape.ffn, shape.matrices)
+    except InputError as error:
+        node.note(str(error))
+        return replace(shape, dtype="bf16")
     return shape
 
 

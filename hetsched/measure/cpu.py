@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from ..cpu_kernels import Choice, ChosenKernel, ExpertKernel, kernel_names
-from ..geometry import WEIGHT_BITS
 from ..machine.fingerprint import cpu_name
 from ..machine.memory import total_bytes
 from ..machine.profile import ExpertShape, LatencyTable, Processor
@@ -85,4 +84,4 @@ def _flops(table: LatencyTable) -> float:
 
 def _read_by_experts(table: LatencyTable) -> float:
     """What the fewest tokens reached: no roof lies below it, whatever a busy moment made of the roof's measurement."""
-    return table.shape.params * WEIGHT_BITS[table.shape.dtype] / 8 / table.median_s_P[0]
+    return table.shape.weight_bytes / table.median_s_P[0]
