@@ -139,10 +139,13 @@ def format_of(spec: Any) -> Format:
 
 
 def spec_of(made: Format) -> str:
-    """What `format_of` makes this format of: its name, and the arguments that are not as usual."""
-    signature = inspect.signature(type(made)).parameters.values()
-    given = ((each.name, each.default, getattr(made, each.name, each.default)) for each in signature)
-    return made.name + "".join(f"+{name}={value}" for name, usual, value in given if value != usual)
+    """Its name, and its group where that is unusual: what `format_of` makes such a format of, but for dtypes of scales.
+
+    By it kernels, measured tables and geometries know each other.
+    """
+    usual = inspect.signature(type(made)).parameters.get("group")
+    group = getattr(made, "group", None)
+    return made.name if usual is None or group == usual.default else f"{made.name}+group={group}"
 
 
 def views_of(row: torch.Tensor, laid: Format, shape: Shape) -> dict[str, torch.Tensor]:

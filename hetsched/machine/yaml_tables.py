@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
-from ..errors import InputError
-from ..geometry import WEIGHT_BITS, stored_bytes
+from ..geometry import WEIGHT_BITS
 from .datasheet import PCIE_LANE_BYTES_PER_S, Datasheet
 from .profile import DenseTable, ExpertShape, LatencyTable, Source
 from .units import FFN, number, read_source
@@ -109,11 +108,6 @@ def _read_shape(node: Node) -> ExpertShape:
         matrices=node.whole("matrices", 1, 8, 3),
     )
     node.only()
-    try:
-        stored_bytes(shape.dtype, shape.hidden, shape.ffn, shape.matrices)
-    except InputError as error:
-        node.note(str(error))
-        return replace(shape, dtype="bf16")
     return shape
 
 
