@@ -172,7 +172,7 @@ def packed_call(kernel: PackedKernel, pool: PackedPool, input_SH: torch.Tensor, 
 
 def unpacked_call(pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
     """Formats that no packed kernel reads: made fp32 for every call, multiplied by torch."""
-    parts_S = input_SH.chunk(several)
+    parts_S = input_SH.float().chunk(several)
 
     def call(number: int) -> None:
         for i, x_TH in enumerate(parts_S):
