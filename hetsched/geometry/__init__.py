@@ -3,9 +3,10 @@
 from .checks import MAX_EXPERTS, MAX_LAYERS, MAX_PARAMS, MAX_WIDTH
 from .config import from_config, require_sane_sizes, text_section, whole
 from .shape import MoEGeometry
-from .stored import WEIGHT_BITS, formats_named, stored_bytes, stored_name
+from .stored import BITS_ALONE, WEIGHT_BITS, formats_named, stored_bytes, stored_name
 
 __all__ = [
+    "BITS_ALONE",
     "MAX_EXPERTS",
     "MAX_LAYERS",
     "MAX_PARAMS",
