@@ -44,5 +44,11 @@ def words_at(_context: Any, address: Any) -> Any:
     return types.CPointer(types.int64)(types.int64), _pointed
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def bytes_at(_context: Any, address: Any) -> Any:
+    """An address as a pointer to signed bytes."""
+    return types.CPointer(types.int8)(types.int64), _pointed
+
+
 def _pointed(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
