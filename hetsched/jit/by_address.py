@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from . import _bound, _kept, _once
 from .parts import Entry
+
+
+def specialised_by_name(name: str, template: Callable[[int], Any], stamp: int, signature: str, **kernels: Any) -> Entry:
+    """As `specialised`, for arguments of this one signature, in numba's words; see `compiled_by_name`."""
+    made = _once((name, template, stamp), kernels, lambda: _kept(_bound(name, template(stamp), kernels), signature))
+    return cast(Entry, made)
 
 
 def address_of(entry: Entry) -> int:

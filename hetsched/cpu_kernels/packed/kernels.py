@@ -19,12 +19,15 @@ import torch
 from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
 from .lanes import host_features
-from .matrix import ExpertMatrices, PackedMatrix
+from .matrix import Biases, ExpertMatrices, PackedMatrix
 from .records import Record, record_of
 from .steps import Unpacker
 
 FEW = 32  # tokens of one expert or product, up to which weights are unpacked for every four tokens anew
+ALL = 1 << 62  # tokens: never unpacked before the product
 BLOCK_BYTES = 4 << 20  # of weights unpacked at a time
+
+BEGINS, PLACE_WORDS = (0, 5, 10), 18  # of an expert's words: where gate's, up's and down's begin
 
 
 class Clamped(NamedTuple):
@@ -35,13 +38,23 @@ class Clamped(NamedTuple):
 
 
 class PackedLayer(NamedTuple):
-    """A layer's experts, made once; `place` int64 [E, 18] as the loops read it, records of hidden states and of
-    what goes into down."""
+    """A layer's experts, made once; `place` int64 [E, 18] as stages read it; records of hidden states and of what
+    goes into down. `first`: an expert that has the formats and shapes of all. `held`: what keeps them alive."""
 
-    experts: tuple[ExpertMatrices, ...]
+    first: ExpertMatrices
     place: IntArray
+    biases: Sequence[Biases | None]
     hidden: Record
     inner: Record
+    held: Any
+
+    def expert(self, e: int) -> ExpertMatrices:
+        """One of them."""
+        how = self.place[e].tolist()
+        matrices = [
+            m._replace(blocks=how[i + 1], scales=how[i + 2]) for m, i in zip(self.first[:3], BEGINS, strict=True)
+        ]
+        return ExpertMatrices(*matrices, self.biases[e])
 
 
 class PackedKernel:
@@ -85,13 +98,28 @@ class PackedKernel:
 
     def pack_several(self, experts_E: Sequence[ExpertMatrices]) -> PackedLayer:
         """Where a layer's experts are, and what reads them; no copy. All have the formats and shapes of the first."""
-        rows = []
-        for *matrices, biases in experts_E:
-            how = [n for matrix in matrices for n in self._reading(matrix, matrix.reader(self.rounded))]
-            rows.append([*how, *([bias.data_ptr() for bias in biases] if biases else (0, 0, 0))])
-        gate, _, down, _ = experts_E[0]
-        hidden, inner = (record_of(matrix.reader(self.rounded), matrix.shape[1]) for matrix in (gate, down))
-        return PackedLayer(tuple(experts_E), np.array(rows, np.int64), hidden, inner)
+        place = [[n for m in matrices for n in (m.blocks, m.scales)] for *matrices, _ in experts_E]
+        return self._layer(experts_E[0], np.array(place, np.int64), [e.biases for e in experts_E], experts_E)
+
+    def pack_rows(
+        self, first: ExpertMatrices, offset_E: IntArray, biases_E: Sequence[Biases | None], held: Any
+    ) -> PackedLayer:
+        """The same for experts that lie so many bytes from the first, in rows alike; `held`: the rows."""
+        place = [n for matrix in first[:3] for n in (matrix.blocks, matrix.scales)]
+        return self._layer(first, np.array(place, np.int64) + offset_E[:, None], biases_E, (first, held))
+
+    def _layer(
+        self, first: ExpertMatrices, place_E6: IntArray, biases_E: Sequence[Biases | None], held: Any
+    ) -> PackedLayer:
+        place = np.zeros((len(place_E6), PLACE_WORDS), np.int64)
+        readers = [matrix.reader(self.rounded) for matrix in first[:3]]
+        for i, (matrix, reader, begin) in enumerate(zip(first[:3], readers, BEGINS, strict=True)):
+            place[:, begin : begin + 5] = self._reading(matrix, reader)
+            place[:, begin + 1 : begin + 3] = place_E6[:, 2 * i : 2 * i + 2]
+        for row, biases in zip(place, biases_E, strict=True):
+            row[15:] = [bias.data_ptr() for bias in biases] if biases else 0
+        hidden, inner = (record_of(readers[i], first[i].shape[1]) for i in (0, 2))
+        return PackedLayer(first, place, biases_E, hidden, inner, held)
 
     def swiglu_of_several(
         self,
@@ -124,7 +152,7 @@ class PackedKernel:
         out_N: list[torch.Tensor] = [torch.empty(0)] * len(counts)
         for i, rows in enumerate(parts):
             if counts[i] > self.few:
-                out_N[i] = self._many(input_TH[torch.from_numpy(rows)], layer.experts[active[i]], activation)
+                out_N[i] = self._many(input_TH[torch.from_numpy(rows)], layer.expert(active[i]), activation)
         if few:
             rows, some = np.concatenate([parts[i] for i in few]), [counts[i] for i in few]
             done = self._together(input_TH, rows, layer, [active[i] for i in few], some, activation)
@@ -141,7 +169,7 @@ class PackedKernel:
         counts: Sequence[int],
         activation: Clamped | None,
     ) -> torch.Tensor:
-        size, ffn, hidden = len(rows_S), layer.experts[0].gate.shape[0], layer.experts[0].down.shape[0]
+        size, ffn, hidden = len(rows_S), layer.first.gate.shape[0], layer.first.down.shape[0]
         x_TH, place, ends = _wide(input_TH), layer.place[active], np.array([0, *accumulate(counts)], np.int64)
         x_TB, z_SB = _records(len(x_TH), layer.hidden), _records(size, layer.inner)
         hu_2SF, out_SH = torch.empty((2, size, ffn)), torch.empty((size, hidden))
@@ -166,16 +194,21 @@ class PackedKernel:
         out_TH = self._in_blocks(_arranged(inner, expert.down.unpacker), expert.down)
         return out_TH + expert.biases[2] if expert.biases else out_TH
 
+    def widened(self, matrix: PackedMatrix, first: int, last: int, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Some rows' weights as fp32, columns in the unpacker's order; into `out`, contiguous, if it is given."""
+        made = torch.empty((last - first, matrix.shape[1])) if out is None else out
+        how = self._placed(self._loops.widening(matrix.unpacker, self._features), matrix)
+        self._run([*how, first, *made.shape, made.data_ptr()], "unpacking")
+        return made
+
     def _in_blocks(self, x_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """fp32 [T, N]; x in the unpacker's order."""
         rows, columns = matrix.shape
         out_TN = torch.empty((len(x_TK), rows))
         block = torch.empty((min(max(BLOCK_BYTES // 4 // columns, 1), rows), columns))
-        how = self._placed(self._loops.widening(matrix.unpacker, self._features), matrix)
         for begin in range(0, rows, len(block)):
-            some = block[: rows - begin]
-            self._run([*how, begin, len(some), columns, some.data_ptr()], "unpacking")
-            out_TN[:, begin : begin + len(some)] = x_TK @ some.t()
+            end = min(begin + len(block), rows)
+            out_TN[:, begin:end] = x_TK @ self.widened(matrix, begin, end, block[: end - begin]).t()
         return out_TN
 
     def _run(self, words: Sequence[int], *stages: str, before: str = "") -> None:

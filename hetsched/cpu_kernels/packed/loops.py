@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from numba import carray
 
-from ...jit import bound, source_stamp, specialised_by_name
-from ...jit.by_address import address_of, floats_at, words_at
+from ...jit import bound, source_stamp
+from ...jit.by_address import address_of, floats_at, specialised_by_name, words_at
 from .dots import dot_of, wide_of
 
 if TYPE_CHECKING:  # names that jit.bound and jit.threaded bind below

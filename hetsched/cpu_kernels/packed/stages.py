@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import carray, prange, set_num_threads
 
-from ...jit import bound, source_stamp, specialised_by_name, threaded
-from ...jit.by_address import address_of, bytes_at, called_at, floats_at, words_at
+from ...jit import bound, source_stamp, threaded
+from ...jit.by_address import address_of, bytes_at, called_at, floats_at, specialised_by_name, words_at
 
 if TYPE_CHECKING:  # names that jit.bound and jit.specialised bind below
     arrange = activate = add_bias = bounds = product = None
