@@ -18,14 +18,13 @@ from ..packed import PackedWeights
 from ..scheduler import Scheduler
 from ..types import ExpertId, FloatArray, Outcome, Phase
 from .cpu_layer import ExactExperts, Scratch, sort_by_expert
-from .cpu_packed import PackedOrExact, packed_experts
 from .cpu_measured import MeasuredExperts
+from .cpu_packed import PackedOrExact, packed_experts
 from .engine import CLOSED
 from .host_store import HostStore
 from .host_time import HostTime
 from .layer_work import LayerInput, demand_of
 from .living import lives
-
 
 LayerExperts: TypeAlias = ExactExperts | MeasuredExperts | PackedOrExact
 

@@ -41,8 +41,8 @@ class Engine:
     """The step: ask the scheduler, run the plan, tell the scheduler.
 
     Threads take turns, a layer at a time; each gets its own tokens, statistics are of all together. After a fork the
-    child's first use raises InputError. `cpu_choice`: kernels for packed experts on the CPU lane. `fewer_slots`: go on with fewer than the scheduler's where the device has no
-    room, instead of raising InputError.
+    child's first use raises InputError. `cpu_choice`: kernels for packed experts on the CPU lane.
+    `fewer_slots`: go on with fewer than the scheduler's where the device has no room, instead of raising InputError.
     """
 
     def __init__(

@@ -51,10 +51,11 @@ class PackedLayer(NamedTuple):
     def expert(self, e: int) -> ExpertMatrices:
         """One of them."""
         how = self.place[e].tolist()
-        matrices = [
-            m._replace(blocks=how[i + 1], scales=how[i + 2]) for m, i in zip(self.first[:3], BEGINS, strict=True)
-        ]
-        return ExpertMatrices(*matrices, self.biases[e])
+        gate, up, down = (
+            matrix._replace(blocks=how[begin + 1], scales=how[begin + 2])
+            for matrix, begin in zip(self.first.matrices, BEGINS, strict=True)
+        )
+        return ExpertMatrices(gate, up, down, self.biases[e])
 
 
 class PackedKernel:
@@ -105,20 +106,20 @@ class PackedKernel:
         self, first: ExpertMatrices, offset_E: IntArray, biases_E: Sequence[Biases | None], held: Any
     ) -> PackedLayer:
         """The same for experts that lie so many bytes from the first, in rows alike; `held`: the rows."""
-        place = [n for matrix in first[:3] for n in (matrix.blocks, matrix.scales)]
+        place = [n for matrix in first.matrices for n in (matrix.blocks, matrix.scales)]
         return self._layer(first, np.array(place, np.int64) + offset_E[:, None], biases_E, (first, held))
 
     def _layer(
         self, first: ExpertMatrices, place_E6: IntArray, biases_E: Sequence[Biases | None], held: Any
     ) -> PackedLayer:
         place = np.zeros((len(place_E6), PLACE_WORDS), np.int64)
-        readers = [matrix.reader(self.rounded) for matrix in first[:3]]
-        for i, (matrix, reader, begin) in enumerate(zip(first[:3], readers, BEGINS, strict=True)):
+        readers = [matrix.reader(self.rounded) for matrix in first.matrices]
+        for i, (matrix, reader, begin) in enumerate(zip(first.matrices, readers, BEGINS, strict=True)):
             place[:, begin : begin + 5] = self._reading(matrix, reader)
             place[:, begin + 1 : begin + 3] = place_E6[:, 2 * i : 2 * i + 2]
         for row, biases in zip(place, biases_E, strict=True):
             row[15:] = [bias.data_ptr() for bias in biases] if biases else 0
-        hidden, inner = (record_of(readers[i], first[i].shape[1]) for i in (0, 2))
+        hidden, inner = (record_of(readers[i], first.matrices[i].shape[1]) for i in (0, 2))
         return PackedLayer(first, place, biases_E, hidden, inner, held)
 
     def swiglu_of_several(

@@ -69,6 +69,11 @@ class ExpertMatrices(NamedTuple):
     down: PackedMatrix
     biases: Biases | None = None
 
+    @property
+    def matrices(self) -> tuple[PackedMatrix, PackedMatrix, PackedMatrix]:
+        """Gate, up and down."""
+        return self.gate, self.up, self.down
+
 
 def serves(format_: Format, shape: Shape, rounded: bool = False) -> bool:
     """Whether packed kernels read matrices of this format and shape; else they are unpacked to be multiplied.
