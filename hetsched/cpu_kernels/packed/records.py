@@ -1,0 +1,50 @@
+"""Activations as kernels read them: a record of bytes a token, step by step in the order of the weights.
+
+Exact ones are fp32. Rounded ones are signed bytes, each 32 columns with a scale (the largest becomes 127, as in
+llama.cpp's Q8_0); behind a step's bytes come sixteen scales for each group. Shapes: K columns.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ...types import IntArray
+from .steps import VECTOR_BYTES, Unpacker
+
+BLOCK = 32  # columns that are rounded together
+
+
+class Record(NamedTuple):
+    """`put_K`: where each column goes, in floats or, rounded, in bytes; `scale_K`: where its scale goes, in floats."""
+
+    num_bytes: int
+    put_K: IntArray
+    scale_K: IntArray
+    rounded: bool
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Addresses of both, as stages read them."""
+        return self.put_K.ctypes.data, self.scale_K.ctypes.data
+
+
+@cache
+def record_of(unpacker: Unpacker, columns: int) -> Record:
+    """The record of a token for rows of so many columns, which the unpacker must serve."""
+    steps = unpacker.taken(columns)
+    assert steps is not None
+    put_K, scale_K = np.zeros((2, columns), np.int64)
+    begin, item = 0, 1 if unpacker.rounded else 4
+    for step, first in steps:
+        places = np.flatnonzero(step.columns >= 0)
+        named = first + step.columns[places]
+        put_K[named] = begin // item + places
+        if unpacker.rounded:
+            vectors = step.vectors(rounded=True)
+            group, lane = places // VECTOR_BYTES // (vectors // step.groups), places % VECTOR_BYTES // 4
+            scale_K[named] = (begin + VECTOR_BYTES * (vectors + group)) // 4 + lane
+        begin += step.record_bytes(unpacker.rounded)
+    return Record(begin, put_K, scale_K, unpacker.rounded)
