@@ -2,8 +2,9 @@
 
     python examples/gpu_check.py [OUTPUT.json]
 
-Conformance, overlap of copies and computation, the decode kernels, token identity, and a quick profile of this machine
-against execution. Takes a few minutes, 8 GB of host memory and 6 GB of the GPU's. Without a GPU: one line, exit code 2.
+Conformance, overlap of copies and computation, the decode kernels of every format, token identity, and a quick profile
+of this machine against execution. Takes a few minutes, 8 GB of host memory and 6 GB of the GPU's. Without a GPU: one
+line, exit code 2.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,16 @@ import torch
 
 import hetsched
 from hetsched.accelerators.cuda.device import CudaAccelerator, require_gpu
+from hetsched.accelerators.cuda.loads import LOADS
 from hetsched.bench import device_check
+from hetsched.engine.quantised_store import copied_layout
 from hetsched.errors import InputError
+from hetsched.integrations.expert_modules import expert_modules
 from hetsched.machine import gallery
 from hetsched.measure.profile_run import measure_profile
 from hetsched.measure.request import Request
+from hetsched.packed import parameter_names, put_packed
+from hetsched.tiers import PRECISIONS
 
 GENERATE: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
@@ -74,6 +81,30 @@ def tokens(raw_kernels: bool = False) -> dict[str, Any]:
     return {"identical": bool(torch.equal(found, expected)), "tokens": int(found.numel())}
 
 
+def packed_tokens(precision: str) -> dict[str, Any]:
+    """Greedy tokens with experts packed, a quarter of them on the GPU, against the same numbers unpacked, by eager."""
+    model, plain = (olmoe(layers=2, experts=16, hidden=128, ffn=64).float() for _ in range(2))
+    for module, unpacked in zip(expert_modules(model), expert_modules(plain), strict=True):
+        pack(module, precision)
+        for name in parameter_names(module):
+            getattr(unpacked, name).data = getattr(module, name).data.unpacked()
+    ids = torch.arange(3, 15, device="cuda").unsqueeze(0)
+    expected = plain.to("cuda").generate(ids, **GENERATE)
+    options: dict[str, Any] = {"hardware": "rtx-4060-laptop-8gb", "gpu_memory": "25%", "cpu_kernel": "eager"}
+    with hetsched.attach(model, **options, accelerator=make(1 << 28)):
+        found = model.generate(ids, **GENERATE)
+    return {"identical": bool(torch.equal(found, expected)), "tokens": int(found.numel())}
+
+
+def pack(module: Any, precision: str) -> None:
+    """Let an expert module's parameters be stored in a format: the nearest numbers that it has."""
+    layout = copied_layout(module, PRECISIONS[precision])
+    rows = layout.allocate(module.num_experts)
+    for e, row in enumerate(rows):
+        layout.fill(row, {name: getattr(module, name).data[e] for name in parameter_names(module)})
+    put_packed(module, layout, rows)
+
+
 def execution() -> dict[str, float]:
     """Predicted against executed, with what the accelerator remarked."""
     attachment, generate = attached_olmoe()
@@ -105,8 +136,10 @@ def main() -> int:
         "kernels_fp32": lambda: device_check.kernels(torch.float32),
         "kernels_bf16": lambda: device_check.kernels(torch.bfloat16),
         "kernels_fp16": lambda: device_check.kernels(torch.float16),
+        **{f"kernels_{name}": partial(device_check.kernels, torch.bfloat16, name) for name in LOADS},
         "tokens": tokens,
         "tokens_raw_kernels": lambda: tokens(raw_kernels=True),
+        **{f"tokens_{name}": partial(packed_tokens, name) for name in ("int8", "int4", "mxfp4")},
         "execution": execution,
     }
     report: dict[str, Any] = {

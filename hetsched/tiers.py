@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
 
 import numpy as np
 
@@ -17,15 +19,17 @@ from .cost.latency import Interpolation, expert_table, roofline_s
 from .cost.model import CostModel
 from .dispatch.placement import placement_problem, solve_guarded
 from .errors import InputError
+from .formats import Format, Shape, format_of
 from .geometry import WEIGHT_BITS, MoEGeometry
 from .machine.profile import ExpertShape, HardwareProfile, LatencyTable, Processor
 from .plugins import plugin
 from .types import FloatArray, IntArray
 
-BLOCK = 32  # weights of one scale
-ROW_ALIGN = 64  # bytes; slots begin where any number may
+ROW_ALIGN = 64  # bytes; parameters and slots begin where any number may
 CALL_KERNELS = 4  # launches of a call with one expert: two products, an activation, a product
+UNPACK_KERNELS = 2  # launches that unpack an expert, whose matrices are two
 FUSED_TOKENS = 4  # of one expert, that the CUDA kernels take in one launch
+NUMBERS = ("fp32", "bf16", "fp16")
 SAMPLED_STEPS = 48
 SUBGRADIENT_STEPS = 20
 WORTH = 0.05  # of a step: what a lossier precision must save to be preferred
@@ -33,23 +37,31 @@ WORTH = 0.05  # of a step: what a lossier precision must save to be preferred
 
 @dataclass(frozen=True)
 class Precision:
-    """A format of the GPU's copies, and what making weights of it again costs there, where no kernel reads it.
-
-    `gguf_type`: the format's name in GGUF: blocks of 32 weights with one fp16 scale. `weight_bits`: scale included.
-    `traffic_bytes`: read and written per weight by the operations of QuantisedWeight, the result aside. `kernels`:
-    their launches for an expert's two matrices.
-    """
+    """What the GPU's copies are stored as: a format of hetsched.formats that packs, and that the CUDA kernels read."""
 
     name: str
-    gguf_type: str
-    weight_bits: float
-    traffic_bytes: float
-    kernels: int
+    spec: str
+
+    @property
+    def format(self) -> Format:
+        """The format; always the same object, so that layouts of it are equal."""
+        return _format_of(self.spec)
+
+    def stores(self, shape: Shape) -> bool:
+        """Whether a matrix [R, C] can be in that format; what cannot stays as it is, exact, in the copies too."""
+        try:
+            self.format.parts(shape)
+        except InputError:
+            return False
+        return True
 
 
-INT8 = Precision("int8", "Q8_0", 8.5, 1.0, 4)
-INT4 = Precision("int4", "Q4_0", 4.5, 3.0, 12)
-PRECISIONS = {precision.name: precision for precision in (INT8, INT4)}
+_format_of = cache(format_of)
+INT8, INT4 = Precision("int8", "q8_0"), Precision("int4", "q4_0")
+LOSSIER = (INT8, INT4)  # what "auto" tries
+PRECISIONS = {
+    each.name: each for each in (*LOSSIER, *(Precision(name, name) for name in ("fp8-block", "q6_k", "q4_k", "mxfp4")))
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class Tier:
 
     @property
     def name(self) -> str:
-        """int8, int4, or exact."""
+        """That of the precision, or exact."""
         return self.precision.name if self.precision else "exact"
 
     @property
@@ -84,9 +96,9 @@ def lossy_tier(
     geometry: MoEGeometry,
     hardware: HardwareProfile,
     timed_as: MoEGeometry | None = None,
-    plain: bool = True,
+    fused: bool = True,
 ) -> Tier:
-    """The tier of one precision; `row_bytes`: the largest expert's copy. `plain`: x W^T, as the kernels compute it.
+    """The tier of one precision; `row_bytes`: the largest expert's copy. `fused`: the kernels know its activation.
 
     With `timed_as` a slot takes the same share of an expert as that model's copies would, padded if need be, so that
     slots and copies are in its proportions. Raises InputError where copies would be no smaller than the experts.
@@ -104,41 +116,55 @@ def lossy_tier(
     return Tier(
         precision,
         replace(geometry, expert_bytes_override=slot_bytes),
-        replace(hardware, gpu=with_copies(hardware.gpu, precision, timed, plain)),
+        replace(hardware, gpu=with_copies(hardware.gpu, precision, timed, fused)),
         timed_as and replace(timed_as, expert_bytes_override=copy_bytes),
         f"{precision.name} was asked for",
     )
 
 
+def matrix_shapes(geometry: MoEGeometry) -> tuple[Shape, Shape]:
+    """An expert's two matrices by output and input columns: gate and up as one, and down."""
+    return ((geometry.matrices - 1) * geometry.ffn, geometry.hidden), (geometry.hidden, geometry.ffn)
+
+
 def stored_bytes(precision: Precision, geometry: MoEGeometry) -> int:
-    """Bytes of one expert's copy by its shape; biases stay as they are."""
-    matrices = geometry.matrices * geometry.hidden * geometry.ffn
-    bias_bits = max(WEIGHT_BITS[geometry.dtype], 16.0)
-    return math.ceil((matrices * precision.weight_bits + geometry.bias_params * bias_bits) / 8)
+    """Bytes of one expert's copy by its shape, as rows have them; biases stay as they are."""
+    exact_bits = number_bits(geometry.dtype)
+    sizes = [
+        precision.format.num_bytes(shape) if precision.stores(shape) else math.ceil(prod(shape) * exact_bits / 8)
+        for shape in matrix_shapes(geometry)
+    ]
+    if geometry.bias:
+        sizes += [math.ceil(rows * exact_bits / 8) for rows, _ in matrix_shapes(geometry)]
+    return sum(-(-size // ROW_ALIGN) * ROW_ALIGN for size in sizes)
 
 
-def with_copies(gpu: Processor, precision: Precision, geometry: MoEGeometry, plain: bool) -> Processor:
+def number_bits(dtype: str) -> float:
+    """Bits of a number that is not packed in a model whose experts are stored as `dtype`; 16 where they are packed."""
+    return WEIGHT_BITS[dtype] if dtype in NUMBERS else 16.0
+
+
+def with_copies(gpu: Processor, precision: Precision, geometry: MoEGeometry, fused: bool) -> Processor:
     """The GPU with the latency of experts computed from copies.
 
-    Fused kernels serve plain products of up to FUSED_TOKENS tokens where rows are whole blocks, and read the copy
-    alone: what the exact expert adds to a call, times the ratio of the two rooflines, as for any other dtype.
-    Else weights are made first, which adds the traffic of those operations at the rate at which experts are read, and
-    their launches.
+    Fused kernels serve products of up to FUSED_TOKENS tokens where they know the activation and the format stores all
+    matrices, and read the copy alone: what the exact expert adds to a call, times the ratio of the two rooflines, as
+    for any other dtype. Else the weights are unpacked first, which adds reading the copy and writing them at the rate
+    at which experts are read, and the launches.
     """
     table = expert_table(gpu, ExpertShape.of(geometry))
     exact_s = Interpolation(table.tokens_P, table.median_s_P)
-    weights, exact_bits = geometry.matrices * geometry.hidden * geometry.ffn, WEIGHT_BITS[geometry.dtype]
-    traffic_bytes = weights * (precision.traffic_bytes + exact_bits / 8)
-    launch_s = (gpu.call_s + gpu.per_expert_s) / CALL_KERNELS
-    made_s = traffic_bytes / gpu.read_bytes_per_s + precision.kernels * launch_s
-
-    fused = plain and geometry.hidden % BLOCK == 0 and geometry.ffn % BLOCK == 0
+    shapes, bits = matrix_shapes(geometry), precision.format.weight_bits
+    stored = [shape for shape in shapes if precision.stores(shape)]
+    traffic_bytes = sum(map(prod, stored)) * (bits + number_bits(geometry.dtype)) / 8
+    unpacked_s = traffic_bytes / gpu.read_bytes_per_s + UNPACK_KERNELS * (gpu.call_s + gpu.per_expert_s) / CALL_KERNELS
+    reads_copy, weights = fused and len(stored) == len(shapes), sum(map(prod, shapes))
 
     def seconds(n: int) -> float:
-        if not fused or n > FUSED_TOKENS:
-            return float(exact_s(n)) + made_s
-        bits = precision.weight_bits, exact_bits
-        copy_s, weights_s = (gpu.per_expert_s + roofline_s(gpu, weights, each, n) for each in bits)
+        if not reads_copy or n > FUSED_TOKENS:
+            return float(exact_s(n)) + unpacked_s
+        each = bits, WEIGHT_BITS[geometry.dtype]
+        copy_s, weights_s = (gpu.per_expert_s + roofline_s(gpu, weights, b, n) for b in each)
         return float(exact_s(n)) * copy_s / weights_s
 
     tokens_P = tuple(sorted({*range(1, FUSED_TOKENS + 2), *table.tokens_P}))

@@ -10,13 +10,15 @@ from statistics import median
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 
-from ..accelerators.cuda.kernels import Activation, DecodeKernels, Experts, reference
+from ..accelerators.cuda.activation import Activation
+from ..accelerators.cuda.experts import Experts
+from ..accelerators.cuda.kernels import DecodeKernels
 from ..accelerators.streams.device import StreamAccelerator
 from ..accelerators.streams.lanes import DeviceWork
 from ..testing.accelerators import LAWS, lanes_overlap
 from ..types import Lane
+from .drawn_experts import NAMES, DrawnExperts, summed
 
 Make: TypeAlias = Callable[[int], StreamAccelerator]
 COPY_BYTES = 256 << 20
@@ -97,38 +99,42 @@ def urgency(make: Make, num_bytes: int = COPY_BYTES) -> dict[str, float]:
         device.close()
 
 
-def kernels(dtype: torch.dtype, hidden: int = 2048, ffn: int = 768, experts: int = 8) -> dict[str, float]:
-    """The decode kernels against torch for one token and `experts` experts: relative error, and seconds of both."""
-    decode, device = DecodeKernels(), torch.device("cuda")
-    weights = [
-        {
-            "gate_up_proj": (torch.randn(2 * ffn, hidden, device=device) / hidden**0.5).to(dtype),
-            "down_proj": (torch.randn(hidden, ffn, device=device) / ffn**0.5).to(dtype),
-        }
-        for _ in range(experts)
-    ]
-    hidden_TH = torch.randn(1, hidden, device=device).to(dtype)
-    row_P, weight_P = torch.zeros(experts, dtype=torch.int64, device=device), torch.rand(experts, device=device)
+def kernels(
+    dtype: torch.dtype, format_: str | None = None, hidden: int = 2048, ffn: int = 768, experts: int = 8
+) -> dict[str, float]:
+    """The decode kernels against torch for one token and `experts` experts: relative error, and seconds of both.
+
+    `format_`: of the experts' weights, which torch unpacks at every call; None: plain, in `dtype`. `read_gb_per_s`: of
+    the experts' bytes by the kernels. `unpack_gb_per_s`: likewise when they unpack them for torch's products.
+    """
+    decode, drawn = DecodeKernels(), DrawnExperts(dtype, format_, hidden, ffn, experts, torch.device("cuda"))
+    weights, reading, activation = drawn.weights(), drawn.reading(), Activation(0)
+    hidden_TH = torch.randn(1, hidden, device="cuda").to(dtype)
+    row_P, weight_P = torch.zeros(experts, dtype=torch.int64, device="cuda"), torch.rand(experts, device="cuda")
 
     def fused() -> torch.Tensor:
-        part_PH = decode.parts(Experts(weights, [1] * experts), Activation(0), hidden_TH, row_P, weight_P)
+        part_PH = decode.parts(reading, Experts(weights, [1] * experts), activation, hidden_TH, row_P, weight_P)
         return decode.scatter(part_PH, row_P, 1)
 
-    def by_torch(dtype: torch.dtype = dtype) -> torch.Tensor:
-        out_TH = torch.zeros_like(hidden_TH, dtype=dtype)
-        for p, expert in enumerate(weights):
-            up, down = expert["gate_up_proj"].to(dtype), expert["down_proj"].to(dtype)
-            inner_TF = reference(Activation(0), F.linear(hidden_TH.to(dtype), up))
-            out_TH += (F.linear(inner_TF, down) * weight_P[p]).to(dtype)
-        return out_TH
+    def by_torch() -> torch.Tensor:
+        return summed(weights, hidden_TH, weight_P)
 
-    exact_TH = by_torch(torch.float64)
+    def unpacked() -> list[torch.Tensor]:
+        return [each for one in weights for each in decode.unpacked(reading, one, hidden_TH)]
+
+    exact_TH = summed(drawn.weights(exact=True), hidden_TH.double(), weight_P)
+    same = [torch.equal(*pair) for pair in zip(unpacked(), (w[n] for w in weights for n in NAMES), strict=True)]
+    fused_s, unpacked_s = _median_s(fused), _median_s(unpacked)
     return {
         "fused_error": float((fused() - exact_TH).norm() / exact_TH.norm()),
         "torch_error": float((by_torch() - exact_TH).norm() / exact_TH.norm()),
         "same_twice": float(torch.equal(fused(), fused())),
-        "fused_s": _median_s(fused),
+        "unpacked_alike": sum(same) / len(same),
+        "fused_s": fused_s,
         "torch_s": _median_s(by_torch),
+        "unpacked_s": unpacked_s,
+        "read_gb_per_s": drawn.rows.numel() / fused_s / 1e9,
+        "unpack_gb_per_s": drawn.rows.numel() / unpacked_s / 1e9,
     }
 
 

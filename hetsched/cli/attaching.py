@@ -83,7 +83,7 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
         "--gpu-precision",
         type=non_empty_text,
         metavar="NAME",
-        help="LOSSY: int8 or int4 copies on the GPU, or auto (default: exact weights)",
+        help="LOSSY: copies on the GPU in int8, int4 or another format, or auto (default: exact weights)",
     )
 
 

@@ -1,19 +1,27 @@
-"""QuantisedStore: beside every expert's exact weights, the lossy copy that goes to the GPU."""
+"""QuantisedStore: beside every expert's exact weights, the lossy copy that goes to the GPU: a row in another format."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from ..packed import Layout
+from ..packed import Layout, PackedLayout, StoredAs, layout_of, packed_layout
 from ..tiers import Precision
 from ..types import ExpertId
 from .host_store import HostStore
-from .quantised_layout import QuantisedLayout
+
+
+def copied_layout(module: Any, precision: Precision) -> PackedLayout:
+    """The rows of an expert module's copies: matrices in the format, those that it cannot store and biases exact."""
+    format_, transposed, stored = precision.format, bool(module.is_transposed), []
+    for piece in layout_of(module).pieces:
+        rows_columns = piece.shape[::-1] if transposed else piece.shape
+        packs = len(rows_columns) == 2 and precision.stores((rows_columns[0], rows_columns[1]))
+        formats = (format_,) if packs else ()
+        stored.append(StoredAs(piece.name, piece.shape, piece.dtype, formats, transposed=transposed))
+    return packed_layout(stored)
 
 
 class QuantisedStore(HostStore):
@@ -28,14 +36,14 @@ class QuantisedStore(HostStore):
         self.precision = precision
         self.copied_runs = self.exact_runs = 0
         self._copied_rows: dict[int, torch.Tensor] = {}
-        self._copied_layouts: dict[int, QuantisedLayout] = {}
+        self._copied_layouts: dict[int, PackedLayout] = {}
 
     def adopt(self, layer: int, module: Any) -> Layout:
         """Move a module's expert parameters in, and make their copies."""
         super().adopt(layer, module)
-        layout = QuantisedLayout.quantising(module, self.precision)
+        layout = copied_layout(module, self.precision)
         layout = next((known for known in self._copied_layouts.values() if known == layout), layout)
-        self._copied_rows[layer] = torch.zeros((module.num_experts, layout.row_bytes), dtype=torch.uint8)
+        self._copied_rows[layer] = layout.allocate(module.num_experts)
         self._copied_layouts[layer] = layout
         self.refresh(layer)
         return layout
@@ -43,12 +51,8 @@ class QuantisedStore(HostStore):
     def refresh(self, layer: int) -> None:
         """Make the copies of a layer's experts anew."""
         rows, layout = self._copied_rows[layer], self._copied_layouts[layer]
-
-        def fill(expert: int) -> None:
-            layout.fill(rows[expert], super(QuantisedStore, self).weights(ExpertId(layer, expert)))
-
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            list(threads.map(fill, range(len(rows))))
+        for expert, row in enumerate(rows):
+            layout.fill(row, super().weights(ExpertId(layer, expert)))
 
     def give_back(self, layer: int, *modules: Any) -> None:
         """Restore the parameters, and drop the copies."""

@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from ..accelerators.cuda.activation import activation_of
 from ..engine.host_store import HostStore
-from ..engine.quantised_layout import QuantisedLayout
-from ..engine.quantised_store import QuantisedStore
+from ..engine.quantised_store import QuantisedStore, copied_layout
 from ..errors import InputError, UnknownNameError, known_as
 from ..geometry import MoEGeometry
 from ..machine.memory import room_bytes
 from ..machine.profile import HardwareProfile
 from ..machine.sizes import show_bytes
-from ..tiers import PRECISIONS, Precision, Tier, lossy_tier, preferred
+from ..tiers import LOSSIER, PRECISIONS, Precision, Tier, lossy_tier, preferred
 from ..types import FloatArray
 
 AUTO = "auto"
@@ -50,22 +50,22 @@ def tier_for(
         return exact
     check_gpu_precision(spec, hardware)
     spec = known_as(spec, [AUTO, *PRECISIONS])
-    plain = not any(module.is_transposed for module in modules)
+    fused = all(activation_of(module) is not None for module in modules)
 
     def made(precision: Precision) -> Tier:
-        row_bytes = max(QuantisedLayout.quantising(module, precision).row_bytes for module in modules)
+        row_bytes = max(copied_layout(module, precision).row_bytes for module in modules)
         needed_bytes, free_bytes = row_bytes * geometry.total_experts, room_bytes()
         if needed_bytes > free_bytes:
             raise InputError(
                 f"{precision.name} copies of all experts need {show_bytes(needed_bytes)} of host memory beside the "
                 f"model, and {show_bytes(free_bytes)} are free; free some, or drop gpu_precision"
             )
-        return lossy_tier(precision, row_bytes, geometry, hardware, timed_as, plain)
+        return lossy_tier(precision, row_bytes, geometry, hardware, timed_as, fused)
 
     if spec != AUTO:
         return made(PRECISIONS[spec])
     tiers = [exact]
-    for precision in PRECISIONS.values():
+    for precision in LOSSIER:
         with contextlib.suppress(InputError):  # no smaller than the experts themselves, or no room on the host
             tiers.append(made(precision))
     return preferred(tiers, budget_bytes, frequency_LE)

@@ -80,9 +80,10 @@ def attach(
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
     kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
 
-    `gpu_precision`: None keeps every token exact. "int8" and "int4" (GGUF's Q8_0 and Q4_0) fill the GPU with lossy
-    copies: more experts fit and a copy is shorter, while the CPU goes on computing with the exact weights. "auto" takes
-    exact, int8 or int4 by the placement problem under `gpu_memory`; `stats()["gpu_precision"]` says which.
+    `gpu_precision`: None keeps every token exact. "int8" and "int4" (GGUF's Q8_0 and Q4_0), "fp8-block", "q6_k", "q4_k"
+    and "mxfp4" fill the GPU with lossy copies: more experts fit and a copy is shorter, while the CPU goes on computing
+    with the exact weights. "auto" takes exact, int8 or int4 by the placement problem under `gpu_memory`;
+    `stats()["gpu_precision"]` says which.
 
     `steer`: LOSSY, a steering file of `hetsched analyse experts` whose experts are forced on or off at every token;
     `stats()["steered"]` says so.

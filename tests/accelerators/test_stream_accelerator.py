@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import threading
@@ -14,15 +15,21 @@ import torch
 
 import hetsched
 from hetsched.accelerators.base import Accelerator, Cancelled, LaneError
+from hetsched.accelerators.cuda.activation import reference
 from hetsched.accelerators.cuda.decode import CudaDecode
 from hetsched.accelerators.cuda.device import CudaAccelerator
-from hetsched.accelerators.cuda.kernels import reference
+from hetsched.accelerators.cuda.kernels import NotCompiled
+from hetsched.accelerators.cuda.loads import LOADS
 from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.bench import device_check
+from hetsched.bench.drawn_experts import DrawnExperts, summed
 from hetsched.errors import InputError
+from hetsched.integrations.expert_modules import expert_modules
+from hetsched.packed import PackedStack
 from hetsched.testing.accelerators import LAWS, Make, lanes_overlap
 from hetsched.types import Lane
 from tests.conftest import tiny_moe
+from tests.packed.models import gpt_oss, logits, pack, qwen3_moe
 
 from .clocked_queues import ClockedQueues
 
@@ -222,16 +229,44 @@ class KernelsByTorch:
 
     def __init__(self) -> None:
         self.pairs: list[int] = []
+        self.unpacks = 0
 
     def parts(
-        self, experts: Any, activation: Any, hidden_TH: torch.Tensor, row_P: torch.Tensor, weight_P: torch.Tensor
+        self,
+        reading: Any,
+        experts: Any,
+        activation: Any,
+        hidden_TH: torch.Tensor,
+        row_P: torch.Tensor,
+        weight_P: torch.Tensor,
     ) -> torch.Tensor:
         self.pairs.append(len(row_P))
         owner = [weights for weights, pairs in zip(*experts, strict=True) for _ in range(pairs)]
-        inner = [
-            reference(activation, hidden_TH[row] @ w["gate_up_proj"].T) for row, w in zip(row_P, owner, strict=True)
-        ]
-        return torch.stack([x @ w["down_proj"].T for x, w in zip(inner, owner, strict=True)]) * weight_P[:, None]
+        unpacked = {id(weights): self.unpacked(reading, weights, hidden_TH) for weights in experts.weights}
+        parts = []
+        for row, weights in zip(row_P, owner, strict=True):
+            up_FH, down_HF = unpacked[id(weights)]
+            projected = hidden_TH[row] @ up_FH.T + weights.get("gate_up_proj_bias", 0.0)
+            parts.append(reference(activation, projected) @ down_HF.T + weights.get("down_proj_bias", 0.0))
+        return torch.stack(parts) * weight_P[:, None]
+
+    def unpacked(self, reading: Any, weights: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.unpacks += 1
+        up_FH, down_HF = weights["gate_up_proj"], weights["down_proj"]
+        return (up_FH, down_HF) if len(down_HF) == reading.down.rows else (up_FH.T, down_HF.T)
+
+
+def on_queues(kernels: KernelsByTorch, plain: bool = True) -> StreamAccelerator:
+    decode = CudaDecode(kernels, plain)
+    return StreamAccelerator(ClockedQueues(1e9, True), 1 << 24, CHUNK, grouped_experts=decode)
+
+
+OWN = {
+    "hardware": "rtx-4060-laptop-8gb",
+    "stand_in_for": "gpt-oss-20b",
+    "policy": "static-frequency",
+    "cpu_kernel": "eager",
+}
 
 
 def test_resident_experts_go_to_the_devices_own_kernels_together() -> None:
@@ -240,10 +275,7 @@ def test_resident_experts_go_to_the_devices_own_kernels_together() -> None:
     ids = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(1))
     options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = model.generate(ids, **options)
-    queues = ClockedQueues(1e9, True)
-    accelerator = StreamAccelerator(queues, 1 << 24, CHUNK, grouped_experts=CudaDecode(kernels))
-    machine = {"hardware": "rtx-4060-laptop-8gb", "stand_in_for": "gpt-oss-20b", "policy": "static-frequency"}
-    with hetsched.attach(model, **machine, gpu_memory="100%", accelerator=accelerator):
+    with hetsched.attach(model, **OWN, gpu_memory="100%", accelerator=on_queues(kernels)):
         assert torch.equal(model.generate(ids, **options), expected)
         decoded = [pairs for pairs in kernels.pairs if pairs == 4]
         assert len(decoded) == 5 * 3  # steps after the prefill, layers; four experts each
@@ -251,6 +283,80 @@ def test_resident_experts_go_to_the_devices_own_kernels_together() -> None:
         many = torch.randint(3, 120, (1, 60), generator=torch.Generator().manual_seed(2))
         model(many)
         assert not kernels.pairs  # more rows an expert than the kernels take
+
+
+@pytest.mark.parametrize(
+    ("make", "up", "down", "matrices", "joined"),
+    [
+        (qwen3_moe, "q4_k", "q6_k", 2, "rows"),
+        (gpt_oss, "mxfp4", "mxfp4", 1, "rows"),
+        (gpt_oss, "gguf-mxfp4", "gguf-mxfp4", 2, "turns"),
+    ],
+)
+def test_packed_experts_go_to_the_kernels_in_their_slots(
+    make: Any, up: str, down: str, matrices: int, joined: str
+) -> None:
+    """Also where plain ones go to torch. A prompt's are unpacked for torch's products; a decode step's only here."""
+    model, kernels = pack(make(), up, down, matrices, joined), KernelsByTorch()
+    expected = logits(model)
+    with hetsched.attach(model, **OWN, gpu_memory="100%", accelerator=on_queues(kernels, plain=False)) as handle:
+        found = logits(model)
+        assert kernels.pairs == [2] * 2 * 2  # experts a token, layers, steps
+        assert kernels.unpacks > sum(kernels.pairs)
+        assert handle.stats()["lossless"] is True
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
+def test_lossy_copies_go_to_them_too() -> None:
+    model, kernels = qwen3_moe(), KernelsByTorch()
+    options = {**OWN, "stand_in_for": "qwen3-30b-a3b", "gpu_memory": "100%", "gpu_precision": "int4"}
+    with hetsched.attach(model, **options, accelerator=on_queues(kernels, plain=False)):
+        logits(model)
+    assert kernels.pairs == [2] * 2 * 2
+
+
+def test_without_a_compiler_torch_unpacks() -> None:
+    """Said once; the kernels are not asked again, unless they were asked for by name."""
+
+    class NotHere(KernelsByTorch):
+        def parts(self, *_: Any, **__: Any) -> torch.Tensor:
+            self.pairs.append(0)
+            raise NotCompiled("no libnvrtc here")
+
+    model, kernels = pack(qwen3_moe(), "q8_0", "q8_0"), NotHere()
+    expected = logits(model)
+    with (
+        pytest.warns(UserWarning, match="no libnvrtc here; torch unpacks packed experts instead"),
+        hetsched.attach(model, **OWN, gpu_memory="100%", accelerator=on_queues(kernels, plain=False)),
+    ):
+        found = logits(model)
+    assert len(kernels.pairs) == 1
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("format_", [None, *LOADS])
+def test_experts_drawn_for_the_checks_are_read_by_the_kernels(format_: str | None) -> None:
+    """On the host, whose bytes are as they would be on a device; sums near those of what was drawn."""
+    torch.manual_seed(0)
+    drawn = DrawnExperts(torch.bfloat16, format_, 256, 256, 2, torch.device("cpu"))
+    hidden_TH, weight_E = torch.randn(1, 256), torch.rand(2)
+    assert drawn.reading().up.columns == 256
+    exact_TH = summed(drawn.weights(exact=True), hidden_TH.double(), weight_E)
+    rounded_TH = summed(drawn.weights(), hidden_TH.double(), weight_E)
+    assert (rounded_TH - exact_TH).norm() < 0.01 * exact_TH.norm()
+    assert torch.equal(rounded_TH, exact_TH) == (format_ in (None, "bf16", "mxfp4", "gguf-mxfp4"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "mxfp4"])
+def test_a_model_packed_for_the_checks_computes_what_it_does_unpacked(precision: str) -> None:
+    check = runpy.run_path(str(CHECK))
+    model, plain = tiny_moe(), tiny_moe()
+    for module, other in zip(expert_modules(model), expert_modules(plain), strict=True):
+        check["pack"](module, precision)
+        assert isinstance(module.gate_up_proj.data, PackedStack)
+        other.gate_up_proj.data = module.gate_up_proj.data.unpacked()
+    assert torch.equal(logits(model), logits(plain))
+    assert not torch.equal(logits(model), logits(tiny_moe()))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -10,9 +10,11 @@ import torch
 
 import hetsched
 from hetsched.accelerators.cuda.device import CudaAccelerator
+from hetsched.accelerators.cuda.loads import LOADS
 from hetsched.bench import device_check
 from hetsched.testing.accelerators import LAWS, lanes_overlap
 from tests.conftest import tiny_moe
+from tests.packed.models import gpt_oss, logits, pack, qwen3_moe, unpacked
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,6 +57,28 @@ def test_decode_kernels_agree_with_torch(dtype: torch.dtype) -> None:
     found = device_check.kernels(dtype)
     assert found["same_twice"] == 1
     assert found["fused_error"] <= max(2 * found["torch_error"], ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("format_", LOADS)
+def test_packed_decode_kernels_agree_with_torch(format_: str) -> None:
+    """Every format against fp64 with the numbers that it stores; what is unpacked for torch is so bit for bit."""
+    pytest.importorskip("cupy", reason="CuPy is not installed (extra cuda13)")
+    found = device_check.kernels(torch.bfloat16, format_)
+    assert found["same_twice"] == 1
+    assert found["unpacked_alike"] == 1
+    assert found["fused_error"] <= max(2 * found["torch_error"], ROUNDING[torch.bfloat16])
+
+
+@pytest.mark.parametrize("format_", ["mxfp4", "q4_k", "fp8-block"])
+@pytest.mark.parametrize("make_model", [qwen3_moe, gpt_oss])
+def test_packed_experts_in_slots_give_the_logits_of_unpacked_ones(format_: str, make_model: Any) -> None:
+    """All experts on the GPU, prompt and decode, against the same numbers unpacked, by torch on the same GPU."""
+    pytest.importorskip("cupy", reason="CuPy is not installed (extra cuda13)")
+    packed = pack(make_model(), format_, format_)
+    expected = logits(unpacked(make_model, packed).cuda())
+    with hetsched.attach(packed, hardware=MACHINE, gpu_memory="100%", accelerator=make(64 << 20), cpu_kernel="eager"):
+        found = logits(packed)
+    assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 @pytest.mark.parametrize("share", ["25%", "100%"])

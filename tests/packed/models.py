@@ -78,9 +78,11 @@ def unpacked(make: Callable[[], Any], packed: Any) -> Any:
 def logits(model: Any) -> torch.Tensor:
     """Logits of a prompt, and of two decode steps behind it."""
     with torch.no_grad():
-        out = model(PROMPT, use_cache=True)
+        out = model(PROMPT.to(model.device), use_cache=True)
         parts = [out.logits]
         for token in (17, 23):
-            out = model(torch.tensor([[token]]), past_key_values=out.past_key_values, use_cache=True)
+            out = model(
+                torch.tensor([[token]], device=model.device), past_key_values=out.past_key_values, use_cache=True
+            )
             parts.append(out.logits)
     return torch.cat(parts, dim=1)

@@ -10,15 +10,15 @@ import torch
 
 import hetsched
 from hetsched.engine.host_store import HostStore
-from hetsched.engine.quantised_layout import QuantisedLayout
-from hetsched.engine.quantised_store import QuantisedStore
+from hetsched.engine.quantised_store import QuantisedStore, copied_layout
 from hetsched.errors import InputError, UnknownNameError
 from hetsched.tiers import PRECISIONS
 from hetsched.types import ExpertId
 from tests.conftest import tiny_moe
+from tests.packed import models as packed_models
 
 FAST: dict[str, Any] = {"hardware": "rtx-4060-laptop-8gb", "time_scale": 1.0}
-LOSSY = sorted(PRECISIONS)
+LOSSY = ["fp8-block", "int4", "int8", "mxfp4"]  # the others have blocks of 256 weights, the tiny model rows of 32
 PROMPT = torch.arange(3, 15)[None]
 
 
@@ -65,7 +65,7 @@ def test_the_gpu_computes_with_the_copies_and_the_cpu_with_the_weights(precision
     assert 0 < len(residents) < 24
     for layer, block in enumerate(plain.model.layers):
         experts = block.mlp.experts
-        layout = QuantisedLayout.quantising(experts, PRECISIONS[precision])
+        layout = copied_layout(experts, PRECISIONS[precision])
         for e in range(8):
             if ExpertId(layer, e) in residents:
                 parameters = {name: getattr(experts, name).data[e] for name in ("gate_up_proj", "down_proj")}
@@ -77,14 +77,15 @@ def test_the_gpu_computes_with_the_copies_and_the_cpu_with_the_weights(precision
 
 
 def test_slots_grow_and_copies_shrink_by_the_bytes(model: Any) -> None:
-    """At equal bytes: fp32 rows of 9,216 bytes against 2,448 and 1,296, each rounded up to 64."""
+    """At equal bytes. Rows of fp32: two matrices, 6,144 and 3,072 bytes. The second's rows of 24 weights are no blocks;
+    of the first 32 bits become 8.5 and 4.5, rounded up to 64 bytes."""
     slots, copies = {}, {}
     for precision in (None, "int8", "int4"):
         with hetsched.attach(model, **FAST, gpu_memory="30%", gpu_precision=precision) as handle:
             slots[precision] = handle.scheduler.residency.num_slots
             copies[precision] = handle.scheduler.cost.copy_s()
-            assert handle.stats()["slot_bytes"] == {None: 9216, "int8": 2496, "int4": 1344}[precision]
-    assert slots == {None: 7, "int8": 24, "int4": 24}  # 30 % of 24 experts; all of them
+            assert handle.stats()["slot_bytes"] == {None: 9216, "int8": 4736, "int4": 3968}[precision]
+    assert slots == {None: 7, "int8": 14, "int4": 16}  # of 30 % of 24 experts' bytes
     assert copies[None] > copies["int8"] > copies["int4"]
 
 
@@ -126,7 +127,7 @@ def test_copies_fetched_while_running_are_the_copies(model: Any, policy: str) ->
         for expert in residents:
             row = store.row(expert)
             assert torch.equal(slots.buffer(expert, len(row)), row)
-        assert handle.scheduler.stats.bytes_moved % 2496 == 0
+        assert handle.scheduler.stats.bytes_moved % 4736 == 0
 
 
 def test_wrong_input_names_the_fix(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +135,26 @@ def test_wrong_input_names_the_fix(model: Any, monkeypatch: pytest.MonkeyPatch) 
         hetsched.attach(model, **FAST, gpu_precision="int3")
     with pytest.raises(InputError, match="has no GPU; drop one"):
         hetsched.attach(model, gpu_precision="int8")
-    monkeypatch.setattr("hetsched.integrations.gpu_precision.room_bytes", lambda: 24 * 1344 - 1)
-    with pytest.raises(InputError, match=r"31.5 KiB of host memory .* and 31.5 KiB are free"):
+    with pytest.raises(InputError, match=r"q4_k copies .* take 9216 bytes, the experts 9216; drop gpu_precision"):
+        hetsched.attach(model, **FAST, gpu_precision="q4_k")
+    monkeypatch.setattr("hetsched.integrations.gpu_precision.room_bytes", lambda: 24 * 3968 - 1)
+    with pytest.raises(InputError, match=r"93.0 KiB of host memory .* and 93.0 KiB are free"):
         hetsched.attach(model, **FAST, gpu_precision="int4")
     with hetsched.attach(model, **FAST):  # what failed left nothing behind
         pass
+
+
+def test_copies_of_packed_experts_must_be_smaller() -> None:
+    """Of experts in Q8_0 int4 copies are, int8 copies are not: those take as much."""
+    model = packed_models.pack(packed_models.qwen3_moe(), "q8_0", "q8_0")
+    expected = packed_models.logits(model)
+    options = {**FAST, "gpu_memory": "100%", "policy": "static-frequency"}
+    with pytest.raises(InputError, match=r"int8 copies .* \(q8_0\) take 208896 bytes, the experts 208896"):
+        hetsched.attach(model, **options, gpu_precision="int8")
+    with hetsched.attach(model, **options, gpu_precision="int4") as handle:
+        assert not torch.equal(packed_models.logits(model), expected)
+        assert handle.stats()["slot_bytes"] == 110592
+    assert torch.equal(packed_models.logits(model), expected)
 
 
 def test_a_model_that_attaches_itself_takes_it_too() -> None:

@@ -10,12 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hetsched.accelerators.cuda.source import MAX_ROWS
 from hetsched.cost.model import CostModel
 from hetsched.errors import InputError
 from hetsched.geometry import MoEGeometry
 from hetsched.machine.gallery import machine, model
 from hetsched.machine.profile import HardwareProfile
-from hetsched.tiers import INT4, INT8, Tier, lossy_tier, preferred, sampled_demand, stored_bytes
+from hetsched.tiers import FUSED_TOKENS, INT4, INT8, Tier, lossy_tier, preferred, sampled_demand, stored_bytes
 
 SHAPE = MoEGeometry("made", num_layers=3, num_experts=8, top_k=2, hidden=1024, ffn=512)
 
@@ -70,33 +71,46 @@ def test_copies_are_shorter_and_slots_more() -> None:
     assert many.slots(100 * SHAPE.expert_bytes) == 100
     for cost, precision, slots in zip(lossy, (INT8, INT4), (188, 355), strict=True):
         transfer_s = exact.copy_s() - hardware.h2d.latency_s
-        expected_s = hardware.h2d.latency_s + transfer_s * precision.weight_bits / 16
+        expected_s = hardware.h2d.latency_s + transfer_s * precision.format.weight_bits / 16
         assert cost.copy_s() == pytest.approx(expected_s)
         tier = lossy_tier(precision, stored_bytes(precision, many), many, hardware)
         assert tier.slots.slots(100 * SHAPE.expert_bytes) == slots
 
 
-def test_gpu_experts_take_what_reading_or_making_weights_takes() -> None:
-    """Up to 4 tokens by the bytes read; for more, or where no kernel fits, exact experts and the making of weights."""
+def test_gpu_experts_take_what_reading_or_unpacking_takes() -> None:
+    """Up to 4 tokens by the bytes read; for more, or where no kernel fits, exact experts and what unpacking them takes:
+    reading the copy, writing two bytes a weight, and two launches of the four of a call."""
+    assert FUSED_TOKENS == MAX_ROWS
     hardware = machine("rtx-4060-laptop-8gb")
     gpu = hardware.gpu
     assert gpu is not None
     exact = CostModel(hardware, SHAPE)
-    for precision, traffic, kernels in ((INT8, 1 + 2, 4), (INT4, 3 + 2, 12)):
+    for precision in (INT8, INT4):
         row_bytes = stored_bytes(precision, SHAPE)
         fused = lossy_tier(precision, row_bytes, SHAPE, hardware).cost
-        plain = lossy_tier(precision, row_bytes, SHAPE, hardware, plain=False).cost
-        made_s = SHAPE.expert_params * traffic / gpu.read_bytes_per_s + kernels * (gpu.call_s + gpu.per_expert_s) / 4
+        unknown = lossy_tier(precision, row_bytes, SHAPE, hardware, fused=False).cost
+        unpacked_s = (row_bytes + 2 * SHAPE.expert_params) / gpu.read_bytes_per_s + (gpu.call_s + gpu.per_expert_s) / 2
         read_s = gpu.per_expert_s + row_bytes / gpu.read_bytes_per_s
         for n in (1, 2, 4):
             assert float(fused.gpu_s(n)) == pytest.approx(read_s)
         for n in (5, 64, 1024):
-            assert float(fused.gpu_s(n)) == pytest.approx(float(exact.gpu_s(n)) + made_s)
-        odd = replace(SHAPE, ffn=520)  # no whole blocks in a row of the second matrix
-        assert float(lossy_tier(precision, row_bytes, odd, hardware).cost.gpu_s(1)) > float(plain.gpu_s(1))
+            assert float(fused.gpu_s(n)) == pytest.approx(float(exact.gpu_s(n)) + unpacked_s)
         for n in (1, 4, 64):
-            assert float(plain.gpu_s(n)) == pytest.approx(float(exact.gpu_s(n)) + made_s)
-            assert float(plain.cpu_s(n)) == float(fused.cpu_s(n)) == float(exact.cpu_s(n))
+            assert float(unknown.gpu_s(n)) == pytest.approx(float(exact.gpu_s(n)) + unpacked_s)
+            assert float(unknown.cpu_s(n)) == float(fused.cpu_s(n)) == float(exact.cpu_s(n))
+
+
+def test_what_a_format_cannot_store_is_kept_and_counted() -> None:
+    """A second matrix of no whole blocks stays in 16 bits, and only the first is unpacked."""
+    odd, hardware = replace(SHAPE, ffn=520), machine("rtx-4090")
+    assert not INT4.stores((1024, 520))
+    assert stored_bytes(INT4, odd) == 2 * 520 * 1024 * 4.5 / 8 + 1024 * 520 * 2
+    assert hardware.gpu is not None
+    tier = lossy_tier(INT4, stored_bytes(INT4, odd), odd, hardware)
+    more_s = float(tier.cost.gpu_s(1)) - float(CostModel(hardware, odd).gpu_s(1))
+    traffic_bytes = 2 * 520 * 1024 * (4.5 + 16) / 8
+    launches_s = (hardware.gpu.call_s + hardware.gpu.per_expert_s) / 2
+    assert more_s == pytest.approx(traffic_bytes / hardware.gpu.read_bytes_per_s + launches_s)
 
 
 def test_standing_in_keeps_the_other_models_proportions() -> None:

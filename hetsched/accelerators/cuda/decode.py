@@ -1,43 +1,110 @@
-"""The decode kernels as an engine asks for them: the experts of one lane's group in two launches.
+"""The kernels as an engine asks for them: the experts of one lane's group in two launches, where tokens are few.
+
+Packed experts with more tokens are unpacked by a kernel and multiplied by torch.
 
 Shapes: T tokens, N experts, P pairs of token and expert, H hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
+from warnings import warn
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 
-from .kernels import Activation, DecodeKernels, Experts, activation_of, serves
+from ...packed import PackedWeights
+from .activation import Activation, activation_of
+from .experts import Experts, Reading, Weights, reading_of
+from .kernels import DecodeKernels, NotCompiled
 from .source import MAX_EXPERTS, MAX_ROWS
 
 
 class CudaDecode:
-    """Accelerator.grouped_experts of a CUDA device. Raises MissingDependencyError without CuPy."""
+    """Accelerator.grouped_experts of a CUDA device. `plain`: for experts that are not packed, too.
 
-    def __init__(self, kernels: Any = None) -> None:
+    Raises MissingDependencyError without CuPy.
+    """
+
+    def __init__(self, kernels: Any = None, plain: bool = True) -> None:
         self._kernels = kernels or DecodeKernels()
+        self._plain, self._refused = plain, False
         self._activations: WeakKeyDictionary[Any, Activation | None] = WeakKeyDictionary()
+        self._readings: dict[tuple[Any, ...], tuple[Any, Reading | None]] = {}  # of packed layouts, which are kept here
 
     def __call__(
         self,
         module: Any,
-        weights_N: Sequence[Mapping[str, torch.Tensor]],
+        weights_N: Sequence[Weights],
         pairs_N: Sequence[int],
         hidden_TH: torch.Tensor,
         row_P: torch.Tensor,
         weight_P: torch.Tensor,
     ) -> torch.Tensor | None:
         """Each pair's weighted part [P, H]; None where the kernels do not serve."""
-        if len(weights_N) > MAX_EXPERTS or max(pairs_N) > MAX_ROWS:
+        if self._refused or len(weights_N) > MAX_EXPERTS or not _loads_whole(hidden_TH):
             return None
         if module not in self._activations:
             self._activations[module] = activation_of(module)
         activation = self._activations[module]
-        if activation is None or not all(serves(weights, hidden_TH) for weights in weights_N):
+        if activation is None:
             return None
-        parts: torch.Tensor = self._kernels.parts(Experts(weights_N, pairs_N), activation, hidden_TH, row_P, weight_P)
-        return parts
+        how = hidden_TH.dtype, activation.turns, bool(module.is_transposed)
+        reading, *others = (self._reading(weights, how) for weights in weights_N)
+        if reading is None or reading.up.columns != hidden_TH.shape[1] or any(other != reading for other in others):
+            return None
+        try:
+            return self._parts(module, reading, activation, Experts(weights_N, pairs_N), hidden_TH, row_P, weight_P)
+        except NotCompiled as error:
+            if self._plain:
+                raise  # they were asked for
+            self._refused = True
+            warn(f"{error}; torch unpacks packed experts instead", stacklevel=2)
+            return None
+
+    def _parts(
+        self,
+        module: Any,
+        reading: Reading,
+        activation: Activation,
+        experts: Experts,
+        hidden_TH: torch.Tensor,
+        row_P: torch.Tensor,
+        weight_P: torch.Tensor,
+    ) -> torch.Tensor | None:
+        weights_N, pairs_N = experts
+        parts: torch.Tensor
+        if max(pairs_N) <= MAX_ROWS:
+            parts = self._kernels.parts(reading, experts, activation, hidden_TH, row_P, weight_P)
+            return parts
+        if not isinstance(weights_N[0], PackedWeights):
+            return None
+        rows_N = hidden_TH[row_P].split(list(pairs_N))
+        parts = torch.cat([self._many(module, reading, *each) for each in zip(weights_N, rows_N, strict=True)])
+        return parts * weight_P.reshape(-1, 1)
+
+    def _many(self, module: Any, reading: Reading, weights: Weights, hidden_TH: torch.Tensor) -> torch.Tensor:
+        """One packed expert by torch's products, its matrices unpacked once for all its tokens: [T, H]."""
+        up_FH, down_HF = self._kernels.unpacked(reading, weights, hidden_TH)
+        projected = _product(hidden_TH, up_FH, weights.get("gate_up_proj_bias"))
+        return _product(module._apply_gate(projected), down_HF, weights.get("down_proj_bias"))
+
+    def _reading(self, weights: Weights, how: tuple[torch.dtype, bool, bool]) -> Reading | None:
+        """How an expert is read; one look for all experts of a packed layout, since their slots are aligned alike."""
+        if not isinstance(weights, PackedWeights):
+            return reading_of(weights, *how) if self._plain else None
+        key = id(weights.layout), *how
+        if key not in self._readings:
+            self._readings[key] = weights.layout, reading_of(weights, *how)
+        return self._readings[key][1]
+
+
+def _loads_whole(hidden_TH: torch.Tensor) -> bool:
+    return hidden_TH.is_contiguous() and hidden_TH.data_ptr() % 16 == 0
+
+
+def _product(x: torch.Tensor, weights_RC: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    product = F.linear(x, weights_RC)
+    return product if bias is None else product + bias

@@ -68,6 +68,7 @@ class CudaAccelerator(StreamAccelerator):
     """One GPU through torch.cuda, which is CUDA or ROCm. `profile`: the machine's, for its link's chunk and limits.
 
     `raw_kernels`: decode by hetsched's own kernels instead of torch's, until they have been measured on hardware.
+    Packed experts are decoded by them wherever CuPy is: torch would have to unpack each of them first.
 
     Raises MissingDependencyError for a torch without CUDA, InputError without a GPU.
     """
@@ -86,8 +87,18 @@ class CudaAccelerator(StreamAccelerator):
             capacity_bytes,
             link.chunk_bytes if link is not None else CHUNK_BYTES,
             (profile.pinnable_bytes or None) if profile is not None else None,
-            CudaDecode() if raw_kernels else None,
+            own_kernels(raw_kernels),
         )
+
+
+def own_kernels(plain: bool) -> CudaDecode | None:
+    """The decode kernels: for all experts, else for packed ones and only where CuPy is. Raises as CudaDecode does."""
+    try:
+        return CudaDecode(plain=plain)
+    except MissingDependencyError:
+        if plain:
+            raise
+        return None
 
 
 def require_gpu(device: int = 0) -> None:
