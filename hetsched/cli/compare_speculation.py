@@ -10,6 +10,7 @@ from hetsched.errors import InputError
 from .drafting import speculation_from
 from .option_types import names_list
 from .replaying import BOUND_WINDOWS
+from .shapes import model_or_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ def compared_speculation(
     own = ("max_tokens", "solver", "forecaster", "decision_s", "host_s")
     return compare_speculation(
         args.trace,
-        args.model,
+        model_or_name(args.model)[0],
         hardware=hardware,
         gpu_fractions=args.gpu_fraction,
         drafts=drafts,

@@ -8,18 +8,19 @@ from typing import Any
 
 from hetsched.errors import InputError
 from hetsched.geometry import BITS_ALONE, MoEGeometry, stored_name
-from hetsched.machine import gallery
 from hetsched.machine.profile import ExpertShape
 from hetsched.memory.needs import needs_of
 from hetsched.report.needs_view import NeedsRow, needs_page
 from hetsched.report.tables import console
+
+from .shapes import config_named, model_named
 
 SCHEMA = "hetsched-needs/1"
 
 
 def show_needs(args: argparse.Namespace) -> int:
     """One row a format, or why it cannot store such experts. Raises InputError for unknown names."""
-    published, config = gallery.model(args.name), gallery.model_config(args.name)
+    published, config = model_named(args.name), config_named(args.name)
     found = {name: _row(published, config, name, args.context) for name in args.format}
     if args.json:
         rows = [_document(name, row) for name, row in found.items()]

@@ -25,6 +25,7 @@ from hetsched.report.tables import Column, Page, Sheet, console, figures
 from .option_types import NotedOption, names_list, non_empty_text, refuse_given
 from .paths import NameOrPath, OutputFile
 from .profile_kernels import show_kernels
+from .shapes import model_named
 
 if TYPE_CHECKING:
     from hetsched.measure.check import CheckRow
@@ -43,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("profile", help="measure this machine", description=text)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--model", action=NameOrPath, help=f"gallery name, config.json or folder (default: {DEFAULT_MODEL})"
+        "--model", action=NameOrPath, help=f"gallery name, config.json, folder or GGUF file (default: {DEFAULT_MODEL})"
     )
     name = non_empty_text
     what.add_argument("--geometry", type=name, metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 def _geometry(args: argparse.Namespace) -> MoEGeometry:
     if args.geometry:
         return parse_geometry(args.geometry, args.dtype or "bf16")
-    return gallery.model(args.model or DEFAULT_MODEL, args.dtype)
+    return model_named(args.model or DEFAULT_MODEL, args.dtype)
 
 
 def parse_geometry(text: str, dtype: str) -> MoEGeometry:

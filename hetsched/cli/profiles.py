@@ -24,6 +24,7 @@ from hetsched.report.tables import Column, Page, Sheet, console
 from .model_needs import show_needs
 from .option_types import at_least_one, names_list, non_empty_text
 from .paths import InputFile, NameOrPath, OutputText, PlotFile
+from .shapes import model_named
 
 DRAWN_MODEL = "qwen3-30b-a3b"
 
@@ -117,7 +118,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.plot:
         from hetsched.report.profile_plot import plot_profile
 
-        plot_profile(profile, gallery.model(args.model or DRAWN_MODEL), args.plot)
+        plot_profile(profile, model_named(args.model or DRAWN_MODEL), args.plot)
         print(f"wrote {args.plot}", file=sys.stderr)
     if args.json:
         return _print_json(profile_document(profile))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from ..cpu_kernels import Choice, ChosenKernel, KernelTiming, choice_in, choose, kernel_names
-from ..cpu_kernels.packed.kernels import PackedKernel
+from ..cpu_kernels.packed.kernels import ALL, PackedKernel
+from ..cpu_kernels.packed_ways import LOSSLESS_WAYS, UNPACK
 from ..geometry import formats_named
 from ..machine.profile import ExpertShape, HardwareProfile
 from .calls import EXPERTS, Calls, fit_calls, measure_calls
@@ -23,8 +24,6 @@ from .experts import DTYPES, ExpertPool
 from .format_kernels import Call, PackedPool, packed_call, unpacked_call
 from .timing import time_calls, time_together
 
-PACKED, UNPACK = "packed", "unpack"  # names of kernels in profiles: weights unpacked in registers, or before products
-ALWAYS = 1 << 30  # tokens
 CALL_WIDTH = 256  # of experts too small to take time: a block of any format
 
 
@@ -97,43 +96,35 @@ class _Packed:
         inner, outer = named
         self.shape, self._pool = shape, PackedPool(inner, shape, outer)
         self._ways = packed_ways(self._pool)
-        recorded = _recorded(profile, shape.dtype, self._ways) if profile else None
-        choice = recorded or self._choose(budget_s)
-        self._names, self.from_tokens, self.reason = choice
-        self.kernel = "+".join(f"{name}@{n}" for name, n in zip(self._names, self.from_tokens, strict=True))
+        recorded = choice_in(profile, shape.dtype, packed=True) if profile else None
+        known = recorded is not None and all(way.name in self._ways for way in recorded.kernels)
+        self._choice = recorded if recorded is not None and known else self._choose(budget_s)
+        self.kernel, self.reason, self.from_tokens = self._choice.spec, self._choice.reason, self._choice.from_tokens
 
     def call(self, tokens: int) -> Call:
         """See CpuExperts."""
-        name = next(name for name, n in reversed(list(zip(self._names, self.from_tokens, strict=True))) if n <= tokens)
-        return self._ways[name](self._pool, self._drawn(tokens), 1)
+        return self._ways[self._choice.at(tokens).name](self._pool, self._drawn(tokens), 1)
 
     def calls(self, budget_s: float) -> Calls:
         """See CpuExperts: experts of one block, one token each, 1, 2, 4 and 8 in one call."""
         small = ExpertShape(CALL_WIDTH, CALL_WIDTH, self.shape.dtype)
         inner, _, outer = self._pool.formats
-        pool, way = PackedPool(inner, small, outer, count=EXPERTS[-1]), self._ways[self._names[0]]
+        pool, way = PackedPool(inner, small, outer, count=EXPERTS[-1]), self._ways[self._choice.at(1).name]
         timed = [way(pool, torch.ones(count, CALL_WIDTH, dtype=self.dtype), count) for count in EXPERTS]
         return fit_calls([time_calls(call, budget_s / len(EXPERTS)).median_s for call in timed])
 
     def _drawn(self, tokens: int) -> torch.Tensor:
         return torch.randn(tokens, self.shape.hidden).to(self.dtype)
 
-    def _choose(self, budget_s: float) -> tuple[Sequence[str], Sequence[int], str]:
+    def _choose(self, budget_s: float) -> Choice:
         if len(self._ways) == 1:
-            (name,) = self._ways
-            return (name,), (1,), f"the only way to compute with {self.shape.dtype}"
+            return Choice((UNPACK,), (1,), f"no packed kernel reads {self.shape.dtype}")
         timings = []
         for count in CHOICE_TOKENS:
-            calls = [way(self._pool, self._drawn(count), 1) for way in self._ways.values()]
+            calls = [self._ways[way.name](self._pool, self._drawn(count), 1) for way in LOSSLESS_WAYS]
             found = time_together(calls, budget_s / len(CHOICE_TOKENS))
-            timings += [KernelTiming(name, count, t.median_s) for name, t in zip(self._ways, found, strict=True)]
-        choice = choose(timings, [cast("Any", _Named(name)) for name in self._ways])
-        return [kernel.name for kernel in choice.kernels], choice.from_tokens, choice.reason
-
-
-class _Named:
-    def __init__(self, name: str) -> None:
-        self.name = name
+            timings += [KernelTiming(way.name, count, t.median_s) for way, t in zip(LOSSLESS_WAYS, found, strict=True)]
+        return choose(timings, LOSSLESS_WAYS)
 
 
 class Way(Protocol):
@@ -145,19 +136,7 @@ class Way(Protocol):
 
 
 def packed_ways(pool: PackedPool) -> dict[str, Way]:
-    """The lossless ways to compute with a pool's formats by their names in profiles, the one for few tokens first."""
+    """The lossless ways to compute with a pool's formats, by the names under which they are chosen."""
     if not pool.is_served:
-        return {UNPACK: unpacked_call}
-    return {PACKED: partial(packed_call, PackedKernel(few=ALWAYS)), UNPACK: partial(packed_call, PackedKernel(few=0))}
-
-
-def _recorded(
-    profile: HardwareProfile, dtype: str, known: dict[str, Way]
-) -> tuple[Sequence[str], Sequence[int], str] | None:
-    """The kernels that a profile records for this format, where all of them are known here."""
-    for table in profile.cpu.tables:
-        pairs = [part.partition("@")[::2] for part in table.kernel.split("+")]
-        if table.shape.dtype == dtype and all(name in known and count.isdigit() for name, count in pairs):
-            reason = f"as measured in the profile {profile.name} of {profile.date}"
-            return [name for name, _ in pairs], [int(count) for _, count in pairs], reason
-    return None
+        return {UNPACK.name: unpacked_call}
+    return {way.name: partial(packed_call, PackedKernel(few=ALL if way.in_registers else 0)) for way in LOSSLESS_WAYS}
