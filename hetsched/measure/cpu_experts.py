@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..cpu_kernels import Choice, ChosenKernel, KernelTiming, choice_in, choose, kernel_names
+from ..cpu_kernels import Choice, ChosenKernel, choice_in, kernel_names
 from ..cpu_kernels.packed.kernels import ALL, PackedKernel
-from ..cpu_kernels.packed_ways import LOSSLESS_WAYS, UNPACK
+from ..cpu_kernels.packed_ways import LOSSLESS_WAYS, PACKED, UNPACK
 from ..geometry import formats_named
 from ..machine.profile import ExpertShape, HardwareProfile
 from .calls import EXPERTS, Calls, fit_calls, measure_calls
@@ -119,12 +120,26 @@ class _Packed:
     def _choose(self, budget_s: float) -> Choice:
         if len(self._ways) == 1:
             return Choice((UNPACK,), (1,), f"no packed kernel reads {self.shape.dtype}")
-        timings = []
+        packed_s, unpack_s = [], []
         for count in CHOICE_TOKENS:
-            calls = [self._ways[way.name](self._pool, self._drawn(count), 1) for way in LOSSLESS_WAYS]
-            found = time_together(calls, budget_s / len(CHOICE_TOKENS))
-            timings += [KernelTiming(way.name, count, t.median_s) for way, t in zip(LOSSLESS_WAYS, found, strict=True)]
-        return choose(timings, LOSSLESS_WAYS)
+            calls = [self._ways[way.name](self._pool, self._drawn(count), 1) for way in (PACKED, UNPACK)]
+            packed, unpack = time_together(calls, budget_s / len(CHOICE_TOKENS))
+            packed_s.append(packed.median_s)
+            unpack_s.append(unpack.median_s)
+        return one_change(CHOICE_TOKENS, packed_s, unpack_s)
+
+
+def one_change(tokens: Sequence[int], packed_s: Sequence[float], unpack_s: Sequence[float]) -> Choice:
+    """In registers for few tokens, unpacked before the products from some count on, as the engine does: the count with
+    the least product of seconds, so that a busy moment at one of them decides nothing."""
+    gain = np.log(np.asarray(packed_s) / np.asarray(unpack_s))  # of unpacking
+    lost_by_change = [float(gain[:at].sum()) for at in range(len(tokens) + 1)]
+    at = len(tokens) - int(np.argmin(lost_by_change[::-1]))
+    shown = zip(tokens, packed_s, unpack_s, strict=True)
+    reason = "; ".join(f"{n} tokens packed {a * 1e3:.2f} ms, unpack {b * 1e3:.2f} ms" for n, a, b in shown)
+    if at == len(tokens):
+        return Choice((PACKED,), (1,), reason)
+    return Choice((UNPACK,), (1,), reason) if at == 0 else Choice((PACKED, UNPACK), (1, tokens[at]), reason)
 
 
 class Way(Protocol):

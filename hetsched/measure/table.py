@@ -80,7 +80,7 @@ def _repair(rows: dict[int, Timing], time_at: Callable[[int, float], Timing], bu
 
     Work on the machine beside ours, not the kernel, makes such points, and one of them would spoil the whole table.
     """
-    for count in sorted(rows):
+    for count in sorted(rows, reverse=True):  # those after it are as they will be
         later = [timing.median_s for tokens, timing in rows.items() if tokens > count]
         if later and rows[count].median_s * DIP > min(later):
             rows[count] = min(rows[count], time_at(count, budget_s), key=lambda timing: timing.median_s)

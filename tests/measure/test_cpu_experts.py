@@ -49,7 +49,7 @@ def test_a_packed_profile_is_of_its_format(dtype: str, kernels: set[str], tmp_pa
     assert table.kernel.partition("+")[0].endswith("@1")
     assert not any("bf16" in note for note in profile.notes)
     assert profile.cpu.call_s + profile.cpu.per_expert_s > 0
-    slow = replace(profile, cpu=replace(profile.cpu, read_bytes_per_s=1e12))  # so small an expert stays in a cache
+    slow = replace(profile, cpu=replace(profile.cpu, read_bytes_per_s=1e12, flops_per_s=1e12))  # of no real expert
     save_profile(slow, tmp_path / "p.yaml")
     assert load_profile(tmp_path / "p.yaml") == slow
     assert CostModel(slow, geometry).sources == {"cpu": Source.MEASURED}
@@ -93,6 +93,22 @@ def test_kernels_of_a_profile_are_taken_and_others_measured_anew(monkeypatch: py
     assert used == ["packed", "packed", "unpack", "unpack"]
     for profile in (recorded("by-hand@1"), recorded("packed@1", dtype="q4_0")):
         assert "box" not in cpu_experts.cpu_experts(SHAPE, 0.01, profile).reason
+
+
+@pytest.mark.parametrize(
+    ("packed_s", "unpack_s", "spec"),
+    [
+        ([1, 2, 4, 9], [3, 3, 3, 3], "packed@1+unpack@16"),
+        ([1, 2, 4, 9], [3, 1.9, 4.4, 3], "packed@1+unpack@64"),
+        ([1, 2, 2, 2], [3, 3, 3, 3], "packed@1"),
+        ([4, 4, 4, 9], [3, 3, 3, 3], "unpack@1"),
+    ],
+)
+def test_packed_kernels_change_once(packed_s: list[float], unpack_s: list[float], spec: str) -> None:
+    """As the engine can: a count at which the other way won by chance is no change."""
+    choice = cpu_experts.one_change((1, 8, 16, 64), packed_s, unpack_s)
+    assert choice.spec == spec
+    assert "16 tokens packed" in choice.reason
 
 
 def test_the_check_measures_the_format_too() -> None:
