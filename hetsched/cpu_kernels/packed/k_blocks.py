@@ -16,7 +16,7 @@ LOW_NIBBLES, LOW_PAIRS, SIX_BITS = 0x0F0F0F0F, 0x03030303, 0x3F3F3F3F  # of the 
 
 
 def q4_k(_format: Format) -> Unpacker:
-    """Two groups of 64 numbers as 16 words: low nibbles have a scale and a minimum, high ones others; by half blocks."""
+    """Half a block as 16 words: low nibbles have a scale and a minimum, high ones others."""
 
     def write(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
         factors, groups = scales_and_minima(code, blocks), []

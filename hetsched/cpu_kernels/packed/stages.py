@@ -40,7 +40,7 @@ def _product(how, x, record_bytes, at, tokens, columns, y, wide, first, last):
     """Columns `first` to `last` of y [.., wide] for so many records, those that the words at `at` name."""
     if first < last and tokens:
         matrix = (how[1], how[2], how[3], how[4])
-        called_at(how[0], matrix + (x, record_bytes, at, tokens, columns, y, wide, first, last))
+        called_at(how[0], (*matrix, x, record_bytes, at, tokens, columns, y, wide, first, last))
 
 
 def _arrange(values, first, last, put, aside, rounded, record):
@@ -162,7 +162,7 @@ def _unpacking(stamp):
         w = carray(words_at(words), 9)
         first, last = w[6] * part // parts, w[6] * (part + 1) // parts
         matrix = (w[1], w[2], w[3], w[4])
-        called_at(w[0], matrix + (w[5] + first, w[5] + last, w[7], w[8] + 4 * first * w[7]))
+        called_at(w[0], (*matrix, w[5] + first, w[5] + last, w[7], w[8] + 4 * first * w[7]))
         return 0
 
     return unpacking

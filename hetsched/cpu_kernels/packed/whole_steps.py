@@ -1,7 +1,7 @@
 """How each format is read as bytes, for activations rounded to bytes: products are whole numbers until a scale comes.
 
 Weights are unsigned, `less` above what they mean; a step of fewer blocks fills its lanes with zeros, which meet no
-activation. As llama.cpp's CPU kernels do it (ggml/src/ggml-cpu/quants.c), with activations rounded by 32 in all formats.
+activation. As llama.cpp's CPU kernels do it (ggml/src/ggml-cpu/quants.c), with activations rounded by 32 for all.
 """
 
 from __future__ import annotations
