@@ -53,7 +53,7 @@ def show_kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
 
 
 def named_formats(specs: list[str]) -> dict[str, Format]:
-    """Formats by what they are called in tables: their name, and the arguments that were given; all for what there is."""
+    """Formats by what tables call them: their name, and the arguments that were given. ["all"]: all there are."""
     found = {}
     for spec in sorted(installed("hetsched.formats")) if specs == ["all"] else specs:
         made = format_of(spec)
