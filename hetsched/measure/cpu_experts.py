@@ -22,7 +22,7 @@ from .calls import EXPERTS, Calls, fit_calls, measure_calls
 from .cpu_kernels import CHOICE_TOKENS, choose_kernels
 from .dense import Linear
 from .experts import DTYPES, ExpertPool
-from .format_kernels import Call, PackedPool, packed_call, unpacked_call
+from .format_kernels import Call, PackedPool, Way, packed_call, unpacked_call
 from .timing import time_calls, time_together
 
 CALL_WIDTH = 256  # of experts too small to take time: a block of any format
@@ -111,7 +111,7 @@ class _Packed:
         small = ExpertShape(CALL_WIDTH, CALL_WIDTH, self.shape.dtype)
         inner, _, outer = self._pool.formats
         pool, way = PackedPool(inner, small, outer, count=EXPERTS[-1]), self._ways[self._choice.at(1).name]
-        timed = [way(pool, torch.ones(count, CALL_WIDTH, dtype=self.dtype), count) for count in EXPERTS]
+        timed = [way(pool, torch.ones(1, CALL_WIDTH, dtype=self.dtype), count) for count in EXPERTS]
         return fit_calls([time_calls(call, budget_s / len(EXPERTS)).median_s for call in timed])
 
     def _drawn(self, tokens: int) -> torch.Tensor:
@@ -140,14 +140,6 @@ def one_change(tokens: Sequence[int], packed_s: Sequence[float], unpack_s: Seque
     if at == len(tokens):
         return Choice((PACKED,), (1,), reason)
     return Choice((UNPACK,), (1,), reason) if at == 0 else Choice((PACKED, UNPACK), (1, tokens[at]), reason)
-
-
-class Way(Protocol):
-    """A call of so many experts, which share the rows equally; other experts for every number."""
-
-    def __call__(self, pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
-        """See format_kernels."""
-        ...
 
 
 def packed_ways(pool: PackedPool) -> dict[str, Way]:

@@ -253,7 +253,7 @@ def _wide(input_TK: torch.Tensor) -> torch.Tensor:
 
 def _records(tokens: int, record: Record) -> torch.Tensor:
     """Room for records, at a cache line; zeros where steps may be less than full."""
-    make = torch.zeros if record.rounded else torch.empty
+    make = torch.zeros if record.is_zeroed else torch.empty
     return make((tokens, record.num_bytes), dtype=torch.uint8)
 
 
