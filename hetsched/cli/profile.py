@@ -48,7 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     name = non_empty_text
     what.add_argument("--geometry", type=name, metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
-    parser.add_argument("--dtype", type=name, help="dtype of the expert weights (default: the model's own)")
+    text = "what the expert weights are stored as, q4_k or q4_k/q6_k (gate and up, down) (default: the model's own)"
+    parser.add_argument("--dtype", type=name, metavar="NAME", help=text)
     text = "auto, cpu, cuda, or a gallery machine whose GPU to emulate (default: %(default)s)"
     parser.add_argument("--device", type=str.lower, action=NotedOption, default="auto", help=text)
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
@@ -61,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--kernels", action="store_true", help="compare the CPU kernels instead: rate, share of the roof"
     )
     parser.add_argument("--lossy", action="store_true", help="with --kernels: the quantised ones too, with their error")
-    text = "with --kernels: formats as checkpoints store them, such as mxfp4,q8_0, or all"
+    text = "the same as --dtype; with --kernels several: formats as checkpoints store them, such as mxfp4,q8_0, or all"
     parser.add_argument("--format", type=names_list, metavar="F[,F...]", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
@@ -69,12 +70,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Measure or check; 0 done, 1 when a check misses its target."""
+    _refuse_nonsense(args)
+    geometry = _geometry(args)
+    if args.kernels:
+        return show_kernels(args, geometry)
+    return _check(args, geometry) if args.check else _measure_and_show(args, geometry)
+
+
+def _refuse_nonsense(args: argparse.Namespace) -> None:
+    """Raise InputError for options that do not go together, or a device that is not known."""
     if args.scaling and not args.check:
         raise InputError("--scaling belongs to --check; add --check")
     if args.lossy and not args.kernels:
         raise InputError("--lossy belongs to --kernels; add --kernels")
-    if args.format and not args.kernels:
-        raise InputError("--format belongs to --kernels; add --kernels")
+    if args.format and not args.kernels and (args.dtype or len(args.format) > 1):
+        both = "--dtype says so too" if args.dtype else "a profile is of one format"
+        raise InputError(f"--format {','.join(args.format)}: {both}; name one, or add --kernels")
     if args.format and args.lossy:
         raise InputError("--lossy quantises anew, --format names what is quantised; ask for one of them")
     if args.check and args.kernels:
@@ -85,16 +96,13 @@ def run(args: argparse.Namespace) -> int:
         refuse_given(args, ("out",), "belongs to measuring a profile, and --check takes the one that is stored")
     if args.device not in DEVICES and args.device not in gallery.machines():
         raise UnknownNameError("device", args.device, [*DEVICES, *gallery.machines()])
-    geometry = _geometry(args)
-    if args.kernels:
-        return show_kernels(args, geometry)
-    return _check(args, geometry) if args.check else _measure_and_show(args, geometry)
 
 
 def _geometry(args: argparse.Namespace) -> MoEGeometry:
+    dtype = args.format[0] if args.format and not args.kernels else args.dtype
     if args.geometry:
-        return parse_geometry(args.geometry, args.dtype or "bf16")
-    return model_named(args.model or DEFAULT_MODEL, args.dtype)
+        return parse_geometry(args.geometry, dtype or "bf16")
+    return model_named(args.model or DEFAULT_MODEL, dtype)
 
 
 def parse_geometry(text: str, dtype: str) -> MoEGeometry:

@@ -67,6 +67,14 @@ def test_layers_of_other_types_take_their_own_bytes(tmp_path: Path, monkeypatch:
     assert replace(found, name="") == replace(of_loaded(path), name="")
 
 
+def test_a_width_is_said_to_be_none_of_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures by it are estimates; real formats are not commented on."""
+    assert model_or_name("gpt-oss-20b", "int4") == ("gpt-oss-20b", "int4")
+    assert "int4 is a width, not a format" in capsys.readouterr().err
+    model_or_name("gpt-oss-20b", "q4_0")
+    assert capsys.readouterr().err == ""
+
+
 def test_verbs_take_a_file_where_they_take_a_name(tmp_path: Path) -> None:
     """As it is, or as another format; a name stays what it is, and what is no GGUF is one line."""
     path = tmp_path / "M.GGUF"
