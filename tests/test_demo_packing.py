@@ -185,5 +185,8 @@ def test_the_command_line_packs_and_verifies(
     more = ["--prompt", "the", "--max-new-tokens", "2", "--json"]
     assert main(["run", *base, *more]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"]
+    (tmp_path / "prompts").write_text("the")
+    trace = ["--prompts", str(tmp_path / "prompts"), "--out", str(tmp_path / "t.npz"), "--max-new-tokens", "2"]
+    assert main(["trace", "record", "--model", said["path"], *trace]) == 0
     assert main(["model", "build", "--format", "q8_0", "--heal-steps", "2", "--out", str(tmp_path / "other")]) == 2
     assert main(["model", "build", "--gguf", "--out", str(tmp_path / "other")]) == 2

@@ -13,12 +13,14 @@ from gguf import GGMLQuantizationType
 from ..integrations.expert_modules import expert_modules
 from ..integrations.load_report import LoadReport
 from ..integrations.model_shape import layers_of
-from ..packed import PackedLayout, put_packed
+from ..packed import PackedLayout
+from .experts import put_tied
 from .gguf_config import config_of
 from .gguf_experts import fill_layer, plan_layer
 from .gguf_file import Gguf, GgufReader, GgufTensor
 from .gguf_names import dense_sources, refuse_unused
-from .gguf_numbers import DenseTensor, undone_for
+from .gguf_numbers import DenseTensor, KeysValues, undone_for
+from .gguf_theirs import TheirDense, is_theirs
 from .model_on_meta import on_meta, resolved_dtype
 from .saving import refuse_saving
 
@@ -29,8 +31,10 @@ class GgufPlan:
     """Where a model's parameters come from.
 
     `dtype`: of the arithmetic and the dense weights; None: what the file's numbers are in, bfloat16 where they are
-    packed, which is what the models were published in. `unpack`: the experts, too, into that. Raises InputError, before anything is allocated, for a file that
-    is damaged, incomplete, or of a model that transformers computes otherwise.
+    packed, which is what such models were published in. `unpack`: the experts, too, into that.
+
+    Raises InputError, before anything is allocated, for a file that is damaged, incomplete, or of a model that
+    transformers computes otherwise.
     """
 
     def __init__(self, path: Path, dtype: str | torch.dtype | None = None, *, unpack: bool = False) -> None:
@@ -41,9 +45,14 @@ class GgufPlan:
         paths: dict[Any, str] = {module: name for name, module in self.twin.named_modules()}
         self.layers = [plan_layer(tied, paths, self.gguf, unpack) for tied in layers]
         experts = {name for layer in self.layers for names in layer.names.values() for name in names}
-        self._dense = dense_sources(self.twin, self.gguf, experts)
+        if is_theirs(self.gguf.architecture):
+            theirs = TheirDense(self.gguf, self.twin, experts)
+            self._dense, self._undone = theirs.sources, theirs.undone
+        else:
+            self._dense = dense_sources(self.twin, self.gguf, experts)
+            self._undone = undone_for(self.gguf.architecture, config)
         taken = [tensor.name for layer in self.layers for each in layer.sources.values() for tensor in each]
-        refuse_unused(self.gguf, [*self._dense.values(), *taken])
+        refuse_unused(self.gguf, [*(name for names in self._dense.values() for name in names), *taken])
 
     @property
     def expert_bytes(self) -> int:
@@ -82,11 +91,9 @@ class GgufPlan:
 
         Dense weights are read when they are looked at. Packed parameters have stand-ins without memory; see put().
         """
-        undone = undone_for(self.gguf.architecture, self.twin.config)
-        held, dtype = self.twin.state_dict(), self.twin.dtype
+        held = self.twin.state_dict()
         weights: dict[str, Any] = {
-            name: DenseTensor(self.gguf.tensors[stored], held[name].shape, dtype, reader, undone)
-            for name, stored in self._dense.items()
+            name: self._dense_tensor(stored, held[name], reader) for name, stored in self._dense.items()
         }
         filled = []
         for layer in self.layers:
@@ -99,12 +106,19 @@ class GgufPlan:
                 weights |= dict.fromkeys(layer.names[piece.name], value)
         return weights, filled
 
+    def _dense_tensor(self, names: tuple[str, ...], held: torch.Tensor, reader: GgufReader) -> DenseTensor | KeysValues:
+        dtype, undone, stored = self.twin.dtype, self._undone, [self.gguf.tensors[name] for name in names]
+        if len(stored) == 1:
+            return DenseTensor(stored[0], held.shape, dtype, reader, undone)
+        keys, values = (DenseTensor(each, each.shape, dtype, reader, undone) for each in stored)
+        return KeysValues(keys, values, held.shape)
+
     def put(self, model: Any, filled: list[torch.Tensor]) -> None:
         """Let a model made of those weights have its packed experts."""
         for layer, rows in zip(self.layers, filled, strict=True):
             if isinstance(layer.layout, PackedLayout):
-                for name in next(iter(layer.names.values())):
-                    put_packed(model.get_submodule(name.rpartition(".")[0]), layer.layout, rows)
+                paths = [name.rpartition(".")[0] for name in next(iter(layer.names.values()))]
+                put_tied([model.get_submodule(path) for path in paths], layer.layout, rows)
         if any(isinstance(layer.layout, PackedLayout) for layer in self.layers):
             refuse_saving(model)
 
