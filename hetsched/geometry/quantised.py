@@ -21,8 +21,9 @@ MATRIX = "0.gate_proj"  # one of an expert, for expressions that mean whole name
 
 
 def format_in(settings: Settings) -> str:
-    """The name of the format. Raises InputError for what none of the formats stores, with what there is instead."""
-    method = str(settings.get("quant_method") or ("compressed-tensors" if "config_groups" in settings else "unknown"))
+    """The name of the format. Raises InputError for what none of the formats stores, as the loader does."""
+    given = settings.get("quant_method") or ("compressed-tensors" if "config_groups" in settings else "unknown")
+    method = str(getattr(given, "value", given))
     if method not in _METHODS:
         raise InputError(f"the checkpoint is quantised by {method}, which is none of {', '.join(_METHODS)}; {ADVICE}")
     return spec_of(format_of(_METHODS[method](settings)))
@@ -30,7 +31,8 @@ def format_in(settings: Settings) -> str:
 
 def layers_left_out(settings: Settings, layers: Iterable[int]) -> list[int]:
     """Those of the layers whose experts are stored as they are, by the settings' lists of modules."""
-    patterns = [str(each) for name in LEFT_OUT for each in settings.get(name) or ()]
+    lists = [listed for name in LEFT_OUT if isinstance(listed := settings.get(name), list | tuple)]
+    patterns = [str(each) for listed in lists for each in listed]
     return [layer for layer in layers if any(_means_experts(pattern, layer) for pattern in patterns)]
 
 
@@ -41,7 +43,10 @@ def _means_experts(pattern: str, layer: int) -> bool:
     """
     names = [f"model.layers.{layer}.{experts}" for experts in EXPERTS]
     if pattern.startswith("re:"):
-        return any(re.match(pattern[3:], text) for name in names for text in (name, f"{name}.{MATRIX}"))
+        try:
+            return any(re.match(pattern[3:], text) for name in names for text in (name, f"{name}.{MATRIX}"))
+        except re.error as error:
+            raise InputError(f"the config leaves out modules by {pattern!r:.60}, no expression: {error}") from None
     plain = pattern.replace(".*.", f".{layer}.").removesuffix(".*")
     if "." not in plain:
         return plain == "experts"
@@ -49,41 +54,57 @@ def _means_experts(pattern: str, layer: int) -> bool:
 
 
 def _fp8(settings: Settings) -> str:
-    if settings.get("weight_block_size") not in ([128, 128], (128, 128)):
-        raise InputError(f"FP8 with weight_block_size {settings.get('weight_block_size')} is not served; {ADVICE}")
+    block = settings.get("weight_block_size", (128, 128))
+    _require("fp8", weight_block_size=(block, ([128, 128], (128, 128))))
+    _require("fp8", expert_dtype=(settings.get("expert_dtype", "fp8"), ["fp8"]))
     return "fp8-block"
 
 
 def _compressed(settings: Settings) -> str:
-    groups = settings.get("config_groups") or {}
-    found = [dict(group.get("weights") or {}) for group in groups.values()] if isinstance(groups, dict) else []
-    weights = found[0] if found else {}
-    wanted = {"num_bits": 4, "type": "int", "symmetric": True}
-    seen = {key: weights.get(key) for key in wanted}
-    if settings.get("format") != "pack-quantized" or seen != wanted or not weights.get("group_size"):
-        said = ", ".join(f"{key} {value}" for key, value in seen.items())
-        raise InputError(f"compressed-tensors as {settings.get('format')} with {said} is not served; {ADVICE}")
-    return f"int4-group+group={weights['group_size']}"
+    """Of all groups of modules alike, which may be named apart."""
+    groups, sizes = _section(settings, "config_groups"), set()
+    for name in groups:
+        group = _section(groups, name)
+        weights = _section(group, "weights")
+        _require("compressed-tensors", format=(group.get("format") or settings.get("format"), ["pack-quantized"]))
+        for key, value in {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}.items():
+            _require("compressed-tensors", **{key: (weights.get(key), [value])})
+        _require("compressed-tensors", actorder=(weights.get("actorder"), [None, False, "static", "weight"]))
+        sizes.add(_group("compressed-tensors", weights.get("group_size")))
+    _require("compressed-tensors", config_groups=(len(sizes), [1]))
+    return f"int4-group+group={sizes.pop()}"
 
 
 def _gptq(settings: Settings) -> str:
-    _require(settings, "gptq", desc_act=(False, None))
-    offset = "+zero_offset=0" if settings.get("checkpoint_format") == "gptq_v2" else ""
-    return f"gptq+group={settings.get('group_size', 128)}{offset}"
+    stored = settings.get("checkpoint_format") or "gptq"
+    _require("gptq", bits=(settings.get("bits"), [4]))
+    _require("gptq", checkpoint_format=(stored, ["gptq", "gptq_v2"]))
+    _require("gptq", desc_act=(bool(settings.get("desc_act")), [False]))
+    return f"gptq+group={_group('gptq', settings.get('group_size', 128))}"
 
 
 def _awq(settings: Settings) -> str:
-    _require(settings, "awq", version=("gemm", "GEMM", None))
-    return f"awq+group={settings.get('group_size', 128)}"
+    _require("awq", bits=(settings.get("bits", settings.get("w_bit")), [4]))
+    _require("awq", version=(str(settings.get("version", "gemm")).lower(), ["gemm"]))
+    return f"awq+group={_group('awq', settings.get('group_size', settings.get('q_group_size', 128)))}"
 
 
-def _require(settings: Settings, method: str, **allowed: Sequence[Any]) -> None:
-    group = settings.get("group_size", 128)
-    for key, values in {"bits": (4, None), **allowed}.items():
-        if settings.get(key) not in values:
-            raise InputError(f"{method} with {key} {settings[key]!r:.40} is not served; {ADVICE}")
-    if isinstance(group, bool) or not isinstance(group, int) or group < 1:
-        raise InputError(f"{method} with group_size {group!r:.40} is not served; {ADVICE}")
+def _section(settings: Settings, name: str) -> Settings:
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _require(method: str, **given: tuple[Any, Sequence[Any]]) -> None:
+    """Raise InputError where a setting is none of those served."""
+    for key, (value, served) in given.items():
+        if value not in served:
+            raise InputError(f"{method} with {key} {value!r:.40} is not served; {ADVICE}")
+
+
+def _group(method: str, size: Any) -> int:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InputError(f"{method} with group_size {size!r:.40} is not served; {ADVICE}")
+    return size
 
 
 ADVICE = "choose another checkpoint of the model, or say with dtype what it is to be counted as"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -67,6 +68,24 @@ def changed(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**settings, "config_groups": {"group_0": {"weights": {**weights, **changes}}}}
 
 
+REFUSED = [
+    changed(FP8, weight_block_size=None),
+    changed(FP8, weight_block_size=[64, 64]),
+    changed(INT4, num_bits=8),
+    changed(INT4, symmetric=False),
+    {**INT4, "format": "float-quantized"},
+    {**INT4, "config_groups": {}},
+    changed(GPTQ, bits=8),
+    changed(GPTQ, desc_act=True),
+    changed(AWQ, version="gemv"),
+    {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    changed(INT4, actorder="group"),
+    changed(INT4, strategy="channel"),
+    changed(GPTQ, checkpoint_format="marlin"),
+    changed(FP8, expert_dtype="fp4"),
+]
+
+
 @pytest.mark.parametrize(
     ("settings", "dtype"),
     [
@@ -88,6 +107,25 @@ def test_quantised_configs_name_their_format(settings: dict[str, Any], dtype: st
         assert geometry.total_expert_bytes == 4 * 16 * expected
 
 
+@pytest.mark.parametrize("settings", [FP8, MXFP4, INT4, GPTQ, AWQ, *REFUSED])
+def test_the_loader_judges_alike(settings: dict[str, Any]) -> None:
+    """What is counted can be loaded, as far as the settings say, and what is refused cannot."""
+    pytest.importorskip("torch")
+    from hetsched.loading.quantization import packing_of
+
+    config = {**CONFIG, "quantization_config": settings}
+    assert served(from_config, config) == served(packing_of, config) == (settings not in REFUSED)
+
+
+def served(judge: Callable[[dict[str, Any]], Any], config: dict[str, Any]) -> bool:
+    """Whether a function takes a config."""
+    try:
+        judge(config)
+    except InputError:
+        return False
+    return True
+
+
 def test_a_published_config_gives_what_the_gallery_says() -> None:
     """gpt-oss-20b and DeepSeek-V3 with their own settings: the geometry of the gallery."""
     for name, settings in (("gpt-oss-20b", MXFP4), ("deepseek-v3", {**FP8, "modules_to_not_convert": None})):
@@ -95,23 +133,7 @@ def test_a_published_config_gives_what_the_gallery_says() -> None:
         assert from_config({**card.config, "quantization_config": settings}, name) == card.geometry
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        changed(FP8, weight_block_size=None),
-        changed(FP8, weight_block_size=[64, 64]),
-        changed(INT4, num_bits=8),
-        changed(INT4, symmetric=False),
-        {**INT4, "format": "float-quantized"},
-        {**INT4, "config_groups": {}},
-        changed(GPTQ, bits=8),
-        changed(GPTQ, desc_act=True),
-        changed(GPTQ, group_size=-1),
-        changed(AWQ, version="gemv"),
-        {"quant_method": "bitsandbytes", "load_in_4bit": True},
-        {},
-    ],
-)
+@pytest.mark.parametrize("settings", [*REFUSED, changed(GPTQ, group_size=-1), {"config_groups": {}}, {}])
 def test_what_no_format_stores_is_refused(settings: dict[str, Any]) -> None:
     """Never counted as if it were plain; counted as something else only where that is asked for."""
     config = {**CONFIG, "quantization_config": settings}
@@ -148,6 +170,14 @@ def test_layers_that_are_left_out_take_their_own_bytes() -> None:
     assert geometry.expert_bytes_L == (packed, plain, *[packed] * 9, plain)
     assert geometry.expert_bytes == plain
     assert geometry.total_expert_bytes == 16 * (10 * packed + 2 * plain)
+
+
+@pytest.mark.parametrize("key", ["weight_block_size", "config_groups", "group_size", "bits", "modules_to_not_convert"])
+@pytest.mark.parametrize("value", [7, "x", [[]], {"a": None}, {"a": {"weights": 3}}, ["re:("], -1.5])
+def test_settings_of_the_wrong_kind_are_one_line(key: str, value: Any) -> None:
+    """Whatever a config holds: a geometry, or what is wrong with it."""
+    for settings in (FP8, INT4, GPTQ, AWQ):
+        assert served(from_config, {**CONFIG, "quantization_config": {**settings, key: value}}) in (True, False)
 
 
 def test_layers_without_experts_do_not_count() -> None:

@@ -62,6 +62,17 @@ def test_a_group_is_an_argument() -> None:
     assert stored_bytes("int4-group+group=128", 2048, 768) / stored_bytes("int4-group", 2048, 768) == 4.125 / 4.5
 
 
+@pytest.mark.parametrize("name", [*FORMATS, "int4-group+group=128", "gptq+group=64", "awq+group=32"])
+def test_a_format_says_what_it_is_called(name: str) -> None:
+    """As profiles and geometries call it, which do not know of what dtype its scales are."""
+    from hetsched.formats import format_of, spec_of
+    from hetsched.formats.fp8_block import Fp8Block
+
+    assert spec_of(format_of(name)) == stored_name(name) == name
+    assert spec_of(format_of("int4-group+group=32")) == "int4-group"
+    assert spec_of(Fp8Block("bfloat16")) == "fp8-block"
+
+
 @pytest.mark.parametrize(
     ("given_name", "known"), [("MXFP4", "mxfp4"), ("Int8", "int8"), ("Q4_K/q6_K", "q4_k/q6_k"), ("bf16", "bf16")]
 )
