@@ -10,6 +10,7 @@ import yaml
 
 from hetsched.cost.model import CostModel
 from hetsched.errors import InputError
+from hetsched.geometry import WEIGHT_BITS
 from hetsched.machine import gallery
 from hetsched.machine.profile import DenseTable, ExpertShape, HardwareProfile, HostCost, LatencyTable, Source
 from hetsched.machine.profile_yaml import load_profile, save_profile
@@ -157,6 +158,17 @@ TABLE = """\
     tokens: [1, 2, 4]
     median_s: [0.0005, 0.0006, 0.0008]
 """
+
+
+@pytest.mark.parametrize("dtype", ["int4", "fp8", "mxfp4", "q4_k/q6_k", "int4-group+group=128"])
+def test_tables_of_formats_and_of_older_files(dtype: str, tmp_path: Path) -> None:
+    """Widths without a layout, as older files have them, and formats, one or two: read, written, and read again."""
+    profile = load_profile(write(tmp_path, GOOD + TABLE.replace("bf16}", f"{dtype}}}")))
+    (table,) = profile.cpu.tables
+    assert table.shape.dtype == dtype
+    assert 8 * table.shape.weight_bytes == pytest.approx(WEIGHT_BITS[dtype] * table.shape.params, rel=1e-3)
+    save_profile(profile, tmp_path / "again.yaml")
+    assert load_profile(tmp_path / "again.yaml") == profile
 
 
 @pytest.mark.parametrize(
