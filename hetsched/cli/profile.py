@@ -165,7 +165,7 @@ def _check(args: argparse.Namespace, geometry: MoEGeometry) -> int:
     with console(stderr=True).status("starting torch") as status:
         import torch
 
-        from hetsched.measure.check import WORST_ERROR, check_profile, check_scaling, median_error, worst_error
+        from hetsched.measure.check import WORST_ERROR, check_profile, check_scaling, median_error, speed, worst_error
 
         with torch.inference_mode():
             budget_s = CHECK_S / 4 if args.quick else CHECK_S
@@ -173,9 +173,12 @@ def _check(args: argparse.Namespace, geometry: MoEGeometry) -> int:
             scaled = check_scaling(profile, geometry.dtype, budget_s, status.update) if args.scaling else []
     error, worst = median_error(rows), worst_error(rows)
     if args.json:
-        print(json.dumps(_check_document(rows + scaled, error, worst)))
+        errors = {"median_error": error, "worst_error": worst, "speed": speed(rows)}
+        print(json.dumps(_check_document(rows + scaled, errors)))
     else:
         summary = [f"median error {error:.1%}, target {TARGET_ERROR:.0%}; worst {worst:.1%}, target {WORST_ERROR:.0%}"]
+        if error > TARGET_ERROR:
+            summary.append(f"the machine is {speed(rows):.2f} times as fast as when it was profiled; was it busy?")
         summary += [f"median error of scaling to other geometries {median_error(scaled):.1%}"] if scaled else []
         console().print(Page(_check_table(rows + scaled), *summary))
     return 0 if error <= TARGET_ERROR and worst <= WORST_ERROR else 1
@@ -191,8 +194,7 @@ def _profile_to_check(args: argparse.Namespace, geometry: MoEGeometry) -> Hardwa
     return profile
 
 
-def _check_document(rows: list[CheckRow], error: float, worst: float) -> dict[str, Any]:
-    errors = {"median_error": error, "worst_error": worst}
+def _check_document(rows: list[CheckRow], errors: dict[str, float]) -> dict[str, Any]:
     return {"schema": "hetsched-check/1", "rows": [row._asdict() for row in rows], **errors}
 
 

@@ -43,6 +43,14 @@ def worst_error(rows: Sequence[CheckRow]) -> float:
     return max(abs(row.error) for row in rows)
 
 
+def speed(rows: Sequence[CheckRow]) -> float:
+    """How many times as fast as its profile the machine is now: the median over the rows, whatever their token counts.
+
+    Beside 1.0, errors apart from it are the table's, and it itself is that of a machine that was busy then or now.
+    """
+    return median(row.predicted_s / row.measured_s for row in rows)
+
+
 def check_profile(
     profile: HardwareProfile, geometry: MoEGeometry, budget_s: float, report: Callable[[str], None] = lambda _: None
 ) -> list[CheckRow]:

@@ -70,6 +70,7 @@ def test_profile_is_cached_and_checked(capsys: pytest.CaptureFixture[str]) -> No
     assert set(found["rows"][0]) == {"device", "op", "n", "predicted_s", "measured_s", "error"}
     errors = sorted(abs(row["error"]) for row in found["rows"])
     assert (found["median_error"], found["worst_error"]) == (errors[3], errors[-1])
+    assert found["speed"] == pytest.approx(1 + sorted(row["error"] for row in found["rows"])[3])
     assert code == (1 if errors[3] > 0.10 or errors[-1] > 0.20 else 0)
 
 
