@@ -68,13 +68,15 @@ class Lanes:
 
     def joined(self, numbers: Sequence[Any]) -> Any:
         """A vector of these whole numbers, eight bytes at most; put together where scalars are, which vectors leave
-        idle."""
+        idle. The empty piece of assembly keeps LLVM from inserting them into a vector one by one."""
         kind, width = numbers[0].type, numbers[0].type.width
         whole = ir.IntType(width * len(numbers))
         made = self.builder.zext(numbers[0], whole)
         for i, number in enumerate(numbers[1:], 1):
             moved = self.builder.shl(self.builder.zext(number, whole), ir.Constant(whole, width * i))
             made = self.builder.or_(made, moved)
+        if whole.width in (32, 64):
+            made = self.builder.asm(ir.FunctionType(whole, [whole]), "", "=r,0", [made], False)
         return self.builder.bitcast(made, ir.VectorType(kind, len(numbers)))
 
     def low_and_high(self, first: Any, second: Any) -> Any:
@@ -223,6 +225,23 @@ class Lanes:
             named = self.builder.icmp_unsigned("==", low, self.whole(code, low))
             found = self.builder.select(named, self.whole(number, low), found)
         return self.builder.bitcast(found, codes.type)
+
+    def powers(self, exponents: Any, lanes: Sequence[int]) -> Any:
+        """2^(byte - 127) of these bytes in 16 lanes; 0 gives the subnormal 2^-127.
+
+        Each byte goes to the top of its word and down by a bit: all four of a word at once, or one by a shuffle.
+        """
+        count, words = exponents.type.count, ir.VectorType(I32, LANES)
+        if count == 4:
+            everywhere = self.everywhere(self.builder.bitcast(exponents, I32))
+            top = self.builder.shl(everywhere, ir.Constant(words, [24 - 8 * lane for lane in lanes]))
+        else:
+            zeros = ir.Constant(exponents.type, [0] * count)
+            places = [place for lane in lanes for place in (count, count, count, lane)]
+            shuffled = self.builder.shuffle_vector(exponents, zeros, ir.Constant(ir.VectorType(I32, 64), places))
+            top = self.builder.bitcast(shuffled, words)
+        found = self.masked(self.shifted(top, 1), 0xFF << 23)
+        return self.builder.bitcast(self.at_least(found, 1 << 22), ir.VectorType(FLOAT, LANES))
 
     def in_one(self, vectors: Sequence[Any]) -> Any:
         """Vectors of one size, a power of two of them, as one."""

@@ -20,23 +20,15 @@ BLOCK = 32  # columns that are rounded together
 
 class Record(NamedTuple):
     """`put_K`: where each column goes, in floats or, rounded, in bytes; in floats `scale_K`: where its scale goes, and
-    `total_B`: where a block's total goes, -1 for nowhere."""
+    `total_B`: where a block's total goes, -1 for nowhere. `how`: addresses of all and whether it is rounded, as stages
+    read them. `is_zeroed`: there are places that nothing is put to, and that must be zeros."""
 
     num_bytes: int
     put_K: IntArray
     scale_K: IntArray
     total_B: IntArray
-    rounded: bool
-
-    @property
-    def places(self) -> tuple[int, int, int]:
-        """Addresses of all, as stages read them."""
-        return self.put_K.ctypes.data, self.scale_K.ctypes.data, self.total_B.ctypes.data
-
-    @property
-    def is_zeroed(self) -> bool:
-        """Whether there are places that nothing is put to, and that must be zeros."""
-        return self.rounded or bool((self.total_B >= 0).any())
+    how: tuple[int, int, int, int]
+    is_zeroed: bool
 
 
 @cache
@@ -59,4 +51,6 @@ def record_of(unpacker: Unpacker, columns: int) -> Record:
             at = (begin + step.totals_at(unpacker.rounded)) // 4
             total_B[first // BLOCK : first // BLOCK + len(step.totals)] = [at + lane for lane in step.totals]
         begin += step.record_bytes(unpacker.rounded)
-    return Record(begin, put_K, scale_K, total_B, unpacker.rounded)
+    how = put_K.ctypes.data, scale_K.ctypes.data, total_B.ctypes.data, int(unpacker.rounded)
+    is_zeroed = unpacker.rounded or bool((total_B >= 0).any())
+    return Record(begin, put_K, scale_K, total_B, how, is_zeroed)

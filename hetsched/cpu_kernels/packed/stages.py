@@ -27,6 +27,7 @@ HERE = "hetsched.cpu_kernels.packed.stages"
 STAGE = "int64(int64, int64, int64)"
 ZERO, ONE, MOST = np.float32(0), np.float32(1), np.float32(127)
 NEAREST = np.float32(3 << 22)  # added and taken off: rounds to the nearest whole number, ties to even
+AFTER, PLACE = 8 * 25, 18  # bytes of the words that every call has; words of an expert
 UNIT = 32  # columns: threads share out whole ones, since so many are rounded together
 
 
@@ -131,25 +132,26 @@ def _entering(stamp):
     def entering(words, part, parts):
         """Columns of activation(gate(x), up(x)), each expert on its own rows, into records z.
 
-        Words from 9 on: N experts, addresses of their 18 words each (how to read gate, up and down, then biases) and of
-        where their rows end, of the rows' tokens and of rows in turn; h, u, F, limits; z as x; y and H.
+        Words from 9 on: N, and the address of 18 words of each expert there is (how to read gate, up and down, then
+        addresses of their biases); of the rows' tokens, and of rows in turn; of h and u, F, limits; z as x; y and H;
+        which experts, where each one's rows begin, and where the last one's end.
         """
         assert stamp >= 0
-        w = carray(words_at(words), 26)
-        place, ends = carray(words_at(w[10]), (w[9], 18)), carray(words_at(w[11]), w[9] + 1)
-        size, ffn, limits = ends[w[9]], w[16], carray(floats_at(w[17]), 2)
-        h, u = carray(floats_at(w[14]), (size, ffn)), carray(floats_at(w[15]), (size, ffn))
+        w = carray(words_at(words), 25)
+        active, ends = carray(words_at(words + AFTER), w[9]), carray(words_at(words + AFTER + 8 * w[9]), w[9] + 1)
+        size, ffn, limits = ends[w[9]], w[15], carray(floats_at(w[16]), 2)
+        h, u = carray(floats_at(w[13]), (size, ffn)), carray(floats_at(w[14]), (size, ffn))
         first, last = bounds(ffn, part, parts)
         for i in range(w[9]):
-            a, b, p = ends[i], ends[i + 1], place[i]
-            at, to = w[12] + 8 * a, 4 * a * ffn
-            product(p[:5], w[3], w[4], at, b - a, w[2], w[14] + to, ffn, first, last)
-            product(p[5:10], w[3], w[4], at, b - a, w[2], w[15] + to, ffn, first, last)
+            a, b, p = ends[i], ends[i + 1], carray(words_at(w[10] + 8 * PLACE * active[i]), PLACE)
+            at, to = w[11] + 8 * a, 4 * a * ffn
+            product(p[:5], w[3], w[4], at, b - a, w[2], w[13] + to, ffn, first, last)
+            product(p[5:10], w[3], w[4], at, b - a, w[2], w[14] + to, ffn, first, last)
             add_bias(p[15], h[a:b], first, last)
             add_bias(p[16], u[a:b], first, last)
             for s in range(a, b):
                 activate(h[s], u[s], first, last, limits)
-                arrange(h[s], first, last, w[20:24], w[18] + s * w[19])
+                arrange(h[s], first, last, w[19:23], w[17] + s * w[18])
         return 0
 
     return entering
@@ -159,13 +161,14 @@ def _leaving(stamp):
     def leaving(words, part, parts):
         """Columns of y = down(z). Words as in `entering`."""
         assert stamp >= 0
-        w = carray(words_at(words), 26)
-        place, ends = carray(words_at(w[10]), (w[9], 18)), carray(words_at(w[11]), w[9] + 1)
-        y = carray(floats_at(w[24]), (ends[w[9]], w[25]))
-        first, last = bounds(w[25], part, parts)
+        w = carray(words_at(words), 25)
+        active, ends = carray(words_at(words + AFTER), w[9]), carray(words_at(words + AFTER + 8 * w[9]), w[9] + 1)
+        y = carray(floats_at(w[23]), (ends[w[9]], w[24]))
+        first, last = bounds(w[24], part, parts)
         for i in range(w[9]):
-            a, b, p = ends[i], ends[i + 1], place[i]
-            product(p[10:15], w[18], w[19], w[13] + 8 * a, b - a, w[16], w[24] + 4 * a * w[25], w[25], first, last)
+            a, b, p = ends[i], ends[i + 1], carray(words_at(w[10] + 8 * PLACE * active[i]), PLACE)
+            at, to = w[12] + 8 * a, w[23] + 4 * a * w[24]
+            product(p[10:15], w[17], w[18], at, b - a, w[15], to, w[24], first, last)
             add_bias(p[17], y[a:b], first, last)
         return 0
 
