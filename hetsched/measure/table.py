@@ -14,6 +14,7 @@ from .timing import Timing
 BETWEEN_SHARE = 0.3  # of the budget
 MORE = 14  # counts in between, at most
 STRAIGHT = 0.08  # how far from the line between its neighbours a count may lie without a closer look
+LONGER = 0.9  # than this share of a count no later one takes less, but where kernels change
 NOISY = 0.5  # a spread above this is said in the profile
 
 
@@ -76,13 +77,13 @@ def _fill(rows: dict[int, Timing], time_at: Callable[[int, float], Timing], budg
 
 
 def _repair(rows: dict[int, Timing], time_at: Callable[[int, float], Timing], budget_s: float) -> None:
-    """Time again what takes more than twice as long as more tokens do; leave it out when it still does.
+    """Time again what takes longer than more tokens do, and leave it out when it still takes more than twice as long.
 
     Work on the machine beside ours, not the kernel, makes such points, and one of them would spoil the whole table.
     """
     for count in sorted(rows, reverse=True):  # those after it are as they will be
         later = [timing.median_s for tokens, timing in rows.items() if tokens > count]
-        if later and rows[count].median_s * DIP > min(later):
+        if later and rows[count].median_s * LONGER > min(later):
             rows[count] = min(rows[count], time_at(count, budget_s), key=lambda timing: timing.median_s)
             if rows[count].median_s * DIP > min(later):
                 del rows[count]

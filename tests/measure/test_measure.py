@@ -155,6 +155,17 @@ def test_point_spoilt_by_a_busy_moment_is_taken_again_or_left_out() -> None:
     ]
 
 
+def test_a_count_that_takes_longer_than_a_later_one_is_timed_again() -> None:
+    """A peak by chance goes, one that is the kernels' own stays."""
+    again = {1: [0.001], 2: [0.003, 0.0012], 3: [0.0025, 0.0026], 4: [0.002]}
+
+    def time_at(tokens: int, _budget_s: float) -> Timing:
+        seconds = again[tokens].pop(0) if len(again[tokens]) > 1 else again[tokens][0]
+        return Timing(seconds, seconds, seconds, 5)
+
+    assert measure_table(time_at, SHAPE, (1, 2, 3, 4), 1.0).median_s_P == (0.001, 0.0012, 0.0025, 0.002)
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Request:
     """A request that takes a fraction of a second: a tiny expert, little rotation, no budget."""
