@@ -11,6 +11,7 @@ from .drafting import add_speculation_options, refuse_speculation_options
 from .option_types import at_least_one, names_list, non_empty_text, shares_list
 from .paths import PlotTarget
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
+from .shapes import model_or_name
 
 if TYPE_CHECKING:
     from hetsched.replay import Comparison
@@ -76,10 +77,11 @@ def run(args: argparse.Namespace) -> int:
 def _compared(args: argparse.Namespace, settings: dict[str, Any], hardware: Any, progress: Any) -> Comparison:
     from hetsched.replay import compare
 
+    model, dtype = model_or_name(args.model, args.dtype)
     return compare(
         args.trace,
-        args.model,
-        dtype=args.dtype,
+        model,
+        dtype=dtype,
         hardware=hardware,
         gpu_fractions=args.gpu_fraction,
         strategies=args.strategies,

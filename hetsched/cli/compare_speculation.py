@@ -10,6 +10,7 @@ from hetsched.errors import InputError
 from .drafting import speculation_from
 from .option_types import names_list
 from .replaying import BOUND_WINDOWS
+from .shapes import model_or_name, say_if_estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,16 +44,19 @@ def compared_speculation(
             option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
             raise InputError(f"{option} {reason}; drop one of the two")
     speculation, drafts = speculation_from(args)
+    dtypes = _dtypes(args.dtype)
+    for dtype in dtypes:
+        say_if_estimate(dtype)
     own = ("max_tokens", "solver", "forecaster", "decision_s", "host_s")
     return compare_speculation(
         args.trace,
-        args.model,
+        model_or_name(args.model)[0],
         hardware=hardware,
         gpu_fractions=args.gpu_fraction,
         drafts=drafts,
         speculation=speculation,
         strategies=args.strategies,
-        dtypes=_dtypes(args.dtype),
+        dtypes=dtypes,
         fit_sequences=args.fit_sequences,
         fit_trace=args.fit_trace,
         jobs=args.jobs,

@@ -19,6 +19,7 @@ from .replaying import (
     replay_bar,
     with_hosts,
 )
+from .shapes import model_or_name
 
 PROTOCOLS = ("published", "honest", "caching-study")  # evaluate.PROTOCOLS, which takes long to import
 
@@ -58,14 +59,15 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.report.tables import console
 
     forecasters: Any = "all" if args.forecaster and [f.lower() for f in args.forecaster] == ["all"] else args.forecaster
+    model, dtype = model_or_name(args.model, args.dtype)
     with libraries_silenced(), replay_bar("evaluating") as progress:
         came = evaluate(
             args.protocol,
             args.trace,
-            args.model,
+            model,
             forecasters=forecasters,
             gpu_fractions=args.gpu_fraction,
-            dtype=args.dtype,
+            dtype=dtype,
             fit_sequences=args.fit_sequences,
             fit_trace=args.fit_trace,
             max_tokens=args.max_tokens,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from .option_types import non_empty_text, share
 from .paths import OutputFile
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
+from .shapes import model_or_name
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
     settings = replay_settings(args)
     machines = with_hosts([args.hardware], settings["host_s"])
+    model, dtype = model_or_name(args.model, args.dtype)
     study = replace(
-        Study.of(args.trace, args.model, machines, args.dtype),
+        Study.of(args.trace, model, machines, dtype),
         **settings,
         true_machine=true_machine(args),
         **fitted_on(args.fit_sequences, args.fit_trace),

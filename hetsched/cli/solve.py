@@ -33,6 +33,7 @@ from .option_types import (
 )
 from .paths import InputFile, NameOrPath, PlotFile
 from .replaying import libraries_silenced
+from .shapes import model_named
 
 DEFAULT_MODEL = "gpt-oss-20b"
 TRACE_OPTIONS = ("hardware", "model", "gpu_fraction", "phase", "tokens", "instances")
@@ -115,7 +116,7 @@ def _recorded(args: argparse.Namespace) -> tuple[Iterator[DispatchProblem], dict
     refuse_given(args, ("size",), "belongs to --random")
     machine = gallery.machine(args.hardware)
     trace = load_trace(args.trace)
-    geometry = gallery.model(args.model or _model_of(trace))
+    geometry = model_named(args.model or _model_of(trace))
     check_shape(trace, geometry.num_layers, geometry.num_experts, geometry.name)
     costs = CostModel(machine, geometry)
     if not costs.has_gpu:

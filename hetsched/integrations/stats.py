@@ -36,7 +36,12 @@ def stats_of(attachment: Attachment, modules: Sequence[Any], held_bytes: int) ->
         "forecaster": getattr(scheduler.forecaster, "name", None),
         "cpu_kernel": attachment.cpu_kernel.name,
         "cpu_kernel_reason": attachment.cpu_kernel.reason,
-        **precision_stats(attachment.tier, engine.store, steered=attachment.steering is not None),
+        **precision_stats(
+            attachment.tier,
+            engine.store,
+            steered=attachment.steering is not None,
+            cpu_lossless=attachment.cpu_kernel.lossless,
+        ),
         "steered": attachment.steering and attachment.steering.facts(),
         "gpu_expert_bytes": engine.gpu_expert_bytes,
         "expert_bytes_total": held_bytes,

@@ -10,6 +10,7 @@ import yaml
 
 from hetsched.cost.model import CostModel
 from hetsched.errors import InputError
+from hetsched.geometry import WEIGHT_BITS
 from hetsched.machine import gallery
 from hetsched.machine.profile import DenseTable, ExpertShape, HardwareProfile, HostCost, LatencyTable, Source
 from hetsched.machine.profile_yaml import load_profile, save_profile
@@ -159,6 +160,17 @@ TABLE = """\
 """
 
 
+@pytest.mark.parametrize("dtype", ["int4", "fp8", "mxfp4", "q4_k/q6_k", "int4-group+group=128"])
+def test_tables_of_formats_and_of_older_files(dtype: str, tmp_path: Path) -> None:
+    """Widths without a layout, as older files have them, and formats, one or two: read, written, and read again."""
+    profile = load_profile(write(tmp_path, GOOD + TABLE.replace("bf16}", f"{dtype}}}")))
+    (table,) = profile.cpu.tables
+    assert table.shape.dtype == dtype
+    assert 8 * table.shape.weight_bytes == pytest.approx(WEIGHT_BITS[dtype] * table.shape.params, rel=1e-3)
+    save_profile(profile, tmp_path / "again.yaml")
+    assert load_profile(tmp_path / "again.yaml") == profile
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
@@ -167,7 +179,7 @@ TABLE = """\
         ("[0.0005, 0.0006, 0.0008]", "[0.0005, -1, 0.0008]", 14, "seconds from"),
         ("[0.0005, 0.0006, 0.0008]", "[0.0005, 0.0006, 0.0002]", 12, "less than half at 4 tokens"),
         ("[0.0005, 0.0006, 0.0008]", "[0.0001, 0.0006, 0.0008]", 12, "from a cache"),
-        ("dtype: bf16", "dtype: bf17", 12, "allowed: fp32"),
+        ("dtype: bf16", "dtype: bf17", 12, "allowed: awq"),
         ("hidden: 2048", "hidden: 0.5", 12, "whole number"),
         ("    tokens", "    p10_s: [0.0006, 0.0006, 0.0006]\n    tokens", 12, "p10_s <= median_s"),
     ],

@@ -9,27 +9,26 @@ from llvmlite import ir
 
 from ...formats import Format
 from ...types import IntArray
-from .lanes import FLOAT, I8, I16, I32, LANES, Lanes
+from .lanes import FLOAT, I8, I16, I32, I64, LANES, Lanes
 from .steps import FOUR_EACH, Group, Step, Unpacker
 
-LOW_NIBBLES, LOW_PAIRS, SIX_BITS = 0x0F0F0F0F, 0x03030303, 0x3F3F3F3F  # of the four bytes of a word
+LOW_NIBBLES, LOW_PAIRS, HIGH_PAIRS, SIX_BITS = 0x0F0F0F0F, 0x03030303, 0x30303030, 0x3F3F3F3F  # of four bytes
+MINIMA = (4, 5, 6, 7, 12, 13, 14, 15)  # where scales_and_minima has them
 
 
 def q4_k(_format: Format) -> Unpacker:
-    """Two groups of 64 numbers as 16 words, whose low nibbles have one scale and minimum each, the high ones others."""
+    """Half a block as 16 words: low nibbles have a scale and a minimum, high ones others."""
 
     def write(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
-        factors, vectors = _scales_and_minima(code, blocks), []
-        for first in (0, 4):
-            words = code.load(blocks, 16 + 16 * first, I32, LANES)
-            for nibble in range(8):
-                low, high = first + nibble % 2, first + 2 + nibble % 2
-                scale = code.spread(factors, [low] * 8 + [high] * 8)
-                less = code.spread(factors, [8 + low] * 8 + [8 + high] * 8)
-                vectors.append(code.fma(code.unsigned_fourths(words, 4 * nibble), scale, less))
-        return [Group(vectors)]
+        factors, groups = scales_and_minima(code, blocks), []
+        for half in (0, 1):
+            words = code.load(blocks, 16 + 64 * half, I32, LANES)
+            for high in (0, 1):
+                vectors = [code.unsigned_fourths(words, 8 * byte + 4 * high) for byte in range(4)]
+                groups.append(scaled_and_less(code, vectors, factors, half, high))
+        return [*groups, Group((), totals=factors)]
 
-    return Unpacker("q4_k", (Step(_q4_k_columns(), 144, 0, write),), "blocks")
+    return Unpacker("q4_k", (Step(_q4_k_columns(), 144, 0, write, totals=MINIMA),), "blocks")
 
 
 def q6_k(_format: Format) -> Unpacker:
@@ -40,7 +39,7 @@ def q6_k(_format: Format) -> Unpacker:
         groups = []
         for half in (0, 1):
             scales = code.builder.fmul(code.signed_bytes(code.load(blocks, 192 + 8 * half, I8, 8)), whole)
-            for high, words in enumerate(_six_bit_bytes(code, blocks, half)):
+            for high, words in enumerate(_signed(code, six_bit_bytes(code, blocks, half))):
                 lanes = [lane + 4 * high for lane in FOUR_EACH]
                 groups.append(Group([code.byte_of_each(words, k) for k in range(4)], code.spread(scales, lanes)))
         return groups
@@ -48,30 +47,32 @@ def q6_k(_format: Format) -> Unpacker:
     return Unpacker("q6_k", (Step(_q6_k_columns(), 210, 0, write),), "blocks")
 
 
-def _scales_and_minima(code: Lanes, blocks: Any) -> Any:
-    """Eight scales and eight minima with their sign turned, as floats."""
-    first, second, third = (code.load(blocks, begin, I32) for begin in (4, 8, 12))
-    packed = [
-        code.masked(first, SIX_BITS),
-        _with_high_pairs(code, code.masked(third, LOW_NIBBLES), first),
-        code.masked(second, SIX_BITS),
-        _with_high_pairs(code, code.masked(code.shifted(third, 4), LOW_NIBBLES), second),
-    ]
-    numbers = code.builder.bitcast(code.joined(packed), ir.VectorType(I8, LANES))
-    floats = code.builder.sitofp(code.builder.zext(numbers, ir.VectorType(I32, LANES)), ir.VectorType(FLOAT, LANES))
-    sign = ir.Constant(ir.VectorType(FLOAT, LANES), [1.0] * 8 + [-1.0] * 8)
-    halves = code.spread(code.halves(code.load(blocks, 0, I16, 2)), [0] * 8 + [1] * 8)
-    return code.builder.fmul(floats, code.builder.fmul(halves, sign))
+def scales_and_minima(code: Lanes, blocks: Any) -> Any:
+    """Four scales, their minima, four scales, their minima, as floats; all in two words until then."""
+    first, last = code.load(blocks, 4, I64), code.builder.zext(code.load(blocks, 12, I32), I64)
+    nibbles = code.masked(code.builder.or_(last, code.builder.shl(last, code.whole(28, last))), _twice(LOW_NIBBLES))
+    pairs = code.masked(code.shifted(first, 2), _twice(HIGH_PAIRS))
+    words = [code.masked(first, _twice(SIX_BITS)), code.builder.or_(nibbles, pairs)]
+    both = code.low_and_high(*(code.builder.bitcast(word, ir.VectorType(I8, 8)) for word in words))
+    floats = code.builder.sitofp(code.builder.zext(both, ir.VectorType(I32, LANES)), ir.VectorType(FLOAT, LANES))
+    halves = code.spread(code.load(blocks, 0, I16, 2), ([0] * 4 + [1] * 4) * 2)
+    return code.builder.fmul(floats, code.halves(halves))
 
 
-def _with_high_pairs(code: Lanes, low: Any, word: Any) -> Any:
-    """Four low nibbles below the highest two bits of four bytes."""
-    pairs = code.masked(code.shifted(word, 6), LOW_PAIRS)
-    return code.builder.or_(low, code.builder.shl(pairs, code.whole(4, pairs)))
+def _twice(mask: int) -> int:
+    return mask | mask << 32
 
 
-def _six_bit_bytes(code: Lanes, blocks: Any, half: int) -> list[Any]:
-    """The numbers less 32, a byte each: of the low nibbles, of the high ones."""
+def scaled_and_less(code: Lanes, vectors: list[Any], factors: Any, half: int, high: int) -> Group:
+    """The numbers of two groups of 32, the second in the upper lanes."""
+    first = 8 * half + high
+    lanes = [first] * 8 + [first + 2] * 8
+    less = code.builder.fneg(code.spread(factors, [4 + lane for lane in lanes]))
+    return Group(vectors, code.spread(factors, lanes), less)
+
+
+def six_bit_bytes(code: Lanes, blocks: Any, half: int) -> list[Any]:
+    """The numbers of half a block, a byte each, 32 too large: of the low nibbles, of the high ones."""
     low = code.load(blocks, 64 * half, I32, LANES)
     pairs = code.spread(code.load(blocks, 128 + 32 * half, I32, 8), [*range(8), *range(8)])
     places = ir.Constant(pairs.type, [0] * 8 + [2] * 8)
@@ -79,19 +80,22 @@ def _six_bit_bytes(code: Lanes, blocks: Any, half: int) -> list[Any]:
     made = []
     for shift in (0, 4):
         high = code.masked(code.shifted(pairs, shift), LOW_PAIRS)
-        numbers = code.builder.or_(
-            code.masked(code.shifted(low, shift), LOW_NIBBLES), code.builder.shl(high, code.whole(4, high))
-        )
-        wide = code.builder.bitcast(numbers, ir.VectorType(I8, 64))
-        made.append(code.builder.bitcast(code.builder.sub(wide, code.whole(32, wide)), numbers.type))
+        nibbles = code.masked(code.shifted(low, shift), LOW_NIBBLES)
+        made.append(code.builder.or_(nibbles, code.builder.shl(high, code.whole(4, high))))
     return made
 
 
+def _signed(code: Lanes, vectors: list[Any]) -> list[Any]:
+    """The bytes less 32."""
+    wide = [code.builder.bitcast(vector, ir.VectorType(I8, 64)) for vector in vectors]
+    return [code.builder.bitcast(code.builder.sub(each, code.whole(32, each)), vectors[0].type) for each in wide]
+
+
 def _q4_k_columns() -> IntArray:
-    """Of each half block: nibbles, then words of two groups, which hold four bytes next to each other."""
-    half, nibble, lane = np.ogrid[:2, :8, :LANES]
+    """Of each half block: low nibbles, then high ones; of these, bytes of a word, then words of two groups."""
+    half, high, byte, lane = np.ogrid[:2, :2, :4, :LANES]
     group, word = 2 * half + lane // 8, lane % 8
-    return np.asarray(64 * group + 32 * (nibble % 2) + 4 * word + nibble // 2, np.int64).reshape(-1)
+    return np.asarray(64 * group + 32 * high + 4 * word + byte, np.int64).reshape(-1)
 
 
 def _q6_k_columns() -> IntArray:

@@ -19,11 +19,15 @@ import torch
 from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
 from .lanes import host_features
-from .matrix import ExpertMatrices, PackedMatrix
+from .matrix import Biases, ExpertMatrices, PackedMatrix
+from .records import Record, record_of
 from .steps import Unpacker
 
 FEW = 32  # tokens of one expert or product, up to which weights are unpacked for every four tokens anew
+ALL = 1 << 62  # tokens: never unpacked before the product
 BLOCK_BYTES = 4 << 20  # of weights unpacked at a time
+
+BEGINS, PLACE_WORDS = (0, 5, 10), 18  # of an expert's words: where gate's, up's and down's begin
 
 
 class Clamped(NamedTuple):
@@ -34,51 +38,92 @@ class Clamped(NamedTuple):
 
 
 class PackedLayer(NamedTuple):
-    """A layer's experts; `place` int64 [E, 9] as the loops read it, `bytes_6` from row to row of blocks and scales."""
+    """A layer's experts, made once. `place` int64 [E, 18] as stages read it, which is at `address`; `first`: an expert
+    that has the formats and shapes of all; `hidden`, `inner`: records of hidden states and of what goes into down;
+    `held`: what keeps the weights alive.
+    """
 
-    experts: tuple[ExpertMatrices, ...]
+    first: ExpertMatrices
     place: IntArray
-    bytes_6: IntArray
+    biases: Sequence[Biases | None]
+    hidden: Record
+    inner: Record
+    held: Any
+    address: int
+
+    def expert(self, e: int) -> ExpertMatrices:
+        """One of them."""
+        how = self.place[e].tolist()
+        gate, up, down = (
+            matrix._replace(blocks=how[begin + 1], scales=how[begin + 2])
+            for matrix, begin in zip(self.first.matrices, BEGINS, strict=True)
+        )
+        return ExpertMatrices(gate, up, down, self.biases[e])
 
 
 class PackedKernel:
     """Products with packed matrices. Deterministic: a token's result has the same bits whatever tokens and threads
-    share the call, up to FEW tokens; beyond, torch multiplies blocks of weights that are unpacked once.
+    share the call, up to `few` tokens; beyond, torch multiplies blocks of weights that are unpacked once.
+
+    `rounded`: activations of few tokens are rounded to signed bytes, 32 together, where the format has kernels for it:
+    lossy, as llama.cpp computes.
     """
 
-    lossless = True
-
-    def __init__(self, threads: int | None = None, features: frozenset[str] | None = None, few: int = FEW) -> None:
-        from . import loops  # compiles, so only where it is wanted
+    def __init__(
+        self,
+        threads: int | None = None,
+        features: frozenset[str] | None = None,
+        few: int = FEW,
+        rounded: bool = False,
+    ) -> None:
+        from . import loops, stages  # they compile, so only where it is wanted
 
         self._loops: Any = loops
+        self._stages: Any = stages
         self.threads = threads or torch.get_num_threads()
         self.few = few
+        self.rounded = rounded
+        self.lossless = not rounded
         self._features = host_features() if features is None else features
         _launch_pool()
 
     def linear(self, input_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """x times the transposed weights, in the dtype of x: [T, N]."""
-        unpacker = matrix.unpacker
-        x_TK = _arranged(input_TK, unpacker)
-        if len(x_TK) > self.few:
-            return self._in_blocks(torch.from_numpy(x_TK), matrix).to(input_TK.dtype)
-        out_TN = np.empty((len(x_TK), matrix.shape[0]), np.float32)
-        with LOCK:
-            self._loops.set_num_threads(self.threads)
-            multiply = self._loops.multiplying(unpacker, self._features)
-            multiply(*_address(matrix), x_TK, out_TN, self.threads)
-        return torch.from_numpy(out_TN).to(input_TK.dtype)
+        if len(input_TK) > self.few:
+            return self._in_blocks(_arranged(input_TK, matrix.unpacker), matrix).to(input_TK.dtype)
+        unpacker = matrix.reader(self.rounded)
+        x_TK, record = _wide(input_TK), record_of(unpacker, matrix.shape[1])
+        tokens, out_TN = len(x_TK), torch.empty((len(x_TK), matrix.shape[0]))
+        scratch = _scratch(tokens * record.num_bytes, record.is_zeroed)
+        words = [x_TK.data_ptr(), *x_TK.shape, scratch.data_ptr(), record.num_bytes, *record.how]
+        words += [*self._reading(matrix, unpacker), _address(_in_turn(tokens)), out_TN.data_ptr(), matrix.shape[0]]
+        self._run(words, "multiplying", before="arranging")
+        return out_TN.to(input_TK.dtype)
 
     def pack_several(self, experts_E: Sequence[ExpertMatrices]) -> PackedLayer:
-        """Where a layer's experts are; no copy. All have the formats and shapes of the first."""
-        rows = []
-        for gate, up, down, biases in experts_E:
-            addresses = [n for matrix in (gate, up, down) for n in (matrix.blocks, matrix.scales)]
-            rows.append(addresses + [bias.data_ptr() for bias in biases or ()] + [0] * (0 if biases else 3))
-        first = experts_E[0]
-        strides = [n for matrix in first[:3] for n in (matrix.row_bytes, matrix.scale_row_bytes)]
-        return PackedLayer(tuple(experts_E), np.array(rows, np.int64), np.array(strides, np.int64))
+        """Where a layer's experts are, and what reads them; no copy. All have the formats and shapes of the first."""
+        place = [[n for m in matrices for n in (m.blocks, m.scales)] for *matrices, _ in experts_E]
+        return self._layer(experts_E[0], np.array(place, np.int64), [e.biases for e in experts_E], experts_E)
+
+    def pack_rows(
+        self, first: ExpertMatrices, offset_E: IntArray, biases_E: Sequence[Biases | None], held: Any
+    ) -> PackedLayer:
+        """The same for experts that lie so many bytes from the first, in rows alike; `held`: the rows."""
+        place = [n for matrix in first.matrices for n in (matrix.blocks, matrix.scales)]
+        return self._layer(first, np.array(place, np.int64) + offset_E[:, None], biases_E, (first, held))
+
+    def _layer(
+        self, first: ExpertMatrices, place_E6: IntArray, biases_E: Sequence[Biases | None], held: Any
+    ) -> PackedLayer:
+        place = np.zeros((len(place_E6), PLACE_WORDS), np.int64)
+        readers = [matrix.reader(self.rounded) for matrix in first.matrices]
+        for i, (matrix, reader, begin) in enumerate(zip(first.matrices, readers, BEGINS, strict=True)):
+            place[:, begin : begin + 5] = self._reading(matrix, reader)
+            place[:, begin + 1 : begin + 3] = place_E6[:, 2 * i : 2 * i + 2]
+        for row, biases in zip(place, biases_E, strict=True):
+            row[15:] = [bias.data_ptr() for bias in biases] if biases else 0
+        hidden, inner = (record_of(readers[i], first.matrices[i].shape[1]) for i in (0, 2))
+        return PackedLayer(first, place, biases_E, hidden, inner, held, _address(place))
 
     def swiglu_of_several(
         self,
@@ -92,42 +137,57 @@ class PackedKernel:
 
         `activation` None: silu. Experts of few tokens share one call, each of many has its own.
         """
-        parts = input_SH.split_with_sizes(list(counts))
+        return self.swiglu_of_rows(input_SH, _in_turn(len(input_SH)), layer, active, counts, activation)
+
+    def swiglu_of_rows(
+        self,
+        input_TH: torch.Tensor,
+        rows_S: IntArray,
+        layer: PackedLayer,
+        active: Sequence[int],
+        counts: Sequence[int],
+        activation: Clamped | None = None,
+    ) -> torch.Tensor:
+        """The same where expert active[i] has the next counts[i] of `rows_S`, which name rows of `input_TH`."""
         few = [i for i, count in enumerate(counts) if count <= self.few]
         if len(few) == len(counts):
-            return self._together(input_SH, layer, active, counts, activation)
-        chosen = zip(parts, active, strict=True)
-        out_S = [self._many(part, layer.experts[e], activation) for part, e in chosen if len(part) > self.few]
-        if not few:
-            return torch.cat(out_S)
-        together = torch.cat([parts[i] for i in few])
-        done = self._together(together, layer, [active[i] for i in few], [counts[i] for i in few], activation)
-        rest, many = iter(done.split_with_sizes([counts[i] for i in few])), iter(out_S)
-        return torch.cat([next(rest) if count <= self.few else next(many) for count in counts])
+            return self._together(input_TH, rows_S, layer, active, counts, activation)
+        parts = np.split(rows_S, np.cumsum(counts)[:-1])
+        out_N: list[torch.Tensor] = [torch.empty(0)] * len(counts)
+        for i, rows in enumerate(parts):
+            if counts[i] > self.few:
+                out_N[i] = self._many(input_TH[torch.from_numpy(rows)], layer.expert(active[i]), activation)
+        if few:
+            rows, some = np.concatenate([parts[i] for i in few]), [counts[i] for i in few]
+            done = self._together(input_TH, rows, layer, [active[i] for i in few], some, activation)
+            for i, part in zip(few, done.split_with_sizes(some), strict=True):
+                out_N[i] = part
+        return torch.cat(out_N)
 
     def _together(
         self,
-        input_SH: torch.Tensor,
+        input_TH: torch.Tensor,
+        rows_S: IntArray,
         layer: PackedLayer,
         active: Sequence[int],
         counts: Sequence[int],
         activation: Clamped | None,
     ) -> torch.Tensor:
-        gate, _, down, _ = layer.experts[0]
-        inner, outer = gate.unpacker, down.unpacker
-        x_SH, ends = _arranged(input_SH, inner), np.array([0, *accumulate(counts)], np.int64)
-        h, u, z = np.empty((3, len(x_SH), gate.shape[0]), np.float32)
-        out_SH = np.empty((len(x_SH), down.shape[0]), np.float32)
-        alpha, limit = map(np.float32, activation or (0.0, 0.0))
-        work = layer.place[list(active)], layer.bytes_6, ends, x_SH, h, u, z, _places(outer, gate.shape[0]), out_SH
-        with LOCK:
-            self._loops.set_num_threads(self.threads)
-            swiglu = self._loops.swiglu_of(inner, outer, activation is not None, self._features)
-            swiglu(*work, alpha, limit, self.threads)
-        return torch.from_numpy(out_SH)
+        size, ffn, width = len(rows_S), layer.first.gate.shape[0], layer.first.down.shape[0]
+        x_TH, hidden, inner = _wide(input_TH), layer.hidden, layer.inner
+        out_SH = torch.empty((size, width))
+        x_bytes, z_bytes = len(x_TH) * hidden.num_bytes, size * inner.num_bytes
+        scratch = _scratch(x_bytes + z_bytes + 8 * size * ffn, hidden.is_zeroed or inner.is_zeroed)
+        x = scratch.data_ptr()
+        z, h = x + x_bytes, x + x_bytes + z_bytes
+        words = [x_TH.data_ptr(), *x_TH.shape, x, hidden.num_bytes, *hidden.how]
+        words += [len(active), layer.address, _address(rows_S), _address(_in_turn(size)), h, h + 4 * size * ffn, ffn]
+        words += [_address(_limits(activation)), z, inner.num_bytes, *inner.how, out_SH.data_ptr(), width]
+        self._run([*words, *active, 0, *accumulate(counts)], "entering", "leaving", before="arranging")
+        return out_SH
 
     def _many(self, hidden_TH: torch.Tensor, expert: ExpertMatrices, activation: Clamped | None) -> torch.Tensor:
-        x_TH = torch.from_numpy(_arranged(hidden_TH, expert.gate.unpacker))
+        x_TH = _arranged(hidden_TH, expert.gate.unpacker)
         gate, up = (self._in_blocks(x_TH, matrix) for matrix in (expert.gate, expert.up))
         if expert.biases:
             gate, up = gate + expert.biases[0], up + expert.biases[1]
@@ -136,45 +196,75 @@ class PackedKernel:
         else:
             gate, up = gate.clamp(max=activation.limit), up.clamp(-activation.limit, activation.limit)
             inner = (up + 1) * (gate * torch.sigmoid(gate * activation.alpha))
-        out_TH = self._in_blocks(torch.from_numpy(_arranged(inner, expert.down.unpacker)), expert.down)
+        out_TH = self._in_blocks(_arranged(inner, expert.down.unpacker), expert.down)
         return out_TH + expert.biases[2] if expert.biases else out_TH
+
+    def widened(self, matrix: PackedMatrix, first: int, last: int, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Some rows' weights as fp32, columns in the unpacker's order; into `out`, contiguous, if it is given."""
+        made = torch.empty((last - first, matrix.shape[1])) if out is None else out
+        how = self._placed(self._loops.widening(matrix.unpacker, self._features), matrix)
+        self._run([*how, first, *made.shape, made.data_ptr()], "unpacking")
+        return made
 
     def _in_blocks(self, x_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """fp32 [T, N]; x in the unpacker's order."""
         rows, columns = matrix.shape
         out_TN = torch.empty((len(x_TK), rows))
         block = torch.empty((min(max(BLOCK_BYTES // 4 // columns, 1), rows), columns))
-        widen = self._loops.widening(matrix.unpacker, self._features)
         for begin in range(0, rows, len(block)):
-            some = block[: rows - begin]
-            with LOCK:
-                self._loops.set_num_threads(self.threads)
-                widen(*_address(matrix), begin, some.numpy(), self.threads)
-            out_TN[:, begin : begin + len(some)] = x_TK @ some.t()
+            end = min(begin + len(block), rows)
+            out_TN[:, begin:end] = x_TK @ self.widened(matrix, begin, end, block[: end - begin]).t()
         return out_TN
 
+    def _run(self, words: Sequence[int], *stages: str, before: str = "") -> None:
+        given, addresses = np.array(words, np.int64), _addresses(stages)
+        with LOCK:
+            self._stages.set_num_threads(self.threads)
+            first = self._stages.stage(before) if before else 0
+            self._stages.run()(first, addresses, _address(given), self.threads)
 
-def _address(matrix: PackedMatrix) -> tuple[int, int, int, int]:
-    return matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes
+    def _reading(self, matrix: PackedMatrix, unpacker: Unpacker) -> list[int]:
+        """How loops read a matrix: by what, and where it is."""
+        return self._placed(self._loops.reading(unpacker, self._features), matrix)
+
+    @staticmethod
+    def _placed(function: int, matrix: PackedMatrix) -> list[int]:
+        return [function, matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes]
 
 
 @cache
-def _order(unpacker: Unpacker, columns: int) -> Any:
-    """The columns as the unpacker takes them; None where that is as they come."""
-    order = unpacker.order(columns)
-    return None if order is None or np.array_equal(order, np.arange(columns)) else order
+def _in_turn(size: int) -> IntArray:
+    """Rows as they come. Nobody writes to it."""
+    return np.arange(size, dtype=np.int64)
 
 
 @cache
-def _places(unpacker: Unpacker, columns: int) -> IntArray:
-    """Where the unpacker takes each column."""
-    order = _order(unpacker, columns)
-    places = np.arange(columns) if order is None else np.argsort(order)
-    return places.astype(np.int64)
+def _addresses(stages: tuple[str, ...]) -> IntArray:
+    from .stages import stage
+
+    return np.array([stage(name) for name in stages], np.int64)
 
 
-def _arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> npt.NDArray[np.float32]:
-    """Activations as the kernel reads them: fp32, in the unpacker's order."""
-    wide_TK: npt.NDArray[np.float32] = input_TK.detach().float().contiguous().numpy()
-    order = _order(unpacker, wide_TK.shape[1])
-    return wide_TK if order is None else wide_TK.take(order, axis=1)
+@cache
+def _limits(activation: Clamped | None) -> npt.NDArray[np.float32]:
+    return np.array(activation or (0.0, 0.0), np.float32)
+
+
+def _wide(input_TK: torch.Tensor) -> torch.Tensor:
+    return input_TK.detach().float().contiguous()
+
+
+def _scratch(num_bytes: int, zeroed: bool) -> torch.Tensor:
+    """Room that begins at a cache line."""
+    return (torch.zeros if zeroed else torch.empty)(num_bytes, dtype=torch.uint8)
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    found: int = array.__array_interface__["data"][0]  # a third of what ctypes.data takes
+    return found
+
+
+def _arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> torch.Tensor:
+    """Activations in fp32 in the unpacker's order."""
+    order = unpacker.order(input_TK.shape[1])
+    return input_TK.detach().float()[:, torch.from_numpy(order)]

@@ -5,7 +5,7 @@ Shapes: N rows = output columns, K input columns, F ffn, H hidden.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -18,7 +18,10 @@ NO_NUMBER = 0x7F  # e4m3's, without its sign
 
 
 class PackedMatrix(NamedTuple):
-    """A matrix [N, K], or rows of one. `held`: the tensors, kept alive. Addresses, and bytes from row to row."""
+    """A matrix [N, K], or rows of one. `held`: the tensors, kept alive. Addresses, and bytes from row to row.
+
+    `unpacker`: for activations as they are; `reader` has the one for rounded ones where there is one.
+    """
 
     held: dict[str, torch.Tensor]
     format: Format
@@ -28,6 +31,11 @@ class PackedMatrix(NamedTuple):
     scales: int
     row_bytes: int
     scale_row_bytes: int
+
+    def reader(self, rounded: bool) -> Unpacker:
+        """What reads it for activations as they are, or rounded where it can."""
+        other = unpacker_of(self.format, rounded=True) if rounded else None
+        return other if other is not None and other.serves(self.shape) else self.unpacker
 
     def every(self, count: int, first: int) -> PackedMatrix:
         """Rows first, first + count ...: gpt-oss stores gate and up in turns. For scales of one row alone."""
@@ -50,18 +58,29 @@ class PackedMatrix(NamedTuple):
         return self._replace(shape=(last - first, self.shape[1]), blocks=blocks, scales=scales)
 
 
+Biases: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
 class ExpertMatrices(NamedTuple):
     """One expert: gate and up [F, H], of one format, down [H, F]; biases fp32 [F], [F], [H] where there are any."""
 
     gate: PackedMatrix
     up: PackedMatrix
     down: PackedMatrix
-    biases: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    biases: Biases | None = None
+
+    @property
+    def matrices(self) -> tuple[PackedMatrix, PackedMatrix, PackedMatrix]:
+        """Gate, up and down."""
+        return self.gate, self.up, self.down
 
 
-def serves(format_: Format, shape: Shape) -> bool:
-    """Whether packed kernels read matrices of this format and shape; else they are unpacked to be multiplied."""
-    unpacker = unpacker_of(format_)
+def serves(format_: Format, shape: Shape, rounded: bool = False) -> bool:
+    """Whether packed kernels read matrices of this format and shape; else they are unpacked to be multiplied.
+
+    `rounded`: for activations rounded to bytes.
+    """
+    unpacker = unpacker_of(format_, rounded)
     return unpacker is not None and unpacker.serves(shape)
 
 
@@ -75,12 +94,17 @@ def packed_matrix(format_: Format, parts: Parts, shape: Shape) -> PackedMatrix:
     if unpacker is None or not unpacker.serves(shape):
         raise InputError(f"no packed kernel reads {format_.name} matrices {list(shape)}; unpack them to be multiplied")
     held = {part.name: parts[part.name].contiguous() for part in format_.parts(shape)}
-    if format_.name == "fp8-block" and bool((held["weights"].view(torch.uint8) & 127 == NO_NUMBER).any()):
-        raise InputError("an fp8-block matrix holds weights that are no numbers; check the checkpoint")
+    require_numbers(format_, held)
     blocks, scales = _place(held[unpacker.blocks], shape[0]), (0, 0)
     if unpacker.scales:
         scales = _place(held[unpacker.scales], held[unpacker.scales].shape[0])
     return PackedMatrix(held, format_, unpacker, shape, blocks[0], scales[0], blocks[1], scales[1])
+
+
+def require_numbers(format_: Format, parts: Parts) -> None:
+    """Raise InputError for FP8 that is no number."""
+    if format_.name == "fp8-block" and int((parts["weights"].view(torch.uint8) << 1).max()) == 2 * NO_NUMBER:
+        raise InputError("an fp8-block matrix holds weights that are no numbers; check the checkpoint")
 
 
 def _place(tensor: torch.Tensor, rows: int) -> tuple[int, int]:
