@@ -23,7 +23,7 @@ from .experts import pool_size
 from .timing import time_together
 
 TOKENS = (1, 2, 4, 8, 16, 64, 256)
-PRODUCTS = 8  # experts times tokens in a measured call, at least
+PRODUCTS = 8  # experts times tokens in a measured call of kernels, at least
 FEW = 64  # tokens up to which both kernels are measured; beyond, unpacking in blocks is known to win
 READ_BYTES = 64 << 20  # of a measured read
 ALIGN = 64  # bytes; experts begin at cache lines
@@ -135,7 +135,7 @@ def format_table(
 
 def _at(name: str, pool: PackedPool, shape: ExpertShape, count: int, budget_s: float) -> tuple[float, list[FormatRow]]:
     """Bytes a second of reads, and the rows of one token count."""
-    several = min(max(PRODUCTS // count, 1), pool.count)
+    several = min(max(PRODUCTS // count, 1), pool.count) if pool.is_served else 1
     input_TH = torch.randn(count, shape.hidden)
     ways = _ways(pool, count)
     calls = [way(pool, input_TH, several) for way, _ in ways.values()]
