@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import torch
 
+from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.expert_ffn import Arithmetic, parameter_names
 from ..engine.host_store import Layout, refuse_unreadable
 from ..engine.interrupts import uninterrupted
@@ -20,6 +21,8 @@ from ..memory.plan import MemoryPlan
 from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
+from .dense_kernel import DenseKernel, dense_kernel_for
+from .dense_linear import DenseLinears
 from .dense_part import DensePart
 from .door import close_door, open_door
 from .expert_modules import Selection
@@ -66,6 +69,9 @@ class Attachment:
         self._arithmetic: dict[Any, Arithmetic] = {}
         self._selection = Selection()
         self._dense = DensePart()
+        self._linears = DenseLinears()
+        self.dense_kernel = DenseKernel("torch", "not yet chosen", {})
+        self._wanted = options.dense_kernel
         self._steered = SteeredModel()
         self._weights = WeightWatch()
         self.fewer: FewerExperts | None = None  # while the model drafts for itself
@@ -141,6 +147,7 @@ class Attachment:
             self._selection.restore()
             self._second_try.take_off()
             self._steered.take_off()
+            self._linears.take_off()
             self._dense.restore()
             if (model := self.model()) is not None:
                 take_off(model, self)
@@ -227,6 +234,12 @@ class Attachment:
     def bring(self, model: torch.nn.Module) -> None:
         """Bring the model's dense part to the device, where experts give way if nobody has named their memory."""
         self._dense.bring(model, self.engine.accelerator.device, self.room.make_room if self._may_shrink else None)
+
+    def multiply(self, model: torch.nn.Module) -> None:
+        """Take our own products for the model's linear modules where they are faster."""
+        cpu_only, eager = isinstance(self.engine, CpuOnlyEngine), self.cpu_kernel.choice is None
+        self.dense_kernel = dense_kernel_for(self._wanted, model, cpu_only, eager)
+        self._linears.put_on(model, self.dense_kernel.most)
 
     def steer(self, model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> None:
         """Force experts on and off in the model's routers, where that was asked for."""

@@ -36,6 +36,8 @@ def stats_of(attachment: Attachment, modules: Sequence[Any], held_bytes: int) ->
         "forecaster": getattr(scheduler.forecaster, "name", None),
         "cpu_kernel": attachment.cpu_kernel.name,
         "cpu_kernel_reason": attachment.cpu_kernel.reason,
+        "dense_kernel": attachment.dense_kernel.name,
+        "dense_kernel_reason": attachment.dense_kernel.reason,
         **precision_stats(attachment.tier, engine.store, steered=attachment.steering is not None),
         "steered": attachment.steering and attachment.steering.facts(),
         "gpu_expert_bytes": engine.gpu_expert_bytes,

@@ -1,0 +1,63 @@
+"""One product of a model's dense part in as little Python as there can be: numbers of its dtype in and out.
+
+Sums are fp32 and rounded once, so that the result is torch's within rounding. Shapes: T tokens, N output columns,
+K input columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...formats import Format
+from ...formats.plain import Bf16, Fp16
+from ...types import IntArray
+from ..numba_kernels import LOCK, _launch_pool
+from .kernels import _order
+from .lanes import host_features
+from .matrix import PackedMatrix, packed_matrix, serves
+
+DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+PLAIN: dict[torch.dtype, Format] = {torch.bfloat16: Bf16(), torch.float16: Fp16()}
+CONVERTING = {"f16c", "avx512f", "neon"}  # CPUs that convert fp16 by themselves
+
+
+def matrix_of(weight: torch.Tensor | None) -> PackedMatrix | None:
+    """Where a weight lies, if a kernel can read it there: contiguous, on the CPU, in half precision."""
+    if weight is None or weight.dtype not in PLAIN or type(weight.data) is not torch.Tensor:
+        return None
+    format_, shape = PLAIN[weight.dtype], (weight.shape[0], weight.shape[-1])
+    fits = weight.ndim == 2 and weight.is_cpu and weight.is_contiguous() and weight.numel()
+    converts = weight.dtype is not torch.float16 or host_features() & CONVERTING
+    if not fits or not converts or not serves(format_, shape):
+        return None
+    return packed_matrix(format_, {"weights": weight.detach()}, shape)
+
+
+class DenseProduct:
+    """x times a transposed matrix. Deterministic: a token's result has the same bits whatever tokens share the call."""
+
+    __slots__ = ("_kernel", "_order", "_place", "_set_threads", "_threads", "matrix")
+
+    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype, threads: int | None = None) -> None:
+        from . import dense_loops, loops  # compiles, so only where it is wanted
+
+        self.matrix, self._threads = matrix, threads or torch.get_num_threads()
+        alone = self._threads == 1
+        self._kernel: Any = dense_loops.multiplying_dense(matrix.unpacker, DTYPES[dtype], host_features(), alone)
+        self._set_threads: Any = None if alone else loops.set_num_threads
+        self._order: IntArray | None = _order(matrix.unpacker, matrix.shape[1])
+        order = 0 if self._order is None else self._order.ctypes.data
+        place = matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes
+        self._place: tuple[int, ...] = (*place, *matrix.shape, order)
+        _launch_pool()
+
+    def into(self, out_TN: torch.Tensor, input_TK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+        """Write x times the transposed matrix, and the bias, into `out_TN`: all contiguous, of the kernel's dtype."""
+        tokens = input_TK.numel() // self._place[5]
+        bias = 0 if bias_N is None else bias_N.data_ptr()
+        with LOCK:
+            if self._set_threads is not None:
+                self._set_threads(self._threads)
+            self._kernel(*self._place, bias, input_TK.data_ptr(), out_TN.data_ptr(), tokens, self._threads)
