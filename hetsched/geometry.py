@@ -9,7 +9,24 @@ from typing import Any
 from .errors import InputError, known_as
 
 # Bits that one weight takes in memory, scales of quantised blocks included (MXFP4: 4 + 8/32; int4: 4 + 16/32).
-WEIGHT_BITS = {"fp32": 32.0, "bf16": 16.0, "fp16": 16.0, "fp8": 8.0, "int8": 8.0, "mxfp4": 4.25, "int4": 4.5}
+WEIGHT_BITS = {
+    "fp32": 32.0,
+    "bf16": 16.0,
+    "fp16": 16.0,
+    "fp8": 8.0,
+    "int8": 8.0,
+    "mxfp4": 4.25,
+    "int4": 4.5,
+    "fp8-block": 8.0 + 32 / 128**2,
+    "q8_0": 8.5,
+    "q6_k": 6.5625,
+    "q4_k": 4.5,
+    "q4_0": 4.5,
+    "gguf-mxfp4": 4.25,
+    "int4-group": 4.5,
+    "gptq": 4.5,
+    "awq": 4.5,
+}
 
 # What no model comes near, so that nothing asks for memory by a figure that is a slip or an attack.
 MAX_LAYERS, MAX_EXPERTS, MAX_WIDTH, MAX_PARAMS = 10_000, 1 << 15, 1 << 24, 1 << 50

@@ -50,6 +50,7 @@ ROOMS = [
     "bound",
     "replay",
     "evaluate",
+    "packed",
     "tiers",
     "accelerators",
     "cpu_kernels",

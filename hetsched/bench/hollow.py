@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from hetsched.engine import executor
-from hetsched.engine.host_store import Layout
 from hetsched.errors import InputError
 from hetsched.machine import gallery
+from hetsched.packed import layout_of
 
 VOCABULARY = 1024
 
@@ -83,7 +83,7 @@ def _fill(model: Any, seed: int) -> None:
 
     generator = torch.Generator().manual_seed(seed)
     for module in expert_modules(model):
-        layout = Layout.of(module)
+        layout = layout_of(module)
         rows = torch.empty((module.num_experts, layout.row_bytes), dtype=torch.uint8)
         for name, stacked in layout.stacked(rows).items():
             setattr(module, name, torch.nn.Parameter(stacked, requires_grad=False))

@@ -32,7 +32,8 @@ def add_machine_options(
     cpu_kernel: str | None = None,
     time_scale: float = ATTACH_TIME_SCALE,
 ) -> None:
-    """--hardware, --gpu-memory, --policy, --solver, --forecaster, --stand-in-for, --cpu-kernel, --dense-kernel and --time-scale."""
+    """--hardware, --gpu-memory, --policy, --solver, --forecaster, --stand-in-for, --cpu-kernel and --dense-kernel, and
+    --time-scale."""
     text = f"machine to emulate, or 'cpu': see 'hetsched profiles list' (default: {hardware or 'this machine'})"
     parser.add_argument("--hardware", type=non_empty_text, default=hardware, metavar="NAME", help=text)
     usual = gpu_memory.replace("%", "%%") if gpu_memory else "what the GPU has beside the rest of the model"

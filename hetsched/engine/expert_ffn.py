@@ -12,10 +12,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 
-from ..errors import InputError
-
 Linear: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-TRAITS = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "num_experts")
 
 
 @dataclass(frozen=True)
@@ -35,22 +32,6 @@ class Arithmetic:
 
 
 PLAIN = Arithmetic()
-
-
-def parameter_names(module: Any) -> list[str]:
-    """Names of the stacked parameters [E, ...] that one expert's weights are slices of.
-
-    Raises InputError naming what is missing.
-    """
-    missing = [trait for trait in TRAITS if not hasattr(module, trait)]
-    up = "gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"
-    names = [up, "down_proj"]
-    if getattr(module, "has_bias", False):
-        names += [f"{name}_bias" for name in names]
-    missing += [name for name in names if getattr(module, name, None) is None]
-    if missing:
-        raise InputError(f"{type(module).__name__} lacks {', '.join(missing)}; this expert class is not supported")
-    return names
 
 
 def expert_ffn(

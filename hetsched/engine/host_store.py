@@ -6,8 +6,6 @@ Shapes: E experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -15,88 +13,8 @@ import torch
 from ..accelerators.base import Accelerator
 from ..accelerators.host_memory import HostMemory
 from ..errors import InputError
+from ..packed import Layout, PackedStack, layout_of
 from ..types import ExpertId
-from .expert_ffn import parameter_names
-
-ALIGN = 64  # bytes; a cache line, and what torch's own allocations have
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One parameter of an expert inside its row of bytes."""
-
-    name: str
-    begin: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes without padding."""
-        return prod(self.shape) * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each parameter of one expert lies in its row."""
-
-    pieces: tuple[Piece, ...]
-    row_bytes: int
-
-    @classmethod
-    def of(cls, module: Any) -> Layout:
-        """The layout of an expert module's rows."""
-        pieces, begin = [], 0
-        for name in parameter_names(module):
-            parameter = getattr(module, name)
-            piece = Piece(name, begin, tuple(parameter.shape[1:]), parameter.dtype)
-            pieces.append(piece)
-            begin += -(-piece.num_bytes // ALIGN) * ALIGN
-        return cls(tuple(pieces), begin)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of one expert's parameters, without padding."""
-        return sum(piece.num_bytes for piece in self.pieces)
-
-    def views(self, row: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """One expert's parameters as views of its bytes (uint8, at least row_bytes long)."""
-        return {
-            piece.name: row[piece.begin : piece.begin + piece.num_bytes].view(piece.dtype).view(piece.shape)
-            for piece in self.pieces
-        }
-
-    def allocate(self, num_experts: int) -> torch.Tensor:
-        """Rows for so many experts, uint8 [E, row_bytes], their padding zeroed and the rest undefined."""
-        rows = torch.empty((num_experts, self.row_bytes), dtype=torch.uint8)
-        ends = [piece.begin + piece.num_bytes for piece in self.pieces]
-        begins = [*(piece.begin for piece in self.pieces[1:]), self.row_bytes]
-        for end, begin in zip(ends, begins, strict=True):
-            rows[:, end:begin] = 0
-        return rows
-
-    def stacked(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The module's parameters [E, ...] as views of all rows."""
-        return {
-            piece.name: rows[:, piece.begin : piece.begin + piece.num_bytes]
-            .view(piece.dtype)
-            .view(len(rows), *piece.shape)
-            for piece in self.pieces
-        }
-
-    def rows_of(self, module: Any) -> torch.Tensor | None:
-        """The rows that a module's parameters are views of already (see hetsched.load), else None."""
-        first = getattr(module, self.pieces[0].name).data
-        storage, size = first.untyped_storage(), (module.num_experts, self.row_bytes)
-        if first.storage_offset() or storage.nbytes() != prod(size):
-            return None
-        rows = torch.empty(0, dtype=torch.uint8)
-        rows.set_(storage, 0, size, (self.row_bytes, 1))
-        for name, view in self.stacked(rows).items():
-            found = getattr(module, name).data
-            if found.data_ptr() != view.data_ptr() or found.stride() != view.stride():
-                return None
-        return rows
 
 
 def refuse_unreadable(module: Any, name: str) -> None:
@@ -104,7 +22,7 @@ def refuse_unreadable(module: Any, name: str) -> None:
     parameter = getattr(module, name)
     if parameter.is_meta:
         raise InputError(f"{name} of {type(module).__name__} is on meta; load the model's weights before running it")
-    if type(parameter.data) is not torch.Tensor:
+    if type(parameter.data) not in (torch.Tensor, PackedStack):
         kind = type(parameter.data).__name__
         raise InputError(f"{name} of {type(module).__name__} is a {kind}; load the model unsharded and unquantised")
 
@@ -125,7 +43,7 @@ class HostStore:
 
         Raises InputError for parameters that hold no plain numbers (on meta, sharded, quantised).
         """
-        layout = self._known(Layout.of(module))
+        layout = self._known(layout_of(module))
         for name in (piece.name for piece in layout.pieces):
             refuse_unreadable(module, name)
         rows = layout.rows_of(module)
@@ -174,12 +92,13 @@ class HostStore:
     def give_back(self, layer: int, *modules: Any) -> None:
         """Restore parameters as tensors of their own, bit for bit; modules that shared them share them again.
 
-        What looks elsewhere by now is left alone, and a layer that is not stored, too.
+        Packed ones were in rows before, and stay. What looks elsewhere by now is left alone, and a layer that is not
+        stored, too.
         """
         if not self.holds(layer):
             return
-        rows = self._rows[layer]
-        for name, stacked in self._layouts[layer].stacked(rows).items():
+        rows, layout = self._rows[layer], self._layouts[layer]
+        for name, stacked in () if layout.is_packed else layout.stacked(rows).items():
             parameters = [getattr(module, name) for module in modules]
             looking = [parameter for parameter in parameters if parameter.data_ptr() == stacked.data_ptr()]
             if looking:

@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ..packed import ALIGN, Layout, Piece, layout_of
 from ..tiers import BLOCK, INT4, Precision
-from .host_store import ALIGN, Layout, Piece
 from .quantised_weight import QuantisedWeight
 
 GGUF_ROW = 4096  # weights; gguf works on 16 rows at a time, and short ones are slow
@@ -35,7 +35,7 @@ class QuantisedLayout(Layout):
     @classmethod
     def quantising(cls, module: Any, precision: Precision) -> QuantisedLayout:
         """The layout of an expert module's copies."""
-        exact = Layout.of(module).pieces
+        exact = layout_of(module).pieces
         matrices, weights = [], 0
         for piece in exact:
             if len(piece.shape) > 1:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from ..packed import Layout
 from ..tiers import Precision
 from ..types import ExpertId
-from .host_store import HostStore, Layout
+from .host_store import HostStore
 from .quantised_layout import QuantisedLayout
 
 

@@ -10,9 +10,9 @@ import torch
 
 from ..accelerators.base import Accelerator, OutOfDeviceMemory
 from ..errors import InputError
+from ..packed import Layout
 from ..residency import Move, Residency
 from ..types import ExpertId
-from .host_store import Layout
 
 CHUNK_BYTES = 128 << 20  # torch rounds what it asks a driver for up to 2 MiB
 CHUNKS = 64  # of all experts, at least: what is given back is given back by the chunk

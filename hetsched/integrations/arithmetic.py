@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from ..engine.expert_ffn import PLAIN, Arithmetic, expert_ffn, parameter_names
+from ..engine.expert_ffn import PLAIN, Arithmetic, expert_ffn
 from ..errors import InputError
+from ..packed import parameter_names
 from .expert_modules import own_forward
 
 CANDIDATES = (

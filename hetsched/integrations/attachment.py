@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 import torch
 
 from ..engine.cpu_only import CpuOnlyEngine
-from ..engine.expert_ffn import Arithmetic, parameter_names
-from ..engine.host_store import Layout, refuse_unreadable
+from ..engine.expert_ffn import Arithmetic
+from ..engine.host_store import refuse_unreadable
 from ..engine.interrupts import uninterrupted
 from ..errors import InputError
 from ..files import user_path
 from ..geometry import MoEGeometry
 from ..learned import save
 from ..memory.plan import MemoryPlan
+from ..packed import layout_of, parameter_names
 from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
@@ -197,7 +198,7 @@ class Attachment:
         """
         layer = len(self._layers)
         self._layers.append([weakref.ref(module) for module in modules])
-        self._bytes_L.append(Layout.of(modules[0]).row_bytes * modules[0].num_experts)
+        self._bytes_L.append(layout_of(modules[0]).row_bytes * modules[0].num_experts)
         for module in modules:
             place = Place(self, weakref.ref(module), layer, module is modules[0])
             put(module, place)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from ..cpu_kernels import Choice, ChosenKernel, check_choice, choice_in, parse_choice
-from ..engine.expert_ffn import Linear, parameter_names
+from ..engine.expert_ffn import Linear
 from ..errors import InputError, known_as
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
+from ..packed import parameter_names
 
 _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 

@@ -1,4 +1,4 @@
-"""What multiplies by the weights of a model's linear modules: torch, or our own product where it was measured faster."""
+"""What multiplies by the weights of a model's linear modules: torch, or our own product where that is faster."""
 
 from __future__ import annotations
 

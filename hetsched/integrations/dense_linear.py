@@ -35,7 +35,7 @@ class DenseLinear:
         self.parameters, self.most = parameters, most
         self._look(parameters["weight"])
 
-    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  torch's name, by which it may be called
         """As torch.nn.Linear's forward."""
         if is_dynamo_compiling() or (out := self._few(input)) is None:
             return F.linear(input, self.parameters["weight"], self.parameters["bias"])  # type: ignore[arg-type]
@@ -47,7 +47,12 @@ class DenseLinear:
         That is so in traces and modes that must see the operation, under autocast, and with gradients.
         """
         weight, size = self.parameters["weight"], x.numel()
-        if weight is not self._weight or weight.data_ptr() != self._address or weight.shape != self._shape:
+        if (
+            weight is None
+            or weight is not self._weight
+            or weight.data_ptr() != self._address
+            or weight.shape != self._shape
+        ):
             self._look(weight)
         if self._product is None or not 0 < size <= self.most * self._shape[1] or x.dtype is not self.dtype:
             return None

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..engine.expert_ffn import parameter_names
 from ..errors import InputError
+from ..packed import parameter_names
 
 IMPLEMENTATION = "hetsched"
 _SETTING = "_experts_implementation_internal"  # what transformers reads and set_experts_implementation writes

@@ -9,11 +9,10 @@ import contextlib
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..engine.expert_ffn import parameter_names
-from ..engine.host_store import Layout
 from ..errors import InputError
 from ..geometry import MoEGeometry, from_config
 from ..memory.context import ContextShape, context_shape
+from ..packed import PackedLayout, layout_of, parameter_names
 from .cpu_lane import dtype_name
 from .expert_modules import is_expert_module
 
@@ -28,7 +27,7 @@ def layers_of(modules: list[Any]) -> list[list[Any]]:
 
 def stored_bytes(modules: list[Any]) -> int:
     """Bytes of these modules' experts, each in a row of its own size."""
-    return sum(Layout.of(module).row_bytes * module.num_experts for module in modules)
+    return sum(layout_of(module).row_bytes * module.num_experts for module in modules)
 
 
 def geometry_of(modules: list[Any], config: Any) -> MoEGeometry:
@@ -36,7 +35,8 @@ def geometry_of(modules: list[Any], config: Any) -> MoEGeometry:
 
     The widths and bytes are those of the largest expert, since all slots are of one size.
     """
-    largest = max(modules, key=lambda module: Layout.of(module).row_bytes)
+    largest = max(modules, key=lambda module: layout_of(module).row_bytes)
+    layout = layout_of(largest)
     experts = [int(module.num_experts) for module in modules]
     dtypes = {name: getattr(module, name).dtype for module in modules for name in parameter_names(module)}
     for dtype in dtypes.values():
@@ -50,10 +50,10 @@ def geometry_of(modules: list[Any], config: Any) -> MoEGeometry:
         top_k=min(shape.top_k, *experts),
         hidden=int(hidden),
         ffn=int(ffn),
-        dtype=dtype_name(largest.down_proj.dtype),
+        dtype=layout.format_name if isinstance(layout, PackedLayout) else dtype_name(largest.down_proj.dtype),
         matrices=3 if largest.has_gate else 2,
         bias=bool(largest.has_bias),
-        expert_bytes_override=Layout.of(largest).row_bytes,
+        expert_bytes_override=layout.row_bytes,
         experts_L=tuple(experts) if min(experts) < max(experts) else (),
     )
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..engine.expert_ffn import Arithmetic, parameter_names
+from ..engine.expert_ffn import Arithmetic
+from ..packed import parameter_names
 
 if TYPE_CHECKING:
     from .attachment import Attachment

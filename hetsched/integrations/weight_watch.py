@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..engine.expert_ffn import parameter_names
 from ..errors import InputError
+from ..packed import parameter_names
 
 
 class WatchedParameter(NamedTuple):

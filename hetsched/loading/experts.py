@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from ..engine.expert_ffn import parameter_names
-from ..engine.host_store import Layout
 from ..errors import InputError
 from ..integrations.expert_modules import expert_modules
 from ..integrations.model_shape import layers_of, stored_bytes
+from ..packed import layout_of, parameter_names
 from .checkpoint import Checkpoint, Reader
 from .conversion import all_experts, check_experts, converts_alone, copy_parameter, read_expert
 from .sources import Sources
@@ -54,7 +53,7 @@ class ExpertPlan:
     @property
     def parameter_bytes(self) -> int:
         """The same without the rows' padding."""
-        return sum(Layout.of(module).num_bytes * module.num_experts for module in self.modules)
+        return sum(layout_of(module).num_bytes * module.num_experts for module in self.modules)
 
     @property
     def whole(self) -> list[Sources]:
@@ -99,7 +98,7 @@ def fill_experts(plan: ExpertPlan, reader: Reader, advance: Callable[[int], None
         for part in parts.values():
             if part.layer not in stacked:
                 module = plan.modules[part.layer]
-                layout = Layout.of(module)
+                layout = layout_of(module)
                 stacked[part.layer] = layout.stacked(layout.allocate(module.num_experts))
         if all(part.sources is not sources for part in parts.values()):
             continue  # a second copy of tied experts

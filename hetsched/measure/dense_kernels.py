@@ -70,13 +70,19 @@ def _why(most: int, timings: Sequence[DenseTiming]) -> str:
 
 def _samples(weights: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Rows of as many weights as there are, no more than SAMPLE bytes each, from other places of the same one last."""
-    parts = [list(weight.split(max(SAMPLE // (weight.shape[1] * weight.itemsize) // 4 * 4, 4))) for weight in weights]
+    parts = [list(weight.detach().split_with_sizes(_heights(weight))) for weight in weights]
     given = 0
     for number in range(max(map(len, parts))):
         for part in parts:
             if number < len(part) and part[number].shape == part[0].shape and given < SAMPLES:
                 given += 1
                 yield part[number]
+
+
+def _heights(weight: torch.Tensor) -> list[int]:
+    """Rows of its samples, fewer in the last."""
+    rows = max(SAMPLE // (weight.shape[1] * weight.itemsize) // 4 * 4, 4)
+    return [min(rows, weight.shape[0] - begin) for begin in range(0, weight.shape[0], rows)]
 
 
 def _timings(key: Key, samples: Sequence[torch.Tensor], budget_s: float) -> list[DenseTiming]:

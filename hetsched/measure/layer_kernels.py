@@ -14,7 +14,8 @@ import torch
 from ..cpu_kernels import Choice, ExpertKernel, KernelTiming, choose, make_kernels
 from ..engine.cpu_layer import ExactExperts, TokenOrder
 from ..engine.cpu_measured import MeasuredExperts
-from ..engine.expert_ffn import PLAIN, parameter_names
+from ..engine.expert_ffn import PLAIN
+from ..packed import parameter_names
 from .timing import time_together
 
 TOKENS = (1, 4, 16, 64)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from hetsched.engine.expert_ffn import parameter_names
 from hetsched.machine import gallery
+from hetsched.packed import parameter_names
 
 from .tiny import randomised
 

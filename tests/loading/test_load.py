@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 import hetsched
-from hetsched.engine.host_store import Layout
 from hetsched.integrations.expert_modules import is_expert_module
 from hetsched.integrations.load_report import report_of
 from hetsched.loading.load import load_model
+from hetsched.packed import Layout
 
 from .made import generated, made, made_mxfp4
 

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hetsched
-from hetsched.engine.host_store import Layout
 from hetsched.errors import InputError
 from hetsched.loading import load
 from hetsched.loading.checkpoint import Checkpoint, Reader
 from hetsched.loading.load import load_model
 from hetsched.machine import memory as room
 from hetsched.machine.sizes import show_bytes
+from hetsched.packed import Layout
 from hetsched.testing.models import tiny_moe
 
 from .made import made

@@ -14,9 +14,9 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
-from hetsched.engine.host_store import Layout
 from hetsched.engine.quantised_layout import BLOCK, QuantisedLayout
 from hetsched.engine.quantised_store import QuantisedStore
+from hetsched.packed import layout_of
 from hetsched.tiers import INT4, INT8, Precision
 from hetsched.types import ExpertId
 
@@ -78,7 +78,7 @@ def test_a_row_takes_the_bits_that_the_format_says(precision: Precision) -> None
     module = experts(torch.bfloat16, ffn=64, hidden=64)
     layout = QuantisedLayout.quantising(module, precision)
     assert layout.row_bytes == 3 * 64 * 64 * precision.weight_bits / 8
-    assert Layout.of(module).row_bytes == 3 * 64 * 64 * 2
+    assert layout_of(module).row_bytes == 3 * 64 * 64 * 2
 
 
 @BOTH
@@ -100,7 +100,7 @@ def test_the_store_keeps_weights_exact_and_gives_them_back(precision: Precision)
     layout = store.adopt(0, module)
     assert store.layout(0) is layout
     assert store.rows(0).shape == (3, layout.row_bytes)
-    assert store.num_bytes == 3 * (layout.row_bytes + Layout.of(module).row_bytes)
+    assert store.num_bytes == 3 * (layout.row_bytes + layout_of(module).row_bytes)
     for name, exact in before.items():
         assert torch.equal(store.weights(ExpertId(0, 1))[name], exact[1])
     store.give_back(0, module)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ...formats import Format
 from ...formats.plain import Bf16, Fp16
 from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
@@ -19,7 +18,7 @@ from .lanes import host_features
 from .matrix import PackedMatrix, packed_matrix, serves
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-PLAIN: dict[torch.dtype, Format] = {torch.bfloat16: Bf16(), torch.float16: Fp16()}
+PLAIN: dict[torch.dtype, Any] = {torch.bfloat16: Bf16(), torch.float16: Fp16()}
 CONVERTING = {"f16c", "avx512f", "neon"}  # CPUs that convert fp16 by themselves
 
 

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # Numba compiles these functions from their own subset of Python; annotations would say nothing to it.
-"""The loop of one dense product from numbers to numbers of the model's dtype. Imports numba: only dense.py imports this.
+"""The loop of one dense product, from and to numbers of the model's dtype. Imports numba: only dense.py imports this.
 
 All arguments are whole numbers, for numba looks at each array of a call, and a layer has several of these calls.
 Names: x rows of input, y rows of output. Shapes: T tokens, N output columns, K input columns.
