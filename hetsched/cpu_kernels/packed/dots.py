@@ -13,8 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .lanes import FLOAT, I8, I64, LANES, Lanes
-from .steps import Group, Step, Unpacker
+from .lanes import FLOAT, I8, I32, I64, LANES, Lanes
+from .steps import VECTOR_BYTES, Group, Step, Unpacker
 
 LINE, AHEAD = 64, 1024  # bytes of a cache line; how far on memory is asked for what comes, be it of the next row
 
@@ -29,21 +29,21 @@ class _Walk(NamedTuple):
 
 
 def dot_of(unpacker: Unpacker, rows: int, tokens: int, features: frozenset[str]) -> Any:
-    """An intrinsic (blocks_R, scales_R, x, x stride, columns) -> R * T sums, rows outermost.
+    """An intrinsic (blocks_R, scales_R, x_T, columns) -> R * T sums, rows outermost.
 
-    Addresses and the bytes between tokens are int64, those of rows tuples of them; x is fp32 in the unpacker's order.
+    Addresses are int64, tuples of them; x are records of activations as the unpacker takes them.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def dot(_context: Any, blocks_R: Any, scales_R: Any, x: Any, x_stride: Any, columns: Any) -> Any:
+    def dot(_context: Any, blocks_R: Any, scales_R: Any, x_T: Any, columns: Any) -> Any:
         returned = types.UniTuple(types.float32, rows * tokens)
-        places = types.UniTuple(types.int64, rows)
+        places, records = types.UniTuple(types.int64, rows), types.UniTuple(types.int64, tokens)
 
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             sums = _loops(builder, unpacker, features, rows, tokens, arguments)
             return context.make_tuple(builder, signature.return_type, sums)
 
-        return returned(places, places, types.int64, types.int64, types.int64), build
+        return returned(places, places, records, types.int64), build
 
     return dot
 
@@ -52,20 +52,18 @@ def _loops(
     builder: Any, unpacker: Unpacker, features: frozenset[str], rows: int, tokens: int, arguments: Any
 ) -> list[Any]:
     blocks_R, scales_R = (cgutils.unpack_tuple(builder, each, rows) for each in arguments[:2])
-    x, x_stride, columns = arguments[2:]
-    x_T = [builder.add(x, builder.mul(x_stride, ir.Constant(I64, t))) for t in range(tokens)]
     zeros = ir.Constant(ir.VectorType(FLOAT, LANES), [0.0] * LANES)
     walk = _Walk(
         [_place(builder, address) for address in blocks_R],
         [_place(builder, address) for address in scales_R],
-        [_place(builder, address) for address in x_T],
+        [_place(builder, address) for address in cgutils.unpack_tuple(builder, arguments[2], tokens)],
         [cgutils.alloca_once_value(builder, zeros) for _ in range(rows * tokens)],
     )
-    left = columns
+    left = arguments[3]
     for step in unpacker.steps:
-        width = ir.Constant(I64, len(step.columns))
+        width = ir.Constant(I64, step.width)
         with cgutils.for_range(builder, builder.sdiv(left, width)):
-            _one_step(builder, step, features, walk)
+            _one_step(Lanes(builder, features), unpacker, step, walk)
         left = builder.srem(left, width)
     return [Lanes(builder, features).sum_of(builder.load(place)) for place in walk.sums_RT]
 
@@ -74,37 +72,84 @@ def _place(builder: Any, address: Any) -> Any:
     return cgutils.alloca_once_value(builder, builder.inttoptr(address, I8.as_pointer()))
 
 
-def _one_step(builder: Any, step: Step, features: frozenset[str], walk: _Walk) -> None:
-    code, tokens = Lanes(builder, features), len(walk.x_T)
+def _one_step(code: Lanes, unpacker: Unpacker, step: Step, walk: _Walk) -> None:
+    builder, tokens = code.builder, len(walk.x_T)
     x_T = [builder.load(place) for place in walk.x_T]
+    add = _Rounded(code, unpacker, step, x_T) if unpacker.rounded else _Exact(code, x_T)
     for r, (blocks, scales) in enumerate(zip(walk.blocks_R, walk.scales_R, strict=True)):
         at, scales_at = builder.load(blocks), builder.load(scales)
         sums_T = walk.sums_RT[r * tokens : (r + 1) * tokens]
-        begin = 0
         for line in range(0, step.block_bytes, LINE):
             code.prefetch(at, AHEAD + line)
-        for group in step.write(code, at, scales_at):
-            _add(code, group, [code.at(x, 4 * begin) for x in x_T], sums_T)
-            begin += LANES * len(group.vectors)
+        begin = 0
+        for g, group in enumerate(step.write(code, at, scales_at)):
+            add.products(group, g, begin, sums_T)
+            begin += len(group.vectors)
         builder.store(code.at(at, step.block_bytes), blocks)
         builder.store(code.at(scales_at, step.scale_bytes), scales)
     for place, x in zip(walk.x_T, x_T, strict=True):
-        builder.store(code.at(x, 4 * len(step.columns)), place)
+        builder.store(code.at(x, step.record_bytes(unpacker.rounded)), place)
 
 
-def _add(code: Lanes, group: Group, x_T: list[Any], sums_T: list[Any]) -> None:
-    """Add a group's products to the sums of each token; the scale is applied once a group."""
-    alone = group.scale is None
-    part_T = [code.builder.load(place) if alone else None for place in sums_T]
-    for i, weights in enumerate(group.vectors):
-        for t, x in enumerate(x_T):
-            activations = code.load(x, 4 * LANES * i, FLOAT, LANES)
-            part = part_T[t]
-            part_T[t] = (
-                code.builder.fmul(weights, activations) if part is None else code.fma(weights, activations, part)
-            )
-    for place, part in zip(sums_T, part_T, strict=True):
-        code.builder.store(part if alone else code.fma(part, group.scale, code.builder.load(place)), place)
+class _Exact:
+    """Activations in fp32, weights made fp32; a scale is applied once a group, and what is taken off all its weights
+    times the sum of their activations."""
+
+    def __init__(self, code: Lanes, x_T: list[Any]) -> None:
+        self._code, self._x_T = code, x_T
+        self._totals: dict[tuple[int, int], Any] = {}  # the same for all rows
+
+    def products(self, group: Group, _number: int, begin: int, sums_T: list[Any]) -> None:
+        """Add a group's products to the sums of each token; its first vector is number `begin` of the step."""
+        code, alone = self._code, group.scale is None
+        part_T = [code.builder.load(place) if alone else None for place in sums_T]
+        for i, weights in enumerate(group.vectors):
+            for t in range(len(part_T)):
+                x, part = self._x(t, begin + i), part_T[t]
+                part_T[t] = code.builder.fmul(weights, x) if part is None else code.fma(weights, x, part)
+        for t, (place, part) in enumerate(zip(sums_T, part_T, strict=True)):
+            done = part if alone else code.fma(part, group.scale, code.builder.load(place))
+            if group.shift is not None:
+                done = code.fma(self._total(t, begin, len(group.vectors)), group.shift, done)
+            code.builder.store(done, place)
+
+    def _x(self, t: int, vector: int) -> Any:
+        return self._code.load(self._x_T[t], VECTOR_BYTES * vector, FLOAT, LANES)
+
+    def _total(self, t: int, begin: int, count: int) -> Any:
+        if (t, begin) not in self._totals:
+            total = self._x(t, begin)
+            for i in range(1, count):
+                total = self._code.builder.fadd(total, self._x(t, begin + i))
+            self._totals[t, begin] = total
+        return self._totals[t, begin]
+
+
+class _Rounded:
+    """Activations and weights as bytes, whose products are added as whole numbers; see `records`."""
+
+    def __init__(self, code: Lanes, unpacker: Unpacker, step: Step, x_T: list[Any]) -> None:
+        self._code, self._unpacker, self._x_T = code, unpacker, x_T
+        self._aside = VECTOR_BYTES * step.vectors(rounded=True)
+
+    def products(self, group: Group, number: int, begin: int, sums_T: list[Any]) -> None:
+        """The same as of `_Exact`."""
+        code, small = self._code, self._unpacker.most < 128
+        for place, x in zip(sums_T, self._x_T, strict=True):
+            aside = self._aside + 2 * VECTOR_BYTES * number
+            part = code.load(x, aside + VECTOR_BYTES, I32, LANES)
+            if self._unpacker.less == 0:
+                part = ir.Constant(part.type, [0] * LANES)
+            for i, weights in enumerate(group.vectors):
+                part = code.four_each(
+                    part, weights, code.load(x, VECTOR_BYTES * (begin + i), I32, LANES), small=small
+                )
+            scaled = code.builder.fmul(code.whole_as_float(part), group.scale)
+            if group.shift is not None:
+                total = code.whole_as_float(code.load(x, aside + VECTOR_BYTES, I32, LANES))
+                scaled = code.fma(total, group.shift, scaled)
+            factor = code.load(x, aside, FLOAT, LANES)
+            code.builder.store(code.fma(scaled, factor, code.builder.load(place)), place)
 
 
 def wide_of(unpacker: Unpacker, features: frozenset[str]) -> Any:
@@ -116,9 +161,9 @@ def wide_of(unpacker: Unpacker, features: frozenset[str]) -> Any:
             places = [_place(builder, address) for address in arguments[:3]]
             left = arguments[3]
             for step in unpacker.steps:
-                width = ir.Constant(I64, len(step.columns))
+                width = ir.Constant(I64, step.width)
                 with cgutils.for_range(builder, builder.sdiv(left, width)):
-                    _widen(builder, step, features, places)
+                    _widen(Lanes(builder, features), step, places)
                 left = builder.srem(left, width)
             return cgutils.get_null_value(ir.IntType(64))
 
@@ -127,13 +172,15 @@ def wide_of(unpacker: Unpacker, features: frozenset[str]) -> Any:
     return wide
 
 
-def _widen(builder: Any, step: Step, features: frozenset[str], places: list[Any]) -> None:
-    code = Lanes(builder, features)
+def _widen(code: Lanes, step: Step, places: list[Any]) -> None:
+    builder = code.builder
     blocks, scales, out = (builder.load(place) for place in places)
     written = 0
     for group in step.write(code, blocks, scales):
         for vector in group.vectors:
             scaled = vector if group.scale is None else builder.fmul(vector, group.scale)
+            if group.shift is not None:
+                scaled = builder.fadd(scaled, group.shift)
             target = builder.bitcast(code.at(out, 4 * written), scaled.type.as_pointer())
             builder.store(scaled, target, align=1)
             written += LANES

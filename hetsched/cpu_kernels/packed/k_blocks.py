@@ -16,18 +16,18 @@ LOW_NIBBLES, LOW_PAIRS, SIX_BITS = 0x0F0F0F0F, 0x03030303, 0x3F3F3F3F  # of the 
 
 
 def q4_k(_format: Format) -> Unpacker:
-    """Two groups of 64 numbers as 16 words, whose low nibbles have one scale and minimum each, the high ones others."""
+    """Two groups of 64 numbers as 16 words: low nibbles have a scale and a minimum, high ones others; by half blocks."""
 
     def write(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
-        factors, vectors = _scales_and_minima(code, blocks), []
+        factors, groups = scales_and_minima(code, blocks), []
         for first in (0, 4):
             words = code.load(blocks, 16 + 16 * first, I32, LANES)
-            for nibble in range(8):
-                low, high = first + nibble % 2, first + 2 + nibble % 2
-                scale = code.spread(factors, [low] * 8 + [high] * 8)
-                less = code.spread(factors, [8 + low] * 8 + [8 + high] * 8)
-                vectors.append(code.fma(code.unsigned_fourths(words, 4 * nibble), scale, less))
-        return [Group(vectors)]
+            for high in (0, 1):
+                lanes = [first + high] * 8 + [first + high + 2] * 8
+                vectors = [code.unsigned_fourths(words, 8 * byte + 4 * high) for byte in range(4)]
+                less = code.spread(factors, [8 + lane for lane in lanes])
+                groups.append(Group(vectors, code.spread(factors, lanes), less))
+        return groups
 
     return Unpacker("q4_k", (Step(_q4_k_columns(), 144, 0, write),), "blocks")
 
@@ -40,7 +40,7 @@ def q6_k(_format: Format) -> Unpacker:
         groups = []
         for half in (0, 1):
             scales = code.builder.fmul(code.signed_bytes(code.load(blocks, 192 + 8 * half, I8, 8)), whole)
-            for high, words in enumerate(_six_bit_bytes(code, blocks, half)):
+            for high, words in enumerate(_signed(code, six_bit_bytes(code, blocks, half))):
                 lanes = [lane + 4 * high for lane in FOUR_EACH]
                 groups.append(Group([code.byte_of_each(words, k) for k in range(4)], code.spread(scales, lanes)))
         return groups
@@ -48,7 +48,7 @@ def q6_k(_format: Format) -> Unpacker:
     return Unpacker("q6_k", (Step(_q6_k_columns(), 210, 0, write),), "blocks")
 
 
-def _scales_and_minima(code: Lanes, blocks: Any) -> Any:
+def scales_and_minima(code: Lanes, blocks: Any) -> Any:
     """Eight scales and eight minima with their sign turned, as floats."""
     first, second, third = (code.load(blocks, begin, I32) for begin in (4, 8, 12))
     packed = [
@@ -70,8 +70,8 @@ def _with_high_pairs(code: Lanes, low: Any, word: Any) -> Any:
     return code.builder.or_(low, code.builder.shl(pairs, code.whole(4, pairs)))
 
 
-def _six_bit_bytes(code: Lanes, blocks: Any, half: int) -> list[Any]:
-    """The numbers less 32, a byte each: of the low nibbles, of the high ones."""
+def six_bit_bytes(code: Lanes, blocks: Any, half: int) -> list[Any]:
+    """The numbers of half a block, a byte each, 32 too large: of the low nibbles, of the high ones."""
     low = code.load(blocks, 64 * half, I32, LANES)
     pairs = code.spread(code.load(blocks, 128 + 32 * half, I32, 8), [*range(8), *range(8)])
     places = ir.Constant(pairs.type, [0] * 8 + [2] * 8)
@@ -79,19 +79,22 @@ def _six_bit_bytes(code: Lanes, blocks: Any, half: int) -> list[Any]:
     made = []
     for shift in (0, 4):
         high = code.masked(code.shifted(pairs, shift), LOW_PAIRS)
-        numbers = code.builder.or_(
-            code.masked(code.shifted(low, shift), LOW_NIBBLES), code.builder.shl(high, code.whole(4, high))
-        )
-        wide = code.builder.bitcast(numbers, ir.VectorType(I8, 64))
-        made.append(code.builder.bitcast(code.builder.sub(wide, code.whole(32, wide)), numbers.type))
+        nibbles = code.masked(code.shifted(low, shift), LOW_NIBBLES)
+        made.append(code.builder.or_(nibbles, code.builder.shl(high, code.whole(4, high))))
     return made
 
 
+def _signed(code: Lanes, vectors: list[Any]) -> list[Any]:
+    """The bytes less 32."""
+    wide = [code.builder.bitcast(vector, ir.VectorType(I8, 64)) for vector in vectors]
+    return [code.builder.bitcast(code.builder.sub(each, code.whole(32, each)), vectors[0].type) for each in wide]
+
+
 def _q4_k_columns() -> IntArray:
-    """Of each half block: nibbles, then words of two groups, which hold four bytes next to each other."""
-    half, nibble, lane = np.ogrid[:2, :8, :LANES]
+    """Of each half block: low nibbles, then high ones; of these, bytes of a word, then words of two groups."""
+    half, high, byte, lane = np.ogrid[:2, :2, :4, :LANES]
     group, word = 2 * half + lane // 8, lane % 8
-    return np.asarray(64 * group + 32 * (nibble % 2) + 4 * word + nibble // 2, np.int64).reshape(-1)
+    return np.asarray(64 * group + 32 * high + 4 * word + byte, np.int64).reshape(-1)
 
 
 def _q6_k_columns() -> IntArray:

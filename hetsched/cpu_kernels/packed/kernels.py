@@ -20,6 +20,7 @@ from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
 from .lanes import host_features
 from .matrix import ExpertMatrices, PackedMatrix
+from .records import Record, record_of
 from .steps import Unpacker
 
 FEW = 32  # tokens of one expert or product, up to which weights are unpacked for every four tokens anew
@@ -34,51 +35,65 @@ class Clamped(NamedTuple):
 
 
 class PackedLayer(NamedTuple):
-    """A layer's experts; `place` int64 [E, 9] as the loops read it, `bytes_6` from row to row of blocks and scales."""
+    """A layer's experts, made once; `place` int64 [E, 18] as the loops read it, records of hidden states and of
+    what goes into down."""
 
     experts: tuple[ExpertMatrices, ...]
     place: IntArray
-    bytes_6: IntArray
+    hidden: Record
+    inner: Record
 
 
 class PackedKernel:
     """Products with packed matrices. Deterministic: a token's result has the same bits whatever tokens and threads
-    share the call, up to FEW tokens; beyond, torch multiplies blocks of weights that are unpacked once.
+    share the call, up to `few` tokens; beyond, torch multiplies blocks of weights that are unpacked once.
+
+    `rounded`: activations of few tokens are rounded to signed bytes, 32 together, where the format has kernels for it:
+    lossy, as llama.cpp computes.
     """
 
-    lossless = True
-
-    def __init__(self, threads: int | None = None, features: frozenset[str] | None = None, few: int = FEW) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        features: frozenset[str] | None = None,
+        few: int = FEW,
+        rounded: bool = False,
+    ) -> None:
         from . import loops  # compiles, so only where it is wanted
 
         self._loops: Any = loops
         self.threads = threads or torch.get_num_threads()
         self.few = few
+        self.rounded = rounded
+        self.lossless = not rounded
         self._features = host_features() if features is None else features
         _launch_pool()
 
     def linear(self, input_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """x times the transposed weights, in the dtype of x: [T, N]."""
-        unpacker = matrix.unpacker
-        x_TK = _arranged(input_TK, unpacker)
-        if len(x_TK) > self.few:
-            return self._in_blocks(torch.from_numpy(x_TK), matrix).to(input_TK.dtype)
+        if len(input_TK) > self.few:
+            return self._in_blocks(_arranged(input_TK, matrix.unpacker), matrix).to(input_TK.dtype)
+        unpacker = matrix.reader(self.rounded)
+        record = record_of(unpacker, matrix.shape[1])
+        x_TK = input_TK.detach().float().contiguous().numpy()
         out_TN = np.empty((len(x_TK), matrix.shape[0]), np.float32)
+        place = np.array(self._reading(matrix, unpacker), np.int64)
+        x_TB, how = _records(len(x_TK), record), (0, record.rounded, record.factor)
+        work = place, _in_turn(len(x_TK)), x_TK, x_TB, record.put_K, record.scale_K, how, out_TN
         with LOCK:
             self._loops.set_num_threads(self.threads)
-            multiply = self._loops.multiplying(unpacker, self._features)
-            multiply(*_address(matrix), x_TK, out_TN, self.threads)
+            self._loops.multiplying()(*work, self.threads)
         return torch.from_numpy(out_TN).to(input_TK.dtype)
 
     def pack_several(self, experts_E: Sequence[ExpertMatrices]) -> PackedLayer:
-        """Where a layer's experts are; no copy. All have the formats and shapes of the first."""
+        """Where a layer's experts are, and what reads them; no copy. All have the formats and shapes of the first."""
         rows = []
-        for gate, up, down, biases in experts_E:
-            addresses = [n for matrix in (gate, up, down) for n in (matrix.blocks, matrix.scales)]
-            rows.append(addresses + [bias.data_ptr() for bias in biases or ()] + [0] * (0 if biases else 3))
-        first = experts_E[0]
-        strides = [n for matrix in first[:3] for n in (matrix.row_bytes, matrix.scale_row_bytes)]
-        return PackedLayer(tuple(experts_E), np.array(rows, np.int64), np.array(strides, np.int64))
+        for *matrices, biases in experts_E:
+            how = [n for matrix in matrices for n in self._reading(matrix, matrix.reader(self.rounded))]
+            rows.append([*how, *([bias.data_ptr() for bias in biases] if biases else (0, 0, 0))])
+        gate, _, down, _ = experts_E[0]
+        hidden, inner = (record_of(matrix.reader(self.rounded), matrix.shape[1]) for matrix in (gate, down))
+        return PackedLayer(tuple(experts_E), np.array(rows, np.int64), hidden, inner)
 
     def swiglu_of_several(
         self,
@@ -92,42 +107,63 @@ class PackedKernel:
 
         `activation` None: silu. Experts of few tokens share one call, each of many has its own.
         """
-        parts = input_SH.split_with_sizes(list(counts))
+        return self.swiglu_of_rows(input_SH, _in_turn(len(input_SH)), layer, active, counts, activation)
+
+    def swiglu_of_rows(
+        self,
+        input_TH: torch.Tensor,
+        rows_S: IntArray,
+        layer: PackedLayer,
+        active: Sequence[int],
+        counts: Sequence[int],
+        activation: Clamped | None = None,
+    ) -> torch.Tensor:
+        """The same where expert active[i] has the next counts[i] of `rows_S`, which name rows of `input_TH`."""
         few = [i for i, count in enumerate(counts) if count <= self.few]
         if len(few) == len(counts):
-            return self._together(input_SH, layer, active, counts, activation)
-        chosen = zip(parts, active, strict=True)
-        out_S = [self._many(part, layer.experts[e], activation) for part, e in chosen if len(part) > self.few]
-        if not few:
-            return torch.cat(out_S)
-        together = torch.cat([parts[i] for i in few])
-        done = self._together(together, layer, [active[i] for i in few], [counts[i] for i in few], activation)
-        rest, many = iter(done.split_with_sizes([counts[i] for i in few])), iter(out_S)
-        return torch.cat([next(rest) if count <= self.few else next(many) for count in counts])
+            return self._together(input_TH, rows_S, layer, active, counts, activation)
+        parts = np.split(rows_S, np.cumsum(counts)[:-1])
+        out_N: list[torch.Tensor] = [torch.empty(0)] * len(counts)
+        for i, rows in enumerate(parts):
+            if counts[i] > self.few:
+                out_N[i] = self._many(input_TH[torch.from_numpy(rows)], layer.experts[active[i]], activation)
+        if few:
+            rows, some = np.concatenate([parts[i] for i in few]), [counts[i] for i in few]
+            done = self._together(input_TH, rows, layer, [active[i] for i in few], some, activation)
+            for i, part in zip(few, done.split_with_sizes(some), strict=True):
+                out_N[i] = part
+        return torch.cat(out_N)
 
     def _together(
         self,
-        input_SH: torch.Tensor,
+        input_TH: torch.Tensor,
+        rows_S: IntArray,
         layer: PackedLayer,
         active: Sequence[int],
         counts: Sequence[int],
         activation: Clamped | None,
     ) -> torch.Tensor:
         gate, _, down, _ = layer.experts[0]
-        inner, outer = gate.unpacker, down.unpacker
-        x_SH, ends = _arranged(input_SH, inner), np.array([0, *accumulate(counts)], np.int64)
-        h, u, z = np.empty((3, len(x_SH), gate.shape[0]), np.float32)
-        out_SH = np.empty((len(x_SH), down.shape[0]), np.float32)
-        alpha, limit = map(np.float32, activation or (0.0, 0.0))
-        work = layer.place[list(active)], layer.bytes_6, ends, x_SH, h, u, z, _places(outer, gate.shape[0]), out_SH
+        x_TH = input_TH.detach().float().contiguous().numpy()
+        size, ffn = len(rows_S), gate.shape[0]
+        h_SF, u_SF = np.empty((2, size, ffn), np.float32)
+        out_SH = np.empty((size, down.shape[0]), np.float32)
+        hidden, inner, clamped = layer.hidden, layer.inner, activation is not None
+        alpha, limit = activation or (0.0, 0.0)
+        work = (
+            *(layer.place[active], np.array([0, *accumulate(counts)], np.int64), rows_S, _in_turn(size)),
+            *(x_TH, _records(len(x_TH), hidden), hidden.put_K, hidden.scale_K),
+            *((clamped, hidden.rounded, hidden.factor), h_SF, u_SF),
+            *(_records(size, inner), inner.put_K, inner.scale_K, (clamped, inner.rounded, inner.factor)),
+            *(out_SH, np.float32(alpha), np.float32(limit)),
+        )
         with LOCK:
             self._loops.set_num_threads(self.threads)
-            swiglu = self._loops.swiglu_of(inner, outer, activation is not None, self._features)
-            swiglu(*work, alpha, limit, self.threads)
+            self._loops.swiglu_of_several()(*work, self.threads)
         return torch.from_numpy(out_SH)
 
     def _many(self, hidden_TH: torch.Tensor, expert: ExpertMatrices, activation: Clamped | None) -> torch.Tensor:
-        x_TH = torch.from_numpy(_arranged(hidden_TH, expert.gate.unpacker))
+        x_TH = _arranged(hidden_TH, expert.gate.unpacker)
         gate, up = (self._in_blocks(x_TH, matrix) for matrix in (expert.gate, expert.up))
         if expert.biases:
             gate, up = gate + expert.biases[0], up + expert.biases[1]
@@ -136,7 +172,7 @@ class PackedKernel:
         else:
             gate, up = gate.clamp(max=activation.limit), up.clamp(-activation.limit, activation.limit)
             inner = (up + 1) * (gate * torch.sigmoid(gate * activation.alpha))
-        out_TH = self._in_blocks(torch.from_numpy(_arranged(inner, expert.down.unpacker)), expert.down)
+        out_TH = self._in_blocks(_arranged(inner, expert.down.unpacker), expert.down)
         return out_TH + expert.biases[2] if expert.biases else out_TH
 
     def _in_blocks(self, x_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
@@ -144,37 +180,38 @@ class PackedKernel:
         rows, columns = matrix.shape
         out_TN = torch.empty((len(x_TK), rows))
         block = torch.empty((min(max(BLOCK_BYTES // 4 // columns, 1), rows), columns))
-        widen = self._loops.widening(matrix.unpacker, self._features)
+        place = np.array(self._placed(self._loops.widening(matrix.unpacker, self._features), matrix), np.int64)
         for begin in range(0, rows, len(block)):
             some = block[: rows - begin]
             with LOCK:
                 self._loops.set_num_threads(self.threads)
-                widen(*_address(matrix), begin, some.numpy(), self.threads)
+                self._loops.unpacking()(place, begin, some.numpy(), self.threads)
             out_TN[:, begin : begin + len(some)] = x_TK @ some.t()
         return out_TN
 
+    def _reading(self, matrix: PackedMatrix, unpacker: Unpacker) -> list[int]:
+        """How loops read a matrix: by what, and where it is."""
+        return self._placed(self._loops.reading(unpacker, self._features), matrix)
 
-def _address(matrix: PackedMatrix) -> tuple[int, int, int, int]:
-    return matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes
-
-
-@cache
-def _order(unpacker: Unpacker, columns: int) -> Any:
-    """The columns as the unpacker takes them; None where that is as they come."""
-    order = unpacker.order(columns)
-    return None if order is None or np.array_equal(order, np.arange(columns)) else order
+    @staticmethod
+    def _placed(function: int, matrix: PackedMatrix) -> list[int]:
+        return [function, matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes]
 
 
 @cache
-def _places(unpacker: Unpacker, columns: int) -> IntArray:
-    """Where the unpacker takes each column."""
-    order = _order(unpacker, columns)
-    places = np.arange(columns) if order is None else np.argsort(order)
-    return places.astype(np.int64)
+def _in_turn(size: int) -> IntArray:
+    """Rows as they come. Nobody writes to it."""
+    return np.arange(size, dtype=np.int64)
 
 
-def _arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> npt.NDArray[np.float32]:
-    """Activations as the kernel reads them: fp32, in the unpacker's order."""
-    wide_TK: npt.NDArray[np.float32] = input_TK.detach().float().contiguous().numpy()
-    order = _order(unpacker, wide_TK.shape[1])
-    return wide_TK if order is None else wide_TK.take(order, axis=1)
+def _records(tokens: int, record: Record) -> npt.NDArray[np.uint8]:
+    """Room for records, at a cache line; zeroed where sums begin from zero."""
+    make = torch.zeros if record.rounded else torch.empty
+    made: npt.NDArray[np.uint8] = make((tokens, record.num_bytes), dtype=torch.uint8).numpy()
+    return made
+
+
+def _arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> torch.Tensor:
+    """Activations in fp32 in the unpacker's order."""
+    order = unpacker.order(input_TK.shape[1])
+    return input_TK.detach().float()[:, torch.from_numpy(order)]

@@ -15,12 +15,18 @@ from numba.core import cgutils
 LANES = 16
 I8, I16, I32, I64, HALF, FLOAT = (*map(ir.IntType, (8, 16, 32, 64)), ir.HalfType(), ir.FloatType())
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+FEATURES = ("avx512f", "avx512bw", "avx512vnni", "avx2", "f16c", "neon")
+SHUFFLES = (  # of bytes by a table of 16: what has it, its name, bytes at a time
+    ("avx512bw", "llvm.x86.avx512.pshuf.b.512", 64),
+    ("avx2", "llvm.x86.avx2.pshuf.b", 32),
+    ("neon", "llvm.aarch64.neon.tbl1.v16i8", 16),
+)
 
 
 def host_features() -> frozenset[str]:
     """What this machine's CPU has of what is asked for here."""
     found = binding.get_host_cpu_features()
-    return frozenset(name for name in ("avx512f", "avx2", "f16c", "neon") if found.get(name))
+    return frozenset(name for name in FEATURES if found.get(name))
 
 
 class Lanes:
@@ -158,6 +164,67 @@ class Lanes:
         none = self.builder.icmp_unsigned("==", size, self.whole(0, words))
         half = self.builder.select(none, self.whole(0, words), self.whole(126 << 23, words))
         return self.builder.bitcast(self.builder.select(small, half, bits), ir.VectorType(FLOAT, LANES))
+
+    def whole_as_float(self, words: Any) -> Any:
+        """Signed words as floats."""
+        return self.builder.sitofp(words, ir.VectorType(FLOAT, words.type.count))
+
+    def four_each(self, sums: Any, weights: Any, x: Any, small: bool) -> Any:
+        """`sums` and, in each of 16 words, four unsigned bytes of `weights` times four signed ones of `x`.
+
+        `small`: the weights are less than 128. Whole numbers, so the same on every CPU.
+        """
+        if "avx512vnni" in self.features:
+            return self._call("llvm.x86.avx512.vpdpbusd.512", sums.type, [sums, weights, x])
+        if "avx2" in self.features:
+            halves = [[self.spread(words, range(first, first + 8)) for words in (weights, x)] for first in (0, 8)]
+            found = [self._pairs_of_bytes(*half) if small else self._pairs_of_words(*half) for half in halves]
+            return self.builder.add(sums, self.low_and_high(*found))
+        for place in (0, 8, 16, 24):
+            top = self.builder.shl(x, self.whole(24 - place, x))
+            factor = self.builder.ashr(top, self.whole(24, x))
+            weight = self.masked(self.shifted(weights, place), 255)
+            sums = self.builder.add(sums, self.builder.mul(weight, factor))
+        return sums
+
+    def _pairs_of_bytes(self, weights: Any, x: Any) -> Any:
+        """AVX2's products of bytes, whose sums of two must not pass 32767."""
+        bytes_, words = ir.VectorType(I8, 32), ir.VectorType(I16, 16)
+        given = [self.builder.bitcast(each, bytes_) for each in (weights, x)]
+        pairs = self._call("llvm.x86.avx2.pmadd.ub.sw", words, given)
+        ones = ir.Constant(words, [1] * 16)
+        return self._call("llvm.x86.avx2.pmadd.wd", weights.type, [pairs, ones])
+
+    def _pairs_of_words(self, weights: Any, x: Any) -> Any:
+        """The same of all bytes, the odd ones apart from the even ones."""
+        words = ir.VectorType(I16, 16)
+        w, v = (self.builder.bitcast(each, words) for each in (weights, x))
+        eight = self.whole(8, w)
+        even = self.masked(w, 255), self.builder.ashr(self.builder.shl(v, eight), eight)
+        odd = self.builder.lshr(w, eight), self.builder.ashr(v, eight)
+        return self.builder.add(*(self._call("llvm.x86.avx2.pmadd.wd", weights.type, pair) for pair in (even, odd)))
+
+    def bytes_named(self, numbers: Sequence[int], codes: Any) -> Any:
+        """In 16 words of four bytes, each below 16, the small numbers that they name; one byte shuffle each."""
+        wide, low = ir.VectorType(I8, 64), self.builder.bitcast(codes, ir.VectorType(I8, 64))
+        for feature, name, count in SHUFFLES:
+            if feature in self.features:
+                kind = ir.VectorType(I8, count)
+                table = ir.Constant(kind, list(numbers) * (count // 16))
+                parts = [self.spread(low, range(first, first + count)) for first in range(0, 64, count)]
+                found = [self._call(name, kind, [table, part]) for part in parts]
+                return self.builder.bitcast(self.in_one(found), codes.type)
+        found = ir.Constant(wide, [numbers[0]] * 64)
+        for code, number in enumerate(numbers[1:], 1):
+            named = self.builder.icmp_unsigned("==", low, self.whole(code, low))
+            found = self.builder.select(named, self.whole(number, low), found)
+        return self.builder.bitcast(found, codes.type)
+
+    def in_one(self, vectors: Sequence[Any]) -> Any:
+        """Vectors of one size, a power of two of them, as one."""
+        while len(vectors) > 1:
+            vectors = [self.low_and_high(*vectors[i : i + 2]) for i in range(0, len(vectors), 2)]
+        return vectors[0]
 
     def prefetch(self, base: Any, offset: int) -> Any:
         """Ask for the bytes so far on; they need not exist."""

@@ -18,7 +18,10 @@ NO_NUMBER = 0x7F  # e4m3's, without its sign
 
 
 class PackedMatrix(NamedTuple):
-    """A matrix [N, K], or rows of one. `held`: the tensors, kept alive. Addresses, and bytes from row to row."""
+    """A matrix [N, K], or rows of one. `held`: the tensors, kept alive. Addresses, and bytes from row to row.
+
+    `unpacker`: for activations as they are; `reader` has the one for rounded ones where there is one.
+    """
 
     held: dict[str, torch.Tensor]
     format: Format
@@ -28,6 +31,11 @@ class PackedMatrix(NamedTuple):
     scales: int
     row_bytes: int
     scale_row_bytes: int
+
+    def reader(self, rounded: bool) -> Unpacker:
+        """What reads it for activations as they are, or rounded where it can."""
+        other = unpacker_of(self.format, rounded=True) if rounded else None
+        return other if other is not None and other.serves(self.shape) else self.unpacker
 
     def every(self, count: int, first: int) -> PackedMatrix:
         """Rows first, first + count ...: gpt-oss stores gate and up in turns. For scales of one row alone."""
@@ -59,9 +67,12 @@ class ExpertMatrices(NamedTuple):
     biases: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
 
-def serves(format_: Format, shape: Shape) -> bool:
-    """Whether packed kernels read matrices of this format and shape; else they are unpacked to be multiplied."""
-    unpacker = unpacker_of(format_)
+def serves(format_: Format, shape: Shape, rounded: bool = False) -> bool:
+    """Whether packed kernels read matrices of this format and shape; else they are unpacked to be multiplied.
+
+    `rounded`: for activations rounded to bytes.
+    """
+    unpacker = unpacker_of(format_, rounded)
     return unpacker is not None and unpacker.serves(shape)
 
 

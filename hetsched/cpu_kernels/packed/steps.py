@@ -1,7 +1,7 @@
 """What unpacking in registers is: a few whole blocks of a row a step.
 
-A step gives its weights as vectors of 16, in whatever order of columns is cheapest; `columns` says which, and the
-activations are laid out in that order once a call. Shapes: C columns.
+A step gives its weights as vectors of 16 floats, or of 64 bytes, in whatever order of columns is cheapest; `columns`
+says which, and the activations are laid out in that order once a call (see `records`). Shapes: C columns.
 """
 
 from __future__ import annotations
@@ -17,29 +17,52 @@ from ...types import IntArray
 from .lanes import LANES, Lanes
 
 FOUR_EACH = [lane // 4 for lane in range(LANES)]
+VECTOR_BYTES = 64
 
 
 class Group(NamedTuple):
-    """Vectors that share a scale, a vector too; None where there is none."""
+    """Vectors that share a scale and what is added behind it, vectors too; None where there is none.
+
+    Of bytes: 16 words each, whose lane's scale is that of its four bytes.
+    """
 
     vectors: Sequence[Any]
     scale: Any = None
+    shift: Any = None
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """So many bytes of blocks and of scales make a step; `columns[i]`: the column of its weight number i."""
+    """So many bytes of blocks and of scales make a step; `columns[i]`: the column of its weight number i.
+
+    Of bytes: -1 where there is no column; `groups` of equal size.
+    """
 
     columns: IntArray
     block_bytes: int
     scale_bytes: int
     write: Callable[[Lanes, Any, Any], list[Group]]
+    groups: int = 1
+
+    @property
+    def width(self) -> int:
+        """Columns of a step."""
+        return int((self.columns >= 0).sum())
+
+    def vectors(self, rounded: bool) -> int:
+        """Vectors of its activations."""
+        return len(self.columns) * (1 if rounded else 4) // VECTOR_BYTES
+
+    def record_bytes(self, rounded: bool) -> int:
+        """Bytes of its activations; rounded ones have two vectors more a group."""
+        return VECTOR_BYTES * (self.vectors(rounded) + (2 * self.groups if rounded else 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Unpacker:
     """The steps of a row, wide ones first, and which parts they read; `rows_a_scale`: rows that share scales.
 
+    `rounded`: for activations rounded to bytes; weights are bytes then, `less` above what they mean, at most `most`.
     There is one of a name.
     """
 
@@ -48,20 +71,27 @@ class Unpacker:
     blocks: str
     scales: str = ""
     rows_a_scale: int = 1
+    rounded: bool = False
+    less: int = 0
+    most: int = 127
+
+    def taken(self, columns: int) -> list[tuple[Step, int]] | None:
+        """The steps of a row, each with its first column; None where they do not come out even."""
+        taken, found = 0, []
+        for step in self.steps:
+            while columns - taken >= step.width:
+                found.append((step, taken))
+                taken += step.width
+        return found if taken == columns and found else None
 
     def order(self, columns: int) -> IntArray | None:
         """Which column each weight of a row is, as the steps take them; None where they do not come out even."""
-        taken, parts = 0, []
-        for step in self.steps:
-            width = len(step.columns)
-            while columns - taken >= width:
-                parts.append(step.columns + taken)
-                taken += width
-        return np.concatenate(parts) if taken == columns and parts else None
+        found = self.taken(columns)
+        return None if found is None else np.concatenate([step.columns + first for step, first in found])
 
     def serves(self, shape: Shape) -> bool:
         """Whether it can read a matrix of this shape."""
-        return self.order(shape[1]) is not None
+        return self.taken(shape[1]) is not None
 
 
 def in_turn(count: int) -> IntArray:

@@ -20,12 +20,12 @@ def mxfp4(_format: Format) -> Unpacker:
 
     def four(code: Lanes, blocks: Any, scales: Any) -> list[Group]:
         words = code.load(blocks, 0, I32, LANES)
-        scale = _powers(code, code.load(scales, 0, I8, 4), FOUR_EACH)
+        scale = powers(code, code.load(scales, 0, I8, 4), FOUR_EACH)
         return [Group([code.e2m1(words, 4 * i) for i in range(8)], scale)]
 
     def one(code: Lanes, blocks: Any, scales: Any) -> list[Group]:
         words = _bytes_as_words(code, code.load(blocks, 0, I8, LANES))
-        scale = _powers(code, code.load(scales, 0, I8, 1), [0] * LANES)
+        scale = powers(code, code.load(scales, 0, I8, 1), [0] * LANES)
         return [Group([code.e2m1(words, 0), code.e2m1(words, 4)], scale)]
 
     steps = Step(by_nibble(), 64, 4, four), Step(_evens_and_odds(), 16, 1, one)
@@ -38,11 +38,11 @@ def gguf_mxfp4(_format: Format) -> Unpacker:
     def four(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
         words = _gathered(code, blocks, 17, 1)
         exponents = code.joined([code.load(blocks, 17 * i, I8) for i in range(4)])
-        return [Group([code.e2m1(words, 4 * i) for i in range(8)], _powers(code, exponents, FOUR_EACH))]
+        return [Group([code.e2m1(words, 4 * i) for i in range(8)], powers(code, exponents, FOUR_EACH))]
 
     def one(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
         words = _bytes_as_words(code, code.load(blocks, 1, I8, LANES))
-        scale = _powers(code, code.load(blocks, 0, I8, 1), [0] * LANES)
+        scale = powers(code, code.load(blocks, 0, I8, 1), [0] * LANES)
         return [Group([code.e2m1(words, 0), code.e2m1(words, 4)], scale)]
 
     return Unpacker("gguf-mxfp4", (Step(by_nibble_in_halves(32), 68, 0, four), Step(in_turn(32), 17, 0, one)), "blocks")
@@ -65,14 +65,20 @@ def q4_0(_format: Format) -> Unpacker:
 
 
 def q8_0(_format: Format) -> Unpacker:
-    """A block is two vectors."""
+    """A block is two vectors; four blocks a step, whose scales are widened together."""
 
-    def one(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
-        numbers = [code.signed_bytes(code.load(blocks, 2 + LANES * i, I8, LANES)) for i in range(2)]
-        scale = code.spread(code.halves(code.load(blocks, 0, I16, 1)), [0] * LANES)
-        return [Group(numbers, scale)]
+    def several(count: int) -> Callable[[Lanes, Any, Any], list[Group]]:
+        def write(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
+            scales = code.halves(code.joined([code.load(blocks, 34 * i, I16) for i in range(count)]))
+            groups = []
+            for i in range(count):
+                halves = [code.load(blocks, 34 * i + 2 + LANES * half, I8, LANES) for half in (0, 1)]
+                groups.append(Group([code.signed_bytes(half) for half in halves], code.spread(scales, [i] * LANES)))
+            return groups
 
-    return Unpacker("q8_0", (Step(in_turn(32), 34, 0, one),), "blocks")
+        return write
+
+    return Unpacker("q8_0", tuple(Step(in_turn(32 * n), 34 * n, 0, several(n)) for n in (4, 1)), "blocks")
 
 
 def int4_group(format_: Any) -> Unpacker:
@@ -158,7 +164,7 @@ def _gathered(code: Lanes, blocks: Any, block_bytes: int, begin: int) -> Any:
     return code.low_and_high(code.low_and_high(*parts[:2]), code.low_and_high(*parts[2:]))
 
 
-def _powers(code: Lanes, exponents: Any, lanes: Sequence[int]) -> Any:
+def powers(code: Lanes, exponents: Any, lanes: Sequence[int]) -> Any:
     """2^(byte - 127) of these bytes in 16 lanes; 0 gives the subnormal 2^-127.
 
     Each byte goes to the top of its word, which costs one shuffle, and down by a bit.
@@ -193,12 +199,15 @@ WRITERS: dict[str, Callable[[Any], Unpacker]] = {
 }
 
 
-_MADE: dict[str, Unpacker] = {}
+_MADE: dict[tuple[str, bool], Unpacker] = {}
 
 
-def unpacker_of(format_: Format) -> Unpacker | None:
-    """How a format is unpacked in registers; None where it is not."""
-    if format_.name not in WRITERS:
+def unpacker_of(format_: Format, rounded: bool = False) -> Unpacker | None:
+    """How a format is unpacked in registers, for activations as they are or rounded to bytes; None where it is not."""
+    from .whole_steps import ROUNDED_WRITERS
+
+    writer = (ROUNDED_WRITERS if rounded else WRITERS).get(format_.name)
+    if writer is None:
         return None
-    made = WRITERS[format_.name](format_)
-    return _MADE.setdefault(made.name, made) if made.steps else None
+    made = writer(format_)
+    return _MADE.setdefault((made.name, rounded), made) if made.steps else None

@@ -1,0 +1,48 @@
+"""Kernels that other kernels call by address: one loop for all of them, each compiled once and for itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from .parts import Entry
+
+
+def address_of(entry: Entry) -> int:
+    """Where a kernel with a signature is, compiled now or read from disk; it must live as long as it may be called."""
+    entry.make_ready()
+    made = next(iter(entry.overloads.values()))
+    return int(made.library.get_pointer_to_function(made.fndesc.mangled_name))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def called_at(_context: Any, address: Any, words: Any) -> Any:
+    """Call the kernel at an address, which takes so many int64, gives one, and raises nothing."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.call_conv.get_function_type(types.int64, list(signature.args[1]))
+        function = builder.inttoptr(arguments[0], kind.as_pointer())
+        answer, error = (cgutils.alloca_once_value(builder, to.pointee(None)) for to in kind.args[:2])
+        given = cgutils.unpack_tuple(builder, arguments[1], len(signature.args[1]))
+        builder.call(function, [answer, error, *given])
+        return builder.load(answer)
+
+    return types.int64(types.int64, words), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def floats_at(_context: Any, address: Any) -> Any:
+    """An address as a pointer to fp32."""
+    return types.CPointer(types.float32)(types.int64), _pointed
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def words_at(_context: Any, address: Any) -> Any:
+    """An address as a pointer to int64."""
+    return types.CPointer(types.int64)(types.int64), _pointed
+
+
+def _pointed(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
