@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...formats.plain import Bf16, Fp16
-from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
-from .kernels import _order
 from .lanes import host_features
 from .matrix import PackedMatrix, packed_matrix, serves
+from .records import record_of
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 PLAIN: dict[torch.dtype, Any] = {torch.bfloat16: Bf16(), torch.float16: Fp16()}
@@ -35,26 +35,34 @@ def matrix_of(weight: torch.Tensor | None) -> PackedMatrix | None:
 
 
 class DenseProduct:
-    """x times a transposed matrix. Deterministic: a token's result has the same bits whatever tokens share the call."""
+    """x times a transposed matrix. Deterministic: a token's result has the same bits whatever tokens share the call.
 
-    __slots__ = ("_kernel", "_order", "_place", "_set_threads", "_threads", "matrix")
+    `dtype`: of x, bias and result. `rounded`: see PackedKernel, lossy.
+    """
 
-    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype, threads: int | None = None) -> None:
+    __slots__ = ("_how", "_kernel", "_place", "_record", "_set_threads", "_threads", "matrix")
+
+    def __init__(
+        self, matrix: PackedMatrix, dtype: torch.dtype, threads: int | None = None, rounded: bool = False
+    ) -> None:
         from . import dense_loops, loops  # compiles, so only where it is wanted
 
         self.matrix, self._threads = matrix, threads or torch.get_num_threads()
         alone = self._threads == 1
-        self._kernel: Any = dense_loops.multiplying_dense(matrix.unpacker, DTYPES[dtype], host_features(), alone)
+        self._kernel: Any = dense_loops.multiplying_dense(DTYPES[dtype], alone)
         self._set_threads: Any = None if alone else loops.set_num_threads
-        self._order: IntArray | None = _order(matrix.unpacker, matrix.shape[1])
-        order = 0 if self._order is None else self._order.ctypes.data
-        place = matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes
-        self._place: tuple[int, ...] = (*place, *matrix.shape, order)
+        unpacker = matrix.reader(rounded)
+        self._record = found = record_of(unpacker, matrix.shape[1])
+        places = found.put_K.ctypes.data, found.scale_K.ctypes.data
+        self._how = np.array([found.num_bytes, *places, found.rounded, found.factor], np.int64)
+        where = matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes
+        reader = loops.reading(unpacker, host_features())
+        self._place: tuple[int, ...] = (reader, *where, *matrix.shape, self._how.ctypes.data)
         _launch_pool()
 
     def into(self, out_TN: torch.Tensor, input_TK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
         """Write x times the transposed matrix, and the bias, into `out_TN`: all contiguous, of the kernel's dtype."""
-        tokens = input_TK.numel() // self._place[5]
+        tokens = input_TK.numel() // self.matrix.shape[1]
         bias = 0 if bias_N is None else bias_N.data_ptr()
         with LOCK:
             if self._set_threads is not None:

@@ -3,7 +3,7 @@
 """The loop of one dense product, from and to numbers of the model's dtype. Imports numba: only dense.py imports this.
 
 All arguments are whole numbers, for numba looks at each array of a call, and a layer has several of these calls.
-Names: x rows of input, y rows of output. Shapes: T tokens, N output columns, K input columns.
+Names: x records of input, y rows of output. Shapes: T tokens, N output columns, K input columns.
 """
 
 from functools import cache
@@ -14,13 +14,15 @@ from llvmlite import ir
 from numba import carray, prange, types
 from numba.extending import intrinsic
 
-from ...jit import bound, source_stamp, specialised, threaded
-from .loops import PACKAGE, _bounds, _named, _rows_of, _stamp
+from ...jit import source_stamp, specialised, threaded
+from ...jit.by_address import words_at
+from .loops import PACKAGE, _common, _stamp
 
-if TYPE_CHECKING:  # names that jit.bound and jit.threaded bind below
-    read = write = place = order_place = rows = bounds = None
+if TYPE_CHECKING:  # names that jit.threaded binds below
+    read = write = numbers_at = arrange = product = bounds = None
 
 NUMBERS = {"bf16": types.uint16, "fp16": types.uint16, "fp32": types.float32}
+ZERO = np.float32(0)
 HALF, FLOAT, I16, I32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
 
 
@@ -93,52 +95,38 @@ CASTS = {"bf16": (_wide_bf16, _narrow_bf16), "fp16": (_wide_fp16, _narrow_fp16),
 
 
 def _multiply_dense(stamp):
-    def multiply_dense(blocks, scales, wide, scale_wide, height, width, order, bias, x_at, y_at, tokens, parts):
-        """y [T, N] = x [T, K] times the transposed matrix [N, K], and a bias [N] where its address is not 0.
+    def multiply_dense(
+        reader, blocks, scales, wide, scale_wide, height, width, record, bias, given_at, wanted_at, t, n
+    ):
+        """[T, N] at `wanted_at` = [T, K] at `given_at` times the transposed matrix [N, K], in `n` row ranges.
 
-        `order`: address of the column that each weight of a row is, int64 [K]; 0: as they come.
+        `reader`: see loops; `record`: address of five numbers: bytes of a record, addresses of where columns and their
+        scales go, whether it is rounded, its factor; `bias` [N]: 0 for none; `t` tokens.
         """
         assert stamp >= 0
-        given, wanted = carray(place(x_at), (tokens, width)), carray(place(y_at), (tokens, height))
-        x, y = np.empty((tokens, width), np.float32), np.empty((tokens, height), np.float32)
-        if order:
-            columns = carray(order_place(order), width)
-            for t in range(tokens):
-                for k in range(width):
-                    x[t, k] = read(given[t, columns[k]])
-        else:
-            for t in range(tokens):
-                for k in range(width):
-                    x[t, k] = read(given[t, k])
-        for p in prange(parts):
-            first, last = bounds(height, p, parts)
-            rows((blocks, scales, wide, scale_wide), x, y, first, last)
-            if bias:
-                added = carray(place(bias), height)
-                for t in range(tokens):
-                    for r in range(first, last):
-                        wanted[t, r] = write(y[t, r] + read(added[r]))
-            else:
-                for t in range(tokens):
-                    for r in range(first, last):
-                        wanted[t, r] = write(y[t, r])
+        how = carray(words_at(record), 5)
+        put, aside = carray(words_at(how[1]), width), carray(words_at(how[2]), width)
+        given, wanted = carray(numbers_at(given_at), (t, width)), carray(numbers_at(wanted_at), (t, height))
+        x, at = np.zeros((t, how[0]), np.uint8), np.arange(t)
+        wide_K, y = np.empty(width, np.float32), np.empty((t, height), np.float32)
+        for s in range(t):
+            for k in range(width):
+                wide_K[k] = read(given[s, k])
+            arrange(wide_K, 0, width, put, aside, how[3] != 0, how[4], x[s])
+        for part in prange(n):
+            first, last = bounds(height, part, n)
+            product((reader, blocks, scales, wide, scale_wide), x, at, t, width, y, 0, height, first, last)
+            for s in range(t):
+                for r in range(first, last):
+                    wanted[s, r] = write(y[s, r] + (read(carray(numbers_at(bias), height)[r]) if bias else ZERO))
 
     return multiply_dense
 
 
 @cache
-def multiplying_dense(unpacker, dtype, features, alone):
-    """The kernel of a product for activations of this dtype: bf16, fp16 or fp32. `alone`: one thread, the caller's."""
+def multiplying_dense(dtype, alone):
+    """The kernel of a product for numbers of this dtype: bf16, fp16 or fp32. `alone`: one thread, the caller's."""
     read, write = CASTS[dtype]
     make = specialised if alone else threaded
-    return make(
-        "+".join([_named(unpacker, features), dtype]),
-        _multiply_dense,
-        _stamp() ^ source_stamp(f"{PACKAGE}.dense_loops"),
-        read=read,
-        write=write,
-        place=_pointer_to(NUMBERS[dtype]),
-        order_place=_pointer_to(types.int64),
-        rows=_rows_of(unpacker, features),
-        bounds=bound("", _bounds),
-    )
+    stamp, numbers_at = _stamp() ^ source_stamp(f"{PACKAGE}.dense_loops"), _pointer_to(NUMBERS[dtype])
+    return make(dtype, _multiply_dense, stamp, read=read, write=write, numbers_at=numbers_at, **_common())
