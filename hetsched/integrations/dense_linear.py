@@ -36,16 +36,16 @@ class DenseLinear:
         self._look(parameters["weight"])
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  torch's name, by which it may be called
-        """As torch.nn.Linear's forward."""
-        if is_dynamo_compiling() or (out := self._few(input)) is None:
+        """As torch.nn.Linear's forward.
+
+        torch multiplies where gradients, traces, modes or transforms must see the operation, and under autocast.
+        """
+        if is_dynamo_compiling() or is_grad_enabled() or must_see_operations() or (out := self._few(input)) is None:
             return F.linear(input, self.parameters["weight"], self.parameters["bias"])  # type: ignore[arg-type]
         return out
 
     def _few(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The result [..., N] of few tokens; None where torch is to multiply.
-
-        That is so in traces and modes that must see the operation, under autocast, and with gradients.
-        """
+        """The result [..., N] of few tokens; None where torch is to multiply."""
         weight, size = self.parameters["weight"], x.numel()
         if (
             weight is None
@@ -56,7 +56,7 @@ class DenseLinear:
             self._look(weight)
         if self._product is None or not 0 < size <= self.most * self._shape[1] or x.dtype is not self.dtype:
             return None
-        if is_grad_enabled() or any_autocast() or type(x) is not torch.Tensor or not x.is_cpu or must_see_operations():
+        if any_autocast() or type(x) is not torch.Tensor or not x.is_cpu:
             return None
         shape, bias = x.shape, self.parameters["bias"]
         if shape[-1] != self._shape[1] or (bias is not None and (bias.dtype is not self.dtype or not bias.is_cpu)):
