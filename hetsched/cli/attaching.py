@@ -106,10 +106,11 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 
 def lossy_label(stats: dict[str, Any]) -> str:
-    """What stands before every figure of a run that is steered or has lossy copies on the GPU; else nothing."""
+    """What stands before every figure of a run that is steered, rounds activations or has lossy copies; else nothing."""
     copies = "" if stats["gpu_precision"] == "exact" else f", {stats['gpu_precision']} experts on the GPU"
     steered = steered_words(stats.get("steered"))
-    return "" if stats["lossless"] else f"LOSSY{copies}{steered and f', {steered}'}: "
+    rounded = ", activations rounded to 8 bits on the CPU" if "int8" in stats.get("cpu_kernel", "") else ""
+    return "" if stats["lossless"] else f"LOSSY{copies}{rounded}{steered and f', {steered}'}: "
 
 
 def machine_options(args: argparse.Namespace) -> dict[str, Any]:

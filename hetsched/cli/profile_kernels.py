@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hetsched.measure.format_kernels import FormatTable
 
 SCHEMA = "hetsched-kernels/1"
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)  # without formats
 
 
 def show_kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
@@ -32,12 +33,12 @@ def show_kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
 
         from hetsched.measure.cpu import runnable_shape
         from hetsched.measure.cpu_kernels import kernel_table
-        from hetsched.measure.request import TABLE_TOKENS, Request
+        from hetsched.measure.request import Request
 
         request = Request(geometry, quick=args.quick)
-        shape, _ = runnable_shape(request.shape)
+        shape, _ = runnable_shape(request.shape, packed=False)
         with torch.inference_mode():
-            rows = kernel_table(shape, TABLE_TOKENS[:8], request.budget_s, args.lossy)
+            rows = kernel_table(shape, TOKENS, request.budget_s, args.lossy)
     if args.json:
         print(json.dumps(_document(rows, shape.dtype, shape.params)))
         return 0

@@ -21,7 +21,8 @@ from hetsched.reading import read_text_file
 from hetsched.report.profile_view import machine_table, model_table, profile_view
 from hetsched.report.tables import Column, Page, Sheet, console
 
-from .option_types import non_empty_text
+from .model_needs import show_needs
+from .option_types import at_least_one, names_list, non_empty_text
 from .paths import InputFile, NameOrPath, OutputText, PlotFile
 
 DRAWN_MODEL = "qwen3-30b-a3b"
@@ -39,6 +40,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
     text = f"with --plot: model whose expert is drawn (default: {DRAWN_MODEL})"
     show.add_argument("--model", type=non_empty_text, metavar="NAME", help=text)
+    text = "of a model: what it needs with its experts in these formats, such as bf16,mxfp4,q4_k/q6_k"
+    show.add_argument("--format", type=names_list, metavar="F[,F...]", help=text)
+    text = "with --format: tokens that the KV cache has room for (default: 4096)"
+    show.add_argument("--context", type=at_least_one, metavar="N", help=text)
     validate = _verb(verbs, "validate", _validate, "check files against the schema; all problems by key and line")
     validate.add_argument("files", nargs="+", action=InputFile, metavar="FILE")
     make = _verb(verbs, "derive", _derive, "apply the datasheet rule to the datasheet in a profile")
@@ -89,6 +94,12 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     if args.model is not None and not args.plot:
         raise InputError(f"--model {args.model} says whose expert --plot draws; add --plot FILE, or drop it")
+    if args.context is not None and not args.format:
+        raise InputError("--context belongs to --format; add --format, or drop it")
+    if args.format:
+        if args.plot:
+            raise InputError("--format shows what a model needs, and --plot draws machines; ask for one of them")
+        return show_needs(args)
     is_named = args.name.lower() in gallery.models()
     if is_named or _schema_of(args.name) == MODEL_SCHEMA:
         card = gallery.model_card(args.name) if is_named else load_model_card(args.name)

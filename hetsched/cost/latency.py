@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ..geometry import WEIGHT_BITS
 from ..machine.profile import DenseTable, ExpertShape, LatencyTable, Processor, Source
 from ..types import FloatArray
 
@@ -97,7 +96,7 @@ def scale_table(table: LatencyTable, device: Processor, shape: ExpertShape) -> L
 
 def expert_s(device: Processor, shape: ExpertShape, num_tokens: int) -> float:
     """What one expert adds to a call: its fixed cost and its roofline (Williams et al. 2009)."""
-    return device.per_expert_s + roofline_s(device, shape.params, WEIGHT_BITS[shape.dtype], num_tokens)
+    return device.per_expert_s + roofline_s(device, shape.params, 8 * shape.weight_bytes / shape.params, num_tokens)
 
 
 def roofline_s(device: Processor, params: int, bits: float, num_tokens: int) -> float:

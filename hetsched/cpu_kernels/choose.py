@@ -13,6 +13,7 @@ from ..machine.profile import HardwareProfile
 from .base import ExpertKernel, SwigluWeights
 from .lossy_kernels import Int4, Int8
 from .numba_kernels import FusedBf16
+from .packed_ways import WAYS
 from .torch_kernels import TorchLinear, Upcast
 
 CLEARLY = 0.97  # a later, more complex kernel must take less than this share of the incumbent's time
@@ -49,6 +50,11 @@ class Choice(NamedTuple):
     def spec(self) -> str:
         """The choice as text that `parse_choice` reads: fused-bf16@1+upcast@16."""
         return "+".join(f"{k.name}@{n}" for k, n in zip(self.kernels, self.from_tokens, strict=True))
+
+    @property
+    def lossless(self) -> bool:
+        """Whether all of them work on weights and activations as they are."""
+        return all(kernel.lossless for kernel in self.kernels)
 
     def at(self, tokens: int) -> ExpertKernel:
         """The kernel for a number of tokens."""
@@ -110,10 +116,9 @@ def _against(winner: KernelTiming, timings: Iterable[KernelTiming]) -> str:
 class ChosenKernel:
     """The kernels of a choice as one: each call goes to the one for its number of tokens."""
 
-    lossless = True
-
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
+        self.lossless = choice.lossless
         self.name = choice.spec
         self.weight_bytes = choice.kernels[0].weight_bytes
 
@@ -131,38 +136,40 @@ class ChosenKernel:
         return self.choice.at(input_TK.shape[0]).linear(input_TK, weight_NK)
 
 
-def parse_choice(spec: str, dtype: str) -> Choice:
+def parse_choice(spec: str, dtype: str, packed: bool = False) -> Choice:
     """The choice that a spec names: fused-bf16@1+upcast@16 as in a profile, or one kernel's name for every count.
 
-    Raises UnknownNameError, which lists the kernels.
+    `packed`: the weights have to be unpacked to be numbers. Raises UnknownNameError, which lists the kernels.
     """
-    named = check_choice(spec, [dtype])
-    kernels = tuple(_MAKERS[name][1]() for name, _ in named)
+    named = _named(spec, f"{dtype} weights", list(WAYS) if packed else kernel_names(dtype))
+    kernels = tuple(WAYS[name] if packed else _MAKERS[name][1]() for name, _ in named)
     return Choice(kernels, tuple(from_tokens for _, from_tokens in named), f"given as {spec}")
 
 
-def check_choice(spec: str, dtypes: Sequence[str]) -> list[tuple[str, int]]:
-    """The kernels that a spec names, each with the count it serves from; no kernel is made.
+def check_choice(spec: str, dtypes: Sequence[str]) -> None:
+    """Raise UnknownNameError where a spec names what is no kernel for weights of these dtypes, packed or not."""
+    known = dict.fromkeys(name for dtype in dtypes for name in kernel_names(dtype))
+    _named(spec, f"{' or '.join(dtypes)} weights", [*known, *WAYS])
 
-    `dtypes`: of the weights, all that they may be of. Raises UnknownNameError, which lists the kernels.
-    """
-    known = list(dict.fromkeys(name for dtype in dtypes for name in kernel_names(dtype)))
+
+def _named(spec: str, weights: str, known: Sequence[str]) -> list[tuple[str, int]]:
+    """The kernels that a spec names, each with the count it serves from; no kernel is made."""
     parts = [part.partition("@") for part in spec.split("+")]
     pairs = [(known_as(name, known), count) for name, _, count in parts]
     for name, count in pairs:
         if name not in known:
-            raise UnknownNameError(f"CPU kernel for {' or '.join(dtypes)} weights", name, known)
+            raise UnknownNameError(f"CPU kernel for {weights}", name, known)
         if count and not count.isdigit():
             raise InputError(f"{spec!r} is no choice of kernels; write NAME or NAME@TOKENS+NAME@TOKENS")
     return [(name, int(count or 1)) for name, count in pairs]
 
 
-def choice_in(profile: HardwareProfile, dtype: str) -> Choice | None:
+def choice_in(profile: HardwareProfile, dtype: str, packed: bool = False) -> Choice | None:
     """The choice that a measured profile records for this dtype; None when it records none that can run here."""
     for table in profile.cpu.tables:
         if table.shape.dtype == dtype and table.kernel:
             try:
-                choice = parse_choice(table.kernel, dtype)
+                choice = parse_choice(table.kernel, dtype, packed)
             except InputError:  # a kernel that this version does not know: measured anew
                 continue
             return choice._replace(reason=f"as measured in the profile {profile.name} of {profile.date}")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..cpu_kernels.weighted_sum import add_weighted, numbers_of
+from ..packed import PackedWeights
 from .expert_ffn import Arithmetic, expert_ffn
 
 ALIGN = 64  # bytes; a matrix product may round otherwise where its rows begin elsewhere in a cache line
@@ -91,6 +92,9 @@ class ExactExperts:
         self._module = module
         self._weights_E = weights_E
         self._scratch = scratch or Scratch()
+        self.together = False
+        if isinstance(weights_E[0], PackedWeights):  # unpacked one at a time, as they are needed
+            return
         up = "gate_up_proj" if module.has_gate else "up_proj"
         self._up_E = [_as_factor(module, weights[up]) for weights in weights_E]
         self._down_E = [_as_factor(module, weights["down_proj"]) for weights in weights_E]
@@ -100,15 +104,15 @@ class ExactExperts:
         """The experts' weighted sum, [T, H]."""
         out_TH = torch.zeros_like(hidden_TH, dtype=arithmetic.sum_dtype(hidden_TH, work.weights_S1))
         compute = arithmetic.compute or hidden_TH.dtype
-        together = self.together and compute == self._up_E[0].dtype and not torch.is_autocast_enabled("cpu")
-        limit = CHUNK // max(self._up_E[0].shape) if together else 1
+        apart = not self.together or compute != self._up_E[0].dtype or torch.is_autocast_enabled("cpu")
+        limit = 1 if apart else CHUNK // max(self._up_E[0].shape)
         for some, span in _groups(work.counts, limit):
             rows, experts, counts = work.rows_S[span], work.active[some], work.counts[some]
-            if together:
-                part_SH = self._several(hidden_TH.to(compute), rows, experts, counts)
-            else:
+            if apart:
                 weights, input_SH = self._weights_E[experts[0]], hidden_TH.index_select(0, rows)
                 part_SH = expert_ffn(self._module, weights, input_SH, F.linear, arithmetic.compute)
+            else:
+                part_SH = self._several(hidden_TH.to(compute), rows, experts, counts)
             add_in_order(out_TH, rows, part_SH, work.weights_S1[span], counts)
         return out_TH.to(hidden_TH.dtype)
 

@@ -6,23 +6,35 @@ Shapes: T tokens, H hidden, E experts.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
 from ..accelerators.base import Accelerator
 from ..cpu_kernels import Choice, weighted_sum
 from ..errors import InputError
+from ..packed import PackedWeights
 from ..scheduler import Scheduler
 from ..types import ExpertId, FloatArray, Outcome, Phase
 from .cpu_layer import ExactExperts, Scratch, sort_by_expert
 from .cpu_measured import MeasuredExperts
+from .cpu_packed import PackedOrExact, packed_experts
 from .engine import CLOSED
 from .host_store import HostStore
 from .host_time import HostTime
 from .layer_work import LayerInput, demand_of
 from .living import lives
+
+LayerExperts: TypeAlias = ExactExperts | MeasuredExperts | PackedOrExact
+
+
+def by_choice(module: Any, weights_E: Sequence[Any], choice: Choice, exact: ExactExperts) -> LayerExperts:
+    """One layer's experts by the kernels of a choice; `exact` for packed ones that no kernel reads."""
+    if not isinstance(weights_E[0], PackedWeights):
+        return MeasuredExperts(module, weights_E, choice, exact)
+    packed = packed_experts(module, weights_E, choice)
+    return exact if packed is None else PackedOrExact(packed, exact)
 
 
 class CpuOnlyEngine:
@@ -42,7 +54,7 @@ class CpuOnlyEngine:
         self.kept_T: FloatArray | None = None  # as Engine's, and nobody here learns from it
         self._choice = choice
         self._scratch = Scratch()
-        self._layers: dict[int, ExactExperts | MeasuredExperts] = {}
+        self._layers: dict[int, LayerExperts] = {}
         self._turn = threading.RLock()
         self._last_phase = Phase.PREFILL
         self._closed = False
@@ -59,7 +71,7 @@ class CpuOnlyEngine:
         weighted_sum.make_ready(layout.pieces[0].dtype)
         weights_E = [self.store.weights(ExpertId(layer, e)) for e in range(module.num_experts)]
         exact = ExactExperts(module, weights_E, self._scratch)
-        self._layers[layer] = exact if self._choice is None else MeasuredExperts(module, weights_E, self._choice, exact)
+        self._layers[layer] = exact if self._choice is None else by_choice(module, weights_E, self._choice, exact)
 
     def give_back(self, layer: int, *modules: Any) -> None:
         """Return one layer's experts to their module, or modules that share them. May be called twice."""

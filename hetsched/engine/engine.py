@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator
-from ..cpu_kernels import weighted_sum
+from ..cpu_kernels import Choice, weighted_sum
 from ..errors import InputError
 from ..faults import Fault, story
 from ..resizing import resize
 from ..scheduler import Scheduler
-from ..types import Float32Array, FloatArray, Phase
+from ..types import ExpertId, Float32Array, FloatArray, Phase
+from .cpu_packed import PackedExperts, packed_experts
 from .executor import AsyncExecutor
 from .expert_ffn import Linear
 from .host_store import HostStore
@@ -40,8 +41,8 @@ class Engine:
     """The step: ask the scheduler, run the plan, tell the scheduler.
 
     Threads take turns, a layer at a time; each gets its own tokens, statistics are of all together. After a fork the
-    child's first use raises InputError. `fewer_slots`: go on with fewer than the scheduler's where the device has no
-    room, instead of raising InputError.
+    child's first use raises InputError. `cpu_choice`: kernels for packed experts on the CPU lane.
+    `fewer_slots`: go on with fewer than the scheduler's where the device has no room, instead of raising InputError.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Engine:
         scheduler: Scheduler,
         accelerator: Accelerator,
         cpu_linear: Linear = F.linear,
+        cpu_choice: Choice | None = None,
         store: HostStore | None = None,
         fewer_slots: bool = False,
     ) -> None:
@@ -64,7 +66,10 @@ class Engine:
         self._slots = SlotPool(accelerator, scheduler.residency, scheduler.geometry.expert_bytes, fewer_slots)
         if self._slots.num_slots < scheduler.residency.num_slots:
             self._go_on_with_fewer()
-        self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, cpu_linear)
+        self._cpu_choice = cpu_choice
+        self._packed: dict[int, PackedExperts] = {}
+        lane = cpu_linear, self._packed
+        self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, *lane)
         self._turn = threading.RLock()
         self._unsettled = False  # a layer is under way, or ended in a way that left something to put right
         self._over = ""  # why nothing can run here any more
@@ -87,12 +92,17 @@ class Engine:
                 f"{self.scheduler.geometry.expert_bytes}; expert sizes must not grow after the first layer"
             )
         weighted_sum.make_ready(layout.pieces[0].dtype)
+        if self._cpu_choice is not None:
+            weights_E = [self.store.weights(ExpertId(layer, e)) for e in range(module.num_experts)]
+            packed = packed_experts(module, weights_E, self._cpu_choice)
+            self._packed |= {} if packed is None else {layer: packed}
         self._adopted.add(layer)
         self._pin(layer)
         self._load(layer)
 
     def give_back(self, layer: int, *modules: Any) -> None:
         """Return one layer's experts to their module, or modules that share them. May be called twice."""
+        self._packed.pop(layer, None)
         self.store.give_back(layer, *modules)
 
     def reload(self, layers: Iterable[int]) -> None:

@@ -5,7 +5,7 @@ Shapes: T tokens, K top-k, H hidden, N active experts, S = tokens sorted by expe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ from ..cost.model import CostModel
 from ..errors import InputError
 from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan
 from .copies import CopiesUnderWay
+from .cpu_packed import PackedExperts
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
 from .layer_work import LayerInput, casting
@@ -33,7 +34,8 @@ class AsyncExecutor:
 
     What fails is computed on the CPU lane in the same layer, and `listener` is told; recovery.py has the rules.
     `told`: by whose seconds the accelerator goes. A real one is told what is believed now; an emulated one takes the
-    seconds it is told, and those stay the profile's, whatever has been learned of it since.
+    seconds it is told, and those stay the profile's, whatever has been learned of it since. `packed`: layers whose
+    packed experts the CPU lane computes by kernels, all of a call at once.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class AsyncExecutor:
         slots: SlotPool,
         listener: Listener,
         cpu_linear: Linear = F.linear,
+        packed: Mapping[int, PackedExperts] | None = None,
     ) -> None:
         self._accelerator = accelerator
         self.told = CostModel(cost.profile, cost.geometry) if accelerator.emulated else cost
@@ -51,6 +54,7 @@ class AsyncExecutor:
         self._slots = slots
         self._listener = listener
         self._cpu_linear = cpu_linear
+        self._packed: Mapping[int, PackedExperts] = {} if packed is None else packed
         self._copies = CopiesUnderWay(accelerator, cost, self.told, slots, listener, Patience())
         self._under_way: LayerUnderWay | None = None
         self._short = ""
@@ -196,6 +200,12 @@ class AsyncExecutor:
             if on_gpu and self._at_once(under_way, call):
                 return None
             hidden_TH = work.hidden_TH if on_gpu else host_TH()
+            if not on_gpu and work.cast_to is None and work.layer in self._packed:
+                part_PH = self._by_kernels(under_way, call, hidden_TH)
+                if hidden_TH is not work.hidden_TH:
+                    return part_PH
+                under_way.put(call, part_PH)
+                return None
             if hidden_TH is not work.hidden_TH:
                 return torch.cat([self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N])
             for at in call.at_N:
@@ -211,6 +221,12 @@ class AsyncExecutor:
             weights = self._store.weights(expert)
         linear = F.linear if on_gpu or work.cast_to is not None else self._cpu_linear
         return expert_ffn(work.module, weights, under_way.parts.rows(at, hidden_TH), linear, work.arithmetic.compute)
+
+    def _by_kernels(self, under_way: LayerUnderWay, call: LaneCall, hidden_TH: torch.Tensor) -> torch.Tensor:
+        """The call's experts on the CPU, not yet weighted, [P, H]."""
+        rows_P = under_way.parts.host_rows(call.at_N).numpy()
+        active, counts = ([of[at] for at in call.at_N] for of in (under_way.active, under_way.counts))
+        return self._packed[under_way.work.layer].several(hidden_TH, rows_P, active, counts).to(hidden_TH.dtype)
 
     def _at_once(self, under_way: LayerUnderWay, call: LaneCall) -> bool:
         """Compute the experts by the device's own kernels; False where there are none for them."""

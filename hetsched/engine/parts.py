@@ -40,6 +40,12 @@ class HostParts:
         begin = sum(self._counts[:at])
         return hidden_TH[self._rows_S[begin : begin + self._counts[at]]]
 
+    def host_rows(self, at_N: Sequence[int]) -> torch.Tensor:
+        """Which rows some experts get, one expert after another, int64 [P]."""
+        if self._is_one:
+            return first_rows(len(at_N), torch.device("cpu"))
+        return _some(self._rows_S, self._counts, at_N)
+
     def put(self, at: int, part_CH: torch.Tensor) -> None:
         """An expert's results, not yet weighted."""
         self._part_N[at] = part_CH
@@ -102,6 +108,10 @@ class DeviceParts:
         rows_S = self._rows_S if hidden_TH is self._hidden_TH else self._host_rows_S
         return hidden_TH[rows_S[self._ends[at] : self._ends[at + 1]]]
 
+    def host_rows(self, at_N: Sequence[int]) -> torch.Tensor:
+        """Which rows some experts get, one expert after another, int64 [P] on the host."""
+        return _some(self._host_rows_S, self._counts, at_N)
+
     def put(self, at: int, part_CH: torch.Tensor) -> None:
         """Weight an expert's results, and put them into their rows."""
         span = slice(self._ends[at], self._ends[at + 1])
@@ -133,6 +143,13 @@ class DeviceParts:
             else:
                 out_TH.index_add_(0, rows, part)
         return out_TH.to(hidden_TH.dtype)
+
+
+def _some(rows_S: torch.Tensor, counts: Sequence[int], at_N: Sequence[int]) -> torch.Tensor:
+    if list(at_N) == list(range(len(counts))):
+        return rows_S
+    rows_N = rows_S.split_with_sizes(list(counts))
+    return torch.cat([rows_N[at] for at in at_N])
 
 
 def _lasting(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

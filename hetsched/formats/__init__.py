@@ -4,6 +4,6 @@ A format says how many bytes a matrix takes and where its parts lie, unpacks it 
 numbers are), and packs weights where this project writes it. Nothing here is fast; hetsched.cpu_kernels is.
 """
 
-from .base import Format, Part, Parts, Shape, format_of, views_of
+from .base import Format, Part, Parts, Shape, format_of, spec_of, views_of
 
-__all__ = ["Format", "Part", "Parts", "Shape", "format_of", "views_of"]
+__all__ = ["Format", "Part", "Parts", "Shape", "format_of", "spec_of", "views_of"]

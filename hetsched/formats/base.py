@@ -5,6 +5,7 @@ Shapes: R rows = output columns of the product, C columns = input columns.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
@@ -135,6 +136,16 @@ def format_of(spec: Any) -> Format:
     """
     found: Format = instance("hetsched.formats", spec)
     return found
+
+
+def spec_of(made: Format) -> str:
+    """Its name, and its group where that is unusual: what `format_of` makes such a format of, but for dtypes of scales.
+
+    By it kernels, measured tables and geometries know each other.
+    """
+    usual = inspect.signature(type(made)).parameters.get("group")
+    group = getattr(made, "group", None)
+    return made.name if usual is None or group == usual.default else f"{made.name}+group={group}"
 
 
 def views_of(row: torch.Tensor, laid: Format, shape: Shape) -> dict[str, torch.Tensor]:

@@ -55,8 +55,9 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any], r
             kernel = cpu_only_kernel_for(options.cpu_kernel, geometry, hardware, modules)
             cpu_engine = CpuOnlyEngine(scheduler, accelerator, kernel.choice)
             return Assembly(hardware, tier, kernel, cpu_engine, names.steering, None, sizes.plan)
-        kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated)
-        engine = Engine(scheduler, accelerator, kernel.linear, store_for(tier), options.gpu_memory is None)
+        kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated, modules)
+        lane = kernel.linear, kernel.choice
+        engine = Engine(scheduler, accelerator, *lane, store_for(tier), options.gpu_memory is None)
         engine.sight = sight if needs_of(scheduler.forecaster) & STATES else None
         return Assembly(hardware, tier, kernel, engine, names.steering, memory, sizes.plan)
     except BaseException:

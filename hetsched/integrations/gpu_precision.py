@@ -76,14 +76,15 @@ def store_for(tier: Tier) -> HostStore:
     return HostStore() if tier.precision is None else QuantisedStore(tier.precision)
 
 
-def precision_stats(tier: Tier, store: HostStore, *, steered: bool) -> dict[str, Any]:
-    """`lossless`: whether the GPU computes with the model's own weights what its own routers chose; what it holds, why.
+def precision_stats(tier: Tier, store: HostStore, *, steered: bool, cpu_lossless: bool) -> dict[str, Any]:
+    """`lossless`: whether both lanes compute with the model's own weights and activations what its own routers chose;
+    what the GPU holds, why.
 
     `lossy_share`: of the experts computed so far, those computed from copies.
     """
     runs = (store.copied_runs, store.exact_runs) if isinstance(store, QuantisedStore) else (0, 0)
     return {
-        "lossless": tier.precision is None and not steered,
+        "lossless": tier.precision is None and not steered and cpu_lossless,
         "gpu_precision": tier.name,
         "gpu_precision_reason": tier.reason,
         "slot_bytes": tier.slots.expert_bytes,

@@ -37,6 +37,7 @@ def geometry_of(modules: list[Any], config: Any) -> MoEGeometry:
     """
     largest = max(modules, key=lambda module: layout_of(module).row_bytes)
     layout = layout_of(largest)
+    bytes_L = tuple(layout_of(module).row_bytes for module in modules)
     experts = [int(module.num_experts) for module in modules]
     dtypes = {name: getattr(module, name).dtype for module in modules for name in parameter_names(module)}
     for dtype in dtypes.values():
@@ -53,7 +54,8 @@ def geometry_of(modules: list[Any], config: Any) -> MoEGeometry:
         dtype=layout.format_name if isinstance(layout, PackedLayout) else dtype_name(largest.down_proj.dtype),
         matrices=3 if largest.has_gate else 2,
         bias=bool(largest.has_bias),
-        expert_bytes_override=layout.row_bytes,
+        expert_bytes_override=layout.row_bytes if min(bytes_L) == max(bytes_L) else None,
+        expert_bytes_L=bytes_L if min(bytes_L) < max(bytes_L) else (),
         experts_L=tuple(experts) if min(experts) < max(experts) else (),
     )
 

@@ -38,7 +38,12 @@ def stats_of(attachment: Attachment, modules: Sequence[Any], held_bytes: int) ->
         "cpu_kernel_reason": attachment.cpu_kernel.reason,
         "dense_kernel": attachment.dense_kernel.name,
         "dense_kernel_reason": attachment.dense_kernel.reason,
-        **precision_stats(attachment.tier, engine.store, steered=attachment.steering is not None),
+        **precision_stats(
+            attachment.tier,
+            engine.store,
+            steered=attachment.steering is not None,
+            cpu_lossless=attachment.cpu_kernel.lossless and attachment.dense_kernel.lossless,
+        ),
         "steered": attachment.steering and attachment.steering.facts(),
         "gpu_expert_bytes": engine.gpu_expert_bytes,
         "expert_bytes_total": held_bytes,

@@ -126,12 +126,6 @@ def specialised(name: str, template: Callable[[int], F], stamp: int, **kernels: 
     return cast(F, _once((name, template, stamp), kernels, lambda: _kept(_bound(name, template(stamp), kernels))))
 
 
-def specialised_by_name(name: str, template: Callable[[int], F], stamp: int, signature: str, **kernels: Any) -> F:
-    """As `specialised`, for arguments of this one signature, in numba's words; see `compiled_by_name`."""
-    made = _once((name, template, stamp), kernels, lambda: _kept(_bound(name, template(stamp), kernels), signature))
-    return cast(F, made)
-
-
 def bound(name: str, function: F, **kernels: Any) -> F:
     """`function` with its global names in `kernels` bound, for the inside of kernels."""
     return cast(F, _once((name, function), kernels, lambda: compiled(_bound(name, function, kernels))))

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-from numba.core import cgutils, types
+from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import _bound, _kept, _once
 from .parts import Entry
+
+
+def specialised_by_name(name: str, template: Callable[[int], Any], stamp: int, signature: str, **kernels: Any) -> Entry:
+    """As `specialised`, for arguments of this one signature, in numba's words; see `compiled_by_name`."""
+    made = _once((name, template, stamp), kernels, lambda: _kept(_bound(name, template(stamp), kernels), signature))
+    return cast(Entry, made)
 
 
 def address_of(entry: Entry) -> int:
@@ -42,6 +51,12 @@ def floats_at(_context: Any, address: Any) -> Any:
 def words_at(_context: Any, address: Any) -> Any:
     """An address as a pointer to int64."""
     return types.CPointer(types.int64)(types.int64), _pointed
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bytes_at(_context: Any, address: Any) -> Any:
+    """An address as a pointer to signed bytes."""
+    return types.CPointer(types.int8)(types.int64), _pointed
 
 
 def _pointed(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..cache import cache_place
 from ..geometry import MoEGeometry, from_config
-from .model_yaml import load_geometry
+from .model_yaml import load_config
 
 DEMO = "demo"
 RECIPE_VERSION = 2
@@ -39,8 +38,10 @@ def cached_folder() -> Path:
 
 def demo_geometry(dtype: str | None = None) -> MoEGeometry:
     """Of the model in the cache if it is built, else of the one that would be; nothing is built. `dtype` None: bf16."""
+    return from_config(demo_config(), DEMO, dtype)
+
+
+def demo_config() -> dict[str, Any]:
+    """The config of the model in the cache if it is built, else what of it is known."""
     folder = cached_folder()
-    if (folder / "config.json").is_file():
-        geometry = replace(load_geometry(folder), name=DEMO)
-        return geometry.with_dtype(dtype) if dtype else geometry
-    return from_config(CONFIG, DEMO, dtype)
+    return load_config(folder) if (folder / "config.json").is_file() else CONFIG

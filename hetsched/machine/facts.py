@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..geometry import WEIGHT_BITS
 from .profile import HardwareProfile, LatencyTable, Processor
 from .yaml_lines import Node
 
@@ -46,7 +45,7 @@ def table_faults(table: LatencyTable, device: Processor) -> list[str]:
         if seconds < DIP * slowest:
             faults.append(f"median_s falls to less than half at {tokens} tokens; more work cannot take so much less")
         slowest = max(slowest, seconds)
-    read_s = table.shape.params * WEIGHT_BITS.get(table.shape.dtype, 16.0) / 8 / device.read_bytes_per_s
+    read_s = table.shape.weight_bytes / device.read_bytes_per_s
     if table.median_s_P and table.median_s_P[0] * CACHE_LIE < read_s:
         faults.append(f"median_s starts faster than memory can be read ({read_s:.3g} s): weights came from a cache")
     return faults

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, UnknownNameError
 from ..geometry import MoEGeometry
-from .demo_geometry import DEMO, demo_geometry
+from .demo_geometry import DEMO, demo_config, demo_geometry
 from .drift import TrueMachine, named_drifts, slowed
-from .model_yaml import ModelCard, load_geometry, load_model_card
+from .model_yaml import ModelCard, load_config, load_geometry, load_model_card
 from .profile import HardwareProfile
 from .profile_yaml import load_profile
 
@@ -76,16 +77,24 @@ def _loaded(path: Path, modified_ns: int) -> HardwareProfile:
 def model(name: str | Path, dtype: str | None = None) -> MoEGeometry:
     """A model's geometry by gallery name, Hugging Face repository id, or path; "demo" is the demo model's.
 
-    A path names a model file, a config.json or a folder with one. `dtype` None: as published. Raises UnknownNameError,
-    which lists the names.
+    A path names a model file, a config.json or a folder with one. `dtype` None: as published; else a format's name, or
+    GATE_AND_UP/DOWN. Raises UnknownNameError, which lists the names.
     """
     if str(name).lower() == DEMO:
         return demo_geometry(dtype)
+    return load_geometry(_model_file(name), dtype)
+
+
+def model_config(name: str | Path) -> dict[str, Any]:
+    """What of its config decides a model's geometry, by what `model` takes; raises as that does."""
+    return demo_config() if str(name).lower() == DEMO else load_config(_model_file(name))
+
+
+def _model_file(name: str | Path) -> Path:
     path = models().get(_short(str(name))) or _as_path(name)
     if path is None:
         raise UnknownNameError("model", str(name), [*models(), DEMO], "or give the path of a config.json")
-    geometry = load_geometry(path)
-    return geometry if dtype is None else geometry.with_dtype(dtype)
+    return path
 
 
 def has_model(name: str) -> bool:

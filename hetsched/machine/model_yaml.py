@@ -41,14 +41,24 @@ def load_model_card(path: Path | str) -> ModelCard:
     return card
 
 
-def load_geometry(path: Path | str) -> MoEGeometry:
-    """Geometry of a model file, a config.json, or a folder that holds one."""
+def load_geometry(path: Path | str, dtype: str | None = None) -> MoEGeometry:
+    """Geometry of a model file, a config.json, or a folder that holds one; `dtype` None: as published."""
     place = Path(path)
     if place.suffix in (".yaml", ".yml"):
-        return load_model_card(place).geometry
-    file = place / "config.json" if place.is_dir() else place
-    config = read_config_file(file)
-    return from_config(config, name=str(config.get("_name_or_path") or file.resolve().parent.name))
+        geometry = load_model_card(place).geometry
+        return geometry if dtype is None else geometry.with_dtype(dtype)
+    config = load_config(place)
+    return from_config(config, str(config.get("_name_or_path") or _config_file(place).resolve().parent.name), dtype)
+
+
+def load_config(path: Path | str) -> dict[str, Any]:
+    """What of its config decides a model's geometry: all of a config.json, in a folder too, or a model file's part."""
+    place = Path(path)
+    return load_model_card(place).config if place.suffix in (".yaml", ".yml") else read_config_file(_config_file(place))
+
+
+def _config_file(place: Path) -> Path:
+    return place / "config.json" if place.is_dir() else place
 
 
 def read_config_file(file: Path) -> dict[str, Any]:
@@ -67,8 +77,9 @@ def _read(root: Node) -> ModelCard | None:
     published = root.get("published", required=True)
     title, repository = root.text("title"), root.text("repository", required=True)
     variants = tuple(str(item.value) for item in dtypes.items()) if dtypes else (dtype,)
-    for variant in {dtype, *variants} - set(WEIGHT_BITS):
-        (dtypes or root).note(f"{variant!r} is no dtype; allowed: {', '.join(WEIGHT_BITS)}")
+    for variant in dict.fromkeys((dtype, *variants)):
+        if variant not in WEIGHT_BITS:
+            (dtypes or root).note(f"{variant!r} is no dtype; allowed: {', '.join(WEIGHT_BITS)}")
     if config is None or published is None or root.problems:
         return None
     figures = {key: _figure(published, key) for key in ("total_params", "active_params", "checkpoint_bytes")}
@@ -80,6 +91,8 @@ def _read(root: Node) -> ModelCard | None:
         return None
     try:
         geometry = from_config(values, name, dtype)
+        for variant in variants:
+            geometry.with_dtype(variant)
     except InputError as error:
         config.note(str(error))
         return None

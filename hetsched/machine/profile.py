@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..geometry import MoEGeometry
+from ..errors import InputError
+from ..geometry import WEIGHT_BITS, MoEGeometry, stored_bytes
 
 if TYPE_CHECKING:
     from .datasheet import Datasheet
@@ -40,6 +42,14 @@ class ExpertShape:
     def params(self) -> int:
         """Weights of one expert, biases aside."""
         return self.matrices * self.hidden * self.ffn
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that these weights take as they are stored; by the format's bits where it cannot store this shape."""
+        try:
+            return stored_bytes(self.dtype, self.hidden, self.ffn, self.matrices)
+        except InputError:
+            return math.ceil(self.params * WEIGHT_BITS[self.dtype] / 8)
 
     def __str__(self) -> str:
         return f"{self.matrices} x {self.hidden} x {self.ffn} {self.dtype}"

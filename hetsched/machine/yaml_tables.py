@@ -98,12 +98,13 @@ def _sheet_value(node: Node, kind: str) -> Any:
 
 def _read_shape(node: Node) -> ExpertShape:
     dtype = node.text("dtype", required=True)
-    if dtype and dtype not in WEIGHT_BITS:
+    known = dtype in WEIGHT_BITS
+    if dtype and not known:
         node.note(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_BITS)}")
     shape = ExpertShape(
         hidden=node.whole("hidden", 1, 1 << 20, 1, required=True),
         ffn=node.whole("ffn", 1, 1 << 20, 1, required=True),
-        dtype=dtype or "bf16",
+        dtype=dtype if known else "bf16",
         matrices=node.whole("matrices", 1, 8, 3),
     )
     node.only()

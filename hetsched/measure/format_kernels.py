@@ -52,27 +52,41 @@ class FormatTable(NamedTuple):
 
 
 class PackedPool:
-    """Equal experts in one stretch of memory that no cache holds, an expert a row."""
+    """Equal experts in one stretch of memory that no cache holds, or so many of them, an expert a row.
 
-    def __init__(self, format_: Format, shape: ExpertShape, cache: int | None = None) -> None:
+    `down`: its format, where it is not that of gate and up.
+    """
+
+    def __init__(self, format_: Format, shape: ExpertShape, down: Format | None = None, count: int = 0) -> None:
         self.shapes: list[Shape] = [(shape.ffn, shape.hidden)] * 2 + [(shape.hidden, shape.ffn)]
-        self.format = format_
-        self.expert_bytes = sum(format_.num_bytes(each) for each in self.shapes)
+        self.formats = [format_, format_, down or format_]
+        sizes = [each.num_bytes(shape) for each, shape in zip(self.formats, self.shapes, strict=True)]
+        self.expert_bytes = sum(sizes)
         begins = [0]
-        for each in self.shapes:
-            begins.append(begins[-1] + -(-format_.num_bytes(each) // ALIGN) * ALIGN)
-        self.count = pool_size(begins[-1], cache or cache_bytes(), free_bytes())
+        for size in sizes:
+            begins.append(begins[-1] + -(-size // ALIGN) * ALIGN)
+        self.count = count or pool_size(begins[-1], cache_bytes(), free_bytes())
         self._rows = torch.empty((self.count, begins[-1]), dtype=torch.uint8)
         self._begins = begins
-        for name_view, weights in zip(self.parts(0), self._drawn(), strict=True):
-            for name, part in format_.pack(weights).items():
+        for name_view, weights, each in zip(self.parts(0), self._drawn(), self.formats, strict=True):
+            for name, part in each.pack(weights).items():
                 name_view[name].copy_(part.view(name_view[name].shape))
         self._rows[1:] = self._rows[0]
 
     def parts(self, number: int) -> list[Parts]:
         """Gate, up and down of an expert, as they lie."""
         row = self._rows[number % self.count]
-        return [views_of(row[a:], self.format, each) for a, each in zip(self._begins, self.shapes, strict=False)]
+        return [views_of(row[a:], *how) for a, how in zip(self._begins, self.matrices, strict=False)]
+
+    @property
+    def matrices(self) -> list[tuple[Format, Shape]]:
+        """Format and shape of gate, up and down."""
+        return list(zip(self.formats, self.shapes, strict=True))
+
+    @property
+    def is_served(self) -> bool:
+        """Whether packed kernels read these experts."""
+        return all(serves(*how) for how in self.matrices)
 
     def read(self, number: int) -> torch.Tensor:
         """Read as much as a measured read does, elsewhere every time."""
@@ -134,18 +148,18 @@ def _at(name: str, pool: PackedPool, shape: ExpertShape, count: int, budget_s: f
 
 def _kernels(pool: PackedPool, count: int) -> dict[str, Callable[[PackedPool, torch.Tensor, int], Call]]:
     """What can compute with a format, by name."""
-    if not all(serves(pool.format, each) for each in pool.shapes):
-        return {"unpacked": _unpacked}
-    kernels = {"packed": partial(_packed, PackedKernel(few=FEW))} if count <= FEW else {}
-    return {**kernels, "blocks": partial(_packed, PackedKernel(few=0))}
+    if not pool.is_served:
+        return {"unpacked": unpacked_call}
+    kernels = {"packed": partial(packed_call, PackedKernel(few=FEW))} if count <= FEW else {}
+    return {**kernels, "blocks": partial(packed_call, PackedKernel(few=0))}
 
 
-def _packed(kernel: PackedKernel, pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
+def packed_call(kernel: PackedKernel, pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
     """Packed kernels: other experts on every call."""
     experts = []
     for number in range(pool.count):
-        pairs = zip(pool.parts(number), pool.shapes, strict=True)
-        gate, up, down = (packed_matrix(pool.format, parts, each) for parts, each in pairs)
+        found = zip(pool.matrices, pool.parts(number), strict=True)
+        gate, up, down = (packed_matrix(how, parts, shape) for (how, shape), parts in found)
         experts.append(ExpertMatrices(gate, up, down))
     layer, counts = kernel.pack_several(experts), [len(input_SH) // several] * several
 
@@ -156,14 +170,14 @@ def _packed(kernel: PackedKernel, pool: PackedPool, input_SH: torch.Tensor, seve
     return call
 
 
-def _unpacked(pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
+def unpacked_call(pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
     """Formats that no packed kernel reads: made fp32 for every call, multiplied by torch."""
-    parts_S = input_SH.chunk(several)
+    parts_S = input_SH.float().chunk(several)
 
     def call(number: int) -> None:
         for i, x_TH in enumerate(parts_S):
-            found = zip(pool.parts(number * several + i), pool.shapes, strict=True)
-            gate, up, down = (pool.format.unpack(parts, each, torch.float32) for parts, each in found)
+            found = zip(pool.matrices, pool.parts(number * several + i), strict=True)
+            gate, up, down = (how.unpack(parts, shape, torch.float32) for (how, shape), parts in found)
             F.linear(F.silu(F.linear(x_TH, gate)) * F.linear(x_TH, up), down)
 
     return call

@@ -36,7 +36,7 @@ def gpu_present() -> bool:
 
 def measure_gpu(request: Request) -> tuple[Processor, list[str]]:
     """The GPU's profile and notes. Raises RuntimeError of torch when the device fails."""
-    shape, notes = runnable_shape(request.shape)
+    shape, notes = runnable_shape(request.shape, packed=False)
     dtype, name = DTYPES[shape.dtype], torch.cuda.get_device_name(0)
     properties = torch.cuda.get_device_properties(0)
     pool = ExpertPool(shape, dtype, "cuda", cache=int(getattr(properties, "L2_cache_size", 64 << 20)))

@@ -7,15 +7,14 @@ from datetime import date
 
 import torch
 
-from ..cpu_kernels import ChosenKernel
 from ..errors import InputError, UnknownNameError
 from ..machine.fingerprint import fingerprint, tool_version
 from ..machine.gallery import machine, machines
 from ..machine.profile import HardwareProfile, Source
-from .cpu import measure_cpu, runnable_shape
-from .experts import DTYPES
+from .cpu import measure_cpu
 from .request import Request
 
+CONTENTION_TOKENS = 4
 NO_GPU = "gpu: none here, so GPU latency, copies both ways, contention and pinnable memory were not measured"
 
 
@@ -49,7 +48,7 @@ def _gallery_machine(device: str) -> HardwareProfile | None:
 
 
 def _measured(request: Request, device: str) -> HardwareProfile:
-    cpu, choice, pool, notes = measure_cpu(request)
+    cpu, experts, notes = measure_cpu(request)
     base = HardwareProfile(
         name="this-machine",
         title=f"{cpu.name}, compute threads: {torch.get_num_threads()}",
@@ -70,10 +69,7 @@ def _measured(request: Request, device: str) -> HardwareProfile:
 
     gpu, gpu_notes = measure_gpu(request)
     h2d, d2h = measure_links(request)
-    shape, _ = runnable_shape(request.shape)
-    kernel, hidden_TH = ChosenKernel(choice), torch.randn(4, shape.hidden).to(DTYPES[shape.dtype])
-    expert_bytes = shape.params * DTYPES[shape.dtype].itemsize
-    slowdowns = measure_contention(lambda i: kernel.swiglu(hidden_TH, pool.at(i, kernel)), expert_bytes, 2.0)
+    slowdowns = measure_contention(experts.call(CONTENTION_TOKENS), experts.shape.weight_bytes, 2.0)
     return replace(
         base,
         title=f"{gpu.name}, {base.title}",

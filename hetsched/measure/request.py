@@ -9,7 +9,7 @@ from typing import TypeAlias
 from ..geometry import MoEGeometry
 from ..machine.profile import ExpertShape
 
-TABLE_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TABLE_TOKENS = (*range(1, 9), 16, 32, 64, 128, 256, 512)  # verify steps live in the first eight
 QUICK_S, FULL_S = 9.0, 90.0  # of pure measuring for each processor; start-up, warm-up and noise come on top
 
 Report: TypeAlias = Callable[[float, str], None]  # seconds of the budget now used up, and what is being measured

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
+from ..cost.latency import Interpolation
 from ..machine.facts import DIP
 from ..machine.profile import ExpertShape, LatencyTable, Source
 from .timing import Timing
 
+BETWEEN_SHARE = 0.3  # of the budget
+MORE = 14  # counts in between, at most
+STRAIGHT = 0.08  # how far from the line between its neighbours a count may lie without a closer look
 NOISY = 0.5  # a spread above this is said in the profile
 
 
@@ -21,10 +27,11 @@ def measure_table(
 ) -> LatencyTable:
     """Times each token count with time_at(tokens, seconds); stops before a count that would overrun the budget.
 
-    The budget is shared equally; what small counts leave over goes to the large ones, which need it.
+    The budget is shared equally; what small counts leave over goes to the large ones, which need it. A share of it goes
+    to counts in between, until the table predicts what was measured there.
     """
     rows: dict[int, Timing] = {}
-    left_s = budget_s
+    left_s = budget_s * (1 - BETWEEN_SHARE)
     for position, count in enumerate(tokens):
         share_s = left_s / (len(tokens) - position)
         last = rows[tokens[position - 1]].median_s if position else 0.0
@@ -33,10 +40,13 @@ def measure_table(
         rows[count] = timing = time_at(count, share_s)
         left_s -= min(share_s, (timing.calls + 1) * timing.median_s)
     _repair(rows, time_at, budget_s / len(tokens))
-    timings = list(rows.values())
+    _fill(rows, time_at, budget_s * BETWEEN_SHARE / MORE)
+    _repair(rows, time_at, budget_s / len(tokens))
+    counts = sorted(rows)
+    timings = [rows[count] for count in counts]
     return LatencyTable(
         shape=shape,
-        tokens_P=tuple(rows),
+        tokens_P=tuple(counts),
         median_s_P=tuple(round_s(t.median_s) for t in timings),
         p10_s_P=tuple(round_s(t.p10_s) for t in timings),
         p90_s_P=tuple(round_s(t.p90_s) for t in timings),
@@ -44,6 +54,25 @@ def measure_table(
         kernel=kernel,
         copy_busy=copy_busy,
     )
+
+
+def _fill(rows: dict[int, Timing], time_at: Callable[[int, float], Timing], budget_s: float) -> None:
+    """Time the middle of every gap, and of its halves where a straight line missed it; MORE in all, small counts first.
+
+    Kernels go in steps of a few tokens and change at some count, which doubled counts do not show.
+    """
+    gaps, left = list(pairwise(sorted(rows))), MORE
+    while gaps and left:
+        wider, gaps = gaps, []
+        for low, high in wider:
+            middle = round(math.sqrt(low * high))
+            if not left or not low < middle < high:
+                continue
+            rows[middle] = time_at(middle, budget_s)
+            left -= 1
+            ends = Interpolation((low, high), (rows[low].median_s, rows[high].median_s))
+            if abs(float(ends(middle)) / rows[middle].median_s - 1) > STRAIGHT:
+                gaps += [(low, middle), (middle, high)]
 
 
 def _repair(rows: dict[int, Timing], time_at: Callable[[int, float], Timing], budget_s: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import InputError
-from ..formats import Format, Parts, Shape, views_of
+from ..formats import Format, Parts, Shape, spec_of, views_of
 from .rows import ALIGN, Layout, Piece
 from .stack import PackedStack
 
@@ -103,7 +103,8 @@ class PackedLayout(Layout):
         """The format of most bytes."""
         bytes_by: dict[str, int] = {}
         for matrix in self.matrices:
-            bytes_by[matrix.format.name] = bytes_by.get(matrix.format.name, 0) + matrix.num_bytes
+            name = spec_of(matrix.format)
+            bytes_by[name] = bytes_by.get(name, 0) + matrix.num_bytes
         return max(bytes_by, key=lambda name: bytes_by[name])
 
     def fill(self, row: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> None:

@@ -13,7 +13,6 @@ import torch
 
 from hetsched.cpu_kernels.packed.kernels import Clamped, PackedKernel
 from hetsched.cpu_kernels.packed.lanes import host_features
-from hetsched.cpu_kernels.packed.loops import widening
 from hetsched.cpu_kernels.packed.matrix import ExpertMatrices, PackedMatrix, packed_matrix, serves
 from hetsched.cpu_kernels.packed.unpackers import unpacker_of
 from hetsched.errors import InputError
@@ -65,11 +64,8 @@ def test_every_way_to_unpack_gives_the_same_weights(format_: Any, features: froz
         pytest.skip(f"this CPU lacks {', '.join(sorted(features - host_features()))}")
     shape = (5, 416) if format_.block[1] < 256 else (5, 512)
     matrix, weights = drawn_matrix(format_, shape, seed=4)
-    found = np.empty(shape, np.float32)
-    place = matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes
-    widening(matrix.unpacker, features)(*place, 0, found, 1)
-    order = matrix.unpacker.order(shape[1])
-    assert np.array_equal(found, weights.numpy()[:, order])
+    found = PackedKernel(1, features=features).widened(matrix, 0, shape[0])
+    assert torch.equal(found.double(), weights[:, matrix.unpacker.order(shape[1])])
 
 
 @pytest.mark.parametrize("format_", [Mxfp4(), Fp8Block()], ids=label)

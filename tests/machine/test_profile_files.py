@@ -167,7 +167,7 @@ TABLE = """\
         ("[0.0005, 0.0006, 0.0008]", "[0.0005, -1, 0.0008]", 14, "seconds from"),
         ("[0.0005, 0.0006, 0.0008]", "[0.0005, 0.0006, 0.0002]", 12, "less than half at 4 tokens"),
         ("[0.0005, 0.0006, 0.0008]", "[0.0001, 0.0006, 0.0008]", 12, "from a cache"),
-        ("dtype: bf16", "dtype: bf17", 12, "allowed: fp32"),
+        ("dtype: bf16", "dtype: bf17", 12, "allowed: awq"),
         ("hidden: 2048", "hidden: 0.5", 12, "whole number"),
         ("    tokens", "    p10_s: [0.0006, 0.0006, 0.0006]\n    tokens", 12, "p10_s <= median_s"),
     ],

@@ -131,25 +131,38 @@ class _Rounded:
     def __init__(self, code: Lanes, unpacker: Unpacker, step: Step, x_T: list[Any]) -> None:
         self._code, self._unpacker, self._x_T = code, unpacker, x_T
         self._aside = VECTOR_BYTES * step.vectors(rounded=True)
+        self._totals: dict[tuple[int, int, int], Any] = {}
 
     def products(self, group: Group, number: int, begin: int, sums_T: list[Any]) -> None:
         """The same as of `_Exact`."""
-        code, small = self._code, self._unpacker.most < 128
-        for place, x in zip(sums_T, self._x_T, strict=True):
-            aside = self._aside + 2 * VECTOR_BYTES * number
-            part = code.load(x, aside + VECTOR_BYTES, I32, LANES)
-            if self._unpacker.less == 0:
-                part = ir.Constant(part.type, [0] * LANES)
+        code, small, less = self._code, self._unpacker.most < 128, self._unpacker.less
+        count = len(group.vectors)
+        for t, (place, x) in enumerate(zip(sums_T, self._x_T, strict=True)):
+            part = self._zeros()
             for i, weights in enumerate(group.vectors):
-                part = code.four_each(
-                    part, weights, code.load(x, VECTOR_BYTES * (begin + i), I32, LANES), small=small
-                )
+                part = code.four_each(part, weights, self._x(t, begin + i), small=small)
+            if less:
+                part = code.builder.sub(part, self._total(t, begin, count, less))
             scaled = code.builder.fmul(code.whole_as_float(part), group.scale)
             if group.shift is not None:
-                total = code.whole_as_float(code.load(x, aside + VECTOR_BYTES, I32, LANES))
-                scaled = code.fma(total, group.shift, scaled)
-            factor = code.load(x, aside, FLOAT, LANES)
+                scaled = code.fma(code.whole_as_float(self._total(t, begin, count, 1)), group.shift, scaled)
+            factor = code.load(x, self._aside + VECTOR_BYTES * number, FLOAT, LANES)
             code.builder.store(code.fma(scaled, factor, code.builder.load(place)), place)
+
+    def _zeros(self) -> Any:
+        return ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
+
+    def _x(self, t: int, vector: int) -> Any:
+        return self._code.load(self._x_T[t], VECTOR_BYTES * vector, I32, LANES)
+
+    def _total(self, t: int, begin: int, count: int, factor: int) -> Any:
+        """So many times the activations that meet a group's weights, the same for all rows."""
+        if (t, begin, factor) not in self._totals:
+            factors, total = ir.Constant(ir.VectorType(I32, LANES), [factor * 0x01010101] * LANES), self._zeros()
+            for i in range(count):
+                total = self._code.four_each(total, factors, self._x(t, begin + i), small=factor < 128)
+            self._totals[t, begin, factor] = total
+        return self._totals[t, begin, factor]
 
 
 def wide_of(unpacker: Unpacker, features: frozenset[str]) -> Any:

@@ -19,12 +19,15 @@ import torch
 from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
 from .lanes import host_features
-from .matrix import ExpertMatrices, PackedMatrix
+from .matrix import Biases, ExpertMatrices, PackedMatrix
 from .records import Record, record_of
 from .steps import Unpacker
 
 FEW = 32  # tokens of one expert or product, up to which weights are unpacked for every four tokens anew
+ALL = 1 << 62  # tokens: never unpacked before the product
 BLOCK_BYTES = 4 << 20  # of weights unpacked at a time
+
+BEGINS, PLACE_WORDS = (0, 5, 10), 18  # of an expert's words: where gate's, up's and down's begin
 
 
 class Clamped(NamedTuple):
@@ -35,13 +38,24 @@ class Clamped(NamedTuple):
 
 
 class PackedLayer(NamedTuple):
-    """A layer's experts, made once; `place` int64 [E, 18] as the loops read it, records of hidden states and of
-    what goes into down."""
+    """A layer's experts, made once; `place` int64 [E, 18] as stages read it; records of hidden states and of what
+    goes into down. `first`: an expert that has the formats and shapes of all. `held`: what keeps them alive."""
 
-    experts: tuple[ExpertMatrices, ...]
+    first: ExpertMatrices
     place: IntArray
+    biases: Sequence[Biases | None]
     hidden: Record
     inner: Record
+    held: Any
+
+    def expert(self, e: int) -> ExpertMatrices:
+        """One of them."""
+        how = self.place[e].tolist()
+        gate, up, down = (
+            matrix._replace(blocks=how[begin + 1], scales=how[begin + 2])
+            for matrix, begin in zip(self.first.matrices, BEGINS, strict=True)
+        )
+        return ExpertMatrices(gate, up, down, self.biases[e])
 
 
 class PackedKernel:
@@ -59,9 +73,10 @@ class PackedKernel:
         few: int = FEW,
         rounded: bool = False,
     ) -> None:
-        from . import loops  # compiles, so only where it is wanted
+        from . import loops, stages  # they compile, so only where it is wanted
 
         self._loops: Any = loops
+        self._stages: Any = stages
         self.threads = threads or torch.get_num_threads()
         self.few = few
         self.rounded = rounded
@@ -74,26 +89,38 @@ class PackedKernel:
         if len(input_TK) > self.few:
             return self._in_blocks(_arranged(input_TK, matrix.unpacker), matrix).to(input_TK.dtype)
         unpacker = matrix.reader(self.rounded)
-        record = record_of(unpacker, matrix.shape[1])
-        x_TK = input_TK.detach().float().contiguous().numpy()
-        out_TN = np.empty((len(x_TK), matrix.shape[0]), np.float32)
-        place = np.array(self._reading(matrix, unpacker), np.int64)
-        x_TB, how = _records(len(x_TK), record), (0, record.rounded, record.factor)
-        work = place, _in_turn(len(x_TK)), x_TK, x_TB, record.put_K, record.scale_K, how, out_TN
-        with LOCK:
-            self._loops.set_num_threads(self.threads)
-            self._loops.multiplying()(*work, self.threads)
-        return torch.from_numpy(out_TN).to(input_TK.dtype)
+        x_TK, record = _wide(input_TK), record_of(unpacker, matrix.shape[1])
+        out_TN = torch.empty((len(x_TK), matrix.shape[0]))
+        x_TB, in_turn = _records(len(x_TK), record), _in_turn(len(x_TK))
+        words = [*_input(x_TK, x_TB, record), *self._reading(matrix, unpacker)]
+        words += [in_turn.ctypes.data, out_TN.data_ptr(), out_TN.shape[1]]
+        self._run(words, "multiplying", before="arranging")
+        return out_TN.to(input_TK.dtype)
 
     def pack_several(self, experts_E: Sequence[ExpertMatrices]) -> PackedLayer:
         """Where a layer's experts are, and what reads them; no copy. All have the formats and shapes of the first."""
-        rows = []
-        for *matrices, biases in experts_E:
-            how = [n for matrix in matrices for n in self._reading(matrix, matrix.reader(self.rounded))]
-            rows.append([*how, *([bias.data_ptr() for bias in biases] if biases else (0, 0, 0))])
-        gate, _, down, _ = experts_E[0]
-        hidden, inner = (record_of(matrix.reader(self.rounded), matrix.shape[1]) for matrix in (gate, down))
-        return PackedLayer(tuple(experts_E), np.array(rows, np.int64), hidden, inner)
+        place = [[n for m in matrices for n in (m.blocks, m.scales)] for *matrices, _ in experts_E]
+        return self._layer(experts_E[0], np.array(place, np.int64), [e.biases for e in experts_E], experts_E)
+
+    def pack_rows(
+        self, first: ExpertMatrices, offset_E: IntArray, biases_E: Sequence[Biases | None], held: Any
+    ) -> PackedLayer:
+        """The same for experts that lie so many bytes from the first, in rows alike; `held`: the rows."""
+        place = [n for matrix in first.matrices for n in (matrix.blocks, matrix.scales)]
+        return self._layer(first, np.array(place, np.int64) + offset_E[:, None], biases_E, (first, held))
+
+    def _layer(
+        self, first: ExpertMatrices, place_E6: IntArray, biases_E: Sequence[Biases | None], held: Any
+    ) -> PackedLayer:
+        place = np.zeros((len(place_E6), PLACE_WORDS), np.int64)
+        readers = [matrix.reader(self.rounded) for matrix in first.matrices]
+        for i, (matrix, reader, begin) in enumerate(zip(first.matrices, readers, BEGINS, strict=True)):
+            place[:, begin : begin + 5] = self._reading(matrix, reader)
+            place[:, begin + 1 : begin + 3] = place_E6[:, 2 * i : 2 * i + 2]
+        for row, biases in zip(place, biases_E, strict=True):
+            row[15:] = [bias.data_ptr() for bias in biases] if biases else 0
+        hidden, inner = (record_of(readers[i], first.matrices[i].shape[1]) for i in (0, 2))
+        return PackedLayer(first, place, biases_E, hidden, inner, held)
 
     def swiglu_of_several(
         self,
@@ -126,7 +153,7 @@ class PackedKernel:
         out_N: list[torch.Tensor] = [torch.empty(0)] * len(counts)
         for i, rows in enumerate(parts):
             if counts[i] > self.few:
-                out_N[i] = self._many(input_TH[torch.from_numpy(rows)], layer.experts[active[i]], activation)
+                out_N[i] = self._many(input_TH[torch.from_numpy(rows)], layer.expert(active[i]), activation)
         if few:
             rows, some = np.concatenate([parts[i] for i in few]), [counts[i] for i in few]
             done = self._together(input_TH, rows, layer, [active[i] for i in few], some, activation)
@@ -143,24 +170,17 @@ class PackedKernel:
         counts: Sequence[int],
         activation: Clamped | None,
     ) -> torch.Tensor:
-        gate, _, down, _ = layer.experts[0]
-        x_TH = input_TH.detach().float().contiguous().numpy()
-        size, ffn = len(rows_S), gate.shape[0]
-        h_SF, u_SF = np.empty((2, size, ffn), np.float32)
-        out_SH = np.empty((size, down.shape[0]), np.float32)
-        hidden, inner, clamped = layer.hidden, layer.inner, activation is not None
-        alpha, limit = activation or (0.0, 0.0)
-        work = (
-            *(layer.place[active], np.array([0, *accumulate(counts)], np.int64), rows_S, _in_turn(size)),
-            *(x_TH, _records(len(x_TH), hidden), hidden.put_K, hidden.scale_K),
-            *((clamped, hidden.rounded, hidden.factor), h_SF, u_SF),
-            *(_records(size, inner), inner.put_K, inner.scale_K, (clamped, inner.rounded, inner.factor)),
-            *(out_SH, np.float32(alpha), np.float32(limit)),
-        )
-        with LOCK:
-            self._loops.set_num_threads(self.threads)
-            self._loops.swiglu_of_several()(*work, self.threads)
-        return torch.from_numpy(out_SH)
+        size, ffn, hidden = len(rows_S), layer.first.gate.shape[0], layer.first.down.shape[0]
+        x_TH, place, ends = _wide(input_TH), layer.place[active], np.array([0, *accumulate(counts)], np.int64)
+        x_TB, z_SB = _records(len(x_TH), layer.hidden), _records(size, layer.inner)
+        hu_2SF, out_SH = torch.empty((2, size, ffn)), torch.empty((size, hidden))
+        in_turn, limits = _in_turn(size), _limits(activation)
+        addresses = [each.ctypes.data for each in (place, ends, rows_S, in_turn)]
+        h = hu_2SF.data_ptr()
+        words = [*_input(x_TH, x_TB, layer.hidden), len(active), *addresses, h, h + 4 * size * ffn, ffn]
+        words += [limits.ctypes.data, *_output(z_SB, layer.inner), out_SH.data_ptr(), hidden]
+        self._run(words, "entering", "leaving", before="arranging")
+        return out_SH
 
     def _many(self, hidden_TH: torch.Tensor, expert: ExpertMatrices, activation: Clamped | None) -> torch.Tensor:
         x_TH = _arranged(hidden_TH, expert.gate.unpacker)
@@ -175,19 +195,30 @@ class PackedKernel:
         out_TH = self._in_blocks(_arranged(inner, expert.down.unpacker), expert.down)
         return out_TH + expert.biases[2] if expert.biases else out_TH
 
+    def widened(self, matrix: PackedMatrix, first: int, last: int, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Some rows' weights as fp32, columns in the unpacker's order; into `out`, contiguous, if it is given."""
+        made = torch.empty((last - first, matrix.shape[1])) if out is None else out
+        how = self._placed(self._loops.widening(matrix.unpacker, self._features), matrix)
+        self._run([*how, first, *made.shape, made.data_ptr()], "unpacking")
+        return made
+
     def _in_blocks(self, x_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """fp32 [T, N]; x in the unpacker's order."""
         rows, columns = matrix.shape
         out_TN = torch.empty((len(x_TK), rows))
         block = torch.empty((min(max(BLOCK_BYTES // 4 // columns, 1), rows), columns))
-        place = np.array(self._placed(self._loops.widening(matrix.unpacker, self._features), matrix), np.int64)
         for begin in range(0, rows, len(block)):
-            some = block[: rows - begin]
-            with LOCK:
-                self._loops.set_num_threads(self.threads)
-                self._loops.unpacking()(place, begin, some.numpy(), self.threads)
-            out_TN[:, begin : begin + len(some)] = x_TK @ some.t()
+            end = min(begin + len(block), rows)
+            out_TN[:, begin:end] = x_TK @ self.widened(matrix, begin, end, block[: end - begin]).t()
         return out_TN
+
+    def _run(self, words: Sequence[int], *stages: str, before: str = "") -> None:
+        given = np.array(words, np.int64)
+        addresses = _addresses(stages)
+        with LOCK:
+            self._stages.set_num_threads(self.threads)
+            first = self._stages.stage(before) if before else 0
+            self._stages.run()(first, addresses, given.ctypes.data, self.threads)
 
     def _reading(self, matrix: PackedMatrix, unpacker: Unpacker) -> list[int]:
         """How loops read a matrix: by what, and where it is."""
@@ -204,11 +235,35 @@ def _in_turn(size: int) -> IntArray:
     return np.arange(size, dtype=np.int64)
 
 
-def _records(tokens: int, record: Record) -> npt.NDArray[np.uint8]:
-    """Room for records, at a cache line; zeroed where sums begin from zero."""
+@cache
+def _addresses(stages: tuple[str, ...]) -> IntArray:
+    from .stages import stage
+
+    return np.array([stage(name) for name in stages], np.int64)
+
+
+@cache
+def _limits(activation: Clamped | None) -> npt.NDArray[np.float32]:
+    return np.array(activation or (0.0, 0.0), np.float32)
+
+
+def _wide(input_TK: torch.Tensor) -> torch.Tensor:
+    return input_TK.detach().float().contiguous()
+
+
+def _records(tokens: int, record: Record) -> torch.Tensor:
+    """Room for records, at a cache line; zeros where steps may be less than full."""
     make = torch.zeros if record.rounded else torch.empty
-    made: npt.NDArray[np.uint8] = make((tokens, record.num_bytes), dtype=torch.uint8).numpy()
-    return made
+    return make((tokens, record.num_bytes), dtype=torch.uint8)
+
+
+def _input(x_TK: torch.Tensor, x_TB: torch.Tensor, record: Record) -> list[int]:
+    """The first words of stages: activations, and the records that are made of them."""
+    return [x_TK.data_ptr(), *x_TK.shape, *_output(x_TB, record)]
+
+
+def _output(x_TB: torch.Tensor, record: Record) -> list[int]:
+    return [x_TB.data_ptr(), record.num_bytes, *record.places, int(record.rounded)]
 
 
 def _arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> torch.Tensor:

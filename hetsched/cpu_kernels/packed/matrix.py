@@ -5,7 +5,7 @@ Shapes: N rows = output columns, K input columns, F ffn, H hidden.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -58,13 +58,21 @@ class PackedMatrix(NamedTuple):
         return self._replace(shape=(last - first, self.shape[1]), blocks=blocks, scales=scales)
 
 
+Biases: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
 class ExpertMatrices(NamedTuple):
     """One expert: gate and up [F, H], of one format, down [H, F]; biases fp32 [F], [F], [H] where there are any."""
 
     gate: PackedMatrix
     up: PackedMatrix
     down: PackedMatrix
-    biases: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    biases: Biases | None = None
+
+    @property
+    def matrices(self) -> tuple[PackedMatrix, PackedMatrix, PackedMatrix]:
+        """Gate, up and down."""
+        return self.gate, self.up, self.down
 
 
 def serves(format_: Format, shape: Shape, rounded: bool = False) -> bool:
@@ -86,12 +94,17 @@ def packed_matrix(format_: Format, parts: Parts, shape: Shape) -> PackedMatrix:
     if unpacker is None or not unpacker.serves(shape):
         raise InputError(f"no packed kernel reads {format_.name} matrices {list(shape)}; unpack them to be multiplied")
     held = {part.name: parts[part.name].contiguous() for part in format_.parts(shape)}
-    if format_.name == "fp8-block" and bool((held["weights"].view(torch.uint8) & 127 == NO_NUMBER).any()):
-        raise InputError("an fp8-block matrix holds weights that are no numbers; check the checkpoint")
+    require_numbers(format_, held)
     blocks, scales = _place(held[unpacker.blocks], shape[0]), (0, 0)
     if unpacker.scales:
         scales = _place(held[unpacker.scales], held[unpacker.scales].shape[0])
     return PackedMatrix(held, format_, unpacker, shape, blocks[0], scales[0], blocks[1], scales[1])
+
+
+def require_numbers(format_: Format, parts: Parts) -> None:
+    """Raise InputError for FP8 that is no number."""
+    if format_.name == "fp8-block" and int((parts["weights"].view(torch.uint8) << 1).max()) == 2 * NO_NUMBER:
+        raise InputError("an fp8-block matrix holds weights that are no numbers; check the checkpoint")
 
 
 def _place(tensor: torch.Tensor, rows: int) -> tuple[int, int]:

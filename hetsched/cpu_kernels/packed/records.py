@@ -1,8 +1,7 @@
 """Activations as kernels read them: a record of bytes a token, step by step in the order of the weights.
 
 Exact ones are fp32. Rounded ones are signed bytes, each 32 columns with a scale (the largest becomes 127, as in
-llama.cpp's Q8_0); behind a step's bytes come, for each group, sixteen scales, and sixteen sums of a lane's four bytes
-in all vectors times `-less`, from which the whole numbers of a group begin. Shapes: K columns.
+llama.cpp's Q8_0); behind a step's bytes come sixteen scales for each group. Shapes: K columns.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ BLOCK = 32  # columns that are rounded together
 
 
 class Record(NamedTuple):
-    """`put_K`: where each column goes, in floats or, rounded, in bytes; `scale_K`: where its scale goes, in floats.
-
-    The sum of its lane is a vector behind the scale. `factor`: of the sums.
-    """
+    """`put_K`: where each column goes, in floats or, rounded, in bytes; `scale_K`: where its scale goes, in floats."""
 
     num_bytes: int
     put_K: IntArray
     scale_K: IntArray
     rounded: bool
-    factor: int
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Addresses of both, as stages read them."""
+        return self.put_K.ctypes.data, self.scale_K.ctypes.data
 
 
 @cache
@@ -45,6 +45,6 @@ def record_of(unpacker: Unpacker, columns: int) -> Record:
         if unpacker.rounded:
             vectors = step.vectors(rounded=True)
             group, lane = places // VECTOR_BYTES // (vectors // step.groups), places % VECTOR_BYTES // 4
-            scale_K[named] = (begin + VECTOR_BYTES * (vectors + 2 * group)) // 4 + lane
+            scale_K[named] = (begin + VECTOR_BYTES * (vectors + group)) // 4 + lane
         begin += step.record_bytes(unpacker.rounded)
-    return Record(begin, put_K, scale_K, unpacker.rounded, -unpacker.less if unpacker.less else 1)
+    return Record(begin, put_K, scale_K, unpacker.rounded)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ class Step:
     write: Callable[[Lanes, Any, Any], list[Group]]
     groups: int = 1
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Columns of a step."""
         return int((self.columns >= 0).sum())
@@ -54,8 +55,8 @@ class Step:
         return len(self.columns) * (1 if rounded else 4) // VECTOR_BYTES
 
     def record_bytes(self, rounded: bool) -> int:
-        """Bytes of its activations; rounded ones have two vectors more a group."""
-        return VECTOR_BYTES * (self.vectors(rounded) + (2 * self.groups if rounded else 0))
+        """Bytes of its activations; rounded ones have a vector of scales more a group."""
+        return VECTOR_BYTES * (self.vectors(rounded) + (self.groups if rounded else 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +78,7 @@ class Unpacker:
 
     def taken(self, columns: int) -> list[tuple[Step, int]] | None:
         """The steps of a row, each with its first column; None where they do not come out even."""
-        taken, found = 0, []
-        for step in self.steps:
-            while columns - taken >= step.width:
-                found.append((step, taken))
-                taken += step.width
-        return found if taken == columns and found else None
+        return _taken(self, columns)
 
     def order(self, columns: int) -> IntArray | None:
         """Which column each weight of a row is, as the steps take them; None where they do not come out even."""
@@ -92,6 +88,16 @@ class Unpacker:
     def serves(self, shape: Shape) -> bool:
         """Whether it can read a matrix of this shape."""
         return self.taken(shape[1]) is not None
+
+
+@cache
+def _taken(unpacker: Unpacker, columns: int) -> list[tuple[Step, int]] | None:
+    taken, found = 0, []
+    for step in unpacker.steps:
+        while columns - taken >= step.width:
+            found.append((step, taken))
+            taken += step.width
+    return found if taken == columns and found else None
 
 
 def in_turn(count: int) -> IntArray:

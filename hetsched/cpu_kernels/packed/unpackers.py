@@ -200,10 +200,18 @@ WRITERS: dict[str, Callable[[Any], Unpacker]] = {
 
 
 _MADE: dict[tuple[str, bool], Unpacker] = {}
+_KNOWN: dict[tuple[int, bool], tuple[Format, Unpacker | None]] = {}  # by the format's id, which lives as long
 
 
 def unpacker_of(format_: Format, rounded: bool = False) -> Unpacker | None:
     """How a format is unpacked in registers, for activations as they are or rounded to bytes; None where it is not."""
+    known = _KNOWN.get((id(format_), rounded))
+    if known is None:
+        known = _KNOWN[id(format_), rounded] = format_, _made(format_, rounded)
+    return known[1]
+
+
+def _made(format_: Format, rounded: bool) -> Unpacker | None:
     from .whole_steps import ROUNDED_WRITERS
 
     writer = (ROUNDED_WRITERS if rounded else WRITERS).get(format_.name)
