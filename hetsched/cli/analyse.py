@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("analyse", help="which experts do what", description=__doc__)
     verbs = parser.add_subparsers(dest="analyse_verb", required=True, metavar="VERB")
     experts = verbs.add_parser("experts", help="experts that tell two sets of prompts apart", description=TEXT)
-    text = "checkpoint folder, or 'demo'"
+    text = "checkpoint folder, GGUF file, hub id, or 'demo'"
     experts.add_argument("--model", required=True, action=NameOrPath, metavar="PATH", help=text)
     for letter, which in (("a", "first"), ("b", "second")):
         text = f'the {which} set: one prompt a line, or .jsonl with "prompt" on each; two or more'

@@ -10,7 +10,7 @@ from typing import Any
 
 from hetsched.accelerators.emulated.clock import MAX_SCALE
 from hetsched.errors import InputError
-from hetsched.files import user_path
+from hetsched.loading.hub import is_gguf, located
 from hetsched.loading.progress import stage
 from hetsched.machine.demo_geometry import DEMO as DEMO
 from hetsched.machine.hardware import is_this_machine
@@ -146,7 +146,7 @@ def load_model(
     trust_remote_code: bool = False,
     options: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Any, Any]:
-    """Model and tokenizer from a checkpoint folder, or the demo model, which is built if absent.
+    """Model and tokenizer from a checkpoint folder, a GGUF file, the hub, or the demo model, which is built if absent.
 
     `options`: attach()'s, once or several times, to be checked before the demo model is built or any weight is read.
 
@@ -167,7 +167,7 @@ def load_model(
     transformers.utils.logging.disable_progress_bar()
     with stage("reading config and tokenizer", shown=progress):
         from_config(read_config(folder, trust_remote_code=trust_remote_code))
-        tokenizer = _tokenizer(folder, trust_remote_code)
+        tokenizer = load_tokenizer(folder, trust_remote_code)
     # The demo model is stored in bf16, which most CPUs emulate slowly; its arithmetic is done in fp32.
     dtype = torch.float32 if name == DEMO else None
     model = loaded(folder, dtype=dtype, progress=progress, trust_remote_code=trust_remote_code, options=options)
@@ -191,12 +191,15 @@ def check_prompt(prompt: str) -> None:
         raise InputError("the prompt has no tokens; give --prompt some text")
 
 
-def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
-    """The folder's tokenizer. Raises InputError where there is none."""
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a checkpoint folder or a GGUF file. Raises InputError where there is none."""
     import transformers
 
+    from hetsched.loading.gguf_tokenizer import tokenizer_of
     from hetsched.loading.remote_code import refused_code
 
+    if is_gguf(folder):
+        return tokenizer_of(folder)
     try:
         with refused_code(folder):
             return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -219,12 +222,19 @@ def encode(tokenizer: Any, prompt: str) -> Any:
 
 
 def model_folder(name: str, *, progress: bool = True) -> Path:
-    """The checkpoint folder of --model; the demo model's, which is built if absent. Raises InputError for no folder."""
+    """The checkpoint of --model: the demo model's, built if absent, a folder or GGUF file here, or what the hub has.
+
+    Raises InputError where there is none.
+    """
     if name == DEMO:
         from hetsched.demo_model import demo_model_path
 
         return demo_model_path(progress=progress)
-    folder = user_path(name)
+    folder = located(name, progress=progress)
+    if is_gguf(folder):
+        return folder
     if not (folder / "config.json").is_file():
-        raise InputError(f"{name} is no model folder: it has no config.json; give a checkpoint folder or 'demo'")
+        raise InputError(
+            f"{name} is no model folder: it has no config.json; give a checkpoint folder, a GGUF file, a hub id or 'demo'"
+        )
     return folder

@@ -8,10 +8,13 @@ import math
 import statistics
 from typing import Any
 
-from hetsched.demo_model import DEFAULT_HEAL_STEPS, build_demo_model
+from hetsched.demo_model import DEFAULT_HEAL_STEPS, build_demo_model, demo_model_path
+from hetsched.demo_model.packing import NAMES, container_of, pack_demo_model
+from hetsched.errors import InputError
+from hetsched.machine.sizes import show_bytes
 
 from .attaching import add_trust_option, encode, load_model
-from .option_types import at_least_one, non_empty_text, whole
+from .option_types import NotedOption, at_least_one, non_empty_text, refuse_given, whole
 from .paths import NewFolder
 
 DENSE = "dense"
@@ -31,10 +34,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     build.add_argument(
         "--heal-steps",
         type=whole(0),
+        action=NotedOption,
         default=DEFAULT_HEAL_STEPS,
         metavar="N",
         help="steps of distillation (default: %(default)s)",
     )
+    text = f"write the built demo model packed, without building it anew: {', '.join(NAMES)} (default: build it)"
+    build.add_argument("--format", type=non_empty_text, metavar="NAME", help=text)
+    text = "a GGUF file also of a format that both kinds have: bf16 (default: safetensors where they have it)"
+    build.add_argument("--gguf", action="store_true", help=text)
     build.add_argument("--json", action="store_true", help="one JSON document on standard output")
     build.set_defaults(run=_build)
     measured = verbs.add_parser("text", help="how much a model's text repeats itself", description=TEXT)
@@ -55,7 +63,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _build(args: argparse.Namespace) -> int:
-    """Build, then print the perplexities beside the dense model's."""
+    """Build, then print the perplexities beside the dense model's; or pack what is built."""
+    if args.format is not None:
+        return _pack(args)
+    if args.gguf:
+        raise InputError("--gguf says what --format is written as; name one, such as --format q4_0")
     report = build_demo_model(args.out, heal_steps=args.heal_steps)
     if args.json:
         print(json.dumps({"schema": "hetsched-model/1", "path": str(args.out), **report}))
@@ -63,6 +75,23 @@ def _build(args: argparse.Namespace) -> int:
     print(f"wrote {args.out}")
     for key, value in report.items():
         print(f"  {key.replace('_', ' ')}: {value:.2f}")
+    return 0
+
+
+def _pack(args: argparse.Namespace) -> int:
+    """Write the demo model in another format."""
+    refuse_given(args, ("heal_steps",), "is of a build, and --format takes the model that is built")
+    name = args.format.lower()
+    container_of(name, args.gguf)
+    report = pack_demo_model(demo_model_path(), args.out, name, as_gguf=args.gguf)
+    if args.json:
+        print(json.dumps({"schema": "hetsched-model/1", "format": name, **report}))
+        return 0
+    print(f"wrote {report['path']}, {show_bytes(report['bytes'])}")
+    for each, num_bytes in report["bytes_by_format"].items():
+        print(f"  {each}: {show_bytes(num_bytes)} of matrices")
+    if len(report["bytes_by_format"]) > 1:
+        print(f"  in another format than {name}: embeddings, and rows that are no whole number of its blocks")
     return 0
 
 

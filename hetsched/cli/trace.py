@@ -59,7 +59,7 @@ def _add_record(verbs: Any) -> None:
     text = "record a model's routing while it generates; goes on where an interrupted run stopped"
     record = _verb(verbs, "record", _record, text)
     record.add_argument(
-        "--model", required=True, action=NameOrPath, metavar="PATH", help="checkpoint folder, or 'demo'"
+        "--model", required=True, action=NameOrPath, metavar="PATH", help="checkpoint folder, GGUF file, hub id, or 'demo'"
     )
     text = 'one prompt a line, or .jsonl with "prompt" on each'
     record.add_argument("--prompts", required=True, action=InputFile, metavar="FILE", help=text)
@@ -147,6 +147,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _record(args: argparse.Namespace) -> None:
+    from hetsched.loading.hub import shown_name
     from hetsched.steering.file import read_steering
     from hetsched.traces.content import model_digest
     from hetsched.traces.prompts import digest, read_prompts
@@ -159,7 +160,7 @@ def _record(args: argparse.Namespace) -> None:
     require_resumable(args.out)
     folder = model_folder(args.model, progress=not args.json)
     arguments = {
-        "model": DEMO if args.model == DEMO else folder.resolve().name,
+        "model": DEMO if args.model == DEMO else shown_name(folder),
         "content": model_digest(folder),
         "prompts": digest(prompts),
         "max_new_tokens": args.max_new_tokens,

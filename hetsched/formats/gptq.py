@@ -48,7 +48,7 @@ class Gptq(Stored):
     def unpack(self, parts: Parts, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
         """See Format."""
         qweight, qzeros, scales = self.checked(parts, shape)
-        self._require_order(parts.get("g_idx"), shape[1])
+        self.require_order(parts.get("g_idx"), shape[1])
         numbers_CR = eight_of(qweight.t()).t().reshape(-1, self.group, shape[0])
         zeros_GR = (eight_of(qzeros) + self.zero_offset & 15)[:, None]
         weights_CR = (numbers_CR - zeros_GR).float() * scales.float()[:, None]
@@ -67,7 +67,8 @@ class Gptq(Stored):
         zeros = torch.full((len(scales), rows), 8 - self.zero_offset, dtype=torch.int32)
         return {"qweight": word_of(numbers.t()).t().contiguous(), "qzeros": word_of(zeros), "scales": scales}
 
-    def _require_order(self, group_C: torch.Tensor | None, columns: int) -> None:
+    def require_order(self, group_C: torch.Tensor | None, columns: int) -> None:
+        """Raise InputError where a `g_idx` says more than that groups follow one another."""
         import torch
 
         if group_C is not None and not torch.equal(group_C.cpu().long(), torch.arange(columns) // self.group):

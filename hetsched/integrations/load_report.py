@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -13,6 +14,8 @@ class LoadReport:
 
     `conversions`: of checkpoint tensors into expert parameters; `whole`: those that take all experts of a layer at
     once, and so need room for them. `by_transformers`: why from_pretrained loaded the model instead, "" if it did not.
+    `formats`: of experts that stayed packed; `unpacked`: bytes in the files, by format, of matrices that the model has
+    unpacked, and `unpacked_bytes`, what they take there.
     """
 
     expert_bytes: int
@@ -21,6 +24,9 @@ class LoadReport:
     whole: int
     shards: int
     by_transformers: str = ""
+    formats: tuple[str, ...] = ()
+    unpacked: Mapping[str, int] = field(default_factory=dict)
+    unpacked_bytes: int = 0
 
 
 _REPORTS: weakref.WeakKeyDictionary[Any, LoadReport] = weakref.WeakKeyDictionary()

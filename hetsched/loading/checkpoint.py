@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError
+from .packed_tensors import PackedTensor, UnpackedSlice, packed_tensors
+from .quantization import Packing
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # More than this is never mapped for experts at a time, since mapped pages that were read count as the process's memory.
@@ -53,10 +55,12 @@ class TensorHeader:
 class Checkpoint:
     """The tensors of a folder by name. Nothing is read but headers until open() or slices().
 
-    Raises InputError, naming the file, for one that is missing, truncated, damaged or of an unknown dtype.
+    `tensors`: as they are stored; `packed`: matrices that several of them hold together, by the names of plain ones;
+    `held`: both, each weight once. Raises InputError, naming the file, for one that is missing, truncated, damaged or
+    of an unknown dtype, and naming the tensor for one that is not as `packing` says.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packing: Packing | None = None) -> None:
         self.folder = folder
         self.tensors: dict[str, TensorHeader] = {}
         for file, names in _files(folder).items():
@@ -67,6 +71,8 @@ class Checkpoint:
                         f"{file} lacks {missing[0]}, which {INDEX} says it holds; download the two again, together"
                     )
                 self.tensors.update({name: _stored(file, name, shard.get_slice(name)) for name in found})
+        self.packed = packed_tensors(self.tensors, packing)
+        self.held: dict[str, TensorHeader | PackedTensor] = _plain(self.tensors, self.packed) | self.packed
 
     @property
     def files(self) -> list[Path]:
@@ -81,22 +87,38 @@ class Checkpoint:
     @property
     def float_dtype(self) -> torch.dtype | None:
         """Dtype of the first floating point tensor, what transformers takes where a config names none."""
-        return next((s.dtype for s in self.tensors.values() if s.dtype.is_floating_point), None)
+        floats = (s.dtype for s in self.tensors.values() if s.dtype.is_floating_point and s.dtype.itemsize > 1)
+        return next(floats, None)
 
     def slices(self, names: list[str]) -> dict[str, Any]:
-        """Tensors that are read when they are indexed, as safetensors gives them; each keeps its file mapped."""
-        shards = {file: opened(file) for file in {self.tensors[name].file for name in names}}
-        return {name: shards[self.tensors[name].file].get_slice(name) for name in names}
+        """Tensors held that are read, and unpacked, when they are indexed; each keeps its file mapped."""
+        shards: dict[Path, Any] = {}
+
+        def stored(name: str) -> Any:
+            file = self.tensors[name].file
+            if file not in shards:
+                shards[file] = opened(file)
+            return shards[file].get_slice(name)
+
+        def held(name: str) -> Any:
+            packed = self.packed.get(name)
+            if packed is None:
+                return stored(name)
+            return UnpackedSlice(packed, {part: stored(each) for part, each in packed.names.items()})
+
+        return {name: held(name) for name in names}
 
 
 class Reader:
     """Parts of a checkpoint's tensors as views of mapped files, of which little is mapped at a time.
 
-    `mapped_bytes`: read since the files were last opened. The views are to be copied before release() is called.
+    `mapped_bytes`: read since the files were last opened. The views are to be copied before release() is called. What
+    is packed is no view but unpacked, in fp32; parts() has it as it is.
     """
 
     def __init__(self, checkpoint: Checkpoint, limit_bytes: int = MAPPED_BYTES) -> None:
         self._tensors = checkpoint.tensors
+        self._packed = checkpoint.packed
         self._limit_bytes = min(limit_bytes, checkpoint.largest_shard_bytes)
         self._open: dict[Path, Any] = {}
         self._slices: dict[str, Any] = {}
@@ -104,16 +126,21 @@ class Reader:
 
     def whole(self, name: str) -> torch.Tensor:
         """All of a tensor."""
-        self.mapped_bytes += self._tensors[name].num_bytes
-        view: torch.Tensor = self._slice(name)[...]
-        return view
+        if packed := self._packed.get(name):
+            if not packed.stack:
+                return packed.unpacked(self.parts(packed))
+            return torch.cat([self.part(name, index) for index in range(packed.stack)])
+        return self._stored(name)
 
     def part(self, name: str, index: int) -> torch.Tensor:
         """Entry `index` of a tensor's first dimension, which is kept with length 1."""
-        stored = self._tensors[name]
-        self.mapped_bytes += stored.num_bytes // stored.shape[0]
-        view: torch.Tensor = self._slice(name)[index : index + 1]
-        return view
+        if packed := self._packed.get(name):
+            return packed.unpacked(self.parts(packed, index))[None]
+        return self._stored(name, index)
+
+    def parts(self, packed: PackedTensor, index: int | None = None) -> dict[str, torch.Tensor]:
+        """The stored tensors of a packed matrix, or of matrix `index` of a stack, by their names in the format."""
+        return {part: self._stored(name, index) for part, name in packed.names.items()}
 
     def release(self) -> None:
         """What was read is no longer needed: unmap it once there is much of it."""
@@ -125,6 +152,12 @@ class Reader:
         self._slices.clear()
         self._open.clear()
         self.mapped_bytes = 0
+
+    def _stored(self, name: str, index: int | None = None) -> torch.Tensor:
+        stored = self._tensors[name]
+        self.mapped_bytes += stored.num_bytes // (1 if index is None else stored.shape[0])
+        view: torch.Tensor = self._slice(name)[... if index is None else slice(index, index + 1)]
+        return view
 
     def _slice(self, name: str) -> Any:
         if name not in self._slices:
@@ -166,6 +199,17 @@ def _files(folder: Path) -> dict[Path, set[str]]:
             f"{absent[0]} is missing, one of {len(absent)} of {len(shards)} shards that are; download it again"
         )
     return dict(sorted(shards.items()))
+
+
+def _plain(tensors: dict[str, TensorHeader], packed: dict[str, PackedTensor]) -> dict[str, TensorHeader]:
+    """What belongs to no packed matrix. The weights' shapes and the scales of activations that come with one do."""
+    used = {name for each in packed.values() for name in each.names.values()}
+    modules = {name.removesuffix("weight") for name in packed if name.endswith(".weight")}
+    return {
+        name: header
+        for name, header in tensors.items()
+        if name not in used and (name.endswith(".bias") or f"{name.rpartition('.')[0]}." not in modules)
+    }
 
 
 def _stored(file: Path, name: str, header: Any) -> TensorHeader:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from transformers.core_model_loading import Concatenate, Interleave, MergeModulelist, Transpose
-from transformers.integrations.mxfp4 import Mxfp4Dequantize
 
 from ..errors import InputError
 from .checkpoint import Reader
@@ -128,11 +127,9 @@ def _keeps_experts_apart(operation: Any, *, first: bool) -> bool:
         return first and int(operation.dim) == 0
     if type(operation) is Transpose:
         return min(int(operation.dim0), int(operation.dim1)) > 0
-    if type(operation) in (Concatenate, Interleave):
-        return int(operation.dim) > 0
-    return type(operation) is Mxfp4Dequantize  # block by block
+    return type(operation) in (Concatenate, Interleave) and int(operation.dim) > 0
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Converted before the operations, as transformers does. Blocks of packed numbers are left for them to unpack."""
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    """Converted before the operations, as transformers does."""
+    return tensor.to(dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from .checkpoint import TensorHeader
+from .packed_tensors import PackedTensor
 from .sources import Sources
 
 SHOWN = 3  # names in a message
@@ -45,7 +46,9 @@ def refuse_missing(folder: Path, missing: Iterable[str]) -> None:
         )
 
 
-def refuse_other_shapes(model: Any, sources: Iterable[Sources], tensors: dict[str, TensorHeader]) -> None:
+def refuse_other_shapes(
+    model: Any, sources: Iterable[Sources], tensors: dict[str, TensorHeader | PackedTensor]
+) -> None:
     """Raise InputError, with the file, where a tensor that is read as it is has another shape than in the model."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for found in sources:

@@ -9,19 +9,25 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Mxfp4Config
-from transformers.quantizers import AutoHfQuantizer
 
 from ..errors import InputError
 from ..machine.model_yaml import read_config_file
 from ..reading import read_json
+from .gguf_config import config_of
+from .gguf_file import Gguf
+from .hub import is_gguf
 from .remote_code import refused_code
 
 GENERATION = "generation_config.json"
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The config of a checkpoint folder; its own code is run only where that is trusted. Raises InputError."""
+    """The config of a checkpoint folder or GGUF file; a folder's own code is run only where that is trusted.
+
+    Raises InputError.
+    """
+    if is_gguf(folder):
+        return config_of(Gguf(folder))
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json; give a checkpoint folder")
     read_config_file(folder / "config.json")  # a library would believe any number in it
@@ -70,17 +76,6 @@ def resolved_dtype(dtype: str | torch.dtype | None, config: Any, stored: torch.d
     if not isinstance(found, torch.dtype):
         raise InputError(f"dtype {dtype!r} is none of torch's; give for example 'bfloat16' or 'float32'")
     return found
-
-
-def quantizer_for(config: Any) -> Any:
-    """transformers' quantizer that unpacks a checkpoint, None for a plain one. Raises InputError for other methods."""
-    settings = getattr(config, "quantization_config", None)
-    if settings is None:
-        return None
-    method = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
-    if str(getattr(method, "value", method)) != "mxfp4":
-        raise InputError(f"the checkpoint is quantised ({method}), and only plain and mxfp4 weights can be scheduled")
-    return AutoHfQuantizer.from_config(Mxfp4Config(dequantize=True), pre_quantized=True)
 
 
 def plain_config(config: Any) -> Any:

@@ -47,9 +47,9 @@ class Mapping:
     conversions: list[Any]
 
 
-def mapping_of(model: Any, names: Iterable[str], quantizer: Any = None) -> Mapping:
+def mapping_of(model: Any, names: Iterable[str]) -> Mapping:
     """What each checkpoint tensor is for; those that the model, which may be on meta, has no place for are left out."""
-    conversions = get_model_conversion_mapping(model, None, quantizer)
+    conversions = get_model_conversion_mapping(model, None, None)
     renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}

@@ -9,8 +9,10 @@ another rounding changes them all.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from ..errors import InputError
@@ -22,12 +24,12 @@ BLOCKS, BLOCK_BYTES = 64, 64 << 10
 
 
 def model_digest(folder: str | Path) -> str:
-    """Sixteen hexadecimal digits that stand for the contents of a checkpoint folder.
+    """Sixteen hexadecimal digits that stand for the contents of a checkpoint folder, or of a GGUF file and its shards.
 
     Raises InputError for a file that cannot be read.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for path in Path(folder).iterdir() if path.suffix in SUFFIXES and not path.is_dir()):
+    for path in _files(Path(folder)):
         with open_regular(path, "a checkpoint's file") as file:
             size = os.fstat(file.fileno()).st_size
             digest.update(f"{path.name}\0{size}\0".encode())
@@ -38,6 +40,14 @@ def model_digest(folder: str | Path) -> str:
             except OSError as error:
                 raise InputError(f"cannot read {path}: {error.strerror}; download it again") from error
     return digest.hexdigest()[:16]
+
+
+def _files(place: Path) -> list[Path]:
+    """What counts of a folder; of one shard, all."""
+    if place.is_dir():
+        return sorted(path for path in place.iterdir() if path.suffix in SUFFIXES and not path.is_dir())
+    others = re.sub(r"-\d{5}(-of-\d{5}\.\w+)$", r"-[0-9][0-9][0-9][0-9][0-9]\1", glob.escape(place.name))
+    return sorted(place.parent.glob(others))
 
 
 def _blocks(size: int) -> list[tuple[int, int]]:

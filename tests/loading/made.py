@@ -25,12 +25,12 @@ def made(folder: Path, package: str, shard: str = SHARD, name: str | None = None
     return kind
 
 
-def made_mxfp4(folder: Path) -> Any:
+def made_mxfp4(folder: Path, vocab_size: int = 96) -> Any:
     """A gpt-oss checkpoint with packed experts, as the released ones are; returns its class."""
     from transformers import GptOssConfig, GptOssForCausalLM
 
     sizes = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_local_experts": 8}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 96}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": vocab_size}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     kinds = {"layer_types": ["sliding_attention", "full_attention"]}
     config = GptOssConfig(**sizes, **heads, **tokens, **kinds, num_experts_per_tok=4, dtype="bfloat16")

@@ -13,7 +13,7 @@ import hetsched
 from hetsched.integrations.expert_modules import is_expert_module
 from hetsched.integrations.load_report import report_of
 from hetsched.loading.load import load_model
-from hetsched.packed import Layout
+from hetsched.packed import Layout, PackedStack
 
 from .made import generated, made, made_mxfp4
 
@@ -90,11 +90,13 @@ def test_dtype_is_converted_as_transformers_converts_it(tmp_path: Path, dtype: A
     assert not differing(model, kind.from_pretrained(tmp_path, dtype=dtype))
 
 
-def test_packed_experts_are_unpacked_one_by_one(tmp_path: Path) -> None:
-    """gpt-oss as released: MXFP4 blocks and scales become what transformers dequantises them to."""
+@pytest.mark.parametrize("unpack", [False, True])
+def test_packed_experts_are_what_transformers_unpacks(tmp_path: Path, unpack: bool) -> None:
+    """gpt-oss as released: MXFP4 blocks and scales, as they are or unpacked one by one."""
     kind = made_mxfp4(tmp_path)
-    model = load_model(tmp_path, progress=False)
+    model = load_model(tmp_path, progress=False, unpack=unpack)
     assert not differing(model, kind.from_pretrained(tmp_path))
+    assert isinstance(model.model.layers[0].mlp.experts.down_proj, PackedStack) != unpack
     report = report_of(model)
     assert report is not None
     assert report["whole"] == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import io
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 import hetsched
 from hetsched.accelerators.cpu import CpuAccelerator
@@ -53,6 +56,7 @@ def resident_bytes(what: str) -> int:
 def peak_of(action: Any) -> int:
     """Bytes by which this process's memory, mapped file pages among it, grew at most while `action` ran."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier loads freed would be used again, and not counted
     try:
         RESET_PEAK.write_text("5")
     except OSError as error:
@@ -83,6 +87,44 @@ def test_peak_is_the_experts_and_a_shard(tmp_path: Path) -> None:
 
     assert peak_of(lambda: hetsched.load(tmp_path / "big", **quiet)) < limit_bytes
     assert peak_of(twice) > limit_bytes
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="the system does not say what a process's peak memory was")
+def test_peak_of_packed_experts_is_theirs_and_a_shard(tmp_path: Path) -> None:
+    """They go to their rows as they are: at no time are they unpacked, which is caught where it is asked for."""
+    experts_bytes = big_checkpoint(tmp_path) / 2
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) > 5
+    for shard in shards:
+        pack_as_fp8(shard)
+    tell_of_scales(tmp_path)
+    limit_bytes = 1.1 * experts_bytes + max(shard.stat().st_size for shard in shards)
+    made(tmp_path / "small", "mixtral")
+    load_model(tmp_path / "small", progress=False)  # what is imported once is not counted
+    assert peak_of(lambda: load_model(tmp_path, progress=False)) < limit_bytes
+    assert peak_of(lambda: load_model(tmp_path, progress=False, unpack=True)) > limit_bytes
+
+
+def pack_as_fp8(shard: Path) -> None:
+    """A shard's experts, all of one number, as DeepSeek-V3 stores them."""
+    tensors = {}
+    for name, value in load_file(shard).items():
+        if ".experts." in name:
+            tensors[name] = torch.ones(value.shape, dtype=torch.float8_e4m3fn)
+            tensors[f"{name}_scale_inv"] = torch.full((value.shape[0] // 128, value.shape[1] // 128), 0.01)
+        else:
+            tensors[name] = value
+    save_file(tensors, shard, {"format": "pt"})
+
+
+def tell_of_scales(folder: Path) -> None:
+    """The index and the config of a folder whose experts were packed."""
+    index, config = folder / "model.safetensors.index.json", folder / "config.json"
+    held = json.loads(index.read_text())
+    held["weight_map"] |= {f"{k}_scale_inv": file for k, file in held["weight_map"].items() if ".experts." in k}
+    index.write_text(json.dumps(held))
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": settings}))
 
 
 def big_checkpoint(folder: Path) -> int:

@@ -194,11 +194,6 @@ def test_a_model_bigger_than_memory_fails_with_the_numbers(folder: Path, monkeyp
     refused(folder, f"needs {total} of memory", "experts 432.0 KiB", f"the rest {rest}", "100.0 KiB are free")
 
 
-def test_other_packings_are_refused(folder: Path) -> None:
-    change_config(folder, quantization_config={"quant_method": "fp8"})
-    refused(folder, "quantised (fp8)", "mxfp4")
-
-
 @pytest.mark.parametrize(
     ("options", "part"),
     [

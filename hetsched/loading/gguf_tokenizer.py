@@ -1,0 +1,40 @@
+"""The tokenizer of a GGUF file, by transformers' own reading of it.
+
+AutoTokenizer would read the config as well, by gguf-py's reader, which takes seconds to half a minute and knows fewer
+architectures than are loaded here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .gguf_file import Gguf
+
+WHOLE = "tokenizer.huggingface.json"  # a tokenizer.json as it is, which `hetsched model build` writes beside the rest
+NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+
+
+def tokenizer_of(path: Path) -> Any:
+    """The tokenizer, chat template included. Raises InputError where the file has none that transformers knows."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
+
+    gguf = Gguf(path)
+    said = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf.metadata.items()}
+    if WHOLE in gguf.metadata:
+        tokens = said.get("tokens", [])
+        named = {name: said.get(f"{key}_token_id") for name, key in NAMES.items()}
+        more = {name: tokens[number] for name, number in named.items() if number is not None}
+        template = gguf.metadata.get("tokenizer.chat_template")
+        whole = Tokenizer.from_str(gguf.metadata[WHOLE])
+        return PreTrainedTokenizerFast(tokenizer_object=whole, chat_template=template, **more)
+    try:
+        architecture, parts, config = get_gguf_tokenizer(str(gguf.files[0]))
+        backend, more = convert_gguf_tokenizer(architecture, parts)
+    except (KeyError, ValueError, TypeError) as error:
+        said_text = " ".join(str(error).split())
+        raise InputError(f"{gguf.files[0]} has no tokenizer that transformers reads: {said_text}") from error
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{**config, **more})

@@ -1,0 +1,65 @@
+"""Where a model is: a folder or file here, or an id on the Hugging Face hub, which is fetched into the hub's cache."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import user_path
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Weights, configs, tokenizers, and the code of models that bring their own; all of it in the top folder.
+WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
+UNWANTED = ["*/*", "consolidated*.safetensors"]
+
+
+def located(path: str | Path, *, progress: bool = True) -> Path:
+    """The path of a model: what is here goes before what the hub has, which is fetched unless its cache has it.
+
+    `progress`: the hub's own bars. Raises InputError for an id that cannot be fetched.
+    """
+    place = user_path(path)
+    if isinstance(path, Path) or place.exists() or is_gguf(place) or not HUB_ID.fullmatch(path):
+        return place
+    return _fetched(path, progress)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is that of a GGUF file, by its name."""
+    return path.suffix.lower() == ".gguf"
+
+
+def _fetched(name: str, progress: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        with contextlib.nullcontext() if progress else _without_bars():
+            return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+    except Exception as error:  # of the network, the hub, the disk; each has a class of its own
+        said = " ".join(str(error).split())
+        raise InputError(f"{name} is no folder here, and it could not be fetched from the hub: {said}") from error
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hidden = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            enable_progress_bars()
+
+
+def shown_name(place: Path) -> str:
+    """What a model that was located is called: its id where it lies in the hub's cache, else its folder's name."""
+    whole = place.resolve()
+    repository = whole.parent.parent.name
+    if whole.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return whole.name
