@@ -40,24 +40,24 @@ class DenseProduct:
     `dtype`: of x, bias and result. `rounded`: see PackedKernel, lossy.
     """
 
-    __slots__ = ("_how", "_kernel", "_place", "_record", "_set_threads", "_threads", "matrix")
+    __slots__ = ("_kernel", "_place", "_record", "_set_threads", "_threads", "_words", "matrix")
 
     def __init__(
         self, matrix: PackedMatrix, dtype: torch.dtype, threads: int | None = None, rounded: bool = False
     ) -> None:
-        from . import dense_loops, loops  # compiles, so only where it is wanted
+        from . import dense_loops, loops, stages  # they compile, so only where it is wanted
 
         self.matrix, self._threads = matrix, threads or torch.get_num_threads()
         alone = self._threads == 1
         self._kernel: Any = dense_loops.multiplying_dense(DTYPES[dtype], alone)
-        self._set_threads: Any = None if alone else loops.set_num_threads
+        self._set_threads: Any = None if alone else stages.set_num_threads
         unpacker = matrix.reader(rounded)
-        self._record = found = record_of(unpacker, matrix.shape[1])
-        places = found.put_K.ctypes.data, found.scale_K.ctypes.data
-        self._how = np.array([found.num_bytes, *places, found.rounded, found.factor], np.int64)
+        self._record = record = record_of(unpacker, matrix.shape[1])
         where = matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes
-        reader = loops.reading(unpacker, host_features())
-        self._place: tuple[int, ...] = (reader, *where, *matrix.shape, self._how.ctypes.data)
+        reader: int = loops.reading(unpacker, host_features())
+        words = reader, *where, *matrix.shape, record.num_bytes, *record.places, int(record.rounded)
+        self._words = np.array(words, np.int64)
+        self._place: int = self._words.ctypes.data
         _launch_pool()
 
     def into(self, out_TN: torch.Tensor, input_TK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
@@ -67,4 +67,4 @@ class DenseProduct:
         with LOCK:
             if self._set_threads is not None:
                 self._set_threads(self._threads)
-            self._kernel(*self._place, bias, input_TK.data_ptr(), out_TN.data_ptr(), tokens, self._threads)
+            self._kernel(self._place, bias, input_TK.data_ptr(), out_TN.data_ptr(), tokens, self._threads)

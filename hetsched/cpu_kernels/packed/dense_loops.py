@@ -14,13 +14,14 @@ from llvmlite import ir
 from numba import carray, prange, types
 from numba.extending import intrinsic
 
-from ...jit import source_stamp, specialised, threaded
+from ...jit import bound, source_stamp, specialised, threaded
 from ...jit.by_address import words_at
-from .loops import PACKAGE, _common, _stamp
+from . import stages
 
 if TYPE_CHECKING:  # names that jit.threaded binds below
     read = write = numbers_at = arrange = product = bounds = None
 
+HERE = "hetsched.cpu_kernels.packed.dense_loops"
 NUMBERS = {"bf16": types.uint16, "fp16": types.uint16, "fp32": types.float32}
 ZERO = np.float32(0)
 HALF, FLOAT, I16, I32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
@@ -95,30 +96,28 @@ CASTS = {"bf16": (_wide_bf16, _narrow_bf16), "fp16": (_wide_fp16, _narrow_fp16),
 
 
 def _multiply_dense(stamp):
-    def multiply_dense(
-        reader, blocks, scales, wide, scale_wide, height, width, record, bias, given_at, wanted_at, t, n
-    ):
-        """[T, N] at `wanted_at` = [T, K] at `given_at` times the transposed matrix [N, K], in `n` row ranges.
+    def multiply_dense(place, bias, given_at, wanted_at, tokens, parts):
+        """[T, N] at `wanted_at` = [T, K] at `given_at` times a transposed matrix [N, K], in so many row ranges.
 
-        `reader`: see loops; `record`: address of five numbers: bytes of a record, addresses of where columns and their
-        scales go, whether it is rounded, its factor; `bias` [N]: 0 for none; `t` tokens.
+        `place`: address of eleven words: how to read the matrix (see stages), N, K, bytes of a record, addresses of
+        where columns and their scales go, whether it is rounded. `bias` [N]: 0 for none.
         """
         assert stamp >= 0
-        how = carray(words_at(record), 5)
-        put, aside = carray(words_at(how[1]), width), carray(words_at(how[2]), width)
-        given, wanted = carray(numbers_at(given_at), (t, width)), carray(numbers_at(wanted_at), (t, height))
-        x, at = np.zeros((t, how[0]), np.uint8), np.arange(t)
-        wide_K, y = np.empty(width, np.float32), np.empty((t, height), np.float32)
-        for s in range(t):
+        w = carray(words_at(place), 11)
+        how, height, width = (w[0], w[1], w[2], w[3], w[4]), w[5], w[6]
+        given, wanted = carray(numbers_at(given_at), (tokens, width)), carray(numbers_at(wanted_at), (tokens, height))
+        x, at = np.zeros((tokens, w[7]), np.uint8), np.arange(tokens)
+        wide_K, y = np.empty(width, np.float32), np.empty((tokens, height), np.float32)
+        for t in range(tokens):
             for k in range(width):
-                wide_K[k] = read(given[s, k])
-            arrange(wide_K, 0, width, put, aside, how[3] != 0, how[4], x[s])
-        for part in prange(n):
-            first, last = bounds(height, part, n)
-            product((reader, blocks, scales, wide, scale_wide), x, at, t, width, y, 0, height, first, last)
-            for s in range(t):
+                wide_K[k] = read(given[t, k])
+            arrange(wide_K, 0, width, w[8], w[9], w[10], x.ctypes.data + t * w[7])
+        for part in prange(parts):
+            first, last = bounds(height, part, parts)
+            product(how, x.ctypes.data, w[7], at.ctypes.data, tokens, width, y.ctypes.data, height, first, last)
+            for t in range(tokens):
                 for r in range(first, last):
-                    wanted[s, r] = write(y[s, r] + (read(carray(numbers_at(bias), height)[r]) if bias else ZERO))
+                    wanted[t, r] = write(y[t, r] + (read(carray(numbers_at(bias), height)[r]) if bias else ZERO))
 
     return multiply_dense
 
@@ -127,6 +126,6 @@ def _multiply_dense(stamp):
 def multiplying_dense(dtype, alone):
     """The kernel of a product for numbers of this dtype: bf16, fp16 or fp32. `alone`: one thread, the caller's."""
     read, write = CASTS[dtype]
-    make = specialised if alone else threaded
-    stamp, numbers_at = _stamp() ^ source_stamp(f"{PACKAGE}.dense_loops"), _pointer_to(NUMBERS[dtype])
-    return make(dtype, _multiply_dense, stamp, read=read, write=write, numbers_at=numbers_at, **_common())
+    make, stamp = specialised if alone else threaded, source_stamp(HERE, stages.HERE)
+    parts = {part: bound("", getattr(stages, f"_{part}")) for part in ("arrange", "bounds", "product")}
+    return make(dtype, _multiply_dense, stamp, read=read, write=write, numbers_at=_pointer_to(NUMBERS[dtype]), **parts)
