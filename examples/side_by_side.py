@@ -231,7 +231,7 @@ def torch_model(name: str, path: str) -> Any:
     if name.startswith("hetsched"):
         import hetsched
 
-        options = {"cpu_activations": "int8"} if "int8" in name else {}
+        options = {"cpu_kernel": "packed-int8"} if "int8" in name else {}
         model, _handle = hetsched.load(path, hardware="cpu", progress=False, **options)
     else:
         from transformers import AutoModelForCausalLM

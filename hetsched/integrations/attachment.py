@@ -239,8 +239,9 @@ class Attachment:
     def multiply(self, model: torch.nn.Module) -> None:
         """Take our own products for the model's linear modules where they are faster."""
         cpu_only, eager = isinstance(self.engine, CpuOnlyEngine), self.cpu_kernel.choice is None
-        self.dense_kernel = dense_kernel_for(self._wanted, model, cpu_only, eager)
-        self._linears.put_on(model, self.dense_kernel.most)
+        self.dense_kernel = dense_kernel_for(self._wanted, model, cpu_only, eager, self.cpu_kernel.lossless)
+        self._linears.put_on(model, self.dense_kernel.ways)
+        self._dense.unpack(model)
 
     def steer(self, model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> None:
         """Force experts on and off in the model's routers, where that was asked for."""

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
+from ..cpu_kernels.packed.kernels import PackedKernel
 from ..errors import InputError, UnknownNameError, known_as
 from ..machine.profile import HardwareProfile
-from .dense_linear import Key, dense_linears
+from ..measure.dense_kernels import Key
+from .dense_linear import Way, dense_linears
 
-NAMES = ("auto", "torch", "dots")
-MOST = 8  # tokens up to which "dots" is taken where it was asked for
+NAMES = ("auto", "torch", "packed", "packed-int8")
+MOST = 8  # tokens up to which plain weights take our product where it was asked for by name
 
 
 class DenseKernel(NamedTuple):
-    """Its name, why it was taken, and up to how many tokens by shape and dtype of a weight."""
+    """Its name, why it was taken, and how the linear maps are computed by what their weights are."""
 
     name: str
     reason: str
-    most: Mapping[Key, int]
+    ways: Mapping[Key, Way]
+
+    @property
+    def lossless(self) -> bool:
+        """Whether it works on weights and activations as they are."""
+        return not any(key.packed and way.rounded for key, way in self.ways.items())
 
 
 def check_dense_kernel(spec: str | None, hardware: HardwareProfile, cpu_only: bool) -> None:
@@ -37,8 +44,14 @@ def check_dense_kernel(spec: str | None, hardware: HardwareProfile, cpu_only: bo
         )
 
 
-def dense_kernel_for(spec: str | None, model: torch.nn.Module, cpu_only: bool, eager: bool) -> DenseKernel:
-    """The kernel that `spec` names; None: "auto" without a GPU, and torch's where experts are to be eager's by bits."""
+def dense_kernel_for(
+    spec: str | None, model: torch.nn.Module, cpu_only: bool, eager: bool, lossless: bool = True
+) -> DenseKernel:
+    """The kernel that `spec` names; None: "auto" without a GPU, and torch's where experts are to be eager's by bits.
+
+    Packed weights take our products wherever that is not torch's. `lossless`: of the experts' kernel, as which "auto"
+    takes activations.
+    """
     name = None if spec is None else known_as(spec, NAMES)
     if name == "torch" or not cpu_only:
         return DenseKernel("torch", "as it was asked for" if spec else "the dense part is not this CPU's", {})
@@ -47,9 +60,29 @@ def dense_kernel_for(spec: str | None, model: torch.nn.Module, cpu_only: bool, e
     weights: dict[Key, list[torch.Tensor]] = {}
     for module, key in dense_linears(model):
         weights.setdefault(key, []).append(module._parameters["weight"])  # type: ignore[arg-type]
-    if name == "dots":
-        return DenseKernel("dots", "as it was asked for", dict.fromkeys(weights, MOST))
+    rounded = name == "packed-int8" or (not lossless and name != "packed")
+    ways = _packed_ways(weights, rounded)
+    plain = {key: held for key, held in weights.items() if not key.packed}
+    if name in ("packed", "packed-int8"):
+        return DenseKernel(name, "as it was asked for", {**ways, **dict.fromkeys(plain, Way(MOST))})
+    return _measured(ways, plain)
+
+
+def _packed_ways(weights: Mapping[Key, Sequence[torch.Tensor]], rounded: bool) -> dict[Key, Way]:
+    packed = [key for key in weights if key.packed]
+    if not packed:
+        return {}
+    many = PackedKernel(rounded=rounded)
+    return dict.fromkeys(packed, Way(many.few, many, rounded))
+
+
+def _measured(ways: Mapping[Key, Way], plain: Mapping[Key, Sequence[torch.Tensor]]) -> DenseKernel:
     from ..measure.dense_kernels import choose_dense
 
-    chosen = choose_dense(weights)
-    return DenseKernel("dots" if any(chosen.most.values()) else "torch", chosen.reason, chosen.most)
+    chosen = choose_dense(plain)
+    taken = {**ways, **{key: Way(most) for key, most in chosen.most.items() if most}}
+    formats = ", ".join(dict.fromkeys(key.packed for key in ways))
+    reason = "; ".join([*([f"{formats} where they lie"] if formats else []), *([chosen.reason] if plain else [])])
+    rounded = any(way.rounded for way in ways.values())
+    name = ("packed-int8" if rounded else "packed") if taken else "torch"
+    return DenseKernel(name, reason or chosen.reason, taken)

@@ -81,9 +81,11 @@ def attach(
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
     kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
 
-    `dense_kernel`: without a GPU, what multiplies few tokens by the weights of plain linear modules in half precision
-    (attention, shared experts, head): "auto" takes hetsched's own product ("dots", the same within rounding) wherever
-    it is faster by measurement, "torch" leaves all as it is. None: torch where `cpu_kernel` is eager, else auto.
+    `dense_kernel`: without a GPU, what multiplies by the weights of linear modules outside the experts (attention,
+    shared experts, head). "auto": hetsched's own product ("packed", the same within rounding) for few tokens wherever
+    it is faster by measurement, and for weights that a GGUF file has packed; "torch": torch's, bit for bit;
+    "packed-int8": LOSSY, activations of packed weights rounded to bytes. None: torch where `cpu_kernel` is eager, else
+    auto, as lossless as `cpu_kernel`.
 
     `gpu_precision`: None keeps every token exact. "int8" and "int4" (GGUF's Q8_0 and Q4_0) fill the GPU with lossy
     copies: more experts fit and a copy is shorter, while the CPU goes on computing with the exact weights. "auto" takes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,24 @@ from ..cpu_kernels.choose import CLEARLY
 from ..cpu_kernels.packed.dense import DenseProduct, matrix_of
 from .timing import time_together
 
-Key: TypeAlias = tuple[int, int, torch.dtype]  # rows and columns of a weight, and its dtype
 TOKENS = (1, 2, 4, 8)
 SMALLEST = 256 << 10  # bytes of a weight that is worth a measurement
 SAMPLE = 8 << 20  # bytes of a weight read in one measured call
 SAMPLES = 32
+
+
+class Key(NamedTuple):
+    """What a weight [N, K] is; `packed`: its format's name, "" for numbers of `dtype`."""
+
+    rows: int
+    columns: int
+    dtype: torch.dtype
+    packed: str = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its numbers."""
+        return self.rows * self.columns * self.dtype.itemsize
 
 
 class DenseTiming(NamedTuple):
@@ -40,12 +53,12 @@ class DenseChoice(NamedTuple):
 
 def choose_dense(weights: Mapping[Key, Sequence[torch.Tensor]], budget_s: float = 0.5) -> DenseChoice:
     """The faster product for each shape and count of tokens within about `budget_s`, other weights on every call."""
-    large = [key for key in weights if key[0] * key[1] * key[2].itemsize >= SMALLEST]
+    large = [key for key in weights if key.num_bytes >= SMALLEST]
     most, reasons = dict.fromkeys(weights, 0), []
     for key in large:
         timings = _timings(key, list(_samples(weights[key])), budget_s / len(large) / len(TOKENS))
         most[key] = served(timings)
-        reasons.append(f"{key[0]} x {key[1]}: {_why(most[key], timings)}")
+        reasons.append(f"{key.rows} x {key.columns}: {_why(most[key], timings)}")
     left = len(weights) - len(large)
     if left:
         reasons.append(f"{left} shape{'s' * (left > 1)} under {SMALLEST >> 10} KiB: torch")
@@ -65,7 +78,7 @@ def served(timings: Sequence[DenseTiming]) -> int:
 def _why(most: int, timings: Sequence[DenseTiming]) -> str:
     shown = [timing for timing in timings if timing.tokens in (1, most)]
     taken = ", ".join(f"{t.ours_s * 1e3:.2f} ms against torch's {t.torch_s * 1e3:.2f} at {t.tokens}" for t in shown)
-    return f"{f'dots up to {most} tokens' if most else 'torch'} ({taken})"
+    return f"{f'packed up to {most} tokens' if most else 'torch'} ({taken})"
 
 
 def _samples(weights: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -86,12 +99,12 @@ def _heights(weight: torch.Tensor) -> list[int]:
 
 
 def _timings(key: Key, samples: Sequence[torch.Tensor], budget_s: float) -> list[DenseTiming]:
-    products = [DenseProduct(matrix, key[2]) for sample in samples if (matrix := matrix_of(sample)) is not None]
+    products = [DenseProduct(matrix, key.dtype) for sample in samples if (matrix := matrix_of(sample)) is not None]
     timings = []
     with torch.no_grad():
         for tokens in TOKENS:
-            input_TK = torch.ones((tokens, key[1]), dtype=key[2])
-            out_TN = torch.empty((tokens, len(samples[0])), dtype=key[2])
+            input_TK = torch.ones((tokens, key.columns), dtype=key.dtype)
+            out_TN = torch.empty((tokens, len(samples[0])), dtype=key.dtype)
             calls: list[Callable[[int], object]] = [
                 partial(_ours, products, out_TN, input_TK),
                 partial(_torchs, samples, input_TK),

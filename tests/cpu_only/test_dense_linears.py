@@ -15,15 +15,15 @@ from torch._dynamo.utils import counters
 import hetsched
 from hetsched.cpu_kernels.packed.dense import DenseProduct, matrix_of
 from hetsched.errors import InputError, UnknownNameError
-from hetsched.integrations.dense_linear import DenseLinear, DenseLinears, dense_linears
+from hetsched.integrations.dense_linear import DenseLinear, DenseLinears, Way, dense_linears
 from hetsched.measure import dense_kernels
-from hetsched.measure.dense_kernels import DenseTiming, choose_dense, served
+from hetsched.measure.dense_kernels import DenseTiming, Key, choose_dense, served
 from hetsched.measure.timing import Timing
 from tests.architectures.test_models import build
 from tests.conftest import tiny_moe
 
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-DOTS: dict[str, Any] = {"hardware": "cpu", "cpu_kernel": "eager", "dense_kernel": "dots"}
+PACKED: dict[str, Any] = {"hardware": "cpu", "cpu_kernel": "eager", "dense_kernel": "packed"}
 IDS = torch.arange(3, 8)[None]
 
 
@@ -42,7 +42,7 @@ def wrapped(columns: int = 64, rows: int = 37, bias: bool = True, most: int = 8)
     """A linear module in bf16 with our forward."""
     torch.manual_seed(0)
     module = torch.nn.Linear(columns, rows, bias=bias).bfloat16().requires_grad_(False)
-    module.__dict__["forward"] = DenseLinear(module._parameters, most)
+    module.__dict__["forward"] = DenseLinear(module._parameters, Way(most))
     return module
 
 
@@ -118,10 +118,10 @@ def test_models_compute_the_same_within_rounding(name: str, dtype: torch.dtype, 
         for parameter in model.parameters():
             parameter.mul_(0.5)
     expected = logits(model)
-    with hetsched.attach(model, **DOTS) as handle:
+    with hetsched.attach(model, **PACKED) as handle:
         found = logits(model)
         assert len(ours) == len(taken(model)) >= 4 * 3 + 1
-        assert handle.stats()["dense_kernel"] == "dots"
+        assert handle.stats()["dense_kernel"] == "packed"
     assert (found.double() - expected.double()).norm() < 0.05 * expected.double().norm()
     assert not taken(model)
     assert torch.equal(logits(model), expected)
@@ -141,7 +141,9 @@ def test_eager_stays_eager() -> None:
 def test_hooks_are_called() -> None:
     """On the modules, before and after, with what goes in and comes out; and by the argument's name."""
     module, seen = wrapped(), []
-    module.register_forward_pre_hook(lambda _, args, kwargs: seen.append((*args, *kwargs.values())[0].shape), with_kwargs=True)
+    module.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((*args, *kwargs.values())[0].shape), with_kwargs=True
+    )
     module.register_forward_hook(lambda _, args, out: out * 2)
     x = torch.randn(2, 1, 64).bfloat16()
     with torch.no_grad():
@@ -194,7 +196,7 @@ def test_a_replaced_weight_is_noticed() -> None:
 def test_copies_are_refused_and_saving_is_not() -> None:
     model = tiny_moe().bfloat16()
     expected = {name: value.clone() for name, value in model.state_dict().items()}
-    with hetsched.attach(model, **DOTS):
+    with hetsched.attach(model, **PACKED):
         for copied in (copy.deepcopy, pickle.dumps):
             with pytest.raises(InputError, match="detach"):
                 copied(model.lm_head)  # type: ignore[operator]
@@ -214,7 +216,7 @@ def test_a_forward_of_somebody_elses_stays() -> None:
 
     other.k_proj.__class__ = Doubled
     mine.forward = lambda x: torchs(mine, x)
-    with hetsched.attach(model, **DOTS):
+    with hetsched.attach(model, **PACKED):
         assert isinstance(model.lm_head.__dict__["forward"], DenseLinear)
         names = taken(model)
         assert "model.layers.0.self_attn.q_proj" not in names
@@ -226,7 +228,7 @@ def test_a_forward_of_somebody_elses_stays() -> None:
 def test_a_tied_head_is_left_in_place() -> None:
     model = tiny_moe().bfloat16()
     model.lm_head.weight = model.model.embed_tokens.weight
-    with hetsched.attach(model, **DOTS):
+    with hetsched.attach(model, **PACKED):
         assert "lm_head" in taken(model)
         assert model.lm_head.weight is model.model.embed_tokens.weight
         before = logits(model)
@@ -278,18 +280,18 @@ def test_a_choice_measures_the_models_own_weights(monkeypatch: pytest.MonkeyPatc
         return [Timing(median_s, 0.0, 0.0, 5) for median_s in seconds[shape]]
 
     monkeypatch.setattr(dense_kernels, "time_together", pretend)
-    weights = {(n, 64, torch.bfloat16): [torch.randn(n, 64).bfloat16() for _ in range(2)] for n in (64, 128, 8)}
+    weights = {Key(n, 64, torch.bfloat16): [torch.randn(n, 64).bfloat16() for _ in range(2)] for n in (64, 128, 8)}
     choice = choose_dense(weights)
-    assert [choice.most[n, 64, torch.bfloat16] for n in (64, 128, 8)] == [8, 0, 0]
+    assert [choice.most[Key(n, 64, torch.bfloat16)] for n in (64, 128, 8)] == [8, 0, 0]
     assert seen == [(64, 64)] * 4 + [(128, 64)]
-    assert "64 x 64: dots up to 8 tokens" in choice.reason
+    assert "64 x 64: packed up to 8 tokens" in choice.reason
     assert "128 x 64: torch" in choice.reason
 
 
 def test_names_are_checked() -> None:
     model = tiny_moe().bfloat16()
-    with pytest.raises(UnknownNameError, match="did you mean 'dots'"):
-        hetsched.attach(model, hardware="cpu", dense_kernel="dotz")
+    with pytest.raises(UnknownNameError, match="did you mean 'packed'"):
+        hetsched.attach(model, hardware="cpu", dense_kernel="packet")
     with pytest.raises(InputError, match="GPU"):
         hetsched.attach(model, hardware="rtx-4060-laptop-8gb", dense_kernel="auto")
     assert not taken(model)
@@ -298,9 +300,9 @@ def test_names_are_checked() -> None:
 def test_taking_off_twice_and_only_what_was_put_on() -> None:
     """An interrupt may have come in between."""
     model = tiny_moe().bfloat16()
-    keys = {key: 8 for _, key in dense_linears(model)}
+    ways = {key: Way(8) for _, key in dense_linears(model)}
     linears = DenseLinears()
-    linears.put_on(model, keys)
+    linears.put_on(model, ways)
     assert taken(model)
     del model.lm_head.__dict__["forward"]
     linears.take_off()

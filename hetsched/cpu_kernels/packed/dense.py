@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...formats.plain import Bf16, Fp16
+from ...packed import PackedWeight
 from ..numba_kernels import LOCK, _launch_pool
 from .lanes import host_features
 from .matrix import PackedMatrix, packed_matrix, serves
@@ -23,7 +24,9 @@ CONVERTING = {"f16c", "avx512f", "neon"}  # CPUs that convert fp16 by themselves
 
 
 def matrix_of(weight: torch.Tensor | None) -> PackedMatrix | None:
-    """Where a weight lies, if a kernel can read it there: contiguous, on the CPU, in half precision."""
+    """Where a weight lies, if a kernel can read it there: contiguous, on the CPU, in half precision or packed."""
+    if isinstance(weight, PackedWeight):
+        return _packed(weight)
     if weight is None or weight.dtype not in PLAIN or type(weight.data) is not torch.Tensor:
         return None
     format_, shape = PLAIN[weight.dtype], (weight.shape[0], weight.shape[-1])
@@ -32,6 +35,11 @@ def matrix_of(weight: torch.Tensor | None) -> PackedMatrix | None:
     if not fits or not converts or not serves(format_, shape):
         return None
     return packed_matrix(format_, {"weights": weight.detach()}, shape)
+
+
+def _packed(weight: PackedWeight) -> PackedMatrix | None:
+    known = weight.is_cpu and weight.dtype in DTYPES and serves(weight.format, weight.matrix_shape)
+    return packed_matrix(weight.format, weight.parts(), weight.matrix_shape) if known else None
 
 
 class DenseProduct:
