@@ -235,6 +235,6 @@ def model_folder(name: str, *, progress: bool = True) -> Path:
         return folder
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"{name} is no model folder: it has no config.json; give a checkpoint folder, a GGUF file, a hub id or 'demo'"
+            f"{name} is no model folder: it has no config.json; give a checkpoint folder, GGUF file, hub id or 'demo'"
         )
     return folder

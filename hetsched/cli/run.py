@@ -34,7 +34,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register the verb."""
     parser = subparsers.add_parser("run", help="generate text under the scheduler", description=__doc__)
     parser.add_argument(
-        "--model", type=non_empty_text, required=True, metavar="PATH", help="checkpoint folder, GGUF file, hub id, or 'demo'"
+        "--model",
+        type=non_empty_text,
+        required=True,
+        metavar="PATH",
+        help="checkpoint folder, GGUF file, hub id, or 'demo'",
     )
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to go on with")
     parser.add_argument(

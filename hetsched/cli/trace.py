@@ -59,7 +59,11 @@ def _add_record(verbs: Any) -> None:
     text = "record a model's routing while it generates; goes on where an interrupted run stopped"
     record = _verb(verbs, "record", _record, text)
     record.add_argument(
-        "--model", required=True, action=NameOrPath, metavar="PATH", help="checkpoint folder, GGUF file, hub id, or 'demo'"
+        "--model",
+        required=True,
+        action=NameOrPath,
+        metavar="PATH",
+        help="checkpoint folder, GGUF file, hub id, or 'demo'",
     )
     text = 'one prompt a line, or .jsonl with "prompt" on each'
     record.add_argument("--prompts", required=True, action=InputFile, metavar="FILE", help=text)

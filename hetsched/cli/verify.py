@@ -57,7 +57,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register the verb."""
     parser = subparsers.add_parser("verify", help="compare scheduled with reference tokens", description=__doc__)
     parser.add_argument(
-        "--model", type=non_empty_text, required=True, metavar="PATH", help="checkpoint folder, GGUF file, hub id, or 'demo'"
+        "--model",
+        type=non_empty_text,
+        required=True,
+        metavar="PATH",
+        help="checkpoint folder, GGUF file, hub id, or 'demo'",
     )
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated (default: three of its own)")
     text = "at most (default: %(default)s)"

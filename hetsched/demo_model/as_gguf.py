@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 import torch
 
-from hetsched.demo_model.packing import Packer, tensors_of
+from hetsched.demo_model.packer import Packer, tensors_of
 from hetsched.demo_model.progress import Tick
 from hetsched.formats import Format
 
@@ -32,9 +32,7 @@ FILE_TYPES = {
 BIASED = ("attn_q", "attn_k", "attn_v")
 
 
-def gguf_writer(
-    name: str, model: Any, source: Path, packer: Packer, tick: Tick, file: str
-) -> Callable[[Path], None]:
+def gguf_writer(name: str, model: Any, source: Path, packer: Packer, tick: Tick, file: str) -> Callable[[Path], None]:
     """What writes the packed model to `file` in a folder. Dense matrices beside MXFP4 are Q8_0, as llama.cpp has it."""
     dense = Packer("q8_0" if name == "mxfp4" else packer.wanted, packer.others, packer.bytes_by_format)
     outer = Packer("bf16" if name == "bf16" else "q8_0", packer.others, packer.bytes_by_format)
@@ -119,7 +117,9 @@ def _add_tokenizer(writer: Any, model: Any, source: Path) -> None:
     """Byte-level BPE as llama.cpp wants it, and the whole tokenizer.json for readers that take it as it is."""
     text = (source / "tokenizer.json").read_text(encoding="utf-8")
     whole = json.loads(text)
-    vocabulary: dict[str, int] = whole["model"]["vocab"] | {each["content"]: each["id"] for each in whole["added_tokens"]}
+    vocabulary: dict[str, int] = whole["model"]["vocab"] | {
+        each["content"]: each["id"] for each in whole["added_tokens"]
+    }
     tokens = [token for token, _ in sorted(vocabulary.items(), key=lambda pair: pair[1])]
     special = {each["id"] for each in whole["added_tokens"] if each["special"]}
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in whole["model"]["merges"]]
@@ -142,5 +142,3 @@ def _add_tokenizer(writer: Any, model: Any, source: Path) -> None:
     template = source / "chat_template.jinja"
     if template.is_file():
         writer.add_chat_template(template.read_text(encoding="utf-8"))
-
-

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from hetsched.demo_model.packing import Packer, tensors_of
+from hetsched.demo_model.packer import Packer, tensors_of
 from hetsched.demo_model.progress import Tick
 
 COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md")
@@ -40,9 +40,7 @@ IGNORED = {"fp8-block": "modules_to_not_convert", "int4-group": "ignore", "awq":
 PACKED = re.compile(r"\.layers\..*_proj\.weight")
 
 
-def safetensors_writer(
-    name: str, model: Any, source: Path, packer: Packer, tick: Tick
-) -> Callable[[Path], None]:
+def safetensors_writer(name: str, model: Any, source: Path, packer: Packer, tick: Tick) -> Callable[[Path], None]:
     """What writes the packed model to a folder."""
     stored: dict[str, torch.Tensor] = {}
     left: list[str] = []

@@ -1,22 +1,18 @@
 """The demo model in a packed format: as safetensors, the way such checkpoints are published, or as a GGUF file.
 
-Packed by plain rounding, without calibration. Shapes: R rows, C columns.
+Packed by plain rounding, without calibration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hetsched.demo_model.packer import Packer
 from hetsched.demo_model.progress import Stages, Tick
 from hetsched.demo_model.store import publish, require_free
 from hetsched.errors import InputError, UnknownNameError
-from hetsched.formats import Format, format_of
-
-if TYPE_CHECKING:
-    import torch
 
 AS_SAFETENSORS = {"bf16": "bf16", "fp8-block": "fp8-block"} | {
     name: f"{name}+group=32" for name in ("int4-group", "gptq", "awq")
@@ -25,28 +21,6 @@ AS_GGUF = {"bf16": "bf16", "q8_0": "q8_0", "q4_0": "q4_0", "q4_k": "q4_k", "q6_k
 NAMES = tuple(sorted({*AS_SAFETENSORS, *AS_GGUF}))
 FALLBACKS = {"gguf": ("q8_0", "bf16"), "safetensors": ("bf16",)}  # for matrices that the format cannot store
 SHARES = {"read": 1.0, "pack": 10.0, "save": 1.0}
-
-
-@dataclass
-class Packer:
-    """Packs matrices, and counts the bytes that each format came to."""
-
-    wanted: str
-    others: tuple[str, ...]
-    bytes_by_format: dict[str, int] = field(default_factory=dict)
-
-    def packed(self, weights_RC: torch.Tensor) -> tuple[Format, dict[str, torch.Tensor]]:
-        """A matrix in the wanted format, or in the first of the others that can store it."""
-        shape = (len(weights_RC), weights_RC.shape[1])
-        for name in (self.wanted, *self.others):
-            laid = format_of(name)
-            try:
-                num_bytes = laid.num_bytes(shape)
-            except InputError:
-                continue
-            self.bytes_by_format[laid.name] = self.bytes_by_format.get(laid.name, 0) + num_bytes
-            return laid, laid.pack(weights_RC)
-        raise InputError(f"a matrix {list(shape)} cannot be stored as {self.wanted}")
 
 
 def pack_demo_model(
@@ -84,16 +58,6 @@ def container_of(name: str, as_gguf: bool) -> str:
     if as_gguf and name not in AS_GGUF:
         raise InputError(f"GGUF files have no {name}; choose one of {', '.join(AS_GGUF)}, or drop --gguf")
     return "gguf" if as_gguf or name not in AS_SAFETENSORS else "safetensors"
-
-
-def tensors_of(model: Any, tick: Tick) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters by name, tied ones once, while the bar moves."""
-    held = {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
-    total, done = sum(value.numel() for value in held.values()), 0
-    for name, value in held.items():
-        yield name, value
-        done += value.numel()
-        tick(done / total)
 
 
 def _writer(

@@ -120,7 +120,7 @@ def generation_config_of(gguf: Gguf, config: Any) -> Any:
     said = {name: value for name, value in said.items() if value is not None}
     made = transformers.GenerationConfig(bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id, **said)
     made.eos_token_id = ends if len(ends) > 1 else next(iter(ends), None)
-    made.do_sample = said.get("temperature", 0) > 0
+    made.do_sample = bool(said.get("temperature"))
     return made
 
 

@@ -14,7 +14,8 @@ from gguf import GGMLQuantizationType
 
 from ..errors import InputError
 from ..formats import Format, format_of
-from ..packed import Layout, PackedLayout, PackedPiece, Piece, StoredAs, layout_of, packed_layout, put_packed
+from ..packed import Layout, PackedLayout, PackedPiece, Piece, StoredAs, layout_of, packed_layout
+from .experts import put_tied
 from .gguf_file import Gguf, GgufReader, GgufTensor
 from .gguf_names import ExpertSources, expert_sources
 from .gguf_numbers import numbers
@@ -77,8 +78,7 @@ def plan_layer(tied: list[Any], paths: dict[Any, str], gguf: Gguf, unpack: bool)
     names = {each.parameter: [f"{paths[one]}.{each.parameter}" for one in tied] for each in found}
     if isinstance(layout, PackedLayout):
         rows = torch.empty((module.num_experts, layout.row_bytes), dtype=torch.uint8, device="meta")
-        for one in tied:
-            put_packed(one, layout, rows)
+        put_tied(tied, layout, rows)
     return ExpertLayer(module, names, sources, layout, joined)
 
 
@@ -98,7 +98,7 @@ def fill_layer(layer: ExpertLayer, reader: GgufReader, advance: Callable[[int], 
 
 
 def _stored(module: Any, sources: ExpertSources, tensors: list[GgufTensor], joined: str) -> StoredAs:
-    """How one parameter will lie: in the file's formats; plain where these are the numbers as they are, or joined is ""."""
+    """How one parameter will lie: in the file's formats; plain where these are its numbers already, or joined is ""."""
     parameter = getattr(module, sources.parameter)
     experts, *shape = parameter.shape
     turned = bool(module.is_transposed) and len(shape) == 2
@@ -155,7 +155,7 @@ def _expert(tensor: GgufTensor, e: int, reader: GgufReader) -> torch.Tensor:
 
 
 def _joined(module: Any) -> str:
-    """Whether gate's rows lie above up's or in turns with them, found by asking the module which of four belong together."""
+    """Whether gate's rows lie above up's or in turns with them, by which numbers the module takes together."""
     if not module.has_gate:
         return "rows"
     ones = torch.ones(1, 4)

@@ -44,14 +44,14 @@ class GgufTensor:
     def num_bytes(self) -> int:
         """Bytes in the file."""
         weights, size = GGML_QUANT_SIZES[self.kind]
-        return prod(self.shape) // weights * size
+        return int(prod(self.shape) // weights * size)
 
 
 class Gguf:
     """Metadata and tensors of a model. `path`: the file, or any one of its shards.
 
-    `metadata` holds numbers, strings and lists of them by their keys. Raises InputError, naming the file, for one that is
-    missing, truncated, damaged or too new.
+    `metadata` holds numbers, strings and lists of them by their keys. Raises InputError, naming the file, for one that
+    is missing, truncated, damaged or too new.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Gguf:
 
 
 class GgufReader:
-    """Reads tensors' bytes straight to where they are wanted, from any thread; nothing stays mapped. A context manager."""
+    """Reads tensors' bytes straight to where they are wanted, from any thread; maps nothing. A context manager."""
 
     def __init__(self) -> None:
         self._open: dict[Path, Any] = {}
@@ -99,7 +99,7 @@ class GgufReader:
         with self._one_at_a_time:
             if tensor.file not in self._open:
                 self._open[tensor.file] = tensor.file.open("rb", buffering=0)
-            file, wanted = self._open[tensor.file], memoryview(into.numpy())
+            file, wanted = self._open[tensor.file], memoryview(into.numpy().data)
             file.seek(tensor.begin + begin)
             done = 0
             while done < len(wanted):

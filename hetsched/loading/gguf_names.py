@@ -52,14 +52,14 @@ def dense_sources(model: Any, gguf: Gguf, experts: Iterable[str]) -> dict[str, s
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise InputError(
-            f"{gguf.files[0]} lacks {len(missing)} of the model's weights: {', '.join(missing[:SHOWN])}{more}; the file "
-            "is incomplete, or of a kind that llama.cpp alone reads"
+            f"{gguf.files[0]} lacks {len(missing)} of the model's weights: {', '.join(missing[:SHOWN])}{more}; it is "
+            "incomplete, or of a kind that llama.cpp alone reads"
         )
     return found
 
 
 def expert_sources(path: str, module: Any, gguf: Gguf) -> list[ExpertSources]:
-    """The tensors of one module's expert parameters. `path`: its name in the model. Raises InputError where none are."""
+    """The tensors of one module's expert parameters. `path`: its name in the model. Raises InputError for none."""
     layer = LAYER.search(path)
     if layer is None:
         raise InputError(f"{path} has no number, and a GGUF file numbers its layers")

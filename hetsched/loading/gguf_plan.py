@@ -13,7 +13,8 @@ from gguf import GGMLQuantizationType
 from ..integrations.expert_modules import expert_modules
 from ..integrations.load_report import LoadReport
 from ..integrations.model_shape import layers_of
-from ..packed import PackedLayout, put_packed
+from ..packed import PackedLayout
+from .experts import put_tied
 from .gguf_config import config_of
 from .gguf_experts import fill_layer, plan_layer
 from .gguf_file import Gguf, GgufReader, GgufTensor
@@ -29,8 +30,10 @@ class GgufPlan:
     """Where a model's parameters come from.
 
     `dtype`: of the arithmetic and the dense weights; None: what the file's numbers are in, bfloat16 where they are
-    packed, which is what the models were published in. `unpack`: the experts, too, into that. Raises InputError, before anything is allocated, for a file that
-    is damaged, incomplete, or of a model that transformers computes otherwise.
+    packed, which is what such models were published in. `unpack`: the experts, too, into that.
+
+    Raises InputError, before anything is allocated, for a file that is damaged, incomplete, or of a model that
+    transformers computes otherwise.
     """
 
     def __init__(self, path: Path, dtype: str | torch.dtype | None = None, *, unpack: bool = False) -> None:
@@ -103,8 +106,8 @@ class GgufPlan:
         """Let a model made of those weights have its packed experts."""
         for layer, rows in zip(self.layers, filled, strict=True):
             if isinstance(layer.layout, PackedLayout):
-                for name in next(iter(layer.names.values())):
-                    put_packed(model.get_submodule(name.rpartition(".")[0]), layer.layout, rows)
+                paths = [name.rpartition(".")[0] for name in next(iter(layer.names.values()))]
+                put_tied([model.get_submodule(path) for path in paths], layer.layout, rows)
         if any(isinstance(layer.layout, PackedLayout) for layer in self.layers):
             refuse_saving(model)
 

@@ -50,7 +50,7 @@ def load(
     fetched unless the hub's cache has it.
 
     The same bits as `from_pretrained` and attach(), with the experts read straight into the host store: at no time are
-    they in memory twice. Packed experts (MXFP4, FP8 blocks, int4 groups, GPTQ, AWQ, GGUF) stay packed there, and compute as
+    they in memory twice. Packed ones (MXFP4, FP8 blocks, int4 groups, GPTQ, AWQ, GGUF) stay packed there and compute as
     unpacked ones; the rest of such a model is unpacked. `unpack`: the experts, too, which makes them weights like any
     others, to be saved or written to.
 

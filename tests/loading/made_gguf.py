@@ -1,4 +1,4 @@
-"""Tiny GGUF files as llama.cpp's converters write them: names, orders and types spelt out here, not asked of the loader."""
+"""Tiny GGUF files as llama.cpp's converters write them: names and orders as known here, not as the loader has them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,11 @@ def add_metadata(writer: Any, config: Any) -> None:
             add(said[key])
     if said["model_type"] in ("glm4_moe", "dots1"):
         writer.add_expert_weights_norm(said["norm_topk_prob"])
-    for name, add in (("bos", writer.add_bos_token_id), ("eos", writer.add_eos_token_id), ("pad", writer.add_pad_token_id)):
+    for name, add in (
+        ("bos", writer.add_bos_token_id),
+        ("eos", writer.add_eos_token_id),
+        ("pad", writer.add_pad_token_id),
+    ):
         add(said[f"{name}_token_id"])
 
 
@@ -169,7 +173,7 @@ def unpacked(path: Path, model: Any) -> Any:
 
     Where each number belongs is found by writing a model of counted numbers.
     """
-    counted, sizes = copy.deepcopy(model).float(), {}
+    counted, sizes = copy.deepcopy(model).float(), dict[str, int]()
     with torch.no_grad():
         for name, value in counted.state_dict().items():
             if name not in model.all_tied_weights_keys:
@@ -183,7 +187,7 @@ def unpacked(path: Path, model: Any) -> Any:
         weights = gguf.quants.dequantize(found[name].data, found[name].tensor_type)
         numbers[places.long().flatten()] = torch.from_numpy(np.array(weights, dtype=np.float32)).flatten()
     assert numbers.isfinite().all()
-    made, parts = copy.deepcopy(model), dict(zip(sizes, numbers.split(list(sizes.values())), strict=True))
+    made, parts = copy.deepcopy(model), dict(zip(sizes, torch.split(numbers, list(sizes.values())), strict=True))
     with torch.no_grad():
         for name, value in made.state_dict().items():
             if name in parts:

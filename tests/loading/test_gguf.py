@@ -42,7 +42,11 @@ def normed_qwen3_moe() -> Any:
 def tiny(package: str) -> Any:
     """A random model of an architecture."""
     kind = next(kind for kind in model_classes(package) if kind.__name__.endswith("ForCausalLM"))
-    more = {"qwen3_moe": {"norm_topk_prob": True}, "glm4_moe": {"use_qk_norm": True}, "dots1": {"n_shared_experts": 1}}
+    more: dict[str, dict[str, Any]] = {
+        "qwen3_moe": {"norm_topk_prob": True},
+        "glm4_moe": {"use_qk_norm": True},
+        "dots1": {"n_shared_experts": 1},
+    }
     changes = {**WIDTHS, "num_key_value_heads": 2, **more.get(package, {})}
     fitting = {name: value for name, value in changes.items() if hasattr(kind.config_class(), name)}
     return randomised(kind(tiny_config(kind.config_class, fitting)))
