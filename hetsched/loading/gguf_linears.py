@@ -12,7 +12,7 @@ import torch
 
 from ..cpu_kernels.packed.matrix import serves
 from ..formats import Format, format_of
-from ..packed import PackedWeight, packed_parameter
+from ..packed import packed_parameter
 from .gguf_experts import FORMATS, PLAIN_KINDS
 from .gguf_file import GgufReader, GgufTensor
 from .gguf_numbers import PERMUTED
@@ -34,23 +34,8 @@ def packed_linears(twin: Any, tensors: Mapping[str, GgufTensor], architecture: s
     return found
 
 
-def put_linears(
-    model: Any, formats: Mapping[str, Format], tensors: Mapping[str, GgufTensor], reader: GgufReader
-) -> None:
-    """Let those parameters of a model be the file's bytes."""
-    for name, format_ in formats.items():
-        tensor, module = tensors[name], model.get_submodule(name.rpartition(".")[0])
-        held = torch.empty(tensor.num_bytes, dtype=torch.uint8)
-        reader.read(tensor, 0, held)
-        shape = (tensor.shape[0], tensor.shape[1])
-        module._parameters["weight"] = packed_parameter(held, format_, shape, module.weight.dtype)
-
-
-def linear_bytes(formats: Mapping[str, Format], tensors: Mapping[str, GgufTensor]) -> int:
-    """Bytes that they take."""
-    return sum(tensors[name].num_bytes for name in formats)
-
-
-def packed_weights(model: Any) -> list[str]:
-    """Names of a model's packed parameters outside of its experts."""
-    return [name for name, parameter in model.named_parameters() if isinstance(parameter, PackedWeight)]
+def read_linear(tensor: GgufTensor, format_: Format, dtype: torch.dtype, reader: GgufReader) -> torch.nn.Parameter:
+    """Such a parameter: the file's bytes."""
+    held = torch.empty(tensor.num_bytes, dtype=torch.uint8)
+    reader.read(tensor, 0, held)
+    return packed_parameter(held, format_, (tensor.shape[0], tensor.shape[1]), dtype)
