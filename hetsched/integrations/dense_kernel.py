@@ -10,7 +10,7 @@ import torch
 from ..cpu_kernels.packed.kernels import PackedKernel
 from ..errors import InputError, UnknownNameError, known_as
 from ..machine.profile import HardwareProfile
-from ..measure.dense_kernels import Key
+from ..measure.dense_kernels import Key, choose_dense, choose_many
 from .dense_linear import Way, dense_linears
 
 NAMES = ("auto", "torch", "packed", "packed-int8")
@@ -72,17 +72,20 @@ def _packed_ways(weights: Mapping[Key, Sequence[torch.Tensor]], rounded: bool) -
     packed = [key for key in weights if key.packed]
     if not packed:
         return {}
-    many = PackedKernel(rounded=rounded)
+    largest = max(packed, key=lambda key: key.num_bytes)
+    many = choose_many(PackedKernel(rounded=rounded), weights[largest][0])
     return dict.fromkeys(packed, Way(many.few, many, rounded))
 
 
 def _measured(ways: Mapping[Key, Way], plain: Mapping[Key, Sequence[torch.Tensor]]) -> DenseKernel:
-    from ..measure.dense_kernels import choose_dense
-
     chosen = choose_dense(plain)
     taken = {**ways, **{key: Way(most) for key, most in chosen.most.items() if most}}
-    formats = ", ".join(dict.fromkeys(key.packed for key in ways))
-    reason = "; ".join([*([f"{formats} where they lie"] if formats else []), *([chosen.reason] if plain else [])])
+    said = [chosen.reason] if plain else []
+    if ways:
+        way = next(iter(ways.values()))
+        formats = ", ".join(dict.fromkeys(key.packed for key in ways))
+        blocks = "the activations' dtype" if way.many is not None and way.many.half else "fp32"
+        said.insert(0, f"{formats} where they lie, for more than {way.most} tokens in blocks of {blocks}")
     rounded = any(way.rounded for way in ways.values())
     name = ("packed-int8" if rounded else "packed") if taken else "torch"
-    return DenseKernel(name, reason or chosen.reason, taken)
+    return DenseKernel(name, "; ".join(said) or chosen.reason, taken)

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import is_grad_enabled
 from torch.compiler import is_dynamo_compiling
 
-from ..cpu_kernels.packed.dense import DenseProduct, matrix_of
-from ..cpu_kernels.packed.kernels import PackedKernel
+from ..cpu_kernels.packed.dense import DenseProduct, ManyTokens, matrix_of
 from ..errors import InputError
 from ..measure.dense_kernels import Key
 from ..packed import PackedWeight
@@ -28,7 +27,7 @@ class Way(NamedTuple):
     for torch. `rounded`: activations of few tokens are rounded to bytes where the format allows it, lossy."""
 
     most: int
-    many: PackedKernel | None = None
+    many: ManyTokens | None = None
     rounded: bool = False
 
 
@@ -79,7 +78,7 @@ class DenseLinear:
     def _of_many(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         assert self._way.many is not None
         assert self._product is not None
-        out_TN = self._way.many.linear(x.reshape(-1, self._shape[1]), self._product.matrix)
+        out_TN = self._way.many(x.reshape(-1, self._shape[1]), self._product.matrix)
         return (out_TN if bias is None else out_TN.add_(bias)).view(*x.shape[:-1], self._shape[0])
 
     def _look(self, weight: torch.Tensor | None) -> None:

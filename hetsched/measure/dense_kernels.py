@@ -13,13 +13,16 @@ import torch
 import torch.nn.functional as F
 
 from ..cpu_kernels.choose import CLEARLY
-from ..cpu_kernels.packed.dense import DenseProduct, matrix_of
+from ..cpu_kernels.packed.dense import DenseProduct, ManyTokens, matrix_of
+from ..cpu_kernels.packed.kernels import PackedKernel
+from ..cpu_kernels.packed.matrix import PackedMatrix
 from .timing import time_together
 
 TOKENS = (1, 2, 4, 8)
 SMALLEST = 256 << 10  # bytes of a weight that is worth a measurement
 SAMPLE = 8 << 20  # bytes of a weight read in one measured call
 SAMPLES = 32
+MANY = 128  # tokens, of a short prompt
 
 
 class Key(NamedTuple):
@@ -63,6 +66,19 @@ def choose_dense(weights: Mapping[Key, Sequence[torch.Tensor]], budget_s: float 
     if left:
         reasons.append(f"{left} shape{'s' * (left > 1)} under {SMALLEST >> 10} KiB: torch")
     return DenseChoice(most, "; ".join(reasons) or "no linear map outside the experts that our product could read")
+
+
+def choose_many(kernel: PackedKernel, weight: torch.Tensor, budget_s: float = 0.2) -> ManyTokens:
+    """The faster way to multiply many tokens by packed weights such as this one, measured on rows of it."""
+    ways, matrix = [ManyTokens(kernel, half) for half in (False, True)], matrix_of(weight)
+    if matrix is None or weight.dtype is torch.float32 or weight.nbytes < SMALLEST:
+        return ways[0]
+    rows = max(SAMPLE // (4 * matrix.shape[1]) // matrix.format.block[0] * matrix.format.block[0], 1)
+    some = matrix.rows(0, min(rows, matrix.shape[0]))
+    with torch.no_grad():
+        input_TK = torch.ones((MANY, matrix.shape[1]), dtype=weight.dtype)
+        wide, half = time_together([partial(_many, way, input_TK, some) for way in ways], budget_s)
+    return ways[half.median_s < CLEARLY * wide.median_s]
 
 
 def served(timings: Sequence[DenseTiming]) -> int:
@@ -114,6 +130,10 @@ def _timings(key: Key, samples: Sequence[torch.Tensor], budget_s: float) -> list
             if not served(timings):
                 break
     return timings
+
+
+def _many(way: ManyTokens, input_TK: torch.Tensor, matrix: PackedMatrix, _number: int) -> None:
+    way(input_TK, matrix)
 
 
 def _ours(products: Sequence[DenseProduct], out_TN: torch.Tensor, input_TK: torch.Tensor, number: int) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ...formats.plain import Bf16, Fp16
 from ...packed import PackedWeight
 from ..numba_kernels import LOCK, _launch_pool
+from .kernels import BLOCK_BYTES, PackedKernel
 from .lanes import host_features
 from .matrix import PackedMatrix, packed_matrix, serves
 from .records import record_of
@@ -76,3 +78,31 @@ class DenseProduct:
             if self._set_threads is not None:
                 self._set_threads(self._threads)
             self._kernel(self._place, bias, input_TK.data_ptr(), out_TN.data_ptr(), tokens, self._threads)
+
+
+class ManyTokens:
+    """Products of packed matrices with more tokens than are worth unpacking in registers: a block of rows at a time.
+
+    `half`: blocks are rounded to the dtype of the activations, as the unpacked model's weights are, and multiplied in
+    it by torch; else in fp32. Lossless both: rounding to what the model computes with.
+    """
+
+    def __init__(self, kernel: PackedKernel, half: bool) -> None:
+        self.few, self.half = kernel.few, half
+        self._kernel = kernel
+
+    def __call__(self, input_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
+        """x times the transposed matrix, in the dtype of x: [T, N]."""
+        if not self.half or input_TK.dtype is torch.float32:
+            return self._kernel.linear(input_TK, matrix)
+        rows, columns = matrix.shape
+        order = torch.from_numpy(matrix.unpacker.order(columns))
+        x_TK, out_TN = input_TK.index_select(1, order), input_TK.new_empty((len(input_TK), rows))
+        wide = torch.empty((min(max(BLOCK_BYTES // 4 // columns, 1), rows), columns))
+        narrow = torch.empty(wide.shape, dtype=input_TK.dtype)
+        for begin in range(0, rows, len(wide)):
+            end = min(begin + len(wide), rows)
+            self._kernel.widened(matrix, begin, end, wide[: end - begin])
+            block = narrow[: end - begin].copy_(wide[: end - begin])
+            out_TN[:, begin:end] = F.linear(x_TK, block)
+        return out_TN
