@@ -23,7 +23,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 PROMPT = 16  # tokens in the cache before decoding
-VOCABULARY = 8192
 DISTINCT = 4  # experts of a layer that differ; the others are copies, read from memory of their own
 DENSE = {"mxfp4": "q8_0"}  # what llama.cpp's own MXFP4 files have outside of the experts
 
@@ -55,7 +54,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--experts", type=int, default=128)
-    parser.add_argument("--formats", default="bf16,q8_0,q4_0,mxfp4", help="of these, the first being bf16's")
+    parser.add_argument("--hidden", type=int, default=2048)
+    parser.add_argument("--ffn", type=int, default=768, help="of an expert")
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--formats", default="bf16,q8_0,q4_0,mxfp4", help="some of bf16, q8_0, q4_0, mxfp4")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=32, help="decoded in a repetition")
     parser.add_argument("--prefill", type=int, default=256, help="tokens of a prompt")
@@ -65,12 +67,12 @@ def main() -> int:
     parser.add_argument("--work", nargs=2, metavar=("NAME", "PATH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        return work(*args.work)
+        return work(*args.work, args.vocabulary)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         rows = []
         for format_ in args.formats.split(","):
-            made(folder, format_, args.layers, args.experts)
+            made(folder, format_, args)
             named = [each for each in contestants(format_) if any(n in each.name for n in args.only.split(","))]
             rows += measured(named, folder, args)
     show(rows, args.json)
@@ -92,34 +94,34 @@ def contestants(format_: str) -> list[Contestant]:
 # ---- the model ----
 
 
-def made(folder: Path, format_: str, layers: int, experts: int) -> None:
+def made(folder: Path, format_: str, args: argparse.Namespace) -> None:
     """Write the model in a format, unless it is there: bf16 as safetensors and GGUF, others as GGUF."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{format_}.gguf"
     if target.exists():
         return
-    note(f"making {layers} layers in {format_}")
-    model = random_model(layers, experts)
+    note(f"making {args.layers} layers in {format_}")
+    model = random_model(args)
     if format_ == "bf16":
         model.save_pretrained(folder / "safetensors", max_shard_size="2GB")
     write_gguf(model, target, format_)
 
 
-def random_model(layers: int, experts: int) -> Any:
+def random_model(args: argparse.Namespace) -> Any:
     """Qwen3-30B-A3B with fewer layers and a smaller vocabulary, bf16, always the same numbers."""
     import torch
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     config = Qwen3MoeConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=2048,
-        intermediate_size=6144,
-        moe_intermediate_size=768,
-        num_hidden_layers=layers,
-        num_attention_heads=32,
+        vocab_size=args.vocabulary,
+        hidden_size=args.hidden,
+        intermediate_size=3 * args.hidden,
+        moe_intermediate_size=args.ffn,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden // 64,
         num_key_value_heads=4,
         head_dim=128,
-        num_experts=experts,
+        num_experts=args.experts,
         num_experts_per_tok=8,
         norm_topk_prob=True,
         tie_word_embeddings=False,
@@ -213,14 +215,16 @@ def write_gguf(model: Any, target: Path, format_: str) -> None:
 # ---- a contestant, in a process of its own ----
 
 
-def work(name: str, path: str) -> int:
+def work(name: str, path: str, vocabulary: int) -> int:
     """Load a model, say so, then answer each line "decode N" or "prefill N" with the tokens a second."""
     answers, sys.stdout = sys.stdout, sys.stderr
     run = llama_cpp(path) if name == "llama.cpp" else torch_model(name, path)
+    ids = [i * 37 % vocabulary for i in range(4096)]
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         what, tokens = line.split()
-        print(run(what, int(tokens)), file=answers, flush=True)
+        prompt = ids[: int(tokens) if what == "prefill" else PROMPT]
+        print(run(what, prompt, int(tokens)), file=answers, flush=True)
     return 0
 
 
@@ -241,8 +245,8 @@ def torch_model(name: str, path: str) -> Any:
             path, dtype=torch.bfloat16, experts_implementation=implementation
         ).eval()
 
-    def run(what: str, tokens: int) -> float:
-        ids = torch.arange(tokens if what == "prefill" else PROMPT)[None] * 37 % VOCABULARY
+    def run(what: str, prompt: list[int], tokens: int) -> float:
+        ids = torch.tensor([prompt])
         with torch.inference_mode():
             start = perf_counter()
             out = model(ids, use_cache=True, logits_to_keep=1)
@@ -268,8 +272,7 @@ def llama_cpp(path: str) -> Any:
     params.cache_ram_mib = 0
     server = xllamacpp.Server(params)
 
-    def run(what: str, tokens: int) -> float:
-        prompt = [i * 37 % VOCABULARY for i in range(tokens if what == "prefill" else PROMPT)]
+    def run(what: str, prompt: list[int], tokens: int) -> float:
         asked = {
             "prompt": prompt,
             "n_predict": 1 if what == "prefill" else tokens + 1,
@@ -293,7 +296,7 @@ def threads() -> int:
 
 def measured(chosen: list[Contestant], folder: Path, args: argparse.Namespace) -> list[Row]:
     """All contestants of one format in turns; one that cannot run is told on standard error and left out."""
-    workers = [(each, started(each, folder)) for each in chosen]
+    workers = [(each, started(each, folder, args.vocabulary)) for each in chosen]
     workers = [(each, worker) for each, worker in workers if ask(worker) == "ready"]
     taken: dict[tuple[str, str], list[float]] = {}
     for repeat in range(args.repeats + 1):  # the first warms up
@@ -316,13 +319,13 @@ def measured(chosen: list[Contestant], folder: Path, args: argparse.Namespace) -
     ]
 
 
-def started(each: Contestant, folder: Path) -> subprocess.Popen[str]:
+def started(each: Contestant, folder: Path, vocabulary: int) -> subprocess.Popen[str]:
     """A process that loads the contestant's model."""
     note(f"loading {each.format}: {each.name}")
     path = folder / ("safetensors" if each.format == "bf16" and each.name != "llama.cpp" else f"{each.format}.gguf")
     quiet = None if os.environ.get("VERBOSE") else subprocess.DEVNULL
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    argv = [sys.executable, __file__, "--work", each.name, str(path)]
+    argv = [sys.executable, __file__, "--vocabulary", str(vocabulary), "--work", each.name, str(path)]
     return subprocess.Popen(argv, stderr=quiet if each.name == "llama.cpp" else None, **pipes)
 
 
