@@ -22,9 +22,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from hetsched.bench.model_files import ModelSizes, made
+
 PROMPT = 16  # tokens in the cache before decoding
-DISTINCT = 4  # experts of a layer that differ; the others are copies, read from memory of their own
-DENSE = {"mxfp4": "q8_0"}  # what llama.cpp's own MXFP4 files have outside of the experts
 
 
 class Contestant(NamedTuple):
@@ -68,11 +68,13 @@ def main() -> int:
     args = parser.parse_args()
     if args.work:
         return work(*args.work, args.vocabulary)
+    sizes = ModelSizes(args.layers, args.experts, args.hidden, args.ffn, args.vocabulary)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         rows = []
         for format_ in args.formats.split(","):
-            made(folder, format_, args)
+            note(f"making the model in {format_}, unless it is there")
+            made(folder, format_, sizes)
             named = [each for each in contestants(format_) if any(n in each.name for n in args.only.split(","))]
             rows += measured(named, folder, args)
     show(rows, args.json)
@@ -89,127 +91,6 @@ def contestants(format_: str) -> list[Contestant]:
     if find_spec("xllamacpp"):
         found.append(Contestant(format_, "llama.cpp", format_ == "bf16"))
     return found
-
-
-# ---- the model ----
-
-
-def made(folder: Path, format_: str, args: argparse.Namespace) -> None:
-    """Write the model in a format, unless it is there: bf16 as safetensors and GGUF, others as GGUF."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{format_}.gguf"
-    if target.exists():
-        return
-    note(f"making {args.layers} layers in {format_}")
-    model = random_model(args)
-    if format_ == "bf16":
-        model.save_pretrained(folder / "safetensors", max_shard_size="2GB")
-    write_gguf(model, target, format_)
-
-
-def random_model(args: argparse.Namespace) -> Any:
-    """Qwen3-30B-A3B with fewer layers and a smaller vocabulary, bf16, always the same numbers."""
-    import torch
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    config = Qwen3MoeConfig(
-        vocab_size=args.vocabulary,
-        hidden_size=args.hidden,
-        intermediate_size=3 * args.hidden,
-        moe_intermediate_size=args.ffn,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.hidden // 64,
-        num_key_value_heads=4,
-        head_dim=128,
-        num_experts=args.experts,
-        num_experts_per_tok=8,
-        norm_topk_prob=True,
-        tie_word_embeddings=False,
-        max_position_embeddings=4096,
-        rope_theta=1e6,
-    )
-    with torch.device("meta"):
-        model = Qwen3MoeForCausalLM(config)
-    model = model.to(torch.bfloat16).to_empty(device="cpu").eval()
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.fill_(1.0)
-                continue
-            few = parameter[:DISTINCT] if parameter.ndim == 3 else parameter
-            few.copy_(torch.randn(few.shape, generator=random) * few.shape[-1] ** -0.5)
-            for e in range(DISTINCT, len(parameter) if parameter.ndim == 3 else 0):
-                parameter[e].copy_(parameter[e % DISTINCT])
-    return model
-
-
-def write_gguf(model: Any, target: Path, format_: str) -> None:
-    """The model as llama.cpp reads it: matrices in a format, norms and routers in fp32."""
-    import gguf
-    import numpy as np
-    import torch
-
-    config, written = model.config, target.with_suffix(".part")
-    writer = gguf.GGUFWriter(written, "qwen3moe")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(1e6)
-    writer.add_expert_count(config.num_experts)
-    writer.add_expert_used_count(config.num_experts_per_tok)
-    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    writer.add_vocab_size(config.vocab_size)
-    known = [*(chr(c) for c in range(33, 127)), "ab"]
-    tokens = known + [f"<{i}>" for i in range(config.vocab_size - len(known))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([1] * len(tokens))
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(len(tokens) - 1)
-
-    def add(name: str, weight: Any, kind: str) -> None:
-        if kind == "fp32":
-            writer.add_tensor(name, weight.detach().float().numpy())
-            return
-        type_ = gguf.GGMLQuantizationType[kind.upper()]
-        if kind == "bf16":
-            writer.add_tensor(name, weight.detach().view(torch.uint8).numpy(), raw_dtype=type_)
-            return
-        few = weight.detach()[:DISTINCT] if weight.ndim == 3 else weight.detach()
-        packed = gguf.quants.quantize(few.float().numpy(), type_)
-        times = len(weight) // len(packed) if weight.ndim == 3 else 1
-        writer.add_tensor(name, np.concatenate([packed] * times), raw_dtype=type_)
-
-    dense = DENSE.get(format_, format_)
-    add("token_embd.weight", model.model.embed_tokens.weight, dense)
-    add("output.weight", model.lm_head.weight, dense)
-    add("output_norm.weight", model.model.norm.weight, "fp32")
-    for number, layer in enumerate(model.model.layers):
-        attention, block = layer.self_attn, layer.mlp
-        add(f"blk.{number}.attn_norm.weight", layer.input_layernorm.weight, "fp32")
-        add(f"blk.{number}.ffn_norm.weight", layer.post_attention_layernorm.weight, "fp32")
-        for stored, module in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("output", "o_proj")):
-            add(f"blk.{number}.attn_{stored}.weight", getattr(attention, module).weight, dense)
-        add(f"blk.{number}.attn_q_norm.weight", attention.q_norm.weight, "fp32")
-        add(f"blk.{number}.attn_k_norm.weight", attention.k_norm.weight, "fp32")
-        add(f"blk.{number}.ffn_gate_inp.weight", block.gate.weight, "fp32")
-        gate, up = block.experts.gate_up_proj.chunk(2, dim=1)
-        add(f"blk.{number}.ffn_gate_exps.weight", gate.contiguous(), format_)
-        add(f"blk.{number}.ffn_up_exps.weight", up.contiguous(), format_)
-        add(f"blk.{number}.ffn_down_exps.weight", block.experts.down_proj, format_)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    written.rename(target)
 
 
 # ---- a contestant, in a process of its own ----

@@ -19,9 +19,10 @@ import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
+from numba.extending import intrinsic
 
 from .parts import Entry
 
@@ -54,6 +55,11 @@ class CFunction:
         self.words: Words = np.array([len(calls), *itertools.chain(*pairs)], np.int64)
         self._call, self._where = PROTOTYPE(self.address), self.words.ctypes.data
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """What a kernel calls it by, see called(): its address and that of its words. This object must outlive that."""
+        return self.address, self._where
+
     def give(self, kernel: int, arguments: tuple[Any, ...]) -> None:
         """From now on call this kernel with other arguments, of the same types."""
         self.calls = (*self.calls[:kernel], (self.calls[kernel][0], arguments), *self.calls[kernel + 1 :])
@@ -62,6 +68,20 @@ class CFunction:
     def __call__(self) -> int:
         """Call it."""
         return int(self._call(self._where))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def called(context: Any, address: int, where: int) -> Any:
+    """In a kernel: call the C function at an address with the words at another; what it returns.
+
+    So that a loop is compiled once for whatever it calls.
+    """
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = builder.inttoptr(arguments[0], C_TYPE.as_pointer())
+        return builder.call(code, [builder.inttoptr(arguments[1], WORD.as_pointer())])
+
+    return types.int64(types.int64, types.int64), generate
 
 
 def _words_of(argument: Any) -> Iterator[int]:

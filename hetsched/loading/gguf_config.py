@@ -14,7 +14,9 @@ from typing import Any
 import transformers
 
 from ..errors import InputError
+from ..geometry import MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH
 from .gguf_file import Gguf
+from .gguf_theirs import is_theirs, their_config
 
 COMMON = {
     "context_length": "max_position_embeddings",
@@ -37,6 +39,14 @@ DEEPSEEK = {
     "leading_dense_block_count": "first_k_dense_replace",
 }
 TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+MOST = {
+    "block_count": MAX_LAYERS,
+    "expert_count": MAX_EXPERTS,
+    "expert_used_count": MAX_EXPERTS,
+    "embedding_length": MAX_WIDTH,
+    "attention.head_count": MAX_WIDTH,
+    "context_length": 1 << 40,
+}
 ENDS = ("eos", "eot", "eom")  # tokens that end an answer
 SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "penalty_repeat": "repetition_penalty"}
 
@@ -47,7 +57,7 @@ class Architecture:
 
     `keys`: attributes by llama.cpp's keys. `fixed`: attributes that its graph leaves no choice in. `biased`, `width`
     and `shared_width`: the attributes that say whether attention has biases and how wide experts are, which the tensors
-    tell; "" where there is none.
+    tell; "" where there is none. `latent`: attention has the widths of DeepSeek's.
     """
 
     model_type: str
@@ -56,6 +66,7 @@ class Architecture:
     biased: str = "attention_bias"
     width: str = "moe_intermediate_size"
     shared_width: str = ""
+    latent: bool = False
 
 
 ARCHITECTURES = {
@@ -82,6 +93,19 @@ ARCHITECTURES = {
     ),
     "glm4moe": Architecture("glm4_moe", DEEPSEEK),
     "dots1": Architecture("dots1", DEEPSEEK),
+    "ernie4_5-moe": Architecture(
+        "ernie4_5_moe",
+        {
+            "expert_count": "moe_num_experts",
+            "expert_used_count": "moe_k",
+            "expert_shared_count": "moe_num_shared_experts",
+            "interleave_moe_layer_step": "moe_layer_interval",
+            "leading_dense_block_count": "moe_layer_start_index",
+        },
+        {"moe_layer_end_index": -1},
+        biased="use_bias",
+    ),
+    "deepseek2": Architecture("deepseek_v3", DEEPSEEK, latent=True),
     "minimax-m2": Architecture(
         "minimax_m2", {"expert_count": "num_local_experts"}, biased="", width="intermediate_size"
     ),
@@ -94,22 +118,50 @@ def config_of(gguf: Gguf) -> Any:
     Raises InputError for an architecture that is not known here, or one without routed experts.
     """
     known = ARCHITECTURES.get(gguf.architecture)
-    if known is None:
+    if known is None and not is_theirs(gguf.architecture):
         raise InputError(
             f"{gguf.files[0]} is of architecture {gguf.architecture!r}; GGUF files can be loaded of "
             f"{', '.join(sorted(ARCHITECTURES))}, others as safetensors"
         )
     if not gguf.value("expert_count"):
         raise InputError(f"{gguf.files[0]} has no routed experts; hetsched needs a Mixture-of-Experts model")
+    _refuse_odd_numbers(gguf)
+    try:
+        config = their_config(gguf) if known is None else _ours(gguf, known)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a config's class does with values that it does not check
+        said = " ".join(str(error).split())
+        raise InputError(f"{gguf.files[0]}'s metadata are no model's that transformers knows: {said}") from error
+    config._name_or_path = str(gguf.files[0])
+    return config
+
+
+def _ours(gguf: Gguf, known: Architecture) -> Any:
     found = {name: _one(gguf, key) for key, name in {**COMMON, **known.keys}.items()}
     found |= {name: gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in TOKENS.items()}
     found = {name: value for name, value in found.items() if value is not None}
+    if known.latent:
+        found |= _latent(gguf, found)
     found |= {**known.fixed, **_of_tensors(gguf, known), "rope_parameters": _rope(gguf, found)}
     found["num_hidden_layers"] = _one(gguf, "block_count") - (_one(gguf, "nextn_predict_layers") or 0)
     config = transformers.AutoConfig.for_model(known.model_type, **found)
     config.architectures = [transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[known.model_type]]
-    config._name_or_path = str(gguf.files[0])
     return config
+
+
+def _refuse_odd_numbers(gguf: Gguf) -> None:
+    """Raise InputError for numbers that no model has, which would be believed otherwise."""
+    for key, most in MOST.items():
+        value = gguf.value(key)
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, int) and 0 < each <= most for each in numbers):
+            raise InputError(f"{gguf.files[0]} says {gguf.architecture}.{key} is {str(value)[:40]}; it is damaged")
+    last = f"blk.{_one(gguf, 'block_count') - 1}."
+    if not any(name.startswith(last) for name in gguf.tensors):
+        raise InputError(f"{gguf.files[0]} lacks {last[:-1]}, the last of its layers; it is incomplete, or damaged")
+    if not isinstance(gguf.value("attention.layer_norm_rms_epsilon"), float):
+        raise InputError(f"{gguf.files[0]} lacks attention.layer_norm_rms_epsilon; it is damaged, or of another kind")
 
 
 def generation_config_of(gguf: Gguf, config: Any) -> Any:
@@ -155,6 +207,26 @@ def _of_tensors(gguf: Gguf, known: Architecture) -> dict[str, Any]:
     return found
 
 
+def _latent(gguf: Gguf, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Widths of latent attention, and groups of experts. Raises InputError for DeepSeek-V2's router."""
+    if not any(".exp_probs_b" in name for name in gguf.tensors):
+        raise InputError(f"{gguf.files[0]} has DeepSeek-V2's router, which GGUF does not describe; take safetensors")
+    turned, heads = gguf.value("rope.dimension_count"), found["num_attention_heads"]
+    whole = gguf.value("attention.key_length_mla") or gguf.value("attention.key_length")
+    return {
+        "num_key_value_heads": heads,
+        "head_dim": turned,
+        "qk_rope_head_dim": turned,
+        "qk_nope_head_dim": whole - turned,
+        "v_head_dim": gguf.value("attention.value_length_mla") or gguf.value("attention.value_length"),
+        "kv_lora_rank": gguf.value("attention.kv_lora_rank"),
+        "q_lora_rank": gguf.value("attention.q_lora_rank"),
+        "n_group": found.get("n_group", 1),
+        "topk_group": found.get("topk_group", 1),
+        "norm_topk_prob": found.get("norm_topk_prob", False),
+    }
+
+
 def _rope(gguf: Gguf, found: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the rotary embedding. Raises InputError for a scaling that is not carried over."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": gguf.value("rope.freq_base", 10000.0)}
@@ -177,4 +249,6 @@ def _rope(gguf: Gguf, found: Mapping[str, Any]) -> dict[str, Any]:
             "beta_slow": gguf.value("rope.scaling.yarn_beta_slow", 1.0),
             "truncate": gguf.architecture != "gpt-oss",
         }
+        if log_factor := gguf.value("rope.scaling.yarn_log_multiplier"):
+            rope |= dict.fromkeys(("mscale", "mscale_all_dim"), 10 * log_factor)  # of which it is a tenth
     return rope

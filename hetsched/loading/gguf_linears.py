@@ -14,23 +14,27 @@ from ..cpu_kernels.packed.matrix import serves
 from ..formats import Format, format_of
 from ..packed import packed_parameter
 from .gguf_experts import FORMATS, PLAIN_KINDS
-from .gguf_file import GgufReader, GgufTensor
+from .gguf_file import Gguf, GgufReader, GgufTensor
 from .gguf_numbers import PERMUTED
+from .gguf_theirs import is_theirs
 
 
-def packed_linears(twin: Any, tensors: Mapping[str, GgufTensor], architecture: str) -> dict[str, Format]:
-    """Which of a model's parameters are to stay packed, by name; `tensors`: where each parameter comes from."""
-    if architecture in PERMUTED:
+def packed_linears(
+    twin: Any, gguf: Gguf, sources: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[GgufTensor, Format]]:
+    """Which of a model's parameters are to stay packed, by name; `sources`: the file's tensors of each parameter."""
+    if gguf.architecture in PERMUTED or is_theirs(gguf.architecture):
         return {}
     found = {}
-    for name, tensor in tensors.items():
+    for name, names in sources.items():
         stem, _, kind = name.rpartition(".")
-        if kind != "weight" or tensor.kind in PLAIN_KINDS or tensor.kind not in FORMATS or len(tensor.shape) != 2:
+        tensor = gguf.tensors[names[0]]
+        if len(names) > 1 or kind != "weight" or tensor.kind in PLAIN_KINDS or tensor.kind not in FORMATS:
             continue
         module, format_ = twin.get_submodule(stem), format_of(FORMATS[tensor.kind])
-        shape = (tensor.shape[0], tensor.shape[1])
-        if type(module) is torch.nn.Linear and module.weight.shape == shape and serves(format_, shape):
-            found[name] = format_
+        same = type(module) is torch.nn.Linear and tensor.shape == module.weight.shape
+        if same and serves(format_, (tensor.shape[0], tensor.shape[1])):
+            found[name] = tensor, format_
     return found
 
 

@@ -13,13 +13,14 @@ import gguf as gguf_py
 
 from ..errors import InputError
 from ..packed import parameter_names
-from .gguf_config import ARCHITECTURES
 from .gguf_file import Gguf, GgufTensor
 
 TENSOR = gguf_py.MODEL_TENSOR
 GATE, UP, DOWN = (gguf_py.TENSOR_NAMES[name] for name in (TENSOR.FFN_GATE_EXP, TENSOR.FFN_UP_EXP, TENSOR.FFN_DOWN_EXP))
 GATE_UP = gguf_py.TENSOR_NAMES[TENSOR.FFN_GATE_UP_EXP]
 LAYER = re.compile(r"\blayers\.(\d+)\.")
+KV_B = ".kv_b_proj."  # of latent attention, which llama.cpp splits
+KEYS_VALUES = ("blk.{bid}.attn_k_b.weight", "blk.{bid}.attn_v_b.weight")
 # What nothing is lost without: frequencies that the config tells as well.
 DERIVED = ("rope_freqs.weight",)
 SHOWN = 3  # names in a message
@@ -32,23 +33,28 @@ class ExpertSources(NamedTuple):
     tensors: tuple[str, ...]
 
 
-def dense_sources(model: Any, gguf: Gguf, experts: Iterable[str]) -> dict[str, str]:
+def dense_sources(model: Any, gguf: Gguf, experts: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The file's tensor of each parameter and buffer of `model`, on meta, but for `experts`.
 
-    Tied parameters are named once. Raises InputError for what the file lacks.
+    One of latent attention may be in two, keys and values. Tied parameters are named once. Raises InputError for what
+    the file lacks.
     """
     names = gguf_py.get_tensor_name_map(_number_of(gguf.architecture), int(gguf.value("block_count")))
     apart, tied = set(experts), set(model.all_tied_weights_keys)
-    found, missing = {}, []
+    found: dict[str, tuple[str, ...]] = {}
+    missing = []
     for name, value in model.state_dict().items():
         if name in apart or name in tied:
             continue
         stored = next((each for each in _candidates(names, name) if each in gguf.tensors), None)
-        if stored is None:
+        halves = tuple(half.format(bid=name.split(".")[2]) for half in KEYS_VALUES) if KV_B in name else ()
+        if stored is not None:
+            _refuse_other_shape(name, tuple(value.shape), gguf.tensors[stored])
+            found[name] = (stored,)
+        elif halves and all(half in gguf.tensors for half in halves):
+            found[name] = halves
+        else:
             missing.append(name)
-            continue
-        _refuse_other_shape(name, tuple(value.shape), gguf.tensors[stored])
-        found[name] = stored
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise InputError(
@@ -89,7 +95,7 @@ def refuse_unused(gguf: Gguf, used: Iterable[str]) -> None:
     if left:
         raise InputError(
             f"{gguf.files[0]} holds {left[0]}{f' and {len(left) - 1} more' if len(left) > 1 else ''}, for which "
-            f"transformers' {ARCHITECTURES[gguf.architecture].model_type} has no place; load the model as safetensors"
+            f"transformers' model has no place; load the model as safetensors"
         )
 
 
@@ -119,6 +125,7 @@ def _candidates(names: Any, name: str) -> Iterator[str]:
             yield f"{mapped}.{kind}"
             yield mapped
         return
+    name = name.replace(".gate.moe_statics.", ".moe_statics.")  # transformers has it one level deeper than published
     for stem, kinds in ((name, ("weight", "")), (name.removesuffix("_bias"), ("bias", ""))):
         if mapped := names.get_name(stem):
             yield from (f"{mapped}.{kind}".rstrip(".") for kind in kinds)

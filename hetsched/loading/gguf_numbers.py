@@ -63,7 +63,7 @@ class DenseTensor:
             packed = torch.empty(len(part) * row_bytes, dtype=torch.uint8)
             self._reader.read(tensor, begin * row_bytes, packed)
             part.copy_(numbers(tensor.kind, packed, part.shape))
-        return self._undone(found, tensor.name).reshape(self._shape)[index]
+        return self._undone(found.view(tensor.shape), tensor.name).reshape(self._shape)[index]
 
     def get_shape(self) -> list[int]:
         """As the model has it."""
@@ -72,6 +72,28 @@ class DenseTensor:
     def get_dtype(self) -> str:
         """By safetensors' name."""
         return {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[self._dtype]
+
+
+class KeysValues:
+    """Latent attention's second projection, of which llama.cpp stores keys [h, C, k] and values [h, v, C].
+
+    Shapes: h heads, k and v numbers of a key and a value, C of what both are made of.
+    """
+
+    def __init__(self, keys: DenseTensor, values: DenseTensor, shape: Sequence[int]) -> None:
+        self._keys, self._values, self._shape = keys, values, tuple(shape)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        keys_hCk, values_hvC = self._keys[...], self._values[...]
+        return torch.cat((keys_hCk.transpose(1, 2), values_hvC), dim=1).reshape(self._shape)[index]
+
+    def get_shape(self) -> list[int]:
+        """As the model has it."""
+        return list(self._shape)
+
+    def get_dtype(self) -> str:
+        """By safetensors' name."""
+        return self._keys.get_dtype()
 
 
 def undone_for(architecture: str, config: Any) -> Undone:

@@ -20,7 +20,8 @@ from .gguf_experts import fill_layer, plan_layer
 from .gguf_file import Gguf, GgufReader, GgufTensor
 from .gguf_linears import packed_linears, read_linear
 from .gguf_names import dense_sources, refuse_unused
-from .gguf_numbers import DenseTensor, undone_for
+from .gguf_numbers import DenseTensor, KeysValues, undone_for
+from .gguf_theirs import TheirDense, is_theirs
 from .model_on_meta import on_meta, resolved_dtype
 from .saving import refuse_saving
 
@@ -45,11 +46,15 @@ class GgufPlan:
         paths: dict[Any, str] = {module: name for name, module in self.twin.named_modules()}
         self.layers = [plan_layer(tied, paths, self.gguf, unpack) for tied in layers]
         experts = {name for layer in self.layers for names in layer.names.values() for name in names}
-        self._dense = dense_sources(self.twin, self.gguf, experts)
+        if is_theirs(self.gguf.architecture):
+            theirs = TheirDense(self.gguf, self.twin, experts)
+            self._dense, self._undone = theirs.sources, theirs.undone
+        else:
+            self._dense = dense_sources(self.twin, self.gguf, experts)
+            self._undone = undone_for(self.gguf.architecture, config)
         taken = [tensor.name for layer in self.layers for each in layer.sources.values() for tensor in each]
-        refuse_unused(self.gguf, [*self._dense.values(), *taken])
-        dense = {name: self.gguf.tensors[stored] for name, stored in self._dense.items()}
-        self._linears = {} if unpack else packed_linears(self.twin, dense, self.gguf.architecture)
+        refuse_unused(self.gguf, [*(name for names in self._dense.values() for name in names), *taken])
+        self._linears = {} if unpack else packed_linears(self.twin, self.gguf, self._dense)
         self._held: dict[str, torch.nn.Parameter] = {}
 
     @property
@@ -62,7 +67,7 @@ class GgufPlan:
         """Bytes of the dense weights as they will lie."""
         held = self.twin.state_dict()
         plain = sum(held[name].nbytes for name in self._dense if name not in self._linears)
-        return plain + sum(self.gguf.tensors[self._dense[name]].num_bytes for name in self._linears)
+        return plain + sum(tensor.num_bytes for tensor, _ in self._linears.values())
 
     def report(self) -> LoadReport:
         """What loading comes to."""
@@ -90,15 +95,13 @@ class GgufPlan:
 
         Dense weights are read when they are looked at. Packed parameters have stand-ins without memory; see put().
         """
-        undone = undone_for(self.gguf.architecture, self.twin.config)
-        held, dtype = self.twin.state_dict(), self.twin.dtype
+        held = self.twin.state_dict()
         weights: dict[str, Any] = {
-            name: DenseTensor(self.gguf.tensors[stored], held[name].shape, dtype, reader, undone)
-            for name, stored in self._dense.items()
+            name: self._dense_tensor(stored, held[name], reader) for name, stored in self._dense.items()
         }
-        for name, format_ in self._linears.items():
-            self._held[name] = read_linear(self.gguf.tensors[self._dense[name]], format_, dtype, reader)
-            weights[name] = torch.zeros((), dtype=dtype).expand(held[name].shape)
+        for name, (tensor, format_) in self._linears.items():
+            self._held[name] = read_linear(tensor, format_, self.twin.dtype, reader)
+            weights[name] = torch.zeros((), dtype=self.twin.dtype).expand(held[name].shape)
         filled = []
         for layer in self.layers:
             filled.append(fill_layer(layer, reader, advance))
@@ -109,6 +112,13 @@ class GgufPlan:
                 value = torch.zeros((), dtype=piece.dtype).expand(shape) if packed else stacked[piece.name]
                 weights |= dict.fromkeys(layer.names[piece.name], value)
         return weights, filled
+
+    def _dense_tensor(self, names: tuple[str, ...], held: torch.Tensor, reader: GgufReader) -> DenseTensor | KeysValues:
+        dtype, undone, stored = self.twin.dtype, self._undone, [self.gguf.tensors[name] for name in names]
+        if len(stored) == 1:
+            return DenseTensor(stored[0], held.shape, dtype, reader, undone)
+        keys, values = (DenseTensor(each, each.shape, dtype, reader, undone) for each in stored)
+        return KeysValues(keys, values, held.shape)
 
     def put(self, model: Any, filled: list[torch.Tensor]) -> None:
         """Let a model made of those weights have its packed parameters."""

@@ -1,4 +1,7 @@
-"""Where a model is: a folder or file here, or an id on the Hugging Face hub, which is fetched into the hub's cache."""
+"""Where a model is: a folder or file here, or an id on the Hugging Face hub, which is fetched into the hub's cache.
+
+An id is "owner/name"; of a repository of GGUF files, "owner/name/file.gguf".
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from ..errors import InputError
 from ..files import user_path
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_GGUF = re.compile(rf"({HUB_ID.pattern})/([^\\]+\.gguf)", re.IGNORECASE)  # one file of a repository, or a shard
+SHARD_NUMBER = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$", re.IGNORECASE)
 # Weights, configs, tokenizers, and the code of models that bring their own; all of it in the top folder.
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
 UNWANTED = ["*/*", "consolidated*.safetensors"]
@@ -22,9 +27,12 @@ def located(path: str | Path, *, progress: bool = True) -> Path:
     `progress`: the hub's own bars. Raises InputError for an id that cannot be fetched.
     """
     place = user_path(path)
-    if isinstance(path, Path) or place.exists() or is_gguf(place) or not HUB_ID.fullmatch(path):
+    if isinstance(path, Path) or place.exists():
         return place
-    return _fetched(path, progress)
+    if file := HUB_GGUF.fullmatch(path):
+        shards = SHARD_NUMBER.sub(r"-*\1", file[2])
+        return _fetched(file[1], progress, [shards], []) / file[2]
+    return _fetched(path, progress, WANTED, UNWANTED) if HUB_ID.fullmatch(path) and not is_gguf(place) else place
 
 
 def is_gguf(path: Path) -> bool:
@@ -32,12 +40,12 @@ def is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
 
 
-def _fetched(name: str, progress: bool) -> Path:
+def _fetched(name: str, progress: bool, wanted: list[str], unwanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         with contextlib.nullcontext() if progress else _without_bars():
-            return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+            return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
     except Exception as error:  # of the network, the hub, the disk; each has a class of its own
         said = " ".join(str(error).split())
         raise InputError(f"{name} is no folder here, and it could not be fetched from the hub: {said}") from error

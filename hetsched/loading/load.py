@@ -46,8 +46,8 @@ def load(
 ) -> tuple[Any, Attachment]:
     """Load a Mixture-of-Experts checkpoint and run its experts under hetsched: the model and attach()'s handle.
 
-    `path`: a checkpoint folder, a GGUF file or one of its shards, or an id on the hub ("openai/gpt-oss-20b"), which is
-    fetched unless the hub's cache has it.
+    `path`: a checkpoint folder, a GGUF file or one of its shards, or an id on the hub ("openai/gpt-oss-20b", or
+    "owner/name/file.gguf"), which is fetched unless the hub's cache has it.
 
     The same bits as `from_pretrained` and attach(), with the experts read straight into the host store: at no time are
     they in memory twice. Packed ones (MXFP4, FP8 blocks, int4 groups, GPTQ, AWQ, GGUF) stay packed there and compute as

@@ -36,6 +36,7 @@ from ..board import (
     PROBLEM_LINK_S,
     PROVE,
     STATUS,
+    Arrays,
     Board,
     Bytes,
 )
@@ -44,6 +45,7 @@ from ..dispatch.answers import FEASIBLE, INFEASIBLE, OPTIMAL, WORSE, SolverKerne
 from ..dispatch.judge import judge
 from ..dispatch.solver import REL_TOL
 from ..jit import bound, compiled_lean, inlined, source_stamp, specialised
+from ..jit.c_call import CFunction
 from ..types import Demand, Float32Array, FloatArray, IntArray
 
 if TYPE_CHECKING:  # names that jit.specialised binds in the templates below
@@ -216,15 +218,12 @@ class CompiledPolicy(NamedTuple):
 
     They return FINE, ASKS (step: a problem is posed, and the solver is none that is compiled), or what contract.py has
     against the decision. `ahead` takes `known` too, and whether to learn and to choose copies.
-    `decide` and `learn_layer` are parts of them, for kernels that have the board open.
     """
 
     name: str
     step: Any
     resume: Any
     ahead: Any
-    decide: Callable[..., int]
-    learn_layer: Callable[..., None]
     kernels: PolicyKernels
     solver: SolverKernel | None
 
@@ -233,6 +232,11 @@ class CompiledPolicy(NamedTuple):
         """Whether nothing in Python is needed: the solver and the forecaster are compiled too."""
         asks_python = self.kernels.answer is not never and self.solver is None
         return not asks_python and self.kernels.observe is None
+
+    def c_functions(self, arrays: Arrays, seconds_4T: FloatArray) -> tuple[CFunction, CFunction]:
+        """`step`, and `ahead` that learns and chooses, on this board, to be called without the interpreter."""
+        given = (*arrays, seconds_4T, self.kernels.own)
+        return CFunction((self.step, given)), CFunction((self.ahead, (*given, self.kernels.known, True, True)))
 
 
 def compiled_policy(kernels: PolicyKernels, solver: SolverKernel | None) -> CompiledPolicy:
@@ -250,8 +254,6 @@ def compiled_policy(kernels: PolicyKernels, solver: SolverKernel | None) -> Comp
         specialised(named, _stepping, stamp, decide=decided),
         specialised(kernels.name, _answering, stamp, answer=kernels.answer),
         specialised(kernels.name, _looking_ahead, stamp, learn_layer=learned, choose=kernels.choose),
-        decided,
-        learned,
         kernels,
         solver,
     )

@@ -1,4 +1,6 @@
-"""A whole replay in one compiled call: the parts that decide in a model, on the timeline's, layer by layer.
+"""A whole replay in one compiled call: the calls that decide in a model, on the timeline's, layer by layer.
+
+The loop is compiled once; a policy's two calls are C functions to it.
 
 What decides goes by `seconds_4T`, which are believed; what then happens takes those of `true_4T` and of the line.
 
@@ -9,7 +11,7 @@ of a board.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,18 +64,15 @@ from ..board import (
     Bytes,
 )
 from ..board import recalibration as recal
-from ..board.contract import FINE, apply_copies, arrive, note_arrivals, open_board
+from ..board.contract import FINE, arrive, note_arrivals, open_board
 from ..board.recalibration import end_step, note_taken, rewrite
 from ..deciders import pace
-from ..jit import compiled_lean, specialised
-from ..policies.compiled import CompiledPolicy, count_seen
+from ..jit import compiled_and_kept, compiled_lean
+from ..jit.c_call import called
+from ..policies.compiled import count_seen, stamp_of
 from ..types import BoolArray, Float32Array, FloatArray, IntArray
 from . import line as lanes
 from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
-
-if TYPE_CHECKING:  # names that jit.specialised binds in the loop
-    from ..policies.compiled import choose, decide, learn_layer
-
 
 PREFILL = 0  # as types.Phase
 SOURCES = ("hetsched.board.recalibration", "hetsched.replay.loop", "hetsched.replay.line", "hetsched.deciders.pace")
@@ -212,13 +211,14 @@ def note_pace(board: Board, line: Line, pace_P: FloatArray, looking_s: float) ->
 
 
 def _looping(stamp: int) -> Callable[..., int]:
+    @compiled_and_kept
     def replay(
         bytes_B: Bytes,
         ints_I: IntArray,
         floats_R: FloatArray,
+        step: tuple[int, int],
+        ahead: tuple[int, int],
         seconds_4T: FloatArray,
-        own: Any,
-        known: Any,
         plain_4T: FloatArray,
         plain: FloatArray,
         learning: bool,
@@ -235,7 +235,7 @@ def _looping(stamp: int) -> Callable[..., int]:
         step_s_S: FloatArray,
         counts_SC: IntArray,
     ) -> int:
-        assert stamp >= 0
+        assert stamp >= 0  # the use puts it into the closure, see hetsched/jit
         board = open_board(bytes_B, ints_I, floats_R)
         line = open_line(line_arrays[0], line_arrays[1], line_arrays[2])
         asked = Demanded(experts_TLK, weights_ULK, begin_S, end_S, phase_S, new_S)
@@ -255,20 +255,18 @@ def _looping(stamp: int) -> Callable[..., int]:
                 dense_s = true_4T[DENSE_S, board.at[TOKENS]]
                 pass_s(line, dense_s + host_s)
                 report(board, line)
-                wrong = decide(board, seconds_4T, own)
+                wrong: int = called(step[0], step[1])
                 if wrong != FINE:
                     return wrong
                 pass_s(line, decision_s)
                 submit(board, line)
                 report(board, line)
-                note_arrivals(board)
                 if looking:
-                    learn_layer(board, seconds_4T, own, known)
-                    choose(board, seconds_4T, own)
-                    wrong = apply_copies(board)
+                    wrong = called(ahead[0], ahead[1])
                     if wrong != FINE:
                         return wrong
                 else:
+                    note_arrivals(board)
                     count_seen(board)
                 line.time_5[lanes.HOST_S] = looking_s
                 for i in range(board.at[COPIES]):
@@ -285,10 +283,4 @@ def _looping(stamp: int) -> Callable[..., int]:
     return replay
 
 
-def compiled_replay(calls: CompiledPolicy) -> Callable[..., int]:
-    """The loop around this policy's calls, with its solver's in them."""
-    solver = calls.solver
-    stamp = calls.kernels.stamp(*SOURCES, *(solver.sources if solver else ()))
-    return specialised(
-        calls.name, _looping, stamp, decide=calls.decide, learn_layer=calls.learn_layer, choose=calls.kernels.choose
-    )
+replay = _looping(stamp_of(*SOURCES))

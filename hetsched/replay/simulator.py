@@ -142,19 +142,21 @@ def _run_compiled(
     """Seconds of each step and counts after it, in compiled calls of some steps each."""
     from .line import new_line
     from .line_calls import calls as line_calls
-    from .loop import compiled_replay
+    from .loop import replay
 
     (decider, clock), step_s_S, counts_SC = parts, np.zeros(steps.count), np.zeros((steps.count, COUNTS), np.int64)
-    calls, charge_3 = decider.calls, np.array([clock.charge_s, clock.beside_s, host_s])
+    charge_3 = np.array([clock.charge_s, clock.beside_s, host_s])
     most = int((steps.end_S - steps.begin_S).max(initial=1))
     scheduler.board.at[STEP] = -1
     learning = scheduler.recalibration.learning
-    known = scheduler.seconds.table(most), calls.kernels.own, calls.kernels.known
-    fixed = *scheduler.arrays, *known, *without_factors(scheduler.cost, most), learning
+    seconds_4T = scheduler.seconds.table(most)
+    step, ahead = decider.calls.c_functions(scheduler.arrays, seconds_4T)
+    places = step.place, ahead.place
+    fixed = *scheduler.arrays, *places, seconds_4T, *without_factors(scheduler.cost, most), learning
     tables = {span.begin: span.tables(most) for span in spans}
     true_4T, machine = tables[0]
     line = new_line(scheduler.residency.state_LE.size, machine)
-    replay, new_S = compiled_replay(calls), new_requests(trace, steps)
+    new_S = new_requests(trace, steps)
     for first, last in _chunks(steps.count, spans):
         if first and first in tables:
             true_4T, machine = tables[first]

@@ -29,6 +29,11 @@ NAMES = {
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "self_attn.sinks": "attn_sinks",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
     "mlp.gate": "ffn_gate_inp",
     "mlp.router": "ffn_gate_inp",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
@@ -43,6 +48,7 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
     "mlp.gate.e_score_correction": "exp_probs_b",
     "mlp.e_score_correction": "exp_probs_b",
+    "mlp.gate.moe_statics.e_score_correction": "exp_probs_b",
 }
 ARCHITECTURES = {
     "qwen2_moe": "qwen2moe",
@@ -53,6 +59,8 @@ ARCHITECTURES = {
     "glm4_moe": "glm4moe",
     "dots1": "dots1",
     "minimax_m2": "minimax-m2",
+    "deepseek_v3": "deepseek2",
+    "ernie4_5_moe": "ernie4_5-moe",
 }
 
 
@@ -83,13 +91,16 @@ def add_metadata(writer: Any, config: Any) -> None:
     writer.add_embedding_length(said["hidden_size"])
     writer.add_feed_forward_length(said["intermediate_size"])
     writer.add_head_count(heads)
-    writer.add_head_count_kv(said["num_key_value_heads"])
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
+    if said.get("kv_lora_rank"):
+        add_latent(writer, said)
+    else:
+        writer.add_head_count_kv(said["num_key_value_heads"])
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(said["rms_norm_eps"])
-    experts = next(said[n] for n in ("num_experts", "num_local_experts", "n_routed_experts") if said.get(n))
-    writer.add_expert_count(experts)
-    writer.add_expert_used_count(said["num_experts_per_tok"])
+    counts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    writer.add_expert_count(next(said[name] for name in counts if said.get(name)))
+    writer.add_expert_used_count(said.get("num_experts_per_tok") or said["moe_k"])
     rope = said["rope_parameters"]
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
@@ -101,6 +112,9 @@ def add_metadata(writer: Any, config: Any) -> None:
         "moe_intermediate_size": writer.add_expert_feed_forward_length,
         "shared_expert_intermediate_size": writer.add_expert_shared_feed_forward_length,
         "n_shared_experts": writer.add_expert_shared_count,
+        "moe_num_shared_experts": writer.add_expert_shared_count,
+        "moe_layer_interval": writer.add_interleave_moe_layer_step,
+        "moe_layer_start_index": writer.add_leading_dense_block_count,
         "first_k_dense_replace": writer.add_leading_dense_block_count,
         "routed_scaling_factor": writer.add_expert_weights_scale,
         "n_group": writer.add_expert_group_count,
@@ -110,7 +124,7 @@ def add_metadata(writer: Any, config: Any) -> None:
     for key, add in more.items():
         if said.get(key) is not None:
             add(said[key])
-    if said["model_type"] in ("glm4_moe", "dots1"):
+    if said["model_type"] in ("glm4_moe", "dots1", "deepseek_v3"):
         writer.add_expert_weights_norm(said["norm_topk_prob"])
     for name, add in (
         ("bos", writer.add_bos_token_id),
@@ -118,6 +132,17 @@ def add_metadata(writer: Any, config: Any) -> None:
         ("pad", writer.add_pad_token_id),
     ):
         add(said[f"{name}_token_id"])
+
+
+def add_latent(writer: Any, said: dict[str, Any]) -> None:
+    """Of latent attention, which llama.cpp computes as one head of keys for all."""
+    writer.add_head_count_kv(1)
+    writer.add_q_lora_rank(said["q_lora_rank"])
+    writer.add_kv_lora_rank(said["kv_lora_rank"])
+    writer.add_key_length(said["kv_lora_rank"] + said["qk_rope_head_dim"])
+    writer.add_value_length(said["kv_lora_rank"])
+    writer.add_key_length_mla(said["qk_nope_head_dim"] + said["qk_rope_head_dim"])
+    writer.add_value_length_mla(said["v_head_dim"])
 
 
 def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -133,6 +158,13 @@ def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield from experts(layer, stem.removeprefix("mlp.experts."), value, model)
             continue
         stem, kind = re.fullmatch(r"(.*?)[._]?(weight|bias|)", stem).groups()  # type: ignore[union-attr]
+        if stem == "self_attn.kv_b_proj":
+            keys, values = value.view(config.num_attention_heads, -1, value.shape[1]).split(
+                [config.qk_nope_head_dim, config.v_head_dim], dim=1
+            )
+            yield f"{layer}attn_k_b.weight", keys.transpose(1, 2)
+            yield f"{layer}attn_v_b.weight", values
+            continue
         called = NAMES[stem]
         if config.model_type in ("gpt_oss", "glm4_moe") and called == "ffn_norm":
             called = "post_attention_norm"

@@ -34,6 +34,14 @@ TYPES = [
 WIDTHS = {"intermediate_size": 64, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
 
 
+MORE: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"norm_topk_prob": True},
+    "glm4_moe": {"use_qk_norm": True},
+    "dots1": {"n_shared_experts": 1},
+    "deepseek_v3": {"head_dim": 8, "num_key_value_heads": 4},
+}
+
+
 def normed_qwen3_moe() -> Any:
     """llama.cpp's graph of it has no other."""
     return qwen3_moe(norm_topk_prob=True)
@@ -42,12 +50,7 @@ def normed_qwen3_moe() -> Any:
 def tiny(package: str) -> Any:
     """A random model of an architecture."""
     kind = next(kind for kind in model_classes(package) if kind.__name__.endswith("ForCausalLM"))
-    more: dict[str, dict[str, Any]] = {
-        "qwen3_moe": {"norm_topk_prob": True},
-        "glm4_moe": {"use_qk_norm": True},
-        "dots1": {"n_shared_experts": 1},
-    }
-    changes = {**WIDTHS, "num_key_value_heads": 2, **more.get(package, {})}
+    changes = {**WIDTHS, "num_key_value_heads": 2, **MORE.get(package, {})}
     fitting = {name: value for name, value in changes.items() if hasattr(kind.config_class(), name)}
     return randomised(kind(tiny_config(kind.config_class, fitting)))
 

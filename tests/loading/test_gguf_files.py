@@ -17,7 +17,9 @@ import hetsched
 from hetsched.errors import InputError
 from hetsched.loading.gguf_config import ARCHITECTURES, config_of, generation_config_of
 from hetsched.loading.gguf_file import Gguf
+from hetsched.loading.gguf_plan import GgufPlan
 from hetsched.loading.gguf_tokenizer import tokenizer_of
+from hetsched.loading.hub import located
 from hetsched.loading.load import load_model
 from hetsched.machine import memory as room
 from hetsched.packed import Layout, PackedLayout
@@ -86,8 +88,8 @@ def test_a_truncated_file(path: Path, share: float) -> None:
     refused(path, str(path), "truncated or damaged")
 
 
-@settings(max_examples=60, deadline=None)
-@given(place=st.integers(0, 4000), byte=st.integers(0, 255))
+@settings(max_examples=80, deadline=None)
+@given(place=st.integers(0, 3000), byte=st.integers(0, 255))
 def test_a_damaged_header_is_refused_or_says_something_else(source: Path, place: int, byte: int) -> None:
     """Never another exception, and never memory for a count that a damaged byte made up."""
     whole = bytearray(source.read_bytes())
@@ -96,7 +98,7 @@ def test_a_damaged_header_is_refused_or_says_something_else(source: Path, place:
     other.write_bytes(whole)
     said = ""
     try:
-        config_of(Gguf(other))
+        GgufPlan(other)
     except InputError as error:
         said = str(error)
     assert "\n" not in said
@@ -130,7 +132,7 @@ def test_tensors_that_are_missing_or_too_many(path: Path) -> None:
     rewritten(path, lambda _, tensors: tensors.pop("blk.1.ffn_up_exps.weight"))
     refused(path, "lacks blk.1.ffn_up_exps.weight")
     rewritten(path, lambda _, tensors: tensors.update({"blk.0.attn_sinks.weight": torch.zeros(2)}))
-    refused(path, "holds blk.0.attn_sinks.weight, for which transformers' qwen3_moe has no place")
+    refused(path, "holds blk.0.attn_sinks.weight, for which transformers' model has no place")
     rewritten(path, lambda _, tensors: tensors.update({"blk.0.attn_k.weight": torch.zeros(8, 256)}))
     refused(path, "self_attn.k_proj.weight", "[8, 256]")
     rewritten(path, lambda _, tensors: tensors.pop("token_embd.weight"))
@@ -184,3 +186,20 @@ def test_peak_is_the_packed_experts_and_a_shard(source: Path, tmp_path: Path) ->
     limit_bytes = 1.1 * experts_bytes + Gguf(files(path)[0]).largest_shard_bytes
     assert peak_of(lambda: load_model(files(path)[0], progress=False)) < limit_bytes
     assert peak_of(lambda: load_model(files(path)[0], progress=False, unpack=True)) > limit_bytes
+
+
+def test_one_file_of_a_repository_is_fetched_with_its_shards(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def fetched(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(source.parent)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    monkeypatch.chdir(tmp_path)
+    assert located("someone/tiny-GGUF/m.gguf", progress=False) == source
+    located("someone/tiny-GGUF/Q4/m-00002-of-00003.gguf", progress=False)
+    assert asked == [("someone/tiny-GGUF", ["m.gguf"]), ("someone/tiny-GGUF", ["Q4/m-*-of-00003.gguf"])]
+    assert located("models/m.gguf", progress=False) == Path("models/m.gguf")
