@@ -66,7 +66,7 @@ class GgufPlan:
     def rest_bytes(self) -> int:
         """Bytes of the dense weights as they will lie."""
         held = self.twin.state_dict()
-        plain = sum(held[name].nbytes for name in self._dense if name not in self._linears)
+        plain = sum(int(held[name].nbytes) for name in self._dense if name not in self._linears)
         return plain + sum(tensor.num_bytes for tensor, _ in self._linears.values())
 
     def report(self) -> LoadReport:
