@@ -106,7 +106,7 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 
 def lossy_label(stats: dict[str, Any]) -> str:
-    """What stands before every figure of a run that is steered, rounds activations or has lossy copies; else nothing."""
+    """What stands before the figures of a run that is steered, rounds activations or has lossy copies; else nothing."""
     copies = "" if stats["gpu_precision"] == "exact" else f", {stats['gpu_precision']} experts on the GPU"
     steered = steered_words(stats.get("steered"))
     rounded = ", activations rounded to 8 bits on the CPU" if "int8" in stats.get("cpu_kernel", "") else ""

@@ -60,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--kernels", action="store_true", help="compare the CPU kernels instead: rate, share of the roof"
     )
     parser.add_argument("--lossy", action="store_true", help="with --kernels: the quantised ones too, with their error")
-    text = "with --kernels: formats as checkpoints store them, such as mxfp4,q8_0"
+    text = "with --kernels: formats as checkpoints store them, such as mxfp4,q8_0, or all"
     parser.add_argument("--format", type=names_list, metavar="F[,F...]", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)

@@ -10,7 +10,7 @@ from hetsched.errors import InputError
 from hetsched.formats import Format, format_of
 from hetsched.geometry import MoEGeometry
 from hetsched.machine.units import human
-from hetsched.plugins import tuning_of
+from hetsched.plugins import installed, tuning_of
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def show_kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
 
 
 def named_formats(specs: list[str]) -> dict[str, Format]:
-    """Formats by what they are called in tables: their name, and the arguments that were given."""
+    """Formats by what tables call them: their name, and the arguments that were given. ["all"]: all there are."""
     found = {}
-    for spec in specs:
+    for spec in sorted(installed("hetsched.formats")) if specs == ["all"] else specs:
         made = format_of(spec)
         name = f"{made.name}{tuning_of(spec)}"
         if name in found:
@@ -86,7 +86,7 @@ def _format_page(table: FormatTable) -> Page:
     sheet = Sheet("format", Column("tokens", right=True), "kernel", *figures("reads", "weights/s", "of read rate"))
     for row in table.rows:
         rates = human(1e9 * row.gb_per_s, "B/s"), f"{row.weights_per_s / 1e9:.3g} G", f"{row.share:.0%}"
-        sheet.add(row.format, str(row.tokens), row.kernel, *rates)
+        sheet.add(row.format, str(row.tokens), row.kernel if row.lossless else f"{row.kernel} (lossy)", *rates)
     return Page(
         sheet, f"memory is read at up to {human(1e9 * table.read_gb_per_s, 'B/s')}; shares are of reads in between"
     )

@@ -18,6 +18,7 @@ from .attaching import (
     check_prompt,
     encode,
     load_model,
+    lossy_label,
     machine_options,
     options_of,
 )
@@ -40,12 +41,21 @@ class Comparison:
     def add(self, reference: Any, scheduled: Any) -> None:
         """Add one generation (results of generate with output_logits)."""
         for expected, found in zip(reference.logits, scheduled.logits, strict=False):
-            self.max_abs_logit_diff = max(
-                self.max_abs_logit_diff, float((expected - found.to(expected.device)).abs().max())
-            )
+            self._see(expected, found)
         new = [result.sequences[0, -len(result.logits) :].tolist() for result in (reference, scheduled)]
         self.tokens_compared += max(len(tokens) for tokens in new)
         self.tokens_equal += sum(a == b for a, b in zip(*new, strict=False))
+
+    def add_steps(self, reference: Any, logits_S: list[Any]) -> None:
+        """Add the logits [1, V] of each step behind the reference's own tokens; equal: the same is the likeliest."""
+        for expected, found in zip(reference.logits, logits_S, strict=True):
+            self._see(expected, found)
+            self.tokens_compared += 1
+            self.tokens_equal += int(expected.argmax()) == int(found.argmax())
+
+    def _see(self, expected: Any, found: Any) -> None:
+        off = float((expected - found.to(expected.device)).abs().max())
+        self.max_abs_logit_diff = max(self.max_abs_logit_diff, off)
 
     @property
     def identical(self) -> bool:
@@ -83,7 +93,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Greedy tokens and logits against transformers' eager experts; 0 only when all tokens are identical."""
+    """Greedy tokens and logits against transformers' eager experts; 0 only when all tokens are identical.
+
+    A kernel that adds in another order may choose another token and go on from there: with one each step is compared
+    behind the reference's own tokens.
+    """
     require_useful(args)
     if args.perplexity is not None:
         from . import verify_perplexity
@@ -103,22 +117,33 @@ def run(args: argparse.Namespace) -> int:
     prompts = [encode(tokenizer, prompt) for prompt in asked]
     model.set_experts_implementation("eager")
     references = [_generate(model, ids, args.max_new_tokens) for ids in prompts]
-    comparison = Comparison()
+    comparison, stats = Comparison(), dict[str, Any]()
     for given in options:
-        with attach(model, **given):
+        with attach(model, **given) as handle:
             for number, (ids, reference) in enumerate(zip(prompts, references, strict=True), 1):
                 print(f"gpu memory {given['gpu_memory'] or 'none'}: prompt {number} of {len(prompts)}", file=sys.stderr)
-                comparison.add(reference, _generate(model, ids, args.max_new_tokens))
-    bit_identical = comparison.identical and comparison.max_abs_logit_diff == 0.0
-    if args.json:
-        print(json.dumps({"schema": SCHEMA, **asdict(comparison), "bit_identical": bit_identical}))
-    else:
-        verdict = "bit-identical" if bit_identical else "identical tokens" if comparison.identical else "DIFFERENT"
-        print(
-            f"{verdict}: {comparison.tokens_equal} of {comparison.tokens_compared} tokens equal, "
-            f"largest logit difference {comparison.max_abs_logit_diff:.3g}"
-        )
+                if str(args.cpu_kernel).lower() == "eager":
+                    comparison.add(reference, _generate(model, ids, args.max_new_tokens))
+                else:
+                    comparison.add_steps(reference, _steps(model, ids, reference))
+            stats = handle.stats()
+    _show(comparison, stats, args.json)
     return 0 if comparison.identical else 1
+
+
+def _show(comparison: Comparison, stats: dict[str, Any], as_json: bool) -> None:
+    bit_identical = comparison.identical and comparison.max_abs_logit_diff == 0.0
+    kernel = {key: stats[key] for key in ("cpu_kernel", "lossless")}
+    if as_json:
+        print(json.dumps({"schema": SCHEMA, **asdict(comparison), "bit_identical": bit_identical, **kernel}))
+        return
+    verdict = "bit-identical" if bit_identical else "identical tokens" if comparison.identical else "DIFFERENT"
+    share = comparison.tokens_equal / max(comparison.tokens_compared, 1)
+    by = "" if stats["cpu_kernel"] == "eager" else f" ({share:.1%}; CPU kernel {stats['cpu_kernel']})"
+    print(
+        f"{lossy_label(stats)}{verdict}: {comparison.tokens_equal} of {comparison.tokens_compared} tokens equal{by}, "
+        f"largest logit difference {comparison.max_abs_logit_diff:.3g}"
+    )
 
 
 def require_useful(args: argparse.Namespace) -> None:
@@ -151,3 +176,17 @@ def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:
         return_dict_in_generate=True,
         pad_token_id=0,
     )
+
+
+def _steps(model: Any, ids: Any, reference: Any) -> list[Any]:
+    """Logits [1, V] of each new token of the reference, the model having read those before it one a step."""
+    import torch
+
+    new = reference.sequences[:, -len(reference.logits) :].to(model.device)
+    cache, found = None, []
+    with torch.inference_mode():
+        for step in (ids.to(model.device), *new.split(1, dim=1)[:-1]):
+            out = model(step, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            found.append(out.logits[:, -1].float())
+    return found

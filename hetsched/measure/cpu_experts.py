@@ -13,18 +13,17 @@ import torch
 import torch.nn.functional as F
 
 from ..cpu_kernels import Choice, ChosenKernel, KernelTiming, choice_in, choose, kernel_names
-from ..cpu_kernels.packed.kernels import PackedKernel
+from ..cpu_kernels.packed.kernels import ALL, PackedKernel
+from ..cpu_kernels.packed_ways import PACKED, UNPACK
 from ..geometry import formats_named
 from ..machine.profile import ExpertShape, HardwareProfile
 from .calls import EXPERTS, Calls, fit_calls, measure_calls
 from .cpu_kernels import CHOICE_TOKENS, choose_kernels
 from .dense import Linear
 from .experts import DTYPES, ExpertPool
-from .format_kernels import Call, PackedPool, packed_call, unpacked_call
+from .format_kernels import Call, PackedPool, Way, packed_call, unpacked_call
 from .timing import time_calls, time_together
 
-PACKED, UNPACK = "packed", "unpack"  # names of kernels in profiles: weights unpacked in registers, or before products
-ALWAYS = 1 << 30  # tokens
 CALL_WIDTH = 256  # of experts too small to take time: a block of any format
 
 
@@ -112,7 +111,7 @@ class _Packed:
         small = ExpertShape(CALL_WIDTH, CALL_WIDTH, self.shape.dtype)
         inner, _, outer = self._pool.formats
         pool, way = PackedPool(inner, small, outer, count=EXPERTS[-1]), self._ways[self._names[0]]
-        timed = [way(pool, torch.ones(count, CALL_WIDTH, dtype=self.dtype), count) for count in EXPERTS]
+        timed = [way(pool, torch.ones(1, CALL_WIDTH, dtype=self.dtype), count) for count in EXPERTS]
         return fit_calls([time_calls(call, budget_s / len(EXPERTS)).median_s for call in timed])
 
     def _drawn(self, tokens: int) -> torch.Tensor:
@@ -136,19 +135,12 @@ class _Named:
         self.name = name
 
 
-class Way(Protocol):
-    """A call of so many experts, which share the rows equally; other experts for every number."""
-
-    def __call__(self, pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
-        """See format_kernels."""
-        ...
-
-
 def packed_ways(pool: PackedPool) -> dict[str, Way]:
     """The lossless ways to compute with a pool's formats by their names in profiles, the one for few tokens first."""
     if not pool.is_served:
-        return {UNPACK: unpacked_call}
-    return {PACKED: partial(packed_call, PackedKernel(few=ALWAYS)), UNPACK: partial(packed_call, PackedKernel(few=0))}
+        return {UNPACK.name: unpacked_call}
+    packed, unpacking = (partial(packed_call, PackedKernel(few=few)) for few in (ALL, 0))
+    return {PACKED.name: packed, UNPACK.name: unpacking}
 
 
 def _recorded(

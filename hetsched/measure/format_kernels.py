@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..cpu_kernels.packed.kernels import PackedKernel
+from ..cpu_kernels.packed.kernels import ALL, PackedKernel
 from ..cpu_kernels.packed.matrix import ExpertMatrices, packed_matrix, serves
+from ..cpu_kernels.packed_ways import PACKED, PACKED_INT8, UNPACK
 from ..formats import Format, Parts, Shape, views_of
 from ..machine.memory import cache_bytes, free_bytes
 from ..machine.profile import ExpertShape
@@ -27,6 +29,7 @@ READ_BYTES = 64 << 20  # of a measured read
 ALIGN = 64  # bytes; experts begin at cache lines
 
 Call = Callable[[int], object]
+Way = Callable[["PackedPool", torch.Tensor, int], Call]  # of so many experts, each on all tokens
 
 
 class FormatRow(NamedTuple):
@@ -66,16 +69,16 @@ class PackedPool:
         for size in sizes:
             begins.append(begins[-1] + -(-size // ALIGN) * ALIGN)
         self.count = count or pool_size(begins[-1], cache_bytes(), free_bytes())
-        self._rows = torch.empty((self.count, begins[-1]), dtype=torch.uint8)
+        self.rows = torch.empty((self.count, begins[-1]), dtype=torch.uint8)
         self._begins = begins
         for name_view, weights, each in zip(self.parts(0), self._drawn(), self.formats, strict=True):
             for name, part in each.pack(weights).items():
                 name_view[name].copy_(part.view(name_view[name].shape))
-        self._rows[1:] = self._rows[0]
+        self.rows[1:] = self.rows[0]
 
     def parts(self, number: int) -> list[Parts]:
         """Gate, up and down of an expert, as they lie."""
-        row = self._rows[number % self.count]
+        row = self.rows[number % self.count]
         return [views_of(row[a:], *how) for a, how in zip(self._begins, self.matrices, strict=False)]
 
     @property
@@ -90,7 +93,7 @@ class PackedPool:
 
     def read(self, number: int) -> torch.Tensor:
         """Read as much as a measured read does, elsewhere every time."""
-        words = self._rows.view(-1).view(torch.int64)
+        words = self.rows.view(-1).view(torch.int64)
         size = min(self.read_bytes // 8, len(words))
         begin = number * size % max(len(words) - size, 1)
         return words[begin : begin + size].sum()
@@ -98,7 +101,7 @@ class PackedPool:
     @property
     def read_bytes(self) -> int:
         """Bytes of a measured read."""
-        return min(READ_BYTES, self._rows.numel())
+        return min(READ_BYTES, self.rows.numel())
 
     def _drawn(self) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -133,49 +136,52 @@ def format_table(
 def _at(name: str, pool: PackedPool, shape: ExpertShape, count: int, budget_s: float) -> tuple[float, list[FormatRow]]:
     """Bytes a second of reads, and the rows of one token count."""
     several = min(max(PRODUCTS // count, 1), pool.count)
-    input_SH = torch.randn(several * count, shape.hidden)
-    calls = {kernel: call(pool, input_SH, several) for kernel, call in _kernels(pool, count).items()}
-    read, *timings = time_together([pool.read, *calls.values()], budget_s)
+    input_TH = torch.randn(count, shape.hidden)
+    ways = _ways(pool, count)
+    calls = [way(pool, input_TH, several) for way, _ in ways.values()]
+    read, *timings = time_together([pool.read, *calls], budget_s)
     read_rate = pool.read_bytes / read.p10_s
     rows = []
-    for kernel, timing in zip(calls, timings, strict=True):
+    for (kernel, (_, lossless)), timing in zip(ways.items(), timings, strict=True):
         experts_per_s = several / timing.p10_s
-        rate = experts_per_s * pool.expert_bytes
-        weights = experts_per_s * shape.params
-        rows.append(FormatRow(name, count, kernel, rate / 1e9, weights, rate / read_rate, True))
+        rate, weights = experts_per_s * pool.expert_bytes, experts_per_s * shape.params
+        rows.append(FormatRow(name, count, kernel, rate / 1e9, weights, rate / read_rate, lossless))
     return read_rate, rows
 
 
-def _kernels(pool: PackedPool, count: int) -> dict[str, Callable[[PackedPool, torch.Tensor, int], Call]]:
-    """What can compute with a format, by name."""
+def _ways(pool: PackedPool, count: int) -> dict[str, tuple[Way, bool]]:
+    """What can compute with a format, by name, and whether it is lossless."""
     if not pool.is_served:
-        return {"unpacked": unpacked_call}
-    kernels = {"packed": partial(packed_call, PackedKernel(few=FEW))} if count <= FEW else {}
-    return {**kernels, "blocks": partial(packed_call, PackedKernel(few=0))}
+        return {UNPACK.name: (unpacked_call, True)}
+    ways: dict[str, tuple[Way, bool]] = {}
+    if count <= FEW:
+        ways[PACKED.name] = partial(packed_call, PackedKernel(few=ALL)), True
+        if all(serves(*how, rounded=True) for how in pool.matrices):
+            ways[PACKED_INT8.name] = partial(packed_call, PackedKernel(few=ALL, rounded=True)), False
+    return {**ways, UNPACK.name: (partial(packed_call, PackedKernel(few=0)), True)}
 
 
-def packed_call(kernel: PackedKernel, pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
-    """Packed kernels: other experts on every call."""
-    experts = []
-    for number in range(pool.count):
-        found = zip(pool.matrices, pool.parts(number), strict=True)
-        gate, up, down = (packed_matrix(how, parts, shape) for (how, shape), parts in found)
-        experts.append(ExpertMatrices(gate, up, down))
-    layer, counts = kernel.pack_several(experts), [len(input_SH) // several] * several
+def packed_call(kernel: PackedKernel, pool: PackedPool, input_TH: torch.Tensor, several: int) -> Call:
+    """Packed kernels: so many experts on all tokens, other experts on every call."""
+    found = zip(pool.matrices, pool.parts(0), strict=True)
+    gate, up, down = (packed_matrix(how, parts, shape) for (how, shape), parts in found)
+    first, rows = ExpertMatrices(gate, up, down), pool.rows
+    layer = kernel.pack_rows(first, np.arange(pool.count) * rows.stride(0), [None] * pool.count, rows)
+    tokens_S, counts = np.tile(np.arange(len(input_TH)), several), [len(input_TH)] * several
 
     def call(number: int) -> torch.Tensor:
         active = [(number * several + i) % pool.count for i in range(several)]
-        return kernel.swiglu_of_several(input_SH, layer, active, counts)
+        return kernel.swiglu_of_rows(input_TH, tokens_S, layer, active, counts)
 
     return call
 
 
-def unpacked_call(pool: PackedPool, input_SH: torch.Tensor, several: int) -> Call:
+def unpacked_call(pool: PackedPool, input_TH: torch.Tensor, several: int) -> Call:
     """Formats that no packed kernel reads: made fp32 for every call, multiplied by torch."""
-    parts_S = input_SH.float().chunk(several)
+    x_TH = input_TH.float()
 
     def call(number: int) -> None:
-        for i, x_TH in enumerate(parts_S):
+        for i in range(several):
             found = zip(pool.matrices, pool.parts(number * several + i), strict=True)
             gate, up, down = (how.unpack(parts, shape, torch.float32) for (how, shape), parts in found)
             F.linear(F.silu(F.linear(x_TH, gate)) * F.linear(x_TH, up), down)

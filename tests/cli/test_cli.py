@@ -72,9 +72,36 @@ def test_verify_json(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> No
         "tokens_equal": document["tokens_compared"],
         "max_abs_logit_diff": 0.0,
         "bit_identical": True,
+        "cpu_kernel": "eager",
+        "lossless": True,
     }
     assert document["tokens_compared"] > 0
     assert code == 0
+
+
+def test_verify_compares_fast_kernels_step_by_step(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the reference's own tokens, so that one other token is counted once; the kernel is named."""
+    argv = ["verify", "--model", str(checkpoint), "--max-new-tokens", "6", "--hardware", "cpu", "--prompt", "the sea"]
+    code, out, _ = call(capsys, *argv, "--cpu-kernel", "torch-fp32")
+    assert code == 0
+    assert "6 of 6 tokens equal (100.0%; CPU kernel torch-fp32@1), largest logit difference" in out
+    from hetsched.cli import verify
+
+    right, steps = verify._steps, []
+
+    def one_other(*args: Any) -> list[Any]:
+        steps.append(right(*args))
+        steps[0][2] = -steps[0][2]
+        return steps[0]
+
+    monkeypatch.setattr(verify, "_steps", one_other)
+    code, out, _ = call(capsys, *argv, "--cpu-kernel", "torch-fp32", "--json")
+    document = json.loads(out)
+    assert code == 1
+    assert (document["tokens_compared"], document["tokens_equal"]) == (6, 5)
+    assert document["max_abs_logit_diff"] == pytest.approx(2 * float(steps[0][2].abs().max()), rel=1e-3)
 
 
 def test_verify_fails_when_tokens_differ(

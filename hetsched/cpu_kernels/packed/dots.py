@@ -83,6 +83,9 @@ def _one_step(code: Lanes, unpacker: Unpacker, step: Step, walk: _Walk) -> None:
             code.prefetch(at, AHEAD + line)
         begin = 0
         for g, group in enumerate(step.write(code, at, scales_at)):
+            if group.totals is not None:
+                _add_totals(code, group.totals, x_T, step.totals_at(unpacker.rounded), sums_T)
+                continue
             add.products(group, g, begin, sums_T)
             begin += len(group.vectors)
         builder.store(code.at(at, step.block_bytes), blocks)
@@ -92,37 +95,22 @@ def _one_step(code: Lanes, unpacker: Unpacker, step: Step, walk: _Walk) -> None:
 
 
 class _Exact:
-    """Activations in fp32, weights made fp32; a scale is applied once a group, and what is taken off all its weights
-    times the sum of their activations."""
+    """Activations in fp32, weights made fp32; a scale is applied once a group."""
 
     def __init__(self, code: Lanes, x_T: list[Any]) -> None:
         self._code, self._x_T = code, x_T
-        self._totals: dict[tuple[int, int], Any] = {}  # the same for all rows
 
     def products(self, group: Group, _number: int, begin: int, sums_T: list[Any]) -> None:
         """Add a group's products to the sums of each token; its first vector is number `begin` of the step."""
         code, alone = self._code, group.scale is None
         part_T = [code.builder.load(place) if alone else None for place in sums_T]
         for i, weights in enumerate(group.vectors):
-            for t in range(len(part_T)):
-                x, part = self._x(t, begin + i), part_T[t]
-                part_T[t] = code.builder.fmul(weights, x) if part is None else code.fma(weights, x, part)
-        for t, (place, part) in enumerate(zip(sums_T, part_T, strict=True)):
-            done = part if alone else code.fma(part, group.scale, code.builder.load(place))
-            if group.shift is not None:
-                done = code.fma(self._total(t, begin, len(group.vectors)), group.shift, done)
-            code.builder.store(done, place)
-
-    def _x(self, t: int, vector: int) -> Any:
-        return self._code.load(self._x_T[t], VECTOR_BYTES * vector, FLOAT, LANES)
-
-    def _total(self, t: int, begin: int, count: int) -> Any:
-        if (t, begin) not in self._totals:
-            total = self._x(t, begin)
-            for i in range(1, count):
-                total = self._code.builder.fadd(total, self._x(t, begin + i))
-            self._totals[t, begin] = total
-        return self._totals[t, begin]
+            for t, x in enumerate(self._x_T):
+                activations, part = code.load(x, VECTOR_BYTES * (begin + i), FLOAT, LANES), part_T[t]
+                made = code.builder.fmul(weights, activations) if part is None else code.fma(weights, activations, part)
+                part_T[t] = made
+        for place, part in zip(sums_T, part_T, strict=True):
+            code.builder.store(part if alone else code.fma(part, group.scale, code.builder.load(place)), place)
 
 
 class _Rounded:
@@ -131,21 +119,18 @@ class _Rounded:
     def __init__(self, code: Lanes, unpacker: Unpacker, step: Step, x_T: list[Any]) -> None:
         self._code, self._unpacker, self._x_T = code, unpacker, x_T
         self._aside = VECTOR_BYTES * step.vectors(rounded=True)
-        self._totals: dict[tuple[int, int, int], Any] = {}
+        self._less: dict[tuple[int, int], Any] = {}
 
     def products(self, group: Group, number: int, begin: int, sums_T: list[Any]) -> None:
         """The same as of `_Exact`."""
-        code, small, less = self._code, self._unpacker.most < 128, self._unpacker.less
-        count = len(group.vectors)
+        code, small = self._code, self._unpacker.most < 128
         for t, (place, x) in enumerate(zip(sums_T, self._x_T, strict=True)):
             part = self._zeros()
             for i, weights in enumerate(group.vectors):
                 part = code.four_each(part, weights, self._x(t, begin + i), small=small)
-            if less:
-                part = code.builder.sub(part, self._total(t, begin, count, less))
+            if self._unpacker.less:
+                part = code.builder.sub(part, self._too_much(t, begin, len(group.vectors)))
             scaled = code.builder.fmul(code.whole_as_float(part), group.scale)
-            if group.shift is not None:
-                scaled = code.fma(code.whole_as_float(self._total(t, begin, count, 1)), group.shift, scaled)
             factor = code.load(x, self._aside + VECTOR_BYTES * number, FLOAT, LANES)
             code.builder.store(code.fma(scaled, factor, code.builder.load(place)), place)
 
@@ -155,14 +140,20 @@ class _Rounded:
     def _x(self, t: int, vector: int) -> Any:
         return self._code.load(self._x_T[t], VECTOR_BYTES * vector, I32, LANES)
 
-    def _total(self, t: int, begin: int, count: int, factor: int) -> Any:
-        """So many times the activations that meet a group's weights, the same for all rows."""
-        if (t, begin, factor) not in self._totals:
-            factors, total = ir.Constant(ir.VectorType(I32, LANES), [factor * 0x01010101] * LANES), self._zeros()
+    def _too_much(self, t: int, begin: int, count: int) -> Any:
+        """`less` times the activations that meet a group's weights, the same for all rows."""
+        if (t, begin) not in self._less:
+            less, total = self._unpacker.less, self._zeros()
+            factors = ir.Constant(total.type, [less * 0x01010101] * LANES)
             for i in range(count):
-                total = self._code.four_each(total, factors, self._x(t, begin + i), small=factor < 128)
-            self._totals[t, begin, factor] = total
-        return self._totals[t, begin, factor]
+                total = self._code.four_each(total, factors, self._x(t, begin + i), small=less < 128)
+            self._less[t, begin] = total
+        return self._less[t, begin]
+
+
+def _add_totals(code: Lanes, factors: Any, x_T: list[Any], at: int, sums_T: list[Any]) -> None:
+    for place, x in zip(sums_T, x_T, strict=True):
+        code.builder.store(code.fma(factors, code.load(x, at, FLOAT, LANES), code.builder.load(place)), place)
 
 
 def wide_of(unpacker: Unpacker, features: frozenset[str]) -> Any:

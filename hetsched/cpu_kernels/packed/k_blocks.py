@@ -9,27 +9,26 @@ from llvmlite import ir
 
 from ...formats import Format
 from ...types import IntArray
-from .lanes import FLOAT, I8, I16, I32, LANES, Lanes
+from .lanes import FLOAT, I8, I16, I32, I64, LANES, Lanes
 from .steps import FOUR_EACH, Group, Step, Unpacker
 
-LOW_NIBBLES, LOW_PAIRS, SIX_BITS = 0x0F0F0F0F, 0x03030303, 0x3F3F3F3F  # of the four bytes of a word
+LOW_NIBBLES, LOW_PAIRS, HIGH_PAIRS, SIX_BITS = 0x0F0F0F0F, 0x03030303, 0x30303030, 0x3F3F3F3F  # of four bytes
+MINIMA = (4, 5, 6, 7, 12, 13, 14, 15)  # where scales_and_minima has them
 
 
 def q4_k(_format: Format) -> Unpacker:
-    """Two groups of 64 numbers as 16 words: low nibbles have a scale and a minimum, high ones others; by half blocks."""
+    """Half a block as 16 words: low nibbles have a scale and a minimum, high ones others."""
 
     def write(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
         factors, groups = scales_and_minima(code, blocks), []
-        for first in (0, 4):
-            words = code.load(blocks, 16 + 16 * first, I32, LANES)
+        for half in (0, 1):
+            words = code.load(blocks, 16 + 64 * half, I32, LANES)
             for high in (0, 1):
-                lanes = [first + high] * 8 + [first + high + 2] * 8
                 vectors = [code.unsigned_fourths(words, 8 * byte + 4 * high) for byte in range(4)]
-                less = code.spread(factors, [8 + lane for lane in lanes])
-                groups.append(Group(vectors, code.spread(factors, lanes), less))
-        return groups
+                groups.append(scaled_and_less(code, vectors, factors, half, high))
+        return [*groups, Group((), totals=factors)]
 
-    return Unpacker("q4_k", (Step(_q4_k_columns(), 144, 0, write),), "blocks")
+    return Unpacker("q4_k", (Step(_q4_k_columns(), 144, 0, write, totals=MINIMA),), "blocks")
 
 
 def q6_k(_format: Format) -> Unpacker:
@@ -49,25 +48,27 @@ def q6_k(_format: Format) -> Unpacker:
 
 
 def scales_and_minima(code: Lanes, blocks: Any) -> Any:
-    """Eight scales and eight minima with their sign turned, as floats."""
-    first, second, third = (code.load(blocks, begin, I32) for begin in (4, 8, 12))
-    packed = [
-        code.masked(first, SIX_BITS),
-        _with_high_pairs(code, code.masked(third, LOW_NIBBLES), first),
-        code.masked(second, SIX_BITS),
-        _with_high_pairs(code, code.masked(code.shifted(third, 4), LOW_NIBBLES), second),
-    ]
-    numbers = code.builder.bitcast(code.joined(packed), ir.VectorType(I8, LANES))
-    floats = code.builder.sitofp(code.builder.zext(numbers, ir.VectorType(I32, LANES)), ir.VectorType(FLOAT, LANES))
-    sign = ir.Constant(ir.VectorType(FLOAT, LANES), [1.0] * 8 + [-1.0] * 8)
-    halves = code.spread(code.halves(code.load(blocks, 0, I16, 2)), [0] * 8 + [1] * 8)
-    return code.builder.fmul(floats, code.builder.fmul(halves, sign))
+    """Four scales, their minima, four scales, their minima, as floats; all in two words until then."""
+    first, last = code.load(blocks, 4, I64), code.builder.zext(code.load(blocks, 12, I32), I64)
+    nibbles = code.masked(code.builder.or_(last, code.builder.shl(last, code.whole(28, last))), _twice(LOW_NIBBLES))
+    pairs = code.masked(code.shifted(first, 2), _twice(HIGH_PAIRS))
+    words = [code.masked(first, _twice(SIX_BITS)), code.builder.or_(nibbles, pairs)]
+    both = code.low_and_high(*(code.builder.bitcast(word, ir.VectorType(I8, 8)) for word in words))
+    floats = code.builder.sitofp(code.builder.zext(both, ir.VectorType(I32, LANES)), ir.VectorType(FLOAT, LANES))
+    halves = code.spread(code.load(blocks, 0, I16, 2), ([0] * 4 + [1] * 4) * 2)
+    return code.builder.fmul(floats, code.halves(halves))
 
 
-def _with_high_pairs(code: Lanes, low: Any, word: Any) -> Any:
-    """Four low nibbles below the highest two bits of four bytes."""
-    pairs = code.masked(code.shifted(word, 6), LOW_PAIRS)
-    return code.builder.or_(low, code.builder.shl(pairs, code.whole(4, pairs)))
+def _twice(mask: int) -> int:
+    return mask | mask << 32
+
+
+def scaled_and_less(code: Lanes, vectors: list[Any], factors: Any, half: int, high: int) -> Group:
+    """The numbers of two groups of 32, the second in the upper lanes."""
+    first = 8 * half + high
+    lanes = [first] * 8 + [first + 2] * 8
+    less = code.builder.fneg(code.spread(factors, [4 + lane for lane in lanes]))
+    return Group(vectors, code.spread(factors, lanes), less)
 
 
 def six_bit_bytes(code: Lanes, blocks: Any, half: int) -> list[Any]:

@@ -38,8 +38,10 @@ class Clamped(NamedTuple):
 
 
 class PackedLayer(NamedTuple):
-    """A layer's experts, made once; `place` int64 [E, 18] as stages read it; records of hidden states and of what
-    goes into down. `first`: an expert that has the formats and shapes of all. `held`: what keeps them alive."""
+    """A layer's experts, made once. `place` int64 [E, 18] as stages read it, which is at `address`; `first`: an expert
+    that has the formats and shapes of all; `hidden`, `inner`: records of hidden states and of what goes into down;
+    `held`: what keeps the weights alive.
+    """
 
     first: ExpertMatrices
     place: IntArray
@@ -47,6 +49,7 @@ class PackedLayer(NamedTuple):
     hidden: Record
     inner: Record
     held: Any
+    address: int
 
     def expert(self, e: int) -> ExpertMatrices:
         """One of them."""
@@ -90,10 +93,10 @@ class PackedKernel:
             return self._in_blocks(_arranged(input_TK, matrix.unpacker), matrix).to(input_TK.dtype)
         unpacker = matrix.reader(self.rounded)
         x_TK, record = _wide(input_TK), record_of(unpacker, matrix.shape[1])
-        out_TN = torch.empty((len(x_TK), matrix.shape[0]))
-        x_TB, in_turn = _records(len(x_TK), record), _in_turn(len(x_TK))
-        words = [*_input(x_TK, x_TB, record), *self._reading(matrix, unpacker)]
-        words += [in_turn.ctypes.data, out_TN.data_ptr(), out_TN.shape[1]]
+        tokens, out_TN = len(x_TK), torch.empty((len(x_TK), matrix.shape[0]))
+        scratch = _scratch(tokens * record.num_bytes, record.is_zeroed)
+        words = [x_TK.data_ptr(), *x_TK.shape, scratch.data_ptr(), record.num_bytes, *record.how]
+        words += [*self._reading(matrix, unpacker), _address(_in_turn(tokens)), out_TN.data_ptr(), matrix.shape[0]]
         self._run(words, "multiplying", before="arranging")
         return out_TN.to(input_TK.dtype)
 
@@ -120,7 +123,7 @@ class PackedKernel:
         for row, biases in zip(place, biases_E, strict=True):
             row[15:] = [bias.data_ptr() for bias in biases] if biases else 0
         hidden, inner = (record_of(readers[i], first.matrices[i].shape[1]) for i in (0, 2))
-        return PackedLayer(first, place, biases_E, hidden, inner, held)
+        return PackedLayer(first, place, biases_E, hidden, inner, held, _address(place))
 
     def swiglu_of_several(
         self,
@@ -170,16 +173,17 @@ class PackedKernel:
         counts: Sequence[int],
         activation: Clamped | None,
     ) -> torch.Tensor:
-        size, ffn, hidden = len(rows_S), layer.first.gate.shape[0], layer.first.down.shape[0]
-        x_TH, place, ends = _wide(input_TH), layer.place[active], np.array([0, *accumulate(counts)], np.int64)
-        x_TB, z_SB = _records(len(x_TH), layer.hidden), _records(size, layer.inner)
-        hu_2SF, out_SH = torch.empty((2, size, ffn)), torch.empty((size, hidden))
-        in_turn, limits = _in_turn(size), _limits(activation)
-        addresses = [each.ctypes.data for each in (place, ends, rows_S, in_turn)]
-        h = hu_2SF.data_ptr()
-        words = [*_input(x_TH, x_TB, layer.hidden), len(active), *addresses, h, h + 4 * size * ffn, ffn]
-        words += [limits.ctypes.data, *_output(z_SB, layer.inner), out_SH.data_ptr(), hidden]
-        self._run(words, "entering", "leaving", before="arranging")
+        size, ffn, width = len(rows_S), layer.first.gate.shape[0], layer.first.down.shape[0]
+        x_TH, hidden, inner = _wide(input_TH), layer.hidden, layer.inner
+        out_SH = torch.empty((size, width))
+        x_bytes, z_bytes = len(x_TH) * hidden.num_bytes, size * inner.num_bytes
+        scratch = _scratch(x_bytes + z_bytes + 8 * size * ffn, hidden.is_zeroed or inner.is_zeroed)
+        x = scratch.data_ptr()
+        z, h = x + x_bytes, x + x_bytes + z_bytes
+        words = [x_TH.data_ptr(), *x_TH.shape, x, hidden.num_bytes, *hidden.how]
+        words += [len(active), layer.address, _address(rows_S), _address(_in_turn(size)), h, h + 4 * size * ffn, ffn]
+        words += [_address(_limits(activation)), z, inner.num_bytes, *inner.how, out_SH.data_ptr(), width]
+        self._run([*words, *active, 0, *accumulate(counts)], "entering", "leaving", before="arranging")
         return out_SH
 
     def _many(self, hidden_TH: torch.Tensor, expert: ExpertMatrices, activation: Clamped | None) -> torch.Tensor:
@@ -213,12 +217,11 @@ class PackedKernel:
         return out_TN
 
     def _run(self, words: Sequence[int], *stages: str, before: str = "") -> None:
-        given = np.array(words, np.int64)
-        addresses = _addresses(stages)
+        given, addresses = np.array(words, np.int64), _addresses(stages)
         with LOCK:
             self._stages.set_num_threads(self.threads)
             first = self._stages.stage(before) if before else 0
-            self._stages.run()(first, addresses, given.ctypes.data, self.threads)
+            self._stages.run()(first, addresses, _address(given), self.threads)
 
     def _reading(self, matrix: PackedMatrix, unpacker: Unpacker) -> list[int]:
         """How loops read a matrix: by what, and where it is."""
@@ -251,19 +254,14 @@ def _wide(input_TK: torch.Tensor) -> torch.Tensor:
     return input_TK.detach().float().contiguous()
 
 
-def _records(tokens: int, record: Record) -> torch.Tensor:
-    """Room for records, at a cache line; zeros where steps may be less than full."""
-    make = torch.zeros if record.rounded else torch.empty
-    return make((tokens, record.num_bytes), dtype=torch.uint8)
+def _scratch(num_bytes: int, zeroed: bool) -> torch.Tensor:
+    """Room that begins at a cache line."""
+    return (torch.zeros if zeroed else torch.empty)(num_bytes, dtype=torch.uint8)
 
 
-def _input(x_TK: torch.Tensor, x_TB: torch.Tensor, record: Record) -> list[int]:
-    """The first words of stages: activations, and the records that are made of them."""
-    return [x_TK.data_ptr(), *x_TK.shape, *_output(x_TB, record)]
-
-
-def _output(x_TB: torch.Tensor, record: Record) -> list[int]:
-    return [x_TB.data_ptr(), record.num_bytes, *record.places, int(record.rounded)]
+def _address(array: npt.NDArray[Any]) -> int:
+    found: int = array.__array_interface__["data"][0]  # a third of what ctypes.data takes
+    return found
 
 
 def _arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> torch.Tensor:

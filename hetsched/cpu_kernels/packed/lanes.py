@@ -67,11 +67,17 @@ class Lanes:
         return self.spread(alone, [0] * lanes)
 
     def joined(self, numbers: Sequence[Any]) -> Any:
-        """A vector of these numbers."""
-        made = ir.Constant(ir.VectorType(numbers[0].type, len(numbers)), ir.Undefined)
-        for i, number in enumerate(numbers):
-            made = self.builder.insert_element(made, number, ir.Constant(I32, i))
-        return made
+        """A vector of these whole numbers, eight bytes at most; put together where scalars are, which vectors leave
+        idle. The empty piece of assembly keeps LLVM from inserting them into a vector one by one."""
+        kind, width = numbers[0].type, numbers[0].type.width
+        whole = ir.IntType(width * len(numbers))
+        made = self.builder.zext(numbers[0], whole)
+        for i, number in enumerate(numbers[1:], 1):
+            moved = self.builder.shl(self.builder.zext(number, whole), ir.Constant(whole, width * i))
+            made = self.builder.or_(made, moved)
+        if whole.width in (32, 64):
+            made = self.builder.asm(ir.FunctionType(whole, [whole]), "", "=r,0", [made], False)
+        return self.builder.bitcast(made, ir.VectorType(kind, len(numbers)))
 
     def low_and_high(self, first: Any, second: Any) -> Any:
         """Two vectors as one."""

@@ -27,6 +27,7 @@ HERE = "hetsched.cpu_kernels.packed.stages"
 STAGE = "int64(int64, int64, int64)"
 ZERO, ONE, MOST = np.float32(0), np.float32(1), np.float32(127)
 NEAREST = np.float32(3 << 22)  # added and taken off: rounds to the nearest whole number, ties to even
+AFTER, PLACE = 8 * 25, 18  # bytes of the words that every call has; words of an expert
 UNIT = 32  # columns: threads share out whole ones, since so many are rounded together
 
 
@@ -40,27 +41,44 @@ def _product(how, x, record_bytes, at, tokens, columns, y, wide, first, last):
     """Columns `first` to `last` of y [.., wide] for so many records, those that the words at `at` name."""
     if first < last and tokens:
         matrix = (how[1], how[2], how[3], how[4])
-        called_at(how[0], matrix + (x, record_bytes, at, tokens, columns, y, wide, first, last))
+        called_at(how[0], (*matrix, x, record_bytes, at, tokens, columns, y, wide, first, last))
 
 
-def _arrange(values, first, last, put, aside, rounded, record):
-    """Columns `first` to `last` of one token into its record of floats or bytes; `first` is a multiple of UNIT."""
-    floats, places = carray(floats_at(record), 1), carray(words_at(put), last)
-    if not rounded:
+def _arrange(values, first, last, how, record):
+    """Columns `first` to `last` of one token into its record; `first` is a multiple of UNIT.
+
+    `how`: addresses of where columns, scales and totals go, and whether activations are rounded.
+    """
+    floats, places, totals = (
+        carray(floats_at(record), 1),
+        carray(words_at(how[0]), last),
+        carray(words_at(how[2]), last),
+    )
+    if not how[3]:
         for k in range(first, last):
             floats[places[k]] = values[k]
+        for begin in range(first, last, UNIT):
+            if totals[begin // UNIT] >= 0:
+                total = ZERO
+                for k in range(begin, min(begin + UNIT, last)):
+                    total += values[k]
+                floats[totals[begin // UNIT]] = -total
         return
-    small, scales = carray(bytes_at(record), 1), carray(words_at(aside), last)
+    small, scales = carray(bytes_at(record), 1), carray(words_at(how[1]), last)
     for begin in range(first, last, UNIT):
-        end, most, total = min(begin + UNIT, last), ZERO, ZERO
+        end, most, nothing, total = min(begin + UNIT, last), ZERO, ZERO, ZERO
         for k in range(begin, end):
             most = max(most, abs(values[k]))
-            total += values[k] * ZERO  # what is no finite number stays none
+            nothing += values[k] * ZERO  # what is no finite number stays none
         inverse = MOST / most if most > ZERO else ZERO
-        scale = most / MOST + total
+        scale = most / MOST + nothing
         for k in range(begin, end):
-            small[places[k]] = np.int32(values[k] * inverse + NEAREST - NEAREST)
+            number = values[k] * inverse + NEAREST - NEAREST
+            small[places[k]] = np.int32(number)
             floats[scales[k]] = scale
+            total += number
+        if totals[begin // UNIT] >= 0:
+            floats[totals[begin // UNIT]] = -total * scale
 
 
 def _activate(gate, up, first, last, limits):
@@ -86,13 +104,13 @@ def _add_bias(address, y, first, last):
 
 def _arranging(stamp):
     def arranging(words, part, parts):
-        """Input [T, K] into records x. Words 0 to 7: input, T, K, x and bytes of a record, put, aside, rounded."""
+        """Input [T, K] into records x. Words 0 to 8: input, T, K, x and bytes of a record, how to arrange it (4)."""
         assert stamp >= 0
-        w = carray(words_at(words), 8)
+        w = carray(words_at(words), 9)
         input_TK = carray(floats_at(w[0]), (w[1], w[2]))
         first, last = bounds(w[2], part, parts)
         for t in range(w[1]):
-            arrange(input_TK[t], first, last, w[5], w[6], w[7], w[3] + t * w[4])
+            arrange(input_TK[t], first, last, w[5:9], w[3] + t * w[4])
         return 0
 
     return arranging
@@ -100,11 +118,11 @@ def _arranging(stamp):
 
 def _multiplying(stamp):
     def multiplying(words, part, parts):
-        """y [T, N] of one matrix. Words from 8 on: how to read it, rows in turn, y and N."""
+        """y [T, N] of one matrix. Words from 9 on: how to read it, rows in turn, y and N."""
         assert stamp >= 0
-        w = carray(words_at(words), 16)
-        first, last = bounds(w[15], part, parts)
-        product(w[8:13], w[3], w[4], w[13], w[1], w[2], w[14], w[15], first, last)
+        w = carray(words_at(words), 17)
+        first, last = bounds(w[16], part, parts)
+        product(w[9:14], w[3], w[4], w[14], w[1], w[2], w[15], w[16], first, last)
         return 0
 
     return multiplying
@@ -114,17 +132,18 @@ def _entering(stamp):
     def entering(words, part, parts):
         """Columns of activation(gate(x), up(x)), each expert on its own rows, into records z.
 
-        Words from 8 on: N experts, addresses of their 18 words each (how to read gate, up and down, then biases) and of
-        where their rows end, of the rows' tokens and of rows in turn; h, u, F, limits; z as x; y and H.
+        Words from 9 on: N, and the address of 18 words of each expert there is (how to read gate, up and down, then
+        addresses of their biases); of the rows' tokens, and of rows in turn; of h and u, F, limits; z as x; y and H;
+        which experts, where each one's rows begin, and where the last one's end.
         """
         assert stamp >= 0
-        w = carray(words_at(words), 24)
-        place, ends = carray(words_at(w[9]), (w[8], 18)), carray(words_at(w[10]), w[8] + 1)
-        size, ffn, limits = ends[w[8]], w[15], carray(floats_at(w[16]), 2)
+        w = carray(words_at(words), 25)
+        active, ends = carray(words_at(words + AFTER), w[9]), carray(words_at(words + AFTER + 8 * w[9]), w[9] + 1)
+        size, ffn, limits = ends[w[9]], w[15], carray(floats_at(w[16]), 2)
         h, u = carray(floats_at(w[13]), (size, ffn)), carray(floats_at(w[14]), (size, ffn))
         first, last = bounds(ffn, part, parts)
-        for i in range(w[8]):
-            a, b, p = ends[i], ends[i + 1], place[i]
+        for i in range(w[9]):
+            a, b, p = ends[i], ends[i + 1], carray(words_at(w[10] + 8 * PLACE * active[i]), PLACE)
             at, to = w[11] + 8 * a, 4 * a * ffn
             product(p[:5], w[3], w[4], at, b - a, w[2], w[13] + to, ffn, first, last)
             product(p[5:10], w[3], w[4], at, b - a, w[2], w[14] + to, ffn, first, last)
@@ -132,7 +151,7 @@ def _entering(stamp):
             add_bias(p[16], u[a:b], first, last)
             for s in range(a, b):
                 activate(h[s], u[s], first, last, limits)
-                arrange(h[s], first, last, w[19], w[20], w[21], w[17] + s * w[18])
+                arrange(h[s], first, last, w[19:23], w[17] + s * w[18])
         return 0
 
     return entering
@@ -142,13 +161,14 @@ def _leaving(stamp):
     def leaving(words, part, parts):
         """Columns of y = down(z). Words as in `entering`."""
         assert stamp >= 0
-        w = carray(words_at(words), 24)
-        place, ends = carray(words_at(w[9]), (w[8], 18)), carray(words_at(w[10]), w[8] + 1)
-        y = carray(floats_at(w[22]), (ends[w[8]], w[23]))
-        first, last = bounds(w[23], part, parts)
-        for i in range(w[8]):
-            a, b, p = ends[i], ends[i + 1], place[i]
-            product(p[10:15], w[17], w[18], w[12] + 8 * a, b - a, w[15], w[22] + 4 * a * w[23], w[23], first, last)
+        w = carray(words_at(words), 25)
+        active, ends = carray(words_at(words + AFTER), w[9]), carray(words_at(words + AFTER + 8 * w[9]), w[9] + 1)
+        y = carray(floats_at(w[23]), (ends[w[9]], w[24]))
+        first, last = bounds(w[24], part, parts)
+        for i in range(w[9]):
+            a, b, p = ends[i], ends[i + 1], carray(words_at(w[10] + 8 * PLACE * active[i]), PLACE)
+            at, to = w[12] + 8 * a, w[23] + 4 * a * w[24]
+            product(p[10:15], w[17], w[18], at, b - a, w[15], to, w[24], first, last)
             add_bias(p[17], y[a:b], first, last)
         return 0
 
@@ -162,7 +182,7 @@ def _unpacking(stamp):
         w = carray(words_at(words), 9)
         first, last = w[6] * part // parts, w[6] * (part + 1) // parts
         matrix = (w[1], w[2], w[3], w[4])
-        called_at(w[0], matrix + (w[5] + first, w[5] + last, w[7], w[8] + 4 * first * w[7]))
+        called_at(w[0], (*matrix, w[5] + first, w[5] + last, w[7], w[8] + 4 * first * w[7]))
         return 0
 
     return unpacking

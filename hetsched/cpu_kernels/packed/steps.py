@@ -24,19 +24,22 @@ VECTOR_BYTES = 64
 class Group(NamedTuple):
     """Vectors that share a scale and what is added behind it, vectors too; None where there is none.
 
-    Of bytes: 16 words each, whose lane's scale is that of its four bytes.
+    Of bytes: 16 words each, whose lane's scale is that of its four bytes. Products take what is added from a group
+    without vectors, the step's last: `totals` times the activations' own totals in the same lanes.
     """
 
     vectors: Sequence[Any]
     scale: Any = None
     shift: Any = None
+    totals: Any = None
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """So many bytes of blocks and of scales make a step; `columns[i]`: the column of its weight number i.
 
-    Of bytes: -1 where there is no column; `groups` of equal size.
+    Of bytes: -1 where there is no column; `groups` of equal size. `totals`: lanes in which the activations of each 32
+    columns, added and with their sign turned, are wanted behind everything else.
     """
 
     columns: IntArray
@@ -44,6 +47,7 @@ class Step:
     scale_bytes: int
     write: Callable[[Lanes, Any, Any], list[Group]]
     groups: int = 1
+    totals: tuple[int, ...] = ()
 
     @cached_property
     def width(self) -> int:
@@ -56,6 +60,10 @@ class Step:
 
     def record_bytes(self, rounded: bool) -> int:
         """Bytes of its activations; rounded ones have a vector of scales more a group."""
+        return self.totals_at(rounded) + (VECTOR_BYTES if self.totals else 0)
+
+    def totals_at(self, rounded: bool) -> int:
+        """Where their totals are."""
         return VECTOR_BYTES * (self.vectors(rounded) + (self.groups if rounded else 0))
 
 

@@ -167,14 +167,19 @@ def _gathered(code: Lanes, blocks: Any, block_bytes: int, begin: int) -> Any:
 def powers(code: Lanes, exponents: Any, lanes: Sequence[int]) -> Any:
     """2^(byte - 127) of these bytes in 16 lanes; 0 gives the subnormal 2^-127.
 
-    Each byte goes to the top of its word, which costs one shuffle, and down by a bit.
+    Each byte goes to the top of its word and down by a bit: all four of a word at once, or one by a shuffle.
     """
-    count = exponents.type.count
-    zeros = ir.Constant(exponents.type, [0] * count)
-    places = ir.Constant(ir.VectorType(I32, 64), [place for lane in lanes for place in (count, count, count, lane)])
-    top = code.builder.shuffle_vector(exponents, zeros, places)
-    words = code.shifted(code.builder.bitcast(top, ir.VectorType(I32, LANES)), 1)
-    return code.builder.bitcast(code.at_least(words, 1 << 22), ir.VectorType(FLOAT, LANES))
+    count, words = exponents.type.count, ir.VectorType(I32, LANES)
+    if count == 4:
+        everywhere = code.everywhere(code.builder.bitcast(exponents, I32))
+        top = code.builder.shl(everywhere, ir.Constant(words, [24 - 8 * lane for lane in lanes]))
+    else:
+        zeros = ir.Constant(exponents.type, [0] * count)
+        places = [place for lane in lanes for place in (count, count, count, lane)]
+        shuffled = code.builder.shuffle_vector(exponents, zeros, ir.Constant(ir.VectorType(I32, 64), places))
+        top = code.builder.bitcast(shuffled, words)
+    found = code.masked(code.shifted(top, 1), 0xFF << 23)
+    return code.builder.bitcast(code.at_least(found, 1 << 22), ir.VectorType(FLOAT, LANES))
 
 
 def _e4m3(code: Lanes, numbers: Any) -> list[Any]:

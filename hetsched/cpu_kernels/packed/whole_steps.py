@@ -1,7 +1,7 @@
 """How each format is read as bytes, for activations rounded to bytes: products are whole numbers until a scale comes.
 
 Weights are unsigned, `less` above what they mean; a step of fewer blocks fills its lanes with zeros, which meet no
-activation. As llama.cpp's CPU kernels do it (ggml/src/ggml-cpu/quants.c), with activations rounded by 32 in all formats.
+activation. As llama.cpp's CPU kernels do it (ggml/src/ggml-cpu/quants.c), with activations rounded by 32 for all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from ...formats import Format
 from ...types import IntArray
-from .k_blocks import scales_and_minima, six_bit_bytes
+from .k_blocks import MINIMA, scaled_and_less, scales_and_minima, six_bit_bytes
 from .lanes import I8, I16, I32, LANES, Lanes
 from .steps import FOUR_EACH, Group, Step, Unpacker, in_turn
 from .unpackers import powers
@@ -113,16 +113,15 @@ def q4_k(_format: Format) -> Unpacker:
 
     def write(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
         factors, groups = scales_and_minima(code, blocks), []
-        for first in (0, 4):
-            for high, words in enumerate(_nibbles(code, code.load(blocks, 16 + 16 * first, I32, LANES))):
-                lanes = [first + high] * 8 + [first + high + 2] * 8
-                scale, shift = code.spread(factors, lanes), code.spread(factors, [8 + lane for lane in lanes])
-                groups.append(Group([words], scale, shift))
-        return groups
+        for half in (0, 1):
+            for high, words in enumerate(_nibbles(code, code.load(blocks, 16 + 64 * half, I32, LANES))):
+                groups.append(scaled_and_less(code, [words], factors, half, high))
+        return [*groups, Group((), totals=factors)]
 
     half, high, lane, byte = np.ogrid[:2, :2, :LANES, :4]
     columns = 128 * half + 64 * (lane // 8) + 32 * high + 4 * (lane % 8) + byte
-    return Unpacker("q4_k", (Step(columns.reshape(-1), 144, 0, write, groups=4),), "blocks", rounded=True)
+    step = Step(columns.reshape(-1), 144, 0, write, groups=4, totals=MINIMA)
+    return Unpacker("q4_k", (step,), "blocks", rounded=True)
 
 
 def q6_k(_format: Format) -> Unpacker:
