@@ -152,6 +152,7 @@ def test_hooks_are_called() -> None:
     assert seen == [(2, 1, 64)] * 2
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_what_torch_must_see_is_torchs(ours: list[int]) -> None:
     """Gradients, autocast, many tokens, another dtype, traces, transforms: bit for bit what torch computes."""
     module, x = wrapped(), torch.randn(3, 64).bfloat16()

@@ -65,7 +65,7 @@ class DenseProduct:
         self._record = record = record_of(unpacker, matrix.shape[1])
         where = matrix.blocks, matrix.scales, matrix.row_bytes, matrix.scale_row_bytes
         reader: int = loops.reading(unpacker, host_features())
-        words = reader, *where, *matrix.shape, record.num_bytes, *record.places, int(record.rounded)
+        words = reader, *where, *matrix.shape, record.num_bytes, *record.how
         self._words = np.array(words, np.int64)
         self._place: int = self._words.ctypes.data
         _launch_pool()

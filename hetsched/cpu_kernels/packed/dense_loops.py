@@ -99,11 +99,11 @@ def _multiply_dense(stamp):
     def multiply_dense(place, bias, given_at, wanted_at, tokens, parts):
         """[T, N] at `wanted_at` = [T, K] at `given_at` times a transposed matrix [N, K], in so many row ranges.
 
-        `place`: address of eleven words: how to read the matrix (see stages), N, K, bytes of a record, addresses of
-        where columns and their scales go, whether it is rounded. `bias` [N]: 0 for none.
+        `place`: address of twelve words: how to read the matrix (see stages), N, K, bytes of a record and how it is
+        arranged. `bias` [N]: 0 for none.
         """
         assert stamp >= 0
-        w = carray(words_at(place), 11)
+        w = carray(words_at(place), 12)
         how, height, width = (w[0], w[1], w[2], w[3], w[4]), w[5], w[6]
         given, wanted = carray(numbers_at(given_at), (tokens, width)), carray(numbers_at(wanted_at), (tokens, height))
         x, at = np.zeros((tokens, w[7]), np.uint8), np.arange(tokens)
@@ -111,7 +111,7 @@ def _multiply_dense(stamp):
         for t in range(tokens):
             for k in range(width):
                 wide_K[k] = read(given[t, k])
-            arrange(wide_K, 0, width, w[8], w[9], w[10], x.ctypes.data + t * w[7])
+            arrange(wide_K, 0, width, w[8:12], x.ctypes.data + t * w[7])
         for part in prange(parts):
             first, last = bounds(height, part, parts)
             product(how, x.ctypes.data, w[7], at.ctypes.data, tokens, width, y.ctypes.data, height, first, last)
