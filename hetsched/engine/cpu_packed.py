@@ -6,10 +6,11 @@ Shapes: T tokens, S = tokens sorted by expert, E experts, H hidden, F ffn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..cpu_kernels import Choice
 from ..cpu_kernels.packed.kernels import ALL, Clamped, PackedKernel, PackedLayer
@@ -24,9 +25,10 @@ from ..cpu_kernels.packed.matrix import (
 from ..cpu_kernels.packed_ways import PackedWay
 from ..formats import format_of
 from ..packed import Matrix, PackedPiece, PackedWeights
-from ..types import IntArray
+from ..types import ExpertId, IntArray
 from .cpu_layer import ExactExperts, TokenOrder
-from .expert_ffn import Arithmetic
+from .expert_ffn import Arithmetic, Linear
+from .host_store import HostStore
 
 PLAIN = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -67,6 +69,33 @@ class PackedOrExact:
         if torch.is_autocast_enabled("cpu"):
             return self._exact.forward(hidden_TH, work, arithmetic)
         return self._packed.forward(hidden_TH, work)
+
+
+class CpuLane(NamedTuple):
+    """What computes on the CPU beside an accelerator: a product, and for packed experts the kernels of a choice."""
+
+    linear: Linear = F.linear
+    choice: Choice | None = None
+
+
+AS_TORCH = CpuLane()
+
+
+class PackedLayers(dict[int, PackedExperts]):
+    """Layers whose experts are packed and are computed by kernels. None without a choice."""
+
+    def __init__(self, choice: Choice | None) -> None:
+        super().__init__()
+        self._choice = choice
+
+    def adopt(self, layer: int, module: Any, store: HostStore) -> None:
+        """Make one layer's experts ready, where they lie in the store."""
+        if self._choice is None:
+            return
+        weights_E = [store.weights(ExpertId(layer, e)) for e in range(module.num_experts)]
+        packed = packed_experts(module, weights_E, self._choice)
+        if packed is not None:
+            self[layer] = packed
 
 
 def packed_experts(module: Any, weights_E: Sequence[Any], choice: Choice) -> PackedExperts | None:

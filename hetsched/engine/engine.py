@@ -9,18 +9,16 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator
-from ..cpu_kernels import Choice, weighted_sum
+from ..cpu_kernels import weighted_sum
 from ..errors import InputError
 from ..faults import Fault, story
 from ..resizing import resize
 from ..scheduler import Scheduler
-from ..types import ExpertId, Float32Array, FloatArray, Phase
-from .cpu_packed import PackedExperts, packed_experts
+from ..types import Float32Array, FloatArray, Phase
+from .cpu_packed import AS_TORCH, CpuLane, PackedLayers
 from .executor import AsyncExecutor
-from .expert_ffn import Linear
 from .host_store import HostStore
 from .host_time import HostTime
 from .interrupts import uninterrupted
@@ -41,16 +39,14 @@ class Engine:
     """The step: ask the scheduler, run the plan, tell the scheduler.
 
     Threads take turns, a layer at a time; each gets its own tokens, statistics are of all together. After a fork the
-    child's first use raises InputError. `cpu_choice`: kernels for packed experts on the CPU lane.
-    `fewer_slots`: go on with fewer than the scheduler's where the device has no room, instead of raising InputError.
+    child's first use raises InputError. `fewer_slots`: go on with fewer where the device has no room for all.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
         accelerator: Accelerator,
-        cpu_linear: Linear = F.linear,
-        cpu_choice: Choice | None = None,
+        cpu: CpuLane = AS_TORCH,
         store: HostStore | None = None,
         fewer_slots: bool = False,
     ) -> None:
@@ -59,16 +55,13 @@ class Engine:
         self.store = HostStore() if store is None else store
         self.host = HostTime(accelerator, accelerator.emulated, scheduler.stats)
         self.phase: Phase | None = None  # of the forward pass, where it is known
-        self.kept_T: FloatArray | None = (
-            None  # of the forward pass's tokens, P(stays in the text), where some are drafts
-        )
+        self.kept_T: FloatArray | None = None  # P(stays in the text) of the pass's tokens, where some are drafts
         self.sight: Sight | None = None  # where the forecaster needs more than ids
         self._slots = SlotPool(accelerator, scheduler.residency, scheduler.geometry.expert_bytes, fewer_slots)
         if self._slots.num_slots < scheduler.residency.num_slots:
             self._go_on_with_fewer()
-        self._cpu_choice = cpu_choice
-        self._packed: dict[int, PackedExperts] = {}
-        lane = cpu_linear, self._packed
+        self._packed = PackedLayers(cpu.choice)
+        lane = cpu.linear, self._packed
         self._executor = AsyncExecutor(accelerator, scheduler.cost, self.store, self._slots, scheduler, *lane)
         self._turn = threading.RLock()
         self._unsettled = False  # a layer is under way, or ended in a way that left something to put right
@@ -92,10 +85,7 @@ class Engine:
                 f"{self.scheduler.geometry.expert_bytes}; expert sizes must not grow after the first layer"
             )
         weighted_sum.make_ready(layout.pieces[0].dtype)
-        if self._cpu_choice is not None:
-            weights_E = [self.store.weights(ExpertId(layer, e)) for e in range(module.num_experts)]
-            packed = packed_experts(module, weights_E, self._cpu_choice)
-            self._packed |= {} if packed is None else {layer: packed}
+        self._packed.adopt(layer, module, self.store)
         self._adopted.add(layer)
         self._pin(layer)
         self._load(layer)

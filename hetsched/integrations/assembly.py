@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..engine.cpu_only import CpuOnlyEngine
+from ..engine.cpu_packed import CpuLane
 from ..engine.engine import Engine
 from ..engine.sight import Sight
 from ..files import user_path
@@ -56,8 +57,8 @@ def assembled(geometry: MoEGeometry, options: Options, modules: Sequence[Any], r
             cpu_engine = CpuOnlyEngine(scheduler, accelerator, kernel.choice)
             return Assembly(hardware, tier, kernel, cpu_engine, names.steering, None, sizes.plan)
         kernel = cpu_kernel_for(options.cpu_kernel, geometry, hardware, accelerator.emulated, modules)
-        lane = kernel.linear, kernel.choice
-        engine = Engine(scheduler, accelerator, *lane, store_for(tier), options.gpu_memory is None)
+        lane = CpuLane(kernel.linear, kernel.choice)
+        engine = Engine(scheduler, accelerator, lane, store_for(tier), options.gpu_memory is None)
         engine.sight = sight if needs_of(scheduler.forecaster) & STATES else None
         return Assembly(hardware, tier, kernel, engine, names.steering, memory, sizes.plan)
     except BaseException:

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
+from hetsched.cpu_kernels.packed.dots import dot_of
 from hetsched.cpu_kernels.packed.kernels import Clamped, PackedKernel
 from hetsched.cpu_kernels.packed.lanes import host_features
 from hetsched.cpu_kernels.packed.matrix import packed_matrix, serves
+from hetsched.cpu_kernels.packed.records import record_of
+from hetsched.cpu_kernels.packed.steps import Unpacker
 from hetsched.cpu_kernels.packed.unpackers import unpacker_of
 from hetsched.formats.fp8_block import Fp8Block
 from hetsched.formats.mxfp4 import Mxfp4
 from hetsched.formats.q4_0 import Q4_0
+from hetsched.formats.q4_k import Q4K
 from hetsched.formats.q8_0 import Q8_0
 from tests.formats.drawn import FORMATS, label, parts_of
 from tests.formats.test_packed import drawn_expert, drawn_matrix, is_near, reference
@@ -52,18 +59,41 @@ def test_products_are_those_of_rounded_activations(format_: Any) -> None:
             assert is_near(kernel.linear(x_TK, matrix), rounded(x_TK), weights), f"{tokens} tokens, {shape}"
 
 
-@pytest.mark.parametrize("format_", [Mxfp4(), Q8_0()], ids=label)
+def record(x_K: torch.Tensor, unpacker: Unpacker) -> npt.NDArray[np.uint8]:
+    """What stages make of a token's activations."""
+    where, blocks = record_of(unpacker, len(x_K)), x_K.view(-1, BLOCK)
+    scale_B = blocks.abs().amax(-1) / 127
+    numbers = (blocks / scale_B[:, None]).round()
+    made = np.zeros(where.num_bytes, np.uint8)
+    made.view(np.int8)[where.put_K] = numbers.flatten().numpy().astype(np.int8)
+    made.view(np.float32)[where.scale_K] = np.repeat(scale_B.numpy(), BLOCK)
+    if where.total_B[0] >= 0:
+        made.view(np.float32)[where.total_B] = -(numbers.sum(1) * scale_B).numpy()
+    return made
+
+
+@pytest.mark.parametrize("format_", [Mxfp4(), Q8_0(), Q4K()], ids=label)
 def test_every_cpu_adds_the_same(format_: Any) -> None:
     """Bit for bit: with VNNI, with AVX2's products of bytes and of words, and by what any CPU can do."""
-    matrix, _ = drawn_matrix(format_, (9, 288), seed=2)
-    x_TK = torch.randn((3, 288), generator=torch.Generator().manual_seed(1))
-    expected = PackedKernel(1, rounded=True).linear(x_TK, matrix)
-    tried = 0
-    for features in CPUS:
-        if features <= host_features():
-            assert torch.equal(PackedKernel(1, features=features, rounded=True).linear(x_TK, matrix), expected)
-            tried += 1
-    assert tried
+    columns = 512 if format_.block[1] > BLOCK else 288
+    matrix, weights = drawn_matrix(format_, (9, columns), seed=2)
+    x_K = torch.randn(columns, generator=torch.Generator().manual_seed(1))
+    unpacker = matrix.reader(rounded=True)
+    x = record(x_K, unpacker)
+    found = []
+    for features in [host_features(), *(each for each in CPUS if each <= host_features())]:
+        dot = dot_of(unpacker, 1, 1, features)
+
+        @njit  # type: ignore[untyped-decorator]
+        def one(blocks: int, scales: int, at: int, dot: Any = dot) -> Any:
+            return dot((blocks,), (scales,), (at,), columns)[0]
+
+        addresses = [
+            (matrix.blocks + r * matrix.row_bytes, matrix.scales + r * matrix.scale_row_bytes) for r in range(9)
+        ]
+        found.append([one(*each, x.ctypes.data) for each in addresses])
+        assert found[-1] == found[0]
+    assert is_near(torch.tensor(found[:1]), rounded(x_K[None]), weights)
 
 
 @given(

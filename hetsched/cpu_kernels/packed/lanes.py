@@ -226,6 +226,23 @@ class Lanes:
             found = self.builder.select(named, self.whole(number, low), found)
         return self.builder.bitcast(found, codes.type)
 
+    def powers(self, exponents: Any, lanes: Sequence[int]) -> Any:
+        """2^(byte - 127) of these bytes in 16 lanes; 0 gives the subnormal 2^-127.
+
+        Each byte goes to the top of its word and down by a bit: all four of a word at once, or one by a shuffle.
+        """
+        count, words = exponents.type.count, ir.VectorType(I32, LANES)
+        if count == 4:
+            everywhere = self.everywhere(self.builder.bitcast(exponents, I32))
+            top = self.builder.shl(everywhere, ir.Constant(words, [24 - 8 * lane for lane in lanes]))
+        else:
+            zeros = ir.Constant(exponents.type, [0] * count)
+            places = [place for lane in lanes for place in (count, count, count, lane)]
+            shuffled = self.builder.shuffle_vector(exponents, zeros, ir.Constant(ir.VectorType(I32, 64), places))
+            top = self.builder.bitcast(shuffled, words)
+        found = self.masked(self.shifted(top, 1), 0xFF << 23)
+        return self.builder.bitcast(self.at_least(found, 1 << 22), ir.VectorType(FLOAT, LANES))
+
     def in_one(self, vectors: Sequence[Any]) -> Any:
         """Vectors of one size, a power of two of them, as one."""
         while len(vectors) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ...types import IntArray
 from .k_blocks import q4_k, q6_k
 from .lanes import FLOAT, I8, I16, I32, LANES, Lanes
 from .steps import FOUR_EACH, Group, Step, Unpacker, by_nibble, by_nibble_in_halves, in_turn
+from .whole_steps import ROUNDED_WRITERS
 
 
 def mxfp4(_format: Format) -> Unpacker:
@@ -20,12 +21,12 @@ def mxfp4(_format: Format) -> Unpacker:
 
     def four(code: Lanes, blocks: Any, scales: Any) -> list[Group]:
         words = code.load(blocks, 0, I32, LANES)
-        scale = powers(code, code.load(scales, 0, I8, 4), FOUR_EACH)
+        scale = code.powers(code.load(scales, 0, I8, 4), FOUR_EACH)
         return [Group([code.e2m1(words, 4 * i) for i in range(8)], scale)]
 
     def one(code: Lanes, blocks: Any, scales: Any) -> list[Group]:
         words = _bytes_as_words(code, code.load(blocks, 0, I8, LANES))
-        scale = powers(code, code.load(scales, 0, I8, 1), [0] * LANES)
+        scale = code.powers(code.load(scales, 0, I8, 1), [0] * LANES)
         return [Group([code.e2m1(words, 0), code.e2m1(words, 4)], scale)]
 
     steps = Step(by_nibble(), 64, 4, four), Step(_evens_and_odds(), 16, 1, one)
@@ -38,11 +39,11 @@ def gguf_mxfp4(_format: Format) -> Unpacker:
     def four(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
         words = _gathered(code, blocks, 17, 1)
         exponents = code.joined([code.load(blocks, 17 * i, I8) for i in range(4)])
-        return [Group([code.e2m1(words, 4 * i) for i in range(8)], powers(code, exponents, FOUR_EACH))]
+        return [Group([code.e2m1(words, 4 * i) for i in range(8)], code.powers(exponents, FOUR_EACH))]
 
     def one(code: Lanes, blocks: Any, _scales: Any) -> list[Group]:
         words = _bytes_as_words(code, code.load(blocks, 1, I8, LANES))
-        scale = powers(code, code.load(blocks, 0, I8, 1), [0] * LANES)
+        scale = code.powers(code.load(blocks, 0, I8, 1), [0] * LANES)
         return [Group([code.e2m1(words, 0), code.e2m1(words, 4)], scale)]
 
     return Unpacker("gguf-mxfp4", (Step(by_nibble_in_halves(32), 68, 0, four), Step(in_turn(32), 17, 0, one)), "blocks")
@@ -164,24 +165,6 @@ def _gathered(code: Lanes, blocks: Any, block_bytes: int, begin: int) -> Any:
     return code.low_and_high(code.low_and_high(*parts[:2]), code.low_and_high(*parts[2:]))
 
 
-def powers(code: Lanes, exponents: Any, lanes: Sequence[int]) -> Any:
-    """2^(byte - 127) of these bytes in 16 lanes; 0 gives the subnormal 2^-127.
-
-    Each byte goes to the top of its word and down by a bit: all four of a word at once, or one by a shuffle.
-    """
-    count, words = exponents.type.count, ir.VectorType(I32, LANES)
-    if count == 4:
-        everywhere = code.everywhere(code.builder.bitcast(exponents, I32))
-        top = code.builder.shl(everywhere, ir.Constant(words, [24 - 8 * lane for lane in lanes]))
-    else:
-        zeros = ir.Constant(exponents.type, [0] * count)
-        places = [place for lane in lanes for place in (count, count, count, lane)]
-        shuffled = code.builder.shuffle_vector(exponents, zeros, ir.Constant(ir.VectorType(I32, 64), places))
-        top = code.builder.bitcast(shuffled, words)
-    found = code.masked(code.shifted(top, 1), 0xFF << 23)
-    return code.builder.bitcast(code.at_least(found, 1 << 22), ir.VectorType(FLOAT, LANES))
-
-
 def _e4m3(code: Lanes, numbers: Any) -> list[Any]:
     """32 of them, over 256."""
     words = code.builder.sext(numbers, ir.VectorType(I16, 32))
@@ -217,8 +200,6 @@ def unpacker_of(format_: Format, rounded: bool = False) -> Unpacker | None:
 
 
 def _made(format_: Format, rounded: bool) -> Unpacker | None:
-    from .whole_steps import ROUNDED_WRITERS
-
     writer = (ROUNDED_WRITERS if rounded else WRITERS).get(format_.name)
     if writer is None:
         return None

@@ -17,7 +17,6 @@ from ...types import IntArray
 from .k_blocks import MINIMA, scaled_and_less, scales_and_minima, six_bit_bytes
 from .lanes import I8, I16, I32, LANES, Lanes
 from .steps import FOUR_EACH, Group, Step, Unpacker, in_turn
-from .unpackers import powers
 
 NIBBLES = 0x0F0F0F0F
 TWICE_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12)
@@ -161,7 +160,7 @@ def _nibbles(code: Lanes, words: Any) -> list[Any]:
 
 
 def _e2m1(code: Lanes, words: Any, exponents: Any, count: int) -> Group:
-    scale = powers(code, exponents, [min(lane, count - 1) for lane in FOUR_EACH])
+    scale = code.powers(exponents, [min(lane, count - 1) for lane in FOUR_EACH])
     half = code.builder.fmul(scale, code.number(0.5))
     return Group([code.bytes_named(CODES, codes) for codes in _nibbles(code, words)], half)
 
