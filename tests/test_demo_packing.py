@@ -135,7 +135,9 @@ def test_readers_without_the_whole_tokenizer_have_its_parts(
     path, _ = packed(source, tmp_path / "out", "q8_0")
     monkeypatch.setattr(gguf_tokenizer, "WHOLE", "no.such.key")
     text = "the sea <|im_end|> oh"
-    assert tokenizer_of(path)(text).input_ids == AutoTokenizer.from_pretrained(source)(text).input_ids
+    with pytest.warns(RuntimeWarning, match="splits text as 'smollm'"):
+        found = tokenizer_of(path)
+    assert found(text).input_ids == AutoTokenizer.from_pretrained(source)(text).input_ids
 
 
 def test_other_programs_find_what_they_want(source: Path, tmp_path: Path) -> None:
@@ -185,5 +187,8 @@ def test_the_command_line_packs_and_verifies(
     more = ["--prompt", "the", "--max-new-tokens", "2", "--json"]
     assert main(["run", *base, *more]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"]
+    (tmp_path / "prompts").write_text("the")
+    trace = ["--prompts", str(tmp_path / "prompts"), "--out", str(tmp_path / "t.npz"), "--max-new-tokens", "2"]
+    assert main(["trace", "record", "--model", said["path"], *trace]) == 0
     assert main(["model", "build", "--format", "q8_0", "--heal-steps", "2", "--out", str(tmp_path / "other")]) == 2
     assert main(["model", "build", "--gguf", "--out", str(tmp_path / "other")]) == 2

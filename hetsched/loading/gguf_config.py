@@ -170,10 +170,11 @@ def generation_config_of(gguf: Gguf, config: Any) -> Any:
     ends = list(dict.fromkeys(end for end in ends if end is not None))
     said = {name: gguf.metadata.get(f"general.sampling.{key}") for key, name in SAMPLING.items()}
     said = {name: value for name, value in said.items() if value is not None}
-    made = transformers.GenerationConfig(bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id, **said)
-    made.eos_token_id = ends if len(ends) > 1 else next(iter(ends), None)
-    made.do_sample = bool(said.get("temperature"))
-    return made
+    said |= {
+        "do_sample": bool(said.get("temperature")),
+        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
+    }
+    return transformers.GenerationConfig(bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id, **said)
 
 
 def _one(gguf: Gguf, key: str) -> Any:

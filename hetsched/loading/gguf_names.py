@@ -21,8 +21,6 @@ GATE_UP = gguf_py.TENSOR_NAMES[TENSOR.FFN_GATE_UP_EXP]
 LAYER = re.compile(r"\blayers\.(\d+)\.")
 KV_B = ".kv_b_proj."  # of latent attention, which llama.cpp splits
 KEYS_VALUES = ("blk.{bid}.attn_k_b.weight", "blk.{bid}.attn_v_b.weight")
-# What nothing is lost without: frequencies that the config tells as well.
-DERIVED = ("rope_freqs.weight",)
 SHOWN = 3  # names in a message
 
 
@@ -90,7 +88,7 @@ def refuse_unused(gguf: Gguf, used: Iterable[str]) -> None:
     Blocks behind the last layer, which predict further tokens, are left out.
     """
     layers = int(gguf.value("block_count")) - int(gguf.value("nextn_predict_layers", 0))
-    left = sorted(set(gguf.tensors) - set(used) - set(DERIVED))
+    left = sorted(set(gguf.tensors) - set(used))
     left = [name for name in left if not any(name.startswith(f"blk.{n}.") for n in _behind(gguf, layers))]
     if left:
         raise InputError(

@@ -20,8 +20,9 @@ from .gguf_experts import fill_layer, plan_layer
 from .gguf_file import Gguf, GgufReader, GgufTensor
 from .gguf_linears import packed_linears, read_linear
 from .gguf_names import dense_sources, refuse_unused
-from .gguf_numbers import DenseTensor, KeysValues, undone_for
+from .gguf_numbers import DenseTensor, KeysValues, Undone, undone_for
 from .gguf_theirs import TheirDense, is_theirs
+from .missing import missing_weights, refuse_missing
 from .model_on_meta import on_meta, resolved_dtype
 from .saving import refuse_saving
 
@@ -46,9 +47,11 @@ class GgufPlan:
         paths: dict[Any, str] = {module: name for name, module in self.twin.named_modules()}
         self.layers = [plan_layer(tied, paths, self.gguf, unpack) for tied in layers]
         experts = {name for layer in self.layers for names in layer.names.values() for name in names}
+        self._undone: Undone
         if is_theirs(self.gguf.architecture):
             theirs = TheirDense(self.gguf, self.twin, experts)
             self._dense, self._undone = theirs.sources, theirs.undone
+            refuse_missing(path, missing_weights(self.twin, {*self._dense, *experts}))
         else:
             self._dense = dense_sources(self.twin, self.gguf, experts)
             self._undone = undone_for(self.gguf.architecture, config)

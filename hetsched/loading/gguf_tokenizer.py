@@ -6,6 +6,7 @@ architectures than are loaded here.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..errors import InputError
 from .gguf_file import Gguf
 
 WHOLE = "tokenizer.huggingface.json"  # a tokenizer.json as it is, which `hetsched model build` writes beside the rest
+USUAL_SPLITS = (None, "default", "gpt-2", "olmo")  # llama.cpp's names of GPT-2's way
 NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
@@ -21,6 +23,7 @@ def tokenizer_of(path: Path) -> Any:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     gguf = Gguf(path)
     said = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf.metadata.items()}
@@ -37,4 +40,12 @@ def tokenizer_of(path: Path) -> Any:
     except (KeyError, ValueError, TypeError) as error:
         said_text = " ".join(str(error).split())
         raise InputError(f"{gguf.files[0]} has no tokenizer that transformers reads: {said_text}") from error
+    split = said.get("pre")
+    if said.get("model") == "gpt2" and split not in GGUF_PRE_TOKENIZER_SPLITS and split not in USUAL_SPLITS:
+        warnings.warn(
+            f"{gguf.files[0].name} splits text as {split!r}, which transformers does not know: GPT-2's way is taken, "
+            "and numbers or other scripts may become other tokens than the model was trained on",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return PreTrainedTokenizerFast(tokenizer_object=backend, **{**config, **more})

@@ -70,19 +70,21 @@ class PackedStack(torch.Tensor):
         """What torch calls for any operation with such a tensor among its arguments."""
         first, named = args[0] if args else None, kwargs or {}
         if isinstance(first, cls):
-            if func in (aten.detach.default, aten.alias.default):
-                return first._again()
-            if func is aten._to_copy.default and _same(first, named):
-                return first._again()
-            if func is aten.select.int and args[1] == 0:
-                return first.piece.of(first.rows[args[2]])
-            if func is aten.slice.Tensor and args[1:2] in ((), (0,)):
-                return PackedStack(first.rows[slice(*args[2:])], first.layout_of_rows, first.piece).unpacked()
+            with torch.inference_mode(False):  # these are views to autograd, which takes none of that mode's tensors
+                if func in (aten.detach.default, aten.alias.default):
+                    return first._again()
+                if func is aten._to_copy.default and _same(first, named):
+                    return first._again()
+                if func is aten.select.int and args[1] == 0:
+                    return first.piece.of(first.rows[args[2]])
+                if func is aten.slice.Tensor and args[1:2] in ((), (0,)):
+                    return PackedStack(first.rows[slice(*args[2:])], first.layout_of_rows, first.piece).unpacked()
         if _writes(func):
             raise InputError(FROZEN.format("written to"))
         if func is aten._to_copy.default:
             raise InputError(FROZEN.format("moved or converted"))
-        return func(*(_plain(each) for each in args), **{name: _plain(each) for name, each in named.items()})
+        with torch.inference_mode(False):  # the function may be a view as well
+            return func(*(_plain(each) for each in args), **{name: _plain(each) for name, each in named.items()})
 
     def _again(self) -> PackedStack:
         return PackedStack(self.rows, self.layout_of_rows, self.piece)

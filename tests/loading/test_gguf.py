@@ -106,6 +106,17 @@ def test_as_transformers_itself_reads_the_file(tmp_path: Path, package: str) -> 
     assert torch.equal(logits(loaded(path, dtype="float32")), logits(own))
 
 
+def test_other_implementations_run_it_too(tmp_path: Path) -> None:
+    """As transformers loads it, in inference mode: its products look at all experts at once, from another side."""
+    path = tmp_path / "m.gguf"
+    write(path, normed_qwen3_moe(), KIND.Q8_0, KIND.Q8_0)
+    model, reference = load_model(path, progress=False), unpacked(path, normed_qwen3_moe())
+    reference.set_experts_implementation("grouped_mm")
+    model.set_experts_implementation("grouped_mm")
+    with torch.inference_mode():
+        assert torch.equal(logits(model), logits(reference))
+
+
 def test_rows_are_the_files_bytes(tmp_path: Path) -> None:
     path, model = tmp_path / "m.gguf", normed_qwen3_moe()
     write(path, model, KIND.Q4_K, KIND.Q6_K)

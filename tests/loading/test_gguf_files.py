@@ -24,7 +24,7 @@ from hetsched.loading.load import load_model
 from hetsched.machine import memory as room
 from hetsched.packed import Layout, PackedLayout
 from hetsched.traces.content import model_digest
-from tests.packed.models import qwen3_moe
+from tests.packed.models import logits, qwen3_moe
 
 from .made_gguf import KIND, add_metadata, files, packed, stored, write
 from .test_reading import STATUS, peak_of
@@ -137,6 +137,22 @@ def test_tensors_that_are_missing_or_too_many(path: Path) -> None:
     refused(path, "self_attn.k_proj.weight", "[8, 256]")
     rewritten(path, lambda _, tensors: tensors.pop("token_embd.weight"))
     refused(path, "no token_embd.weight")
+
+
+def test_gate_and_up_may_be_one_tensor(source: Path, tmp_path: Path) -> None:
+    """As newer converters can write them."""
+
+    def joined(_: Any, tensors: dict[str, torch.Tensor]) -> None:
+        for layer in ("blk.0", "blk.1"):
+            parts = [tensors.pop(f"{layer}.ffn_{name}_exps.weight") for name in ("gate", "up")]
+            tensors[f"{layer}.ffn_gate_up_exps.weight"] = torch.cat(parts, dim=1)
+
+    apart, together = tmp_path / "apart.gguf", tmp_path / "together.gguf"
+    rewritten(apart, lambda *_: None)
+    rewritten(together, joined)
+    for dtype in ("float16", "bfloat16"):  # as they are, and packed
+        one, other = (load_model(path, dtype=dtype, progress=False) for path in (apart, together))
+        assert torch.equal(logits(one), logits(other))
 
 
 def test_what_the_config_cannot_say_is_refused(path: Path) -> None:

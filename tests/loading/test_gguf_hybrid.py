@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import pytest
 import torch
 from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
 
 import hetsched
+from hetsched.errors import InputError
 from hetsched.loading.load import load_model
 from hetsched.packed import PackedStack
 from tests.architectures.tiny import tiny_config
@@ -38,8 +40,8 @@ def tiny() -> Any:
     return Qwen3_5MoeForCausalLM(tiny_config(Qwen3_5MoeTextConfig, {**HEADS, **widths, "rope_parameters": rope}))
 
 
-def write(path: Path, model: Any) -> None:
-    """Random numbers in every tensor that llama.cpp has of such a model."""
+def write(path: Path, model: Any, without: str = "none") -> None:
+    """Random numbers in every tensor that llama.cpp has of such a model, but for one kind."""
     config, random = model.config, torch.Generator().manual_seed(0)
     writer = gguf.GGUFWriter(path, "qwen35moe")
     add_metadata(writer, config)
@@ -55,6 +57,8 @@ def write(path: Path, model: Any) -> None:
             for called, part in parts.items():
                 data, kind = packed(part, KIND.Q8_0)
                 writer.add_tensor(f"{prefix}{called}.weight", data, raw_dtype=kind)
+            continue
+        if without in stem:
             continue
         called = WHOLE.get(stem) or {**NAMES, **LINEAR}[stem.removesuffix(".weight")] + ".weight"
         if called == "ssm_a":
@@ -105,3 +109,10 @@ def test_a_hybrid_is_what_transformers_reads_of_the_file(tmp_path: Path) -> None
     assert torch.equal(logits(model), expected)
     with hetsched.attach(model, hardware="rtx-4060-laptop-8gb", gpu_memory="40%", time_scale=1.0):
         assert torch.equal(logits(model), expected)
+
+
+def test_what_the_file_lacks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write(path, tiny(), without="linear_attn.in_proj_z")
+    with pytest.raises(InputError, match=r"lacks 3 of the model's weights: model\.layers\.0\.linear_attn\.in_proj_z"):
+        load_model(path, progress=False)

@@ -49,6 +49,18 @@ def test_matrices_of_other_formats_and_joins_are_exact() -> None:
             assert handle.geometry.dtype == "q4_k"
 
 
+def test_inference_mode_changes_nothing() -> None:
+    """A model attached and run within it, and alone; what autograd takes for views are made for it."""
+    model = pack(qwen3_moe(), "q8_0", "q8_0")
+    expected, stack = logits(model), expert_modules(model)[0].gate_up_proj
+    with torch.inference_mode():
+        assert torch.equal(logits(model), expected)
+        assert torch.equal(stack.detach()[1], stack.data[:2][1])
+        with hetsched.attach(model, **EMULATED):
+            assert torch.equal(logits(model), expected)
+    assert torch.equal(logits(model), expected)
+
+
 def test_tokens_are_those_of_the_numbers_unpacked() -> None:
     model = pack(qwen3_moe(), "q4_0", "q4_0")
     ids, options = torch.arange(3, 9)[None], {"max_new_tokens": 12, "do_sample": False}
