@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--work", nargs=2, metavar=("NAME", "PATH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        return work(*args.work, args.vocabulary)
+        return work(args.work[0], args.work[1], args.vocabulary)
     sizes = ModelSizes(args.layers, args.experts, args.hidden, args.ffn, args.vocabulary)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
@@ -116,7 +116,7 @@ def torch_model(name: str, path: str) -> Any:
     if name.startswith("hetsched"):
         import hetsched
 
-        options = {"cpu_kernel": "packed-int8"} if "int8" in name else {}
+        options: dict[str, Any] = {"cpu_kernel": "packed-int8"} if "int8" in name else {}
         model, _handle = hetsched.load(path, hardware="cpu", progress=False, **options)
     else:
         from transformers import AutoModelForCausalLM

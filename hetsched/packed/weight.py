@@ -73,10 +73,12 @@ class PackedWeight(torch.Tensor):
         if isinstance(first, cls):
             again = func in (aten.detach.default, aten.alias.default)
             if again or (func is aten._to_copy.default and _same(first, named)):
-                return PackedWeight(first.held, first.format, first.matrix_shape, first.dtype)
+                with torch.inference_mode(False):  # a view to autograd, which takes none of that mode's tensors
+                    return PackedWeight(first.held, first.format, first.matrix_shape, first.dtype)
         if _writes(func):
             raise InputError(FROZEN.format("written to").replace("experts", "weights"))
-        return func(*(_plain(each) for each in args), **{name: _plain(each) for name, each in named.items()})
+        with torch.inference_mode(False):  # the function may be a view as well
+            return func(*(_plain(each) for each in args), **{name: _plain(each) for name, each in named.items()})
 
 
 def packed_parameter(held: torch.Tensor, format_: Format, shape: Shape, dtype: torch.dtype) -> torch.nn.Parameter:

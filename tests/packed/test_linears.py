@@ -65,6 +65,9 @@ def test_a_module_computes_what_it_would_unpacked(name: str) -> None:
     assert torch.equal(weight.float(), plain.float())
     assert (weight.shape, weight.dtype, weight.is_cpu) == (SHAPE, torch.bfloat16, True)
     assert isinstance(module.to(torch.bfloat16).weight, PackedWeight)
+    with torch.inference_mode():
+        assert torch.equal(module(x.clone()), F.linear(x, plain, module.bias))
+        assert torch.equal(weight.t()[:, 0], plain[0])
 
 
 def test_it_is_not_written_to_but_copied() -> None:
