@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import torch
 
-from ..engine.cpu_only import CpuOnlyEngine
 from ..engine.expert_ffn import Arithmetic
 from ..engine.host_store import refuse_unreadable
 from ..engine.interrupts import uninterrupted
@@ -22,8 +21,7 @@ from ..packed import layout_of, parameter_names
 from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
-from .dense_kernel import DenseKernel, dense_kernel_for
-from .dense_linear import DenseLinears
+from .dense_kernel import DenseLane
 from .dense_part import DensePart
 from .door import close_door, open_door
 from .expert_modules import Selection
@@ -70,9 +68,7 @@ class Attachment:
         self._arithmetic: dict[Any, Arithmetic] = {}
         self._selection = Selection()
         self._dense = DensePart()
-        self._linears = DenseLinears()
-        self.dense_kernel = DenseKernel("torch", "not yet chosen", {})
-        self._wanted = options.dense_kernel
+        self.dense_lane = DenseLane(options.dense_kernel, self.engine, self.cpu_kernel)
         self._steered = SteeredModel()
         self._weights = WeightWatch()
         self.fewer: FewerExperts | None = None  # while the model drafts for itself
@@ -148,7 +144,7 @@ class Attachment:
             self._selection.restore()
             self._second_try.take_off()
             self._steered.take_off()
-            self._linears.take_off()
+            self.dense_lane.take_off()
             self._dense.restore()
             if (model := self.model()) is not None:
                 take_off(model, self)
@@ -238,9 +234,7 @@ class Attachment:
 
     def multiply(self, model: torch.nn.Module) -> None:
         """Take our own products for the model's linear modules where they are faster."""
-        cpu_only, eager = isinstance(self.engine, CpuOnlyEngine), self.cpu_kernel.choice is None
-        self.dense_kernel = dense_kernel_for(self._wanted, model, cpu_only, eager, self.cpu_kernel.lossless)
-        self._linears.put_on(model, self.dense_kernel.ways)
+        self.dense_lane.put_on(model)
         self._dense.unpack(model)
 
     def steer(self, model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> None:

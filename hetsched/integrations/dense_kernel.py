@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ..cpu_kernels.packed.kernels import PackedKernel
+from ..engine.cpu_only import CpuOnlyEngine
 from ..errors import InputError, UnknownNameError, known_as
 from ..machine.profile import HardwareProfile
 from ..measure.dense_kernels import Key, choose_dense, choose_many
-from .dense_linear import Way, dense_linears
+from .cpu_lane import CpuKernel
+from .dense_linear import DenseLinears, Way, dense_linears
 
 NAMES = ("auto", "torch", "packed", "packed-int8")
 MOST = 8  # tokens up to which plain weights take our product where it was asked for by name
@@ -28,6 +30,25 @@ class DenseKernel(NamedTuple):
     def lossless(self) -> bool:
         """Whether it works on weights and activations as they are."""
         return not any(key.packed and way.rounded for key, way in self.ways.items())
+
+
+class DenseLane:
+    """The linear maps of an attached model: `kernel` computes them once put_on() has chosen it."""
+
+    def __init__(self, wanted: str | None, engine: Any, experts: CpuKernel) -> None:
+        self.kernel = DenseKernel("torch", "not yet chosen", {})
+        self._wanted, self._cpu_only, self._experts = wanted, isinstance(engine, CpuOnlyEngine), experts
+        self._linears = DenseLinears()
+
+    def put_on(self, model: torch.nn.Module) -> None:
+        """Choose, and give the model's linear modules a forward of ours where that is to be."""
+        eager, lossless = self._experts.choice is None, self._experts.lossless
+        self.kernel = dense_kernel_for(self._wanted, model, self._cpu_only, eager, lossless)
+        self._linears.put_on(model, self.kernel.ways)
+
+    def take_off(self) -> None:
+        """The modules are called as their class says again. May be called twice."""
+        self._linears.take_off()
 
 
 def check_dense_kernel(spec: str | None, hardware: HardwareProfile, cpu_only: bool) -> None:
