@@ -63,6 +63,7 @@ def test_a_module_computes_what_it_would_unpacked(name: str) -> None:
     assert torch.equal(weight.detach() + 0, plain)
     assert torch.equal(weight[3:5], plain[3:5])
     assert torch.equal(weight.float(), plain.float())
+    assert type(weight.detach().to("meta")) is torch.Tensor  # what is moved to a device is numbers there
     assert (weight.shape, weight.dtype, weight.is_cpu) == (SHAPE, torch.bfloat16, True)
     assert isinstance(module.to(torch.bfloat16).weight, PackedWeight)
     with torch.inference_mode():
