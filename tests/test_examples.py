@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,18 @@ def test_a_guard_event_is_shown() -> None:
     assert guarded_s < 1.1 * static_s < alone_s
     assert lines[4].startswith("after step")
     assert "hetsched -> " in lines[4]
+
+
+def test_packed_models_side_by_side(tmp_path: Path) -> None:
+    """A model made in GGUF runs with activations as they are and rounded, in turns; llama.cpp too where it is here."""
+    sizes = ("--layers", "1", "--experts", "8", "--hidden", "256", "--ffn", "64", "--vocabulary", "512")
+    short = ("--repeats", "1", "--tokens", "2", "--prefill", "40", "--folder", str(tmp_path))
+    rows = json.loads(run("side_by_side.py", "--formats", "q4_0", *sizes, *short, "--json"))["rows"]
+    ours = {row["name"]: row for row in rows if row["name"].startswith("hetsched")}
+    assert {name: row["lossless"] for name, row in ours.items()} == {
+        "hetsched": True,
+        "hetsched int8 activations": False,
+    }
+    for row in rows:
+        assert row["decode_range"][0] <= row["decode"] <= row["decode_range"][1]
+        assert row["prefill"] > 0

@@ -32,7 +32,8 @@ def add_machine_options(
     cpu_kernel: str | None = None,
     time_scale: float = ATTACH_TIME_SCALE,
 ) -> None:
-    """--hardware, --gpu-memory, --policy, --solver, --forecaster, --stand-in-for, --cpu-kernel and --time-scale."""
+    """--hardware, --gpu-memory, --policy, --solver, --forecaster, --stand-in-for, --cpu-kernel and --dense-kernel, and
+    --time-scale."""
     text = f"machine to emulate, or 'cpu': see 'hetsched profiles list' (default: {hardware or 'this machine'})"
     parser.add_argument("--hardware", type=non_empty_text, default=hardware, metavar="NAME", help=text)
     usual = gpu_memory.replace("%", "%%") if gpu_memory else "what the GPU has beside the rest of the model"
@@ -51,6 +52,8 @@ def add_machine_options(
     usual = cpu_kernel or "eager on emulated machines, auto on this one"
     text = f"CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel (default: {usual})"
     parser.add_argument("--cpu-kernel", type=non_empty_text, default=cpu_kernel, metavar="NAME", help=text)
+    text = "without a GPU, linear maps outside the experts: torch, auto (the faster), packed, packed-int8 (lossy) (default: auto)"
+    parser.add_argument("--dense-kernel", type=non_empty_text, metavar="NAME", help=text)
     text = "emulated machines: wall seconds per emulated second (default: %(default)g)"
     parser.add_argument(
         "--time-scale", type=finite_float(1, MAX_SCALE), action=NotedOption, default=time_scale, metavar="X", help=text
@@ -120,6 +123,7 @@ def machine_options(args: argparse.Namespace) -> dict[str, Any]:
         "forecaster": args.forecaster,
         "stand_in_for": args.stand_in_for,
         "cpu_kernel": args.cpu_kernel,
+        "dense_kernel": args.dense_kernel,
         "gpu_precision": getattr(args, "gpu_precision", None),
         "steer": getattr(args, "steer", None),
     }

@@ -21,6 +21,7 @@ from ..packed import layout_of, parameter_names
 from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
+from .dense_kernel import DenseLane
 from .dense_part import DensePart
 from .door import close_door, open_door
 from .expert_modules import Selection
@@ -67,6 +68,7 @@ class Attachment:
         self._arithmetic: dict[Any, Arithmetic] = {}
         self._selection = Selection()
         self._dense = DensePart()
+        self.dense_lane = DenseLane(options.dense_kernel, self.engine, self.cpu_kernel)
         self._steered = SteeredModel()
         self._weights = WeightWatch()
         self.fewer: FewerExperts | None = None  # while the model drafts for itself
@@ -142,6 +144,7 @@ class Attachment:
             self._selection.restore()
             self._second_try.take_off()
             self._steered.take_off()
+            self.dense_lane.take_off()
             self._dense.restore()
             if (model := self.model()) is not None:
                 take_off(model, self)
@@ -228,6 +231,11 @@ class Attachment:
     def bring(self, model: torch.nn.Module) -> None:
         """Bring the model's dense part to the device, where experts give way if nobody has named their memory."""
         self._dense.bring(model, self.engine.accelerator.device, self.room.make_room if self._may_shrink else None)
+
+    def multiply(self, model: torch.nn.Module) -> None:
+        """Take our own products for the model's linear modules where they are faster."""
+        self.dense_lane.put_on(model)
+        self._dense.unpack(model)
 
     def steer(self, model: torch.nn.Module, layers: Sequence[Sequence[Any]]) -> None:
         """Force experts on and off in the model's routers, where that was asked for."""

@@ -27,6 +27,7 @@ from ..tiers import Tier
 from ..types import FloatArray
 from .budget import accelerator_for, planned, refuse_idle_scale
 from .cpu_lane import check_cpu_kernel, refuse_decisions
+from .dense_kernel import check_dense_kernel
 from .gpu_precision import check_gpu_precision, tier_for
 from .model_shape import RestOfModel
 
@@ -44,6 +45,7 @@ class Options:
     frequency_LE: FloatArray | None = None
     stand_in_for: str | MoEGeometry | None = None
     cpu_kernel: str | None = None
+    dense_kernel: str | None = None
     gpu_precision: str | None = None
     steer: str | Path | Steering | None = None
     forecaster: Any = None
@@ -114,6 +116,7 @@ def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices
             require_at_least_one(name, value)
     check_gpu_precision(options.gpu_precision, hardware)
     check_cpu_kernel(options.cpu_kernel, geometry.dtype if geometry else None)
+    check_dense_kernel(options.dense_kernel, hardware, cpu_only)
     steering = _steering(options.steer, geometry)
     return Choices(hardware, here, cpu_only, _stand_in(options.stand_in_for, hardware, here), steering)
 

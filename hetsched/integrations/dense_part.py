@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..engine.slots import SHORT
+from ..packed import PackedWeight
 from .expert_modules import is_expert_module
 
 
@@ -64,6 +65,16 @@ class DensePart:
                     self._moved.append(MovedTensor(held, name, tensor, there, there.data_ptr(), there._version))
                     held[name] = there  # type: ignore[assignment]
 
+    def unpack(self, model: torch.nn.Module) -> None:
+        """Let packed weights that nothing of ours reads be numbers until restore(), or each call would unpack them."""
+        for module in model.modules():
+            weight = module._parameters.get("weight")
+            if isinstance(weight, PackedWeight) and "forward" not in module.__dict__:
+                there = torch.nn.Parameter(weight.unpacked(), requires_grad=False)
+                address = there.data_ptr()
+                self._moved.append(MovedTensor(module._parameters, "weight", weight, there, address, there._version))
+                module._parameters["weight"] = there
+
     def restore(self) -> None:
         """Put everything back, with what was written to it meanwhile. May be called twice."""
         for moved in self._moved:
@@ -71,6 +82,8 @@ class DensePart:
             if now is None or now is moved.before:
                 continue
             written = now is not moved.there or now.data_ptr() != moved.address or now._version != moved.version
+            if written and isinstance(moved.before, PackedWeight):
+                continue  # other numbers now, which cannot be packed
             if written:
                 moved.before.data = now.detach().to(moved.before.device)
             moved.held[moved.name] = moved.before

@@ -16,6 +16,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 frame_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: False)
 any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 
+_TRACED: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", lambda: None)
+_MODES: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_TRANSFORM: Callable[[], Any] = getattr(torch._C._functorch, "maybe_current_level", lambda: None)
+
+
+def must_see_operations() -> bool:
+    """Whether a trace, a dispatch mode or a transform of torch follows what is computed in this thread."""
+    return _TRACED() is not None or _MODES() > 0 or _TRANSFORM() is not None
+
 
 @contextlib.contextmanager
 def plain_torch() -> Iterator[None]:

@@ -50,6 +50,7 @@ def attach(
     frequency_LE: FloatArray | None = None,
     stand_in_for: str | MoEGeometry | None = None,
     cpu_kernel: str | None = None,
+    dense_kernel: str | None = None,
     gpu_precision: str | None = None,
     steer: str | Path | Steering | None = None,
     forecaster: Any = None,
@@ -79,6 +80,12 @@ def attach(
 
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
     kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
+
+    `dense_kernel`: without a GPU, what multiplies by the weights of linear modules outside the experts (attention,
+    shared experts, head). "auto": hetsched's own product ("packed", the same within rounding) for few tokens wherever
+    it is faster by measurement, and for weights that a GGUF file has packed; "torch": torch's, bit for bit;
+    "packed-int8": LOSSY, activations of packed weights rounded to bytes. None: torch where `cpu_kernel` is eager, else
+    auto, as lossless as `cpu_kernel`.
 
     `gpu_precision`: None keeps every token exact. "int8" and "int4" (GGUF's Q8_0 and Q4_0), "fp8-block", "q6_k", "q4_k"
     and "mxfp4" fill the GPU with lossy copies: more experts fit and a copy is shorter, while the CPU goes on computing
@@ -111,6 +118,7 @@ def attach(
         frequency_LE,
         stand_in_for,
         cpu_kernel,
+        dense_kernel,
         gpu_precision,
         steer,
         forecaster,
@@ -162,6 +170,7 @@ def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], 
         )
     for tied in layers:
         attachment.adopt(tied)
+    attachment.multiply(model)
     attachment.steer(model, layers)
     attachment.look_ahead(model, layers)
     attachment.select(model)

@@ -18,6 +18,7 @@ from .experts import put_tied
 from .gguf_config import config_of
 from .gguf_experts import fill_layer, plan_layer
 from .gguf_file import Gguf, GgufReader, GgufTensor
+from .gguf_linears import packed_linears, read_linear
 from .gguf_names import dense_sources, refuse_unused
 from .gguf_numbers import DenseTensor, KeysValues, Undone, undone_for
 from .gguf_theirs import TheirDense, is_theirs
@@ -56,6 +57,8 @@ class GgufPlan:
             self._undone = undone_for(self.gguf.architecture, config)
         taken = [tensor.name for layer in self.layers for each in layer.sources.values() for tensor in each]
         refuse_unused(self.gguf, [*(name for names in self._dense.values() for name in names), *taken])
+        self._linears = {} if unpack else packed_linears(self.twin, self.gguf, self._dense)
+        self._held: dict[str, torch.nn.Parameter] = {}
 
     @property
     def expert_bytes(self) -> int:
@@ -64,9 +67,10 @@ class GgufPlan:
 
     @property
     def rest_bytes(self) -> int:
-        """Bytes of the dense weights, unpacked."""
+        """Bytes of the dense weights as they will lie."""
         held = self.twin.state_dict()
-        return sum(prod(held[name].shape) * held[name].dtype.itemsize for name in self._dense)
+        plain = sum(int(held[name].nbytes) for name in self._dense if name not in self._linears)
+        return plain + sum(tensor.num_bytes for tensor, _ in self._linears.values())
 
     def report(self) -> LoadReport:
         """What loading comes to."""
@@ -98,6 +102,9 @@ class GgufPlan:
         weights: dict[str, Any] = {
             name: self._dense_tensor(stored, held[name], reader) for name, stored in self._dense.items()
         }
+        for name, (tensor, format_) in self._linears.items():
+            self._held[name] = read_linear(tensor, format_, self.twin.dtype, reader)
+            weights[name] = torch.zeros((), dtype=self.twin.dtype).expand(held[name].shape)
         filled = []
         for layer in self.layers:
             filled.append(fill_layer(layer, reader, advance))
@@ -117,12 +124,14 @@ class GgufPlan:
         return KeysValues(keys, values, held.shape)
 
     def put(self, model: Any, filled: list[torch.Tensor]) -> None:
-        """Let a model made of those weights have its packed experts."""
+        """Let a model made of those weights have its packed parameters."""
+        for name, parameter in self._held.items():
+            model.get_submodule(name.rpartition(".")[0])._parameters["weight"] = parameter
         for layer, rows in zip(self.layers, filled, strict=True):
             if isinstance(layer.layout, PackedLayout):
                 paths = [name.rpartition(".")[0] for name in next(iter(layer.names.values()))]
                 put_tied([model.get_submodule(path) for path in paths], layer.layout, rows)
-        if any(isinstance(layer.layout, PackedLayout) for layer in self.layers):
+        if self._held or any(isinstance(layer.layout, PackedLayout) for layer in self.layers):
             refuse_saving(model)
 
 

@@ -6,6 +6,7 @@ One row holds all of one expert, so that a fetch is one copy.
 from .layout import Matrix, PackedLayout, PackedPiece, PackedWeights, StoredAs, packed_layout
 from .rows import ALIGN, Layout, Piece, layout_of, parameter_names
 from .stack import PackedStack, put_packed
+from .weight import PackedWeight, packed_parameter
 
 __all__ = [
     "ALIGN",
@@ -14,11 +15,13 @@ __all__ = [
     "PackedLayout",
     "PackedPiece",
     "PackedStack",
+    "PackedWeight",
     "PackedWeights",
     "Piece",
     "StoredAs",
     "layout_of",
     "packed_layout",
+    "packed_parameter",
     "parameter_names",
     "put_packed",
 ]

@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _same(stack: PackedStack, named: Mapping[str, Any]) -> bool:
+def _same(stack: torch.Tensor, named: Mapping[str, Any]) -> bool:
     dtype, device = named.get("dtype") or stack.dtype, named.get("device") or stack.device
     return dtype == stack.dtype and torch.device(device) == stack.device
 
