@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import hetsched
+from hetsched.accelerators.streams.device import StreamAccelerator
 from hetsched.cpu_kernels import parse_choice
 from hetsched.engine.cpu_packed import packed_experts
 from hetsched.errors import InputError
 from hetsched.integrations.expert_modules import expert_modules
+from tests.accelerators.clocked_queues import ClockedQueues
 from tests.packed.models import gpt_oss, logits, pack, qwen3_moe, unpacked
 
 ON_CPU: dict[str, Any] = {"hardware": "cpu"}
@@ -45,6 +47,19 @@ def test_kernels_are_near(make: Any, up: str, down: str, matrices: int, joined: 
         assert off < NEAR
         assert stats["lossless"]
         assert stats["cpu_kernel"] == (spec if "+" in spec else f"{spec}@1")
+
+
+def test_lanes_with_threads_of_their_own_compute_the_same() -> None:
+    """As on a real device: the CPU lane is the caller's, copies arrive when they do; one call of kernels a layer."""
+    model = pack(qwen3_moe().float(), "q8_0", "q8_0")
+    expected = logits(unpacked(lambda: qwen3_moe().float(), model))
+    device = StreamAccelerator(ClockedQueues(1e6), 1 << 22, 1 << 10)
+    options = {"hardware": EMULATED["hardware"], "gpu_memory": "40%", "accelerator": device, "cpu_kernel": "packed"}
+    with hetsched.attach(model, **options) as handle:
+        found = logits(model)
+        handle.engine.check()
+        assert handle.stats()["lossless"]
+    assert (found - expected).norm() < NEAR * expected.norm()
 
 
 def test_rounded_activations_are_lossy_and_say_so() -> None:
