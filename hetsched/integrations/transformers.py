@@ -78,7 +78,9 @@ def attach(
     `stats()["predictions"]` says how far they were off.
 
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
-    kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
+    kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one. Packed
+    experts have "packed" (unpacked in registers), "unpack" (before torch's product) and, LOSSY, "packed-int8", which
+    rounds activations to 8 bits.
 
     `gpu_precision`: None keeps every token exact. "int8" and "int4" (GGUF's Q8_0 and Q4_0) fill the GPU with lossy
     copies: more experts fit and a copy is shorter, while the CPU goes on computing with the exact weights. "auto" takes
