@@ -79,7 +79,9 @@ def attach(
     `stats()["predictions"]` says how far they were off.
 
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
-    kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one.
+    kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one. Packed
+    experts have "packed" (unpacked in registers), "unpack" (before torch's product) and, LOSSY, "packed-int8", which
+    rounds activations to 8 bits.
 
     `dense_kernel`: without a GPU, what multiplies by the weights of linear modules outside the experts (attention,
     shared experts, head). "auto": hetsched's own product ("packed", the same within rounding) for few tokens wherever
