@@ -52,7 +52,9 @@ def add_machine_options(
     usual = cpu_kernel or "eager on emulated machines, auto on this one"
     text = f"CPU experts: eager (bit for bit), auto (fastest lossless), or a kernel (default: {usual})"
     parser.add_argument("--cpu-kernel", type=non_empty_text, default=cpu_kernel, metavar="NAME", help=text)
-    text = "without a GPU, linear maps outside the experts: torch, auto (the faster), packed, packed-int8 (lossy) (default: auto)"
+    text = (
+        "without a GPU, linear maps outside the experts: torch, auto (the faster), packed, packed-int8 (default: auto)"
+    )
     parser.add_argument("--dense-kernel", type=non_empty_text, metavar="NAME", help=text)
     text = "emulated machines: wall seconds per emulated second (default: %(default)g)"
     parser.add_argument(

@@ -71,7 +71,7 @@ def choose_dense(weights: Mapping[Key, Sequence[torch.Tensor]], budget_s: float 
 def choose_many(kernel: PackedKernel, weight: torch.Tensor, budget_s: float = 0.2) -> ManyTokens:
     """The faster way to multiply many tokens by packed weights such as this one, measured on rows of it."""
     ways, matrix = [ManyTokens(kernel, half) for half in (False, True)], matrix_of(weight)
-    if matrix is None or weight.dtype is torch.float32 or weight.nbytes < SMALLEST:
+    if matrix is None or weight.dtype is not torch.bfloat16 or weight.nbytes < SMALLEST:
         return ways[0]
     rows = max(SAMPLE // (4 * matrix.shape[1]) // matrix.format.block[0] * matrix.format.block[0], 1)
     some = matrix.rows(0, min(rows, matrix.shape[0]))

@@ -64,7 +64,7 @@ def test_every_way_to_unpack_gives_the_same_weights(format_: Any, features: froz
         pytest.skip(f"this CPU lacks {', '.join(sorted(features - host_features()))}")
     shape = (5, 416) if format_.block[1] < 256 else (5, 512)
     matrix, weights = drawn_matrix(format_, shape, seed=4)
-    found = PackedKernel(1, features=features).widened(matrix, 0, shape[0])
+    found = PackedKernel(1, features=features).unpacked_into(torch.empty(shape), matrix)
     assert torch.equal(found.double(), weights[:, matrix.unpacker.order(shape[1])])
 
 

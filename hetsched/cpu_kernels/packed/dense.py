@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ...formats.plain import Bf16, Fp16
 from ...packed import PackedWeight
 from ..numba_kernels import LOCK, _launch_pool
-from .kernels import BLOCK_BYTES, PackedKernel
+from .kernels import PackedKernel, arranged
 from .lanes import host_features
 from .matrix import PackedMatrix, packed_matrix, serves
 from .records import record_of
@@ -83,8 +82,8 @@ class DenseProduct:
 class ManyTokens:
     """Products of packed matrices with more tokens than are worth unpacking in registers: a block of rows at a time.
 
-    `half`: blocks are rounded to the dtype of the activations, as the unpacked model's weights are, and multiplied in
-    it by torch; else in fp32. Lossless both: rounding to what the model computes with.
+    `half`: weights are rounded to bf16 activations' own dtype, as the unpacked model's are, and multiplied in it; else
+    in fp32. Lossless both: rounding to what the model computes with.
     """
 
     def __init__(self, kernel: PackedKernel, half: bool) -> None:
@@ -93,16 +92,6 @@ class ManyTokens:
 
     def __call__(self, input_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """x times the transposed matrix, in the dtype of x: [T, N]."""
-        if not self.half or input_TK.dtype is torch.float32:
+        if not self.half or input_TK.dtype is not torch.bfloat16:
             return self._kernel.linear(input_TK, matrix)
-        rows, columns = matrix.shape
-        order = torch.from_numpy(matrix.unpacker.order(columns))
-        x_TK, out_TN = input_TK.index_select(1, order), input_TK.new_empty((len(input_TK), rows))
-        wide = torch.empty((min(max(BLOCK_BYTES // 4 // columns, 1), rows), columns))
-        narrow = torch.empty(wide.shape, dtype=input_TK.dtype)
-        for begin in range(0, rows, len(wide)):
-            end = min(begin + len(wide), rows)
-            self._kernel.widened(matrix, begin, end, wide[: end - begin])
-            block = narrow[: end - begin].copy_(wide[: end - begin])
-            out_TN[:, begin:end] = F.linear(x_TK, block)
-        return out_TN
+        return self._kernel.in_blocks(arranged(input_TK, matrix.unpacker), matrix)

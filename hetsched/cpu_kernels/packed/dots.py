@@ -156,8 +156,8 @@ def _add_totals(code: Lanes, factors: Any, x_T: list[Any], at: int, sums_T: list
         code.builder.store(code.fma(factors, code.load(x, at, FLOAT, LANES), code.builder.load(place)), place)
 
 
-def wide_of(unpacker: Unpacker, features: frozenset[str]) -> Any:
-    """An intrinsic (blocks, scales, out, columns): one row's weights as fp32, in the unpacker's order."""
+def wide_of(unpacker: Unpacker, features: frozenset[str], half: bool = False) -> Any:
+    """An intrinsic (blocks, scales, out, columns): one row's weights as fp32, or bf16, in the unpacker's order."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def wide(_context: Any, blocks: Any, scales: Any, out: Any, columns: Any) -> Any:
@@ -167,7 +167,7 @@ def wide_of(unpacker: Unpacker, features: frozenset[str]) -> Any:
             for step in unpacker.steps:
                 width = ir.Constant(I64, step.width)
                 with cgutils.for_range(builder, builder.sdiv(left, width)):
-                    _widen(Lanes(builder, features), step, places)
+                    _widen(Lanes(builder, features), step, places, half)
                 left = builder.srem(left, width)
             return cgutils.get_null_value(ir.IntType(64))
 
@@ -176,7 +176,7 @@ def wide_of(unpacker: Unpacker, features: frozenset[str]) -> Any:
     return wide
 
 
-def _widen(code: Lanes, step: Step, places: list[Any]) -> None:
+def _widen(code: Lanes, step: Step, places: list[Any], half: bool) -> None:
     builder = code.builder
     blocks, scales, out = (builder.load(place) for place in places)
     written = 0
@@ -185,9 +185,10 @@ def _widen(code: Lanes, step: Step, places: list[Any]) -> None:
             scaled = vector if group.scale is None else builder.fmul(vector, group.scale)
             if group.shift is not None:
                 scaled = builder.fadd(scaled, group.shift)
-            target = builder.bitcast(code.at(out, 4 * written), scaled.type.as_pointer())
-            builder.store(scaled, target, align=1)
-            written += LANES
-    sizes = step.block_bytes, step.scale_bytes, 4 * written
+            made = code.narrowed(scaled) if half else scaled
+            target = builder.bitcast(code.at(out, written), made.type.as_pointer())
+            builder.store(made, target, align=1)
+            written += LANES * (2 if half else 4)
+    sizes = step.block_bytes, step.scale_bytes, written
     for place, at, size in zip(places, (blocks, scales, out), sizes, strict=True):
         builder.store(code.at(at, size), place)

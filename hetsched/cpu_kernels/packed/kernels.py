@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
-from .lanes import host_features
+from .lanes import host_features, multiplies_bf16
 from .matrix import Biases, ExpertMatrices, PackedMatrix
 from .records import Record, record_of
 from .steps import Unpacker
@@ -90,7 +91,7 @@ class PackedKernel:
     def linear(self, input_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
         """x times the transposed weights, in the dtype of x: [T, N]."""
         if len(input_TK) > self.few:
-            return self._in_blocks(_arranged(input_TK, matrix.unpacker), matrix).to(input_TK.dtype)
+            return self.in_blocks(arranged(input_TK.float(), matrix.unpacker), matrix).to(input_TK.dtype)
         unpacker = matrix.reader(self.rounded)
         x_TK, record = _wide(input_TK), record_of(unpacker, matrix.shape[1])
         tokens, out_TN = len(x_TK), torch.empty((len(x_TK), matrix.shape[0]))
@@ -187,8 +188,12 @@ class PackedKernel:
         return out_SH
 
     def _many(self, hidden_TH: torch.Tensor, expert: ExpertMatrices, activation: Clamped | None) -> torch.Tensor:
-        x_TH = _arranged(hidden_TH, expert.gate.unpacker)
-        gate, up = (self._in_blocks(x_TH, matrix) for matrix in (expert.gate, expert.up))
+        """One expert, fp32 [T, H]. bf16 activations meet weights in bf16, as in the unpacked model, where the CPU
+        multiplies those."""
+        half = hidden_TH.dtype is torch.bfloat16 and multiplies_bf16()
+        dtype = torch.bfloat16 if half else torch.float32
+        x_TH = arranged(hidden_TH.to(dtype), expert.gate.unpacker)
+        gate, up = (self.in_blocks(x_TH, matrix).float() for matrix in (expert.gate, expert.up))
         if expert.biases:
             gate, up = gate + expert.biases[0], up + expert.biases[1]
         if activation is None:
@@ -196,24 +201,25 @@ class PackedKernel:
         else:
             gate, up = gate.clamp(max=activation.limit), up.clamp(-activation.limit, activation.limit)
             inner = (up + 1) * (gate * torch.sigmoid(gate * activation.alpha))
-        out_TH = self._in_blocks(_arranged(inner, expert.down.unpacker), expert.down)
+        out_TH = self.in_blocks(arranged(inner.to(dtype), expert.down.unpacker), expert.down).float()
         return out_TH + expert.biases[2] if expert.biases else out_TH
 
-    def widened(self, matrix: PackedMatrix, first: int, last: int, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Some rows' weights as fp32, columns in the unpacker's order; into `out`, contiguous, if it is given."""
-        made = torch.empty((last - first, matrix.shape[1])) if out is None else out
-        how = self._placed(self._loops.widening(matrix.unpacker, self._features), matrix)
-        self._run([*how, first, *made.shape, made.data_ptr()], "unpacking")
-        return made
+    def unpacked_into(self, out_NK: torch.Tensor, matrix: PackedMatrix, first: int = 0) -> torch.Tensor:
+        """Weights of the rows from `first` on, columns in the unpacker's order, into `out_NK`: contiguous fp32 or bf16,
+        rounded to nearest."""
+        half = out_NK.dtype is torch.bfloat16
+        how = self._placed(self._loops.widening(matrix.unpacker, self._features, half), matrix)
+        self._run([*how, first, *out_NK.shape, out_NK.data_ptr(), out_NK.itemsize], "unpacking")
+        return out_NK
 
-    def _in_blocks(self, x_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
-        """fp32 [T, N]; x in the unpacker's order."""
+    def in_blocks(self, x_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
+        """x, fp32 or bf16 in the unpacker's order, times rows unpacked to its dtype, some at a time, by torch: [T, N]."""
         rows, columns = matrix.shape
-        out_TN = torch.empty((len(x_TK), rows))
-        block = torch.empty((min(max(BLOCK_BYTES // 4 // columns, 1), rows), columns))
+        out_TN = x_TK.new_empty((len(x_TK), rows))
+        block = x_TK.new_empty((min(max(BLOCK_BYTES // x_TK.itemsize // columns, 1), rows), columns))
         for begin in range(0, rows, len(block)):
-            end = min(begin + len(block), rows)
-            out_TN[:, begin:end] = x_TK @ self.widened(matrix, begin, end, block[: end - begin]).t()
+            some = block[: rows - begin]
+            out_TN[:, begin : begin + len(some)] = F.linear(x_TK, self.unpacked_into(some, matrix, begin))
         return out_TN
 
     def _run(self, words: Sequence[int], *stages: str, before: str = "") -> None:
@@ -264,7 +270,6 @@ def _address(array: npt.NDArray[Any]) -> int:
     return found
 
 
-def _arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> torch.Tensor:
-    """Activations in fp32 in the unpacker's order."""
-    order = unpacker.order(input_TK.shape[1])
-    return input_TK.detach().float()[:, torch.from_numpy(order)]
+def arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> torch.Tensor:
+    """Activations in the unpacker's order."""
+    return input_TK.detach().index_select(1, torch.from_numpy(unpacker.order(input_TK.shape[1])))

@@ -29,6 +29,12 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name in FEATURES if found.get(name))
 
 
+def multiplies_bf16() -> bool:
+    """Whether this machine's CPU has products of bf16 numbers, which torch uses."""
+    found = binding.get_host_cpu_features()
+    return any(found.get(name) for name in ("amx-bf16", "avx512bf16", "bf16"))
+
+
 class Lanes:
     """Code at a builder's place, for a CPU with these features."""
 
@@ -112,6 +118,14 @@ class Lanes:
         words = self.builder.zext(bits, ir.VectorType(I32, bits.type.count))
         high = self.builder.shl(words, self.whole(16, words))
         return self.builder.bitcast(high, ir.VectorType(FLOAT, bits.type.count))
+
+    def narrowed(self, floats: Any) -> Any:
+        """Finite floats as bf16 bits: to nearest, ties to even."""
+        words = self.builder.bitcast(floats, ir.VectorType(I32, floats.type.count))
+        odd = self.masked(self.shifted(words, 16), 1)
+        half = self.builder.add(odd, self.whole(0x7FFF, words))
+        rounded = self.shifted(self.builder.add(words, half), 16)
+        return self.builder.trunc(rounded, ir.VectorType(I16, floats.type.count))
 
     def halves(self, bits: Any) -> Any:
         """fp16 bits as floats; where the CPU has no instruction for it, by way of the exponent."""

@@ -17,7 +17,7 @@ from ...jit.by_address import address_of, floats_at, specialised_by_name, words_
 from .dots import dot_of, wide_of
 
 if TYPE_CHECKING:  # names that jit.bound and jit.threaded bind below
-    dot_41 = dot_42 = dot_24 = share = row = tokens_of = None
+    dot_41 = dot_42 = dot_24 = share = row = item = tokens_of = None
 
 PACKAGE = "hetsched.cpu_kernels.packed"
 SOURCES = ("lanes", "steps", "k_blocks", "unpackers", "whole_steps", "dots", "loops")
@@ -70,10 +70,10 @@ def _read(stamp):
 
 def _widen_rows(stamp):
     def widen_rows(blocks, scales, wide, scale_wide, first, last, columns, out):
-        """Rows `first` to `last` of a matrix as fp32, the first to `out`."""
+        """Rows `first` to `last` of a matrix as numbers of `item` bytes, the first to `out`."""
         assert stamp >= 0
         for r in range(first, last):
-            row(blocks + r * wide, scales + r // share * scale_wide, out + 4 * (r - first) * columns, columns)
+            row(blocks + r * wide, scales + r // share * scale_wide, out + item * (r - first) * columns, columns)
         return 0
 
     return widen_rows
@@ -100,7 +100,8 @@ def reading(unpacker, features):
 
 
 @cache
-def widening(unpacker, features):
-    """The address of what unpacks rows of a format."""
-    name, row = _named(unpacker, features), wide_of(unpacker, features)
-    return address_of(specialised_by_name(name, _widen_rows, _stamp(), WIDE, row=row, share=unpacker.rows_a_scale))
+def widening(unpacker, features, half=False):
+    """The address of what unpacks rows of a format, to fp32 or bf16."""
+    name, row = f"{_named(unpacker, features)}{' half' * half}", wide_of(unpacker, features, half)
+    given = {"row": row, "share": unpacker.rows_a_scale, "item": 2 if half else 4}
+    return address_of(specialised_by_name(name, _widen_rows, _stamp(), WIDE, **given))

@@ -177,12 +177,12 @@ def _leaving(stamp):
 
 def _unpacking(stamp):
     def unpacking(words, part, parts):
-        """Rows of a matrix as fp32 [N, K]. Words: how to unpack it, the first row, N, K, to where."""
+        """Rows of a matrix as numbers [N, K]. Words: how to unpack it, the first row, N, K, to where, bytes of one."""
         assert stamp >= 0
-        w = carray(words_at(words), 9)
+        w = carray(words_at(words), 10)
         first, last = w[6] * part // parts, w[6] * (part + 1) // parts
         matrix = (w[1], w[2], w[3], w[4])
-        called_at(w[0], (*matrix, w[5] + first, w[5] + last, w[7], w[8] + 4 * first * w[7]))
+        called_at(w[0], (*matrix, w[5] + first, w[5] + last, w[7], w[8] + w[9] * first * w[7]))
         return 0
 
     return unpacking
