@@ -70,14 +70,14 @@ def _text(args: argparse.Namespace) -> int:
     """Write the texts and print the figures."""
     from hetsched.demo_model.repetition import TOKENS, distinct_share, held_out_prompts, repeated_share
 
-    from .generating import generate
+    from .generating import GREEDY, generate
 
     model, tokenizer = _model_to_measure(args)
     given = {} if args.repetition_penalty is None else {"repetition_penalty": args.repetition_penalty}
     rows: list[dict[str, Any]] = []
     for prompt in held_out_prompts():
         ids = encode(tokenizer, prompt)
-        made = generate(model, tokenizer, ids, args.max_new_tokens or TOKENS, stream=False, greedy=True, **given)
+        made = generate(model, tokenizer, ids, args.max_new_tokens or TOKENS, stream=False, **GREEDY, **given)
         figures = {"distinct_2": distinct_share(made.new), "repeated_4gram_share": repeated_share(made.new)}
         rows.append({"prompt": prompt, "text": made.text, "tokens": made.tokens, **figures})
         if not args.json:
