@@ -102,7 +102,7 @@ def _line() -> str:
 
 
 class _CtrlC:
-    """A stopping criterion: while an answer is written, one Ctrl-C ends it after its token; else it raises, as usual."""
+    """A stopping criterion: one Ctrl-C ends the answer being written, after its token; any other raises as usual."""
 
     def __init__(self) -> None:
         self._asked = False

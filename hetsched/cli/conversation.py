@@ -23,7 +23,7 @@ class Conversation:
         self._said: list[Message] = []
 
     def ask(self, question: str) -> Any:
-        """Token ids [1, T] of all that the model is to see. Raises InputError for a question longer than the context."""
+        """Token ids [1, T] of all that the model is to see. Raises InputError for a question beyond the context."""
         self._said.append({"role": "user", "content": question})
         while True:
             ids = encode_messages(self._tokenizer, [*self._system, *self._said])

@@ -41,8 +41,8 @@ class Generated:
 def generate(model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, stream: bool, **more: Any) -> Generated:
     """One text as the model's generation config says, but for its length.
 
-    `more`: settings that go before the config's (`**GREEDY`: the likeliest token each time). `stream` writes the text to
-    standard output as it comes, with beams once it is whole.
+    `more`: settings that go before the config's (`**GREEDY`: the likeliest token each time). `stream` writes the text
+    to standard output as it comes, with beams once it is whole.
     """
     import torch
     import transformers
