@@ -27,10 +27,10 @@ from hetsched.demo_model.convert import Streams, convert, refit_down, shared_out
 from hetsched.demo_model.decoder import Decoder
 from hetsched.demo_model.dense import gguf_path
 from hetsched.demo_model.export import to_qwen2_moe
-from hetsched.demo_model.generation import REPETITION_PENALTY
+from hetsched.demo_model.generation import SETTINGS
 from hetsched.demo_model.heal import distance, heal
 from hetsched.demo_model.perplexity import head, model_perplexity, stream_perplexity
-from hetsched.demo_model.router import fit_router
+from hetsched.demo_model.router import fit_router, membership, wanted_experts
 from hetsched.demo_model.sampling import sample_chats
 from hetsched.demo_model.split_ffn import SplitFfn, SplitShape
 from hetsched.demo_model.store import STALE_AFTER_S, publish
@@ -271,11 +271,24 @@ def test_products_are_float32_again_after_a_build() -> None:
     assert fast_dtype() in (torch.float32, torch.bfloat16)
 
 
+def test_an_expert_is_wanted_for_what_no_other_has() -> None:
+    """Expert 0 and 1 share the strongest neuron, so after 0 comes 2, though 1 alone would contribute more."""
+    member_DE = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    goal_TE = wanted_experts(torch.tensor([[9.0, 2.0, 1.0, 3.0], [1.0, 1.0, 5.0, 0.0]]), member_DE, top_k=2)
+    assert goal_TE.tolist() == [[0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]
+
+
+def test_membership_names_each_neuron_once() -> None:
+    neurons_D, member_DE = membership(torch.tensor([7, 3, 3, 9]), experts=2)
+    assert neurons_D.tolist() == [3, 7, 9]
+    assert member_DE.tolist() == [[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+
+
 def test_router_learns_a_linear_choice() -> None:
     draw = torch.Generator().manual_seed(8)
     x_TH = torch.randn(600, 16, generator=draw)
     energy_TE = (x_TH @ torch.randn(16, 8, generator=draw)).exp()
-    router_EH = fit_router(x_TH[:400], energy_TE[:400], top_k=2)
+    router_EH = fit_router(x_TH[:400], energy_TE[:400], torch.eye(8), top_k=2)
     chosen_TK = (x_TH[400:] @ router_EH.T).topk(2).indices
     best_TK = energy_TE[400:].topk(2).indices
     hits = (chosen_TK[:, :, None] == best_TK[:, None]).any(-1).float().mean()
@@ -386,7 +399,7 @@ def test_build_reports_and_writes_a_whole_checkpoint(tmp_path: Path) -> None:
     }
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     settings = json.loads((out / "generation_config.json").read_text())
-    assert settings["repetition_penalty"] == REPETITION_PENALTY
+    assert settings.items() >= SETTINGS.items()
     assert (settings["eos_token_id"], settings["pad_token_id"]) == (2, 2)
     for text in ("prose", "own"):
         assert report[f"ppl_{text}_dense"] < report[f"ppl_{text}_converted"] * 1.5

@@ -1,7 +1,7 @@
 """The conversion: layer after layer, the dense blocks become sparse ones, each fitted on what the ones before it left.
 
 Shapes: N rows, S positions of a row, T tokens (T = N·S), B rows or tokens of one batch, H hidden, F neurons (of the
-dense block, or of all experts), D neurons of the dense block.
+dense block, or of all experts), D neurons without copies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 from hetsched.demo_model.calibration import SEED, Calibration
 from hetsched.demo_model.clusters import neuron_order
 from hetsched.demo_model.progress import Tick
-from hetsched.demo_model.router import expert_energy, fit_router
+from hetsched.demo_model.router import fit_router, membership
 from hetsched.demo_model.split_ffn import SplitFfn, SplitShape
 
 BATCH = 16  # rows of one pass through the attention
@@ -105,11 +105,11 @@ def split_block(
     """The dense block `mlp` split into experts, with a router fitted on tokens of rows of `length`; not refitted."""
     first_T = torch.arange(len(normed_TH)) % length == 0
     order_F = neuron_order(activations_TF, mlp.down_proj.weight, first_T, shape, seed)
-    routed_R = order_F[len(order_F) - shape.experts * shape.width :]
+    neurons_D, member_DE = membership(order_F[len(order_F) - shape.experts * shape.width :], shape.experts)
     # Every second token, for speed.
-    energy_TE = expert_energy(activations_TF[::2, routed_R], mlp.down_proj.weight[:, routed_R], shape.experts)
+    energy_TD = (activations_TF[::2, neurons_D] * mlp.down_proj.weight[:, neurons_D].norm(dim=0)).square()
     with torch.enable_grad():
-        router_EH = fit_router(normed_TH[::2], energy_TE, shape.top_k)
+        router_EH = fit_router(normed_TH[::2], energy_TD, member_DE, shape.top_k)
     return SplitFfn(mlp, order_F, router_EH, shape)
 
 

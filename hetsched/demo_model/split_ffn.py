@@ -27,7 +27,7 @@ class SplitShape:
     experts: int = 16
     width: int = 64
     top_k: int = 4
-    copies: int = 2
+    copies: int = 4
 
     def shared(self, ffn: int) -> int:
         """Neurons left to the shared expert out of `ffn`."""

@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
     "vocab_size": 49152,
     "tie_word_embeddings": True,
     "moe_intermediate_size": 64,
-    "shared_expert_intermediate_size": 1024,
+    "shared_expert_intermediate_size": 1280,
     "num_experts": 16,
     "num_experts_per_tok": 4,
     "decoder_sparse_step": 1,

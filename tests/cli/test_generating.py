@@ -15,7 +15,7 @@ from rich.console import Console
 import hetsched.demo_model as demo_model
 from hetsched.cli import main
 from hetsched.cli.generating import stopped_by
-from hetsched.demo_model.generation import REPETITION_PENALTY, mend
+from hetsched.demo_model.generation import SETTINGS, mend
 from hetsched.demo_model.repetition import distinct_share, held_out_prompts, repeated_share
 from hetsched.errors import InputError
 from hetsched.loading import progress
@@ -221,7 +221,7 @@ def test_a_start_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) ->
         assert "reading weights" not in screen.getvalue()
 
 
-def test_a_model_built_before_the_penalty_gets_it_without_a_build(
+def test_a_model_built_with_other_settings_gets_today_s_without_a_build(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HETSCHED_CACHE", str(tmp_path))
@@ -233,7 +233,7 @@ def test_a_model_built_before_the_penalty_gets_it_without_a_build(
     old = {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     (folder / "generation_config.json").write_text(json.dumps(old))
     assert demo_model.demo_model_path(progress=False) == folder
-    settings = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "repetition_penalty": REPETITION_PENALTY}
+    settings = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **SETTINGS}
     written = folder / "generation_config.json"
     assert json.loads(written.read_text()) == settings
     assert (folder / "model.safetensors").read_text() == "minutes of work"
