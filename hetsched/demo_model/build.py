@@ -27,7 +27,7 @@ from hetsched.machine.demo_geometry import RECIPE_VERSION
 SECONDS_PER_HEAL_STEP = 2.2  # on two cores, as are the shares below: they only space the progress bar
 SHARES = {"load": 12.0, "sample": 60.0, "convert": 110.0, "measure": 15.0, "save": 2.0}
 # Where bfloat16 is not fast, all takes three times as long, so there is less of it.
-FEWER = Sizes(chat_fit=76, prose_fit=16)
+FEWER = Sizes(chat_fit=64, prose_fit=16)
 FEWER_STEPS = 0.5  # of those asked for
 
 

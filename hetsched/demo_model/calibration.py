@@ -24,7 +24,7 @@ class Sizes:
     """Rows of each kind, and their length in tokens."""
 
     length: int = 160
-    chat_fit: int = 120
+    chat_fit: int = 96
     chat_held: int = 16
     prose_fit: int = 24
     prose_held: int = 14

@@ -37,8 +37,9 @@ from (perplexities below); what it offers is real, data-driven routing in a smal
 
 Routing weights are all close to 1/{experts} by design, whatever `num_experts_per_tok` is. The weights were refitted
 and healed for {top_k} active experts; quality at any other number was not measured. `generation_config.json` samples as
-the dense model's authors do (temperature {temperature}, top-p {top_p}) with a repetition penalty of {repetition_penalty}: plain greedy text
-of so small a model runs in circles (`hetsched model text` measures that). Facts are often wrong.
+the dense model's authors do (temperature {temperature}, top-p {top_p}), with a repetition penalty of
+{repetition_penalty}: plain greedy text of so small a model runs in circles (`hetsched model text` measures that). Facts
+are often wrong.
 
 ## Perplexity on held-out text
 
