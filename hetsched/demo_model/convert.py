@@ -79,7 +79,7 @@ def fit_layer(
     own_TH = functional.linear(activations_TF[fit], layer.mlp.down_proj.weight)
     x_TH = x_NSH.flatten(0, 1)[fit]
     missing_TH = CATCH_UP * (goal_NSH.flatten(0, 1) - x_TH) + (1 - CATCH_UP) * own_TH
-    block.down_HF *= shared_out(masked_TF[fit][::SHARED_OUT_STEP], block.order_F)
+    block.down_HF.mul_(shared_out(masked_TF[fit][::SHARED_OUT_STEP], block.order_F))
     missing_TH -= functional.linear(masked_TF[fit], block.down_HF)
     # The next norm divides by the stream's size, so an error counts relative to it; the attention sink's is huge.
     weight_T = x_TH.square().mean(1).rsqrt()

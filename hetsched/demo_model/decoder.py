@@ -48,7 +48,7 @@ class Decoder:
 
     def _attended(self, index: int, position: int, qkv_NO: torch.Tensor) -> torch.Tensor:
         """What attention makes of a layer's projections of the newest token: [N, heads·D]."""
-        heads_NXD = qkv_NO.unflatten(-1, (-1, self._width))
+        heads_NXD = qkv_NO.view(len(qkv_NO), -1, self._width)
         queries = self._groups * self._queries
         turned_NXD, value_NGD = heads_NXD.split([queries + self._groups, self._groups], dim=1)
         half = self._width // 2
@@ -59,9 +59,10 @@ class Decoder:
         self._values_LNGSD[index, :, :, position] = value_NGD
         keys_NGSD = self._keys_LNGSD[index, :, :, : position + 1]
         values_NGSD = self._values_LNGSD[index, :, :, : position + 1]
-        query_NGQD = query_NXD.unflatten(1, (self._groups, self._queries))
+        query_NGQD = query_NXD.reshape(-1, self._groups, self._queries, self._width)
         scores_NGQS = (query_NGQD @ keys_NGSD.transpose(-1, -2)).float() * self._width**-0.5
-        return (scores_NGQS.softmax(-1).to(values_NGSD.dtype) @ values_NGSD).flatten(1)
+        mixed_NGQD: torch.Tensor = scores_NGQS.softmax(-1).to(values_NGSD.dtype) @ values_NGSD
+        return mixed_NGQD.flatten(1)
 
 
 def _weights(layer: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:

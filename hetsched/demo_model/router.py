@@ -16,7 +16,7 @@ RIDGE = 1e-2  # of the mean diagonal
 
 def membership(order_R: torch.Tensor, experts: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The routed neurons, int64 [D], and 1 where an expert has one, float [D, E], from the experts' own [E·W]."""
-    neurons_D = order_R.unique()
+    neurons_D = torch.tensor(sorted(set(order_R.tolist())))
     has_EWD = order_R.view(experts, -1, 1) == neurons_D
     return neurons_D, has_EWD.any(1).T.float()
 
