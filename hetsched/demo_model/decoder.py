@@ -50,11 +50,11 @@ class Decoder:
         """What attention makes of a layer's projections of the newest token: [N, heads·D]."""
         heads_NXD = qkv_NO.view(len(qkv_NO), -1, self._width)
         queries = self._groups * self._queries
-        turned_NXD, value_NGD = heads_NXD.split([queries + self._groups, self._groups], dim=1)
+        turned_NXD, value_NGD = heads_NXD[:, : -self._groups], heads_NXD[:, -self._groups :]
         half = self._width // 2
         swapped_NXD = torch.cat([-turned_NXD[..., half:], turned_NXD[..., :half]], dim=-1)
         turned_NXD = turned_NXD * self._cos_SD[position] + swapped_NXD * self._sin_SD[position]
-        query_NXD, key_NGD = turned_NXD.split([queries, self._groups], dim=1)
+        query_NXD, key_NGD = turned_NXD[:, :queries], turned_NXD[:, queries:]
         self._keys_LNGSD[index, :, :, position] = key_NGD
         self._values_LNGSD[index, :, :, position] = value_NGD
         keys_NGSD = self._keys_LNGSD[index, :, :, : position + 1]
