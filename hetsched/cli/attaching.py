@@ -1,4 +1,4 @@
-"""What the verbs that run a model share: its options, loading it, and its prompt."""
+"""What the verbs that run a model share: its options, and loading it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from hetsched.report.steering_view import steered_words
 
 from .option_types import NotedOption, at_least_one, finite_float, non_empty_text, refuse_given
 from .paths import InputFile
+from .prompting import check_prompt as check_prompt
+from .prompting import encode as encode
 
 ATTACH_TIME_SCALE = 20.0  # attach()'s own, which is not imported for a help text: it would load torch
 
@@ -187,12 +189,6 @@ def attached(model: Any, options: Mapping[str, Any], **more: Any) -> Iterator[An
         yield handle
 
 
-def check_prompt(prompt: str) -> None:
-    """Raise InputError for a prompt without tokens."""
-    if not prompt.strip():
-        raise InputError("the prompt has no tokens; give --prompt some text")
-
-
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a checkpoint folder or a GGUF file. Raises InputError where there is none."""
     import transformers
@@ -209,18 +205,6 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
         raise
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} has no tokenizer that transformers reads: {error}") from error
-
-
-def encode(tokenizer: Any, prompt: str) -> Any:
-    """Token ids [1, T] of a prompt, through the chat template where there is one. Raises InputError for no tokens."""
-    check_prompt(prompt)
-    if getattr(tokenizer, "chat_template", None):
-        message = [{"role": "user", "content": prompt}]
-        encoded = tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        return encoded["input_ids"]
-    return tokenizer(prompt, return_tensors="pt")["input_ids"]
 
 
 def model_folder(name: str, *, progress: bool = True) -> Path:

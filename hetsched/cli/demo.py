@@ -16,10 +16,12 @@ from hetsched.machine.hardware import is_this_machine
 from .attaching import DEMO, add_machine_options, attached, check_prompt, encode, load_model, machine_options
 from .generating import generate
 from .option_types import at_least_one
+from .sampling import DEFAULT_SEED, Sampling, seeded
 
 SCHEMA = "hetsched-demo/1"
 PROMPT = "What is a map?"
 CALIBRATION = "Explain how to bake bread at home, step by step."
+AGAIN = Sampling({}, DEFAULT_SEED)  # each strategy draws the same tokens
 STRATEGIES = ("cpu-only", "layer-split", "on-demand-lru", "static-frequency", "hetsched")
 
 
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     with attached(model, options) as handle:
         console.print(hardware_view(handle))
         console.print(Text(f"── {args.prompt}", style="bold"))
-        made = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
+        with seeded(AGAIN, model):
+            made = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json)
         stats = handle.stats()
     wall = made.wall_figures(stats, options)
     emulated = f"── {stats['tokens_per_s']:.1f} tokens/s emulated"
@@ -93,7 +96,7 @@ def _compare(
         solver = options["solver"] if says.uses_solver else DEFAULT_SOLVER
         forecaster = options["forecaster"] if says.uses_forecaster else None
         own = {**options, "policy": policy, "solver": solver, "forecaster": forecaster}
-        with attach(model, **own, frequency_LE=frequency_LE) as handle:
+        with attach(model, **own, frequency_LE=frequency_LE) as handle, seeded(AGAIN, model):
             generate(model, tokenizer, ids, tokens, stream=False)
             rows.append(handle.stats())
     return rows
@@ -105,6 +108,6 @@ def _calibrate(model: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
     from hetsched.scheduler import DEFAULT_SOLVER
 
     plain = {"policy": "cpu-only", "solver": DEFAULT_SOLVER, "forecaster": None, "time_scale": 1.0}
-    with attach(model, **{**options, **plain}) as handle:
+    with attach(model, **{**options, **plain}) as handle, seeded(AGAIN, model):
         generate(model, tokenizer, encode(tokenizer, CALIBRATION), 32, stream=False)
         return handle.scheduler.tokens_LE.astype(float)

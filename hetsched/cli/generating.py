@@ -32,26 +32,24 @@ class Generated:
 
         return {
             "wall_s": self.wall_s,
-            "wall_tokens_per_s": self.tokens / self.wall_s,
+            "wall_tokens_per_s": self.tokens / self.wall_s if self.wall_s else 0.0,
             "time_scale": (options.get("time_scale") or DEFAULT_SCALE) if stats["emulated"] else 1.0,
             "stopped_by": self.stopped_by,
         }
 
 
-def generate(
-    model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, stream: bool, greedy: bool = False, **more: Any
-) -> Generated:
-    """One text as the model's generation config says, but for its length; `greedy`: the likeliest token each time.
+def generate(model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, stream: bool, **more: Any) -> Generated:
+    """One text as the model's generation config says, but for its length.
 
-    `more`: settings that go before the config's. `stream` writes the text to standard output as it comes, with beams
-    once it is whole.
+    `more`: settings that go before the config's (`**GREEDY`: the likeliest token each time). `stream` writes the text
+    to standard output as it comes, with beams once it is whole.
     """
     import torch
     import transformers
 
     config = model.generation_config
-    settings: dict[str, Any] = {**(GREEDY if greedy else {}), **more}
-    as_it_comes = stream and (greedy or (config.num_beams or 1) == 1)
+    settings: dict[str, Any] = dict(more)
+    as_it_comes = stream and more.get("num_beams", config.num_beams or 1) == 1
     if config.pad_token_id is None:
         settings["pad_token_id"] = first_of(tokenizer.pad_token_id, tokenizer.eos_token_id, config.eos_token_id)
     if as_it_comes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 from typing import Any
 
@@ -16,10 +15,12 @@ from hetsched.machine.sizes import show_bytes
 from .attaching import add_trust_option, encode, load_model
 from .option_types import NotedOption, at_least_one, non_empty_text, refuse_given, whole
 from .paths import NewFolder
+from .sampling import add_sampling_options, refuse_idle_sampling, sampling_of, seeded
 
 DENSE = "dense"
-TEXT = """let a model write greedily to six held-out prompts, without hetsched, and measure how much it repeats itself:
-distinct-2, and the share of tokens inside a 4-gram that the text has more than once, both averaged over the texts"""
+TEXT = """let a model write to six held-out prompts, without hetsched, as its generation_config.json says, and measure
+how much it repeats itself: distinct-2, and the share of tokens inside a 4-gram that the text has more than once, both
+averaged over the texts"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,9 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="checkpoint folder, 'demo', or 'dense' for what demo was made of (default: %(default)s)",
     )
     measured.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help="of each text (default: 120)")
-    measured.add_argument(
-        "--repetition-penalty", type=_penalty, metavar="X", help="1 for none (default: generation_config.json's)"
-    )
+    add_sampling_options(measured)
     add_trust_option(measured)
     measured.add_argument("--json", action="store_true", help="one JSON document on standard output")
     measured.set_defaults(run=_text)
@@ -101,43 +100,40 @@ def _text(args: argparse.Namespace) -> int:
 
     from .generating import generate
 
+    refuse_idle_sampling(args)
     model, tokenizer = _model_to_measure(args)
-    given = {} if args.repetition_penalty is None else {"repetition_penalty": args.repetition_penalty}
+    sampling = sampling_of(args, model.generation_config)
     rows: list[dict[str, Any]] = []
-    for prompt in held_out_prompts():
-        ids = encode(tokenizer, prompt)
-        made = generate(model, tokenizer, ids, args.max_new_tokens or TOKENS, stream=False, greedy=True, **given)
-        figures = {"distinct_2": distinct_share(made.new), "repeated_4gram_share": repeated_share(made.new)}
-        rows.append({"prompt": prompt, "text": made.text, "tokens": made.tokens, **figures})
-        if not args.json:
-            print(f"> {prompt}\n{made.text}\n")
+    with seeded(sampling, model):
+        for prompt in held_out_prompts():
+            ids = encode(tokenizer, prompt)
+            made = generate(model, tokenizer, ids, args.max_new_tokens or TOKENS, stream=False, **sampling.settings)
+            figures = {"distinct_2": distinct_share(made.new), "repeated_4gram_share": repeated_share(made.new)}
+            rows.append({"prompt": prompt, "text": made.text, "tokens": made.tokens, **figures})
+            if not args.json:
+                print(f"> {prompt}\n{made.text}\n")
     means = {key: statistics.fmean(row[key] for row in rows) for key in ("distinct_2", "repeated_4gram_share")}
-    penalty = given.get("repetition_penalty", model.generation_config.repetition_penalty or 1.0)
-    document = {"schema": "hetsched-model-text/1", "model": args.model, "repetition_penalty": penalty, **means}
+    penalty = sampling.settings.get("repetition_penalty", model.generation_config.repetition_penalty or 1.0)
+    how = {"repetition_penalty": penalty, "seed": sampling.seed}
     if args.json:
-        print(json.dumps({**document, "rows": rows}, ensure_ascii=False))
+        document = {"schema": "hetsched-model-text/1", "model": args.model, **how, **means, "rows": rows}
+        print(json.dumps(document, ensure_ascii=False))
     else:
+        drawn = "greedy" if sampling.seed is None else f"seed {sampling.seed}"
         print(
-            f"{args.model}, repetition penalty {penalty:g}, {sum(row['tokens'] for row in rows)} tokens: distinct-2 "
-            f"{means['distinct_2']:.3f}, {means['repeated_4gram_share']:.0%} of tokens in repeated 4-grams"
+            f"{args.model}, {drawn}, repetition penalty {penalty:g}, {sum(row['tokens'] for row in rows)} tokens: "
+            f"distinct-2 {means['distinct_2']:.3f}, {means['repeated_4gram_share']:.0%} of tokens in repeated 4-grams"
         )
     return 0
 
 
 def _model_to_measure(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Model and tokenizer; the dense model writes by the settings of what was made of it."""
     if args.model != DENSE:
         return load_model(args.model, trust_remote_code=args.trust_remote_code)
     from hetsched.demo_model.dense import gguf_path, load_dense
+    from hetsched.demo_model.generation import SETTINGS
 
-    return load_dense(gguf_path())
-
-
-def _penalty(text: str) -> float:
-    """An argparse type: a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0; 1 is no penalty")
-    return number
+    model, tokenizer = load_dense(gguf_path())
+    model.generation_config.update(**SETTINGS)
+    return model, tokenizer

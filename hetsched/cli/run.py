@@ -1,4 +1,4 @@
-"""`hetsched run`: generate text with a model's experts under the scheduler."""
+"""`hetsched run`: generate text, or chat, with a model's experts under the scheduler."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+from hetsched.errors import InputError
+
 from .attaching import (
     add_context_options,
     add_machine_options,
@@ -14,10 +16,8 @@ from .attaching import (
     add_steer_option,
     add_trust_option,
     attached,
-    check_prompt,
     context_for,
     context_options,
-    encode,
     load_model,
     lossy_label,
     machine_options,
@@ -25,9 +25,12 @@ from .attaching import (
 from .generating import Generated, generate
 from .option_types import at_least_one, non_empty_text
 from .paths import OutputFile
+from .prompting import check_prompt, encode, require_template
+from .sampling import add_sampling_options, refuse_idle_sampling, sampling_of, seeded
 from .speculating import add_speculation_options, refuse_idle_draft, speculating
 
 SCHEMA = "hetsched-run/1"
+TOKENS, CHAT_TOKENS = 64, 512
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,10 +43,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="PATH",
         help="checkpoint folder, GGUF file, hub id, or 'demo'",
     )
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to go on with")
-    parser.add_argument(
-        "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
-    )
+    parser.add_argument("--prompt", metavar="TEXT", help="text to go on with; with --chat the first question")
+    text = "ask line by line, on a terminal or through a pipe; Ctrl-C ends an answer, /quit or Ctrl-D the chat"
+    parser.add_argument("--chat", action="store_true", help=text)
+    text = "what the model is told before all else, where it has a chat template (default: what that says)"
+    parser.add_argument("--system", metavar="TEXT", help=text)
+    text = f"of an answer, at most (default: {TOKENS}, with --chat {CHAT_TOKENS})"
+    parser.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help=text)
+    add_sampling_options(parser)
     add_machine_options(parser)
     add_context_options(parser)
     add_precision_option(parser)
@@ -52,47 +59,85 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_trust_option(parser)
     text = "begin with what earlier runs have learned, if FILE is there, and write it with what this one adds"
     parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
-    parser.add_argument("--greedy", action="store_true", help="no sampling, whatever generation_config.json says")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Generate as generation_config.json says; text streams to standard output, or one JSON document with --json."""
-    from hetsched.report.predictions_view import predictions_line
-    from hetsched.report.run_view import faults_line, memory_line, speculation_line, stats_line, stop_line, wall_line
+    from hetsched.report.run_view import memory_line
 
-    check_prompt(args.prompt)
-    refuse_idle_draft(args)
+    _check(args)
+    most = args.max_new_tokens or (CHAT_TOKENS if args.chat else TOKENS)
     options = {**machine_options(args), "learned": args.learned, **context_options(args)}
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=[options])
-    ids = encode(tokenizer, args.prompt)
-    if args.context is None:
-        options["context"] = context_for(int(ids.shape[1]) + args.max_new_tokens)
+    sampling = sampling_of(args, model.generation_config)
+    ids = None
+    if args.chat:
+        require_template(tokenizer, "--chat")
+    else:
+        ids = encode(tokenizer, args.prompt, args.system)
+        if args.context is None:
+            options["context"] = context_for(int(ids.shape[1]) + most)
     with attached(model, options) as handle:
         if not args.json:
             print(f"{lossy_label(handle.stats())}{memory_line(handle)}", file=sys.stderr)
-        with speculating(args, handle, tokenizer) as speculation:
-            made = generate(model, tokenizer, ids, args.max_new_tokens, stream=not args.json, greedy=args.greedy)
+        with speculating(args, handle, tokenizer) as speculation, seeded(sampling, model):
+            if ids is None:
+                made = _chat(args, handle, model, tokenizer, most, sampling.settings)
+            else:
+                made = generate(model, tokenizer, ids, most, stream=not args.json, **sampling.settings)
         stats = {**handle.stats(), "speculation": speculation and speculation.stats()}
+        stored = {"format": handle.geometry.dtype, "weights_bytes": handle.engine.store.num_bytes}
     wall = made.wall_figures(stats, options)
-    if args.json:
-        print(json.dumps(run_document(made, wall, int(ids.shape[1]), stats)))
-        return 0
-    lines = [stats_line(stats), speculation_line(stats["speculation"]), wall_line(made.tokens, wall)]
-    for line in filter(None, [*lines, predictions_line(stats["predictions"])]):
-        print(f"{lossy_label(stats)}{line}", file=sys.stderr)
-    if survived := faults_line(stats):
-        print(survived, file=sys.stderr)
-    if stopped := stop_line(made.stopped_by, args.max_new_tokens):
-        print(stopped, file=sys.stderr)
+    if args.json and ids is not None:
+        document = run_document(made, {**wall, **stored, "seed": sampling.seed}, int(ids.shape[1]), stats)
+        print(json.dumps(document))
+    else:
+        _show(made, wall, stats, most)
     return 0
 
 
-def run_document(made: Generated, wall: dict[str, Any], prompt_tokens: int, stats: dict[str, Any]) -> dict[str, Any]:
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError for options that make no sense together, before anything is loaded."""
+    if args.prompt is None and not args.chat:
+        raise InputError("--prompt is missing: give text to go on with, or --chat")
+    if args.chat and args.json:
+        raise InputError("--chat streams many answers and --json is one document: drop one of the two")
+    if args.prompt is not None:
+        check_prompt(args.prompt)
+    refuse_idle_sampling(args)
+    refuse_idle_draft(args)
+
+
+def _chat(
+    args: argparse.Namespace, handle: Any, model: Any, tokenizer: Any, most: int, settings: dict[str, Any]
+) -> Generated:
+    """A whole chat. Who speculates looks after the cache in ways of its own, so it begins anew with each answer."""
+    from .chatting import chat
+    from .conversation import Conversation
+
+    conversation = Conversation(tokenizer, args.system, context=handle.plan.context, room=most)
+    return chat(model, tokenizer, conversation, args.prompt, remember=args.speculate == "off", **settings)
+
+
+def _show(made: Generated, wall: dict[str, Any], stats: dict[str, Any], most: int) -> None:
+    """Say on standard error what the run came to."""
+    from hetsched.report.predictions_view import predictions_line
+    from hetsched.report.run_view import faults_line, speculation_line, stats_line, stop_line, wall_line
+
+    lines = [stats_line(stats), speculation_line(stats["speculation"]), wall_line(made.tokens, wall)]
+    for line in filter(None, [*lines, predictions_line(stats["predictions"])]):
+        print(f"{lossy_label(stats)}{line}", file=sys.stderr)
+    for line in filter(None, [faults_line(stats), stop_line(made.stopped_by, most)]):
+        print(line, file=sys.stderr)
+
+
+def run_document(made: Generated, told: dict[str, Any], prompt_tokens: int, stats: dict[str, Any]) -> dict[str, Any]:
     """The verb's JSON document; `tokens_per_s` is the lanes' own, emulated or measured, of decoding alone.
 
-    With speculation it counts the tokens of the text, and the seconds of drafting.
+    With speculation it counts the tokens of the text, and the seconds of drafting. `told`: of the clock on the wall,
+    the seed (None where nothing was drawn), and the experts' format and bytes in host memory.
     """
     speculation = stats.get("speculation")
     return {
@@ -101,7 +146,7 @@ def run_document(made: Generated, wall: dict[str, Any], prompt_tokens: int, stat
         "tokens": made.tokens,
         "prompt_tokens": prompt_tokens,
         "tokens_per_s": (speculation or stats)["tokens_per_s"],
-        **wall,
+        **told,
         "hardware": stats["hardware"],
         "emulated": stats["emulated"],
         "lossless": stats["lossless"],

@@ -13,7 +13,7 @@ from hetsched.demo_model.generation import mend
 from hetsched.errors import InputError
 from hetsched.machine.demo_geometry import RECIPE_VERSION, cached_folder
 
-DEFAULT_HEAL_STEPS = 36
+DEFAULT_HEAL_STEPS = 30
 
 __all__ = ["DEFAULT_HEAL_STEPS", "RECIPE_VERSION", "build_demo_model", "demo_model_path"]
 

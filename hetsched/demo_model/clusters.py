@@ -1,6 +1,7 @@
 """Which neurons go where: the always active ones into the shared expert, the rest into experts of equal size.
 
-Shapes: T tokens, F ffn neurons, R routed neurons (R = E·W), E experts, W neurons of an expert, H hidden.
+Shapes: T tokens, F ffn neurons, R routed neurons (R·C = E·W), C copies of each, E experts, W neurons of an expert, H
+hidden.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ CLUSTER_TOKENS = 3072  # a sample of the tokens, for speed
 def neuron_order(
     activations_TF: torch.Tensor, down_HF: torch.Tensor, first_T: torch.Tensor, shape: SplitShape, seed: int
 ) -> torch.Tensor:
-    """Permutation of the neurons, int64 [F]: the shared expert's first, then those of expert 0, 1, ...
+    """Neurons, int64: the shared expert's first, then those of expert 0, 1, ...; a routed one `shape.copies` times.
 
     `activations_TF` are the neurons' activations, `down_HF` the down-projection, `first_T` bool: tokens at
     position 0 of their row.
@@ -27,18 +28,17 @@ def neuron_order(
     sinks = contribution_TF[first_T].amax(0).topk(min(SINK_NEURONS, shape.shared(len(energy_F)))).indices
     energy_F[sinks] = float("inf")
     by_energy_F = energy_F.argsort(descending=True, stable=True)
-    shared, routed = by_energy_F.split([shape.shared(len(energy_F)), shape.experts * shape.width])
+    shared, routed = by_energy_F.tensor_split([shape.shared(len(energy_F))])
     step = max(1, len(contribution_TF) // CLUSTER_TOKENS)
-    profile_RT = contribution_TF[::step, routed].T
-    labels_R = balanced_clusters(profile_RT, shape.experts, seed)
-    return torch.cat([shared, routed[labels_R.argsort(stable=True)]])
+    labels_CR = balanced_clusters(contribution_TF[::step, routed].T, shape.experts, seed, shape.copies)
+    return torch.cat([shared, *(routed[(labels_CR == expert).any(0)] for expert in range(shape.experts))])
 
 
-def balanced_clusters(profile_RT: torch.Tensor, clusters: int, seed: int) -> torch.Tensor:
-    """Cluster of each row, int64 [R], all clusters of exactly the same size: spherical k-means.
+def balanced_clusters(profile_RT: torch.Tensor, clusters: int, seed: int, copies: int = 1) -> torch.Tensor:
+    """Clusters of each row, int64 [copies, R], all clusters of exactly the same size: spherical k-means.
 
     `profile_RT` float [R, T]: neurons that contribute at the same tokens belong together. R must be a multiple of
-    `clusters`.
+    `clusters`. A row's further clusters are those it is like next after its own.
     """
     unit_RT = profile_RT - profile_RT.mean(0)  # what all neurons do at a token says nothing about which go together
     unit_RT = unit_RT / unit_RT.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -49,6 +49,20 @@ def balanced_clusters(profile_RT: torch.Tensor, clusters: int, seed: int) -> tor
         labels_R = balanced_assignment(unit_RT @ centre_ET.T)
         centre_ET = torch.zeros_like(centre_ET).index_add_(0, labels_R, unit_RT)
         centre_ET = centre_ET / centre_ET.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    labels_CR = [labels_R]
+    likeness_RE = unit_RT @ centre_ET.T
+    for _ in range(copies - 1):
+        likeness_RE.scatter_(1, labels_CR[-1][:, None], -torch.inf)
+        labels_CR.append(apart(balanced_assignment(likeness_RE), torch.stack(labels_CR)))
+    return torch.stack(labels_CR)
+
+
+def apart(labels_R: torch.Tensor, taken_CR: torch.Tensor) -> torch.Tensor:
+    """The labels, where a row had to take one that it has already exchanged with another row's."""
+    for row in (labels_R == taken_CR).any(0).nonzero().flatten().tolist():
+        fits_R = (taken_CR != labels_R[row]).all(0) & (labels_R[:, None] != taken_CR[:, row]).all(1)
+        other = int(fits_R.int().argmax())
+        labels_R[[row, other]] = labels_R[[other, row]]
     return labels_R
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hetsched.demo_model.generation import REPETITION_PENALTY
+from hetsched.demo_model.generation import SETTINGS
 from hetsched.demo_model.split_ffn import SplitFfn, SplitShape
 
 # Logits this small make every routing weight 1/E to within a fraction of a percent, whatever the top-k; the routed
@@ -32,7 +32,7 @@ def to_qwen2_moe(sparse: Any, shape: SplitShape) -> Any:
         bos_token_id=sparse.config.bos_token_id,
         eos_token_id=sparse.config.eos_token_id,
         pad_token_id=sparse.config.pad_token_id,
-        repetition_penalty=REPETITION_PENALTY,
+        **SETTINGS,
     )
     return target.eval()
 

@@ -16,18 +16,26 @@ from hetsched.demo_model.progress import Tick
 
 LEARNING_RATE = 1e-4  # 2e-4 gained less on prose in twice the steps; 6e-4 made prose worse
 WARMUP = 4  # steps
-ROWS = 2  # rows of one step
+ROWS = 4  # rows of one step
 
 
-def heal(dense: Any, sparse: Any, calibration: Calibration, steps: int, tick: Tick) -> None:
+def heal(
+    dense: Any,
+    sparse: Any,
+    calibration: Calibration,
+    goal_NSH: torch.Tensor,
+    steps: int,
+    tick: Tick,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Train `sparse` in place for `steps` steps towards the logits of `dense` on the fitting rows.
 
-    Routers and the embedding (tied to the head) stay as they are: routing is a hard choice that passes no gradient,
-    and the head is shared with the dense model.
+    `goal_NSH` is the dense model's last residual stream; products are computed in `dtype`. Routers and the embedding
+    (tied to the head) stay as they are: routing is a hard choice that passes no gradient, and the head is shared with
+    the dense model.
     """
     if not steps:
         return
-    trace = calibration.trace
     sparse.model.embed_tokens.weight.requires_grad_(False)
     weights = [weight for weight in sparse.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -35,10 +43,12 @@ def heal(dense: Any, sparse: Any, calibration: Calibration, steps: int, tick: Ti
     order_N = torch.randperm(calibration.fit_rows, generator=torch.Generator().manual_seed(SEED))
     for step in range(steps):
         rows_B = order_N[(torch.arange(ROWS) + step * ROWS) % len(order_N)]
-        with torch.no_grad():
-            goal_BSV = head(dense, trace.stream_LNSH[-1, rows_B])
         optimiser.zero_grad()
-        distance(sparse(trace.tokens_NS[rows_B], use_cache=False).logits, goal_BSV).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            with torch.no_grad():
+                goal_BSV = head(dense, goal_NSH[rows_B])
+            logits_BSV = sparse(calibration.tokens_NS[rows_B], use_cache=False).logits
+        distance(logits_BSV.float(), goal_BSV.float()).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         tick((step + 1) / steps)

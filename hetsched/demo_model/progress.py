@@ -45,11 +45,11 @@ class Stages:
         self._bar.stop()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Tick]:
-        """Context of one stage, which yields the function that moves the bar within the stage."""
+    def stage(self, name: str, doing: str = "") -> Iterator[Tick]:
+        """Context of one stage: yields the function that moves the bar within it. `doing` is said beside the bar."""
         start = time.perf_counter()
         share = self._shares[name]
-        self._bar.update(self._task, description=f"{self._title}: {name}")
+        self._bar.update(self._task, description=f"{self._title}: {doing or name}")
         yield lambda fraction: self._bar.update(self._task, completed=self._done + share * fraction)
         self._done += share
         self._bar.update(self._task, completed=self._done)

@@ -36,6 +36,14 @@ def _split(text: str) -> list[str]:
     return [piece for line in text.splitlines() for piece in line.split("|")]
 
 
+HELD_OUT = 6  # prompts that no calibration chat asks, on which models are compared
+
+
+def asked_prompts(seed: int) -> list[str]:
+    """The prompts that calibration chats ask, in their order."""
+    return chat_prompts(seed)[:-HELD_OUT]
+
+
 def chat_prompts(seed: int) -> list[str]:
     """Every prompt there is (about 1100), shuffled by `seed`, with as many direct questions as fit in the front.
 

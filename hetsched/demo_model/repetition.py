@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hetsched.demo_model.calibration import SEED
-from hetsched.demo_model.prompts import chat_prompts
+from hetsched.demo_model.prompts import HELD_OUT, chat_prompts
 
-PROMPTS, TOKENS = 6, 120
+TOKENS = 120  # of each text
 
 
-def held_out_prompts(count: int = PROMPTS) -> list[str]:
-    """The last of the calibration's prompts, which no calibration chat got as far as asking."""
-    return chat_prompts(SEED)[-count:]
+def held_out_prompts() -> list[str]:
+    """Prompts that no calibration chat asks."""
+    return chat_prompts(SEED)[-HELD_OUT:]
 
 
 def distinct_share(tokens: Sequence[int], n: int = 2) -> float:

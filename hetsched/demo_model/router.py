@@ -1,6 +1,7 @@
 """The router: a linear map from the hidden state to the experts that would contribute most.
 
-Shapes: T tokens, H hidden, E experts, W neurons of an expert, R routed neurons (R = E·W), K top-k.
+Shapes: T tokens, H hidden, E experts, W neurons of an expert, R their neurons (R = E·W), D those without copies, K
+top-k.
 """
 
 from __future__ import annotations
@@ -13,27 +14,39 @@ LEARNING_RATE = 2e-2
 RIDGE = 1e-2  # of the mean diagonal
 
 
-def expert_energy(activations_TR: torch.Tensor, down_HR: torch.Tensor, experts: int) -> torch.Tensor:
-    """Squared length of what each expert would add to the hidden state: float [T, E]."""
-    energies = [
-        functional.linear(activations, down).square().sum(1)
-        for activations, down in zip(activations_TR.chunk(experts, dim=1), down_HR.chunk(experts, dim=1), strict=True)
-    ]
-    return torch.stack(energies, dim=1)
+def membership(order_R: torch.Tensor, experts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The routed neurons, int64 [D], and 1 where an expert has one, float [D, E], from the experts' own [E·W]."""
+    neurons_D = torch.tensor(sorted(set(order_R.tolist())))
+    has_EWD = order_R.view(experts, -1, 1) == neurons_D
+    return neurons_D, has_EWD.any(1).T.float()
 
 
-def fit_router(x_TH: torch.Tensor, energy_TE: torch.Tensor, top_k: int) -> torch.Tensor:
-    """Router weights, float [E, H], with logits of unit scale: ridge regression, then cross-entropy to the top-k.
+def wanted_experts(energy_TD: torch.Tensor, member_DE: torch.Tensor, top_k: int) -> torch.Tensor:
+    """1/K for each expert that a token had best be sent to, float [T, E].
 
-    `x_TH` are normed hidden states, `energy_TE` what each expert would contribute. A token counts by how much its
-    choice matters.
+    One after another, each time the one with most energy in neurons that none before it has (the greedy way to a
+    largest cover; Nemhauser, Wolsey and Fisher, Mathematical Programming 14, 1978).
     """
-    length_TE = energy_TE.sqrt()
+    left_TD = energy_TD.clone()
+    goal_TE = torch.zeros(len(energy_TD), member_DE.shape[1])
+    for _ in range(top_k):
+        gain_TE = torch.where(goal_TE > 0, -1.0, left_TD @ member_DE)
+        best_T = gain_TE.argmax(1)
+        goal_TE.scatter_(1, best_T[:, None], 1.0 / top_k)
+        left_TD *= 1.0 - member_DE.T[best_T]
+    return goal_TE
+
+
+def fit_router(x_TH: torch.Tensor, energy_TD: torch.Tensor, member_DE: torch.Tensor, top_k: int) -> torch.Tensor:
+    """Router weights, float [E, H], with logits of unit scale: ridge regression, then cross-entropy to the wanted ones.
+
+    `x_TH` are normed hidden states, `energy_TD` what each routed neuron would contribute, squared, and `member_DE` who
+    has it.
+    """
+    length_TE = (energy_TD @ member_DE).sqrt()
     share_TE = length_TE / length_TE.mean(dim=1, keepdim=True).clamp_min(1e-12)
     weight_EH = _ridge(x_TH, share_TE - share_TE.mean(0))
-    best = energy_TE.topk(top_k, dim=1)
-    goal_TE = torch.zeros_like(energy_TE).scatter_(1, best.indices, 1.0 / top_k)
-    return _sharpen(weight_EH, x_TH, goal_TE)
+    return _sharpen(weight_EH, x_TH, wanted_experts(energy_TD, member_DE, top_k))
 
 
 def _ridge(x_TH: torch.Tensor, goal_TE: torch.Tensor) -> torch.Tensor:

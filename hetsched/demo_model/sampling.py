@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from hetsched.demo_model.decoder import Decoder
 from hetsched.demo_model.progress import Tick
-from hetsched.demo_model.trace import Trace, recording
 
 TEMPERATURE = 0.7  # this small model loses the thread when sampled hotter
 CANDIDATES = 50  # most probable tokens to draw from
@@ -38,37 +38,24 @@ def chat_turns(tokenizer: Any, prompts: list[str], rows: int, turns: int = 8) ->
     return chats
 
 
-@torch.inference_mode()
-def sample_chats(model: Any, chats: list[list[list[int]]], length: int, *, eos: int, seed: int, tick: Tick) -> Trace:
-    """Trace of one chat per row, each exactly `length` tokens: where an answer ends, the next turn is asked.
+def sample_chats(
+    model: Any, chats: list[list[list[int]]], length: int, *, eos: int, seed: int, tick: Tick, dtype: torch.dtype
+) -> torch.Tensor:
+    """One chat per row, each exactly `length` tokens, int64 [N, S]: where an answer ends, the next turn is asked.
 
     All rows advance together, one token a step, so there is no padding anywhere. Tokens that belong to a question
-    are forced, those of an answer are drawn from the model at `TEMPERATURE` among its `CANDIDATES` best.
+    are forced, those of an answer are drawn from the model, in `dtype`, at `TEMPERATURE` among its `CANDIDATES` best.
     """
-    from transformers import DynamicCache
-
-    trace = Trace.empty(model, len(chats), length)
-    forced = [list(chat[0]) for chat in chats]
-    later = [list(chat[1:]) for chat in chats]
-    # All chats open with the same system prompt, and no opening is shorter than this prefill.
-    prefill = min(length, *(len(tokens) for tokens in forced))
-    for row, tokens in enumerate(forced):
-        trace.tokens_NS[row, :prefill] = torch.tensor(tokens[:prefill])
-        del tokens[:prefill]
+    forced, later = [list(chat[0]) for chat in chats], [list(chat[1:]) for chat in chats]
+    tokens_NS = torch.zeros(len(chats), length, dtype=torch.int64)
+    tokens_NS[:, 0] = torch.tensor([tokens.pop(0) for tokens in forced])
     draw = torch.Generator().manual_seed(seed)
-    cache = DynamicCache(config=model.config)
-    with recording(model, trace) as place:
-        start = 0
-        for end in range(prefill, length + 1):
-            place[1] = slice(start, end)
-            logits_NV = model(
-                trace.tokens_NS[:, start:end], past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).logits[:, -1]
-            start = end
-            tick(end / length)
-            if end < length:
-                trace.tokens_NS[:, end] = _next_tokens(_draw(logits_NV, draw).tolist(), forced, later, eos)
-    return trace
+    decoder = Decoder(model, len(chats), length, dtype)
+    for position in range(length - 1):
+        logits_NV = decoder.step(tokens_NS[:, position], position)
+        tokens_NS[:, position + 1] = _next_tokens(_draw(logits_NV.float(), draw).tolist(), forced, later, eos)
+        tick((position + 1) / length)
+    return tokens_NS
 
 
 def _draw(logits_NV: torch.Tensor, draw: torch.Generator) -> torch.Tensor:

@@ -3,7 +3,8 @@
 Neurons are in their final order: first those of the shared expert, then expert after expert. A mask over the neurons
 computes what the experts would, without gathering tokens, and trains like a dense block.
 
-Shapes: T tokens, H hidden, F ffn neurons (F = shared + E·W), E experts, W neurons of an expert, K top-k.
+Shapes: T tokens, H hidden, F neurons of all experts (F = shared + E·W; one that several experts have counts in each),
+E experts, W neurons of an expert, K top-k.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class SplitShape:
-    """How many experts, how wide each is in neurons, and how many are active per token."""
+    """How many experts, how wide each is in neurons, how many are active per token, and how many have each neuron.
+
+    A width that is a multiple of 32 is one that checkpoint formats of blocks can store.
+    """
 
     experts: int = 16
-    width: int = 48
+    width: int = 64
     top_k: int = 4
+    copies: int = 4
 
     def shared(self, ffn: int) -> int:
         """Neurons left to the shared expert out of `ffn`."""
-        return ffn - self.experts * self.width
+        return ffn - self.experts * self.width // self.copies
 
 
 class SplitFfn(nn.Module):
@@ -37,7 +42,7 @@ class SplitFfn(nn.Module):
     """
 
     def __init__(self, mlp: Any, order_F: torch.Tensor, router_EH: torch.Tensor, shape: SplitShape) -> None:
-        """Take the weights of a dense block `mlp` with its neurons in `order_F`, an int64 permutation [F]."""
+        """Take from a dense block `mlp` the neurons `order_F`, int64 [F]; one in several experts is there in each."""
         super().__init__()
         self.gate_FH = nn.Parameter(mlp.gate_proj.weight.detach()[order_F].clone())
         self.up_FH = nn.Parameter(mlp.up_proj.weight.detach()[order_F].clone())
@@ -50,7 +55,7 @@ class SplitFfn(nn.Module):
     @property
     def shared_neurons(self) -> int:
         """Neurons of the shared expert, which come first."""
-        return self.shape.shared(self.gate_FH.shape[0])
+        return self.gate_FH.shape[0] - self.shape.experts * self.shape.width
 
     def activations(self, x: torch.Tensor) -> torch.Tensor:
         """Activation of every neuron, before the mask: [..., F] from hidden states [..., H]."""

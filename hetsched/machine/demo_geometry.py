@@ -10,7 +10,7 @@ from ..geometry import MoEGeometry, from_config
 from .model_yaml import load_config
 
 DEMO = "demo"
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 # What of its config.json decides the geometry: SmolLM2-135M's sizes, its feed-forward blocks split as in SplitShape.
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2_moe",
@@ -22,8 +22,8 @@ CONFIG: dict[str, Any] = {
     "head_dim": 64,
     "vocab_size": 49152,
     "tie_word_embeddings": True,
-    "moe_intermediate_size": 48,
-    "shared_expert_intermediate_size": 768,
+    "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 1280,
     "num_experts": 16,
     "num_experts_per_tok": 4,
     "decoder_sparse_step": 1,

@@ -15,7 +15,7 @@ from rich.console import Console
 import hetsched.demo_model as demo_model
 from hetsched.cli import main
 from hetsched.cli.generating import stopped_by
-from hetsched.demo_model.generation import REPETITION_PENALTY, mend
+from hetsched.demo_model.generation import SETTINGS, mend
 from hetsched.demo_model.repetition import distinct_share, held_out_prompts, repeated_share
 from hetsched.errors import InputError
 from hetsched.loading import progress
@@ -102,10 +102,7 @@ def test_sampling_is_the_checkpoint_s_choice_and_greedy_the_user_s(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     configure(folder, do_sample=True, temperature=30.0, top_k=0)
-    texts = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        texts.append(ran(capsys, folder)["text"])
+    texts = [ran(capsys, folder, "--seed", seed)["text"] for seed in ("0", "1")]
     assert texts[0] != texts[1]
     assert ran(capsys, folder, "--greedy")["text"] == expected(folder, do_sample=False)
 
@@ -224,7 +221,7 @@ def test_a_start_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) ->
         assert "reading weights" not in screen.getvalue()
 
 
-def test_a_model_built_before_the_penalty_gets_it_without_a_build(
+def test_a_model_built_with_other_settings_gets_today_s_without_a_build(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HETSCHED_CACHE", str(tmp_path))
@@ -236,7 +233,7 @@ def test_a_model_built_before_the_penalty_gets_it_without_a_build(
     old = {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     (folder / "generation_config.json").write_text(json.dumps(old))
     assert demo_model.demo_model_path(progress=False) == folder
-    settings = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "repetition_penalty": REPETITION_PENALTY}
+    settings = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **SETTINGS}
     written = folder / "generation_config.json"
     assert json.loads(written.read_text()) == settings
     assert (folder / "model.safetensors").read_text() == "minutes of work"
@@ -264,22 +261,13 @@ def test_repetition_by_hand() -> None:
     assert repeated_share([]) == 0.0
 
 
-def test_the_prompts_measured_were_in_no_calibration_chat() -> None:
-    from hetsched.demo_model.calibration import SEED, Sizes
-    from hetsched.demo_model.prompts import chat_prompts
-    from hetsched.demo_model.sampling import chat_turns
+def test_the_prompts_measured_are_in_no_calibration_chat() -> None:
+    from hetsched.demo_model.calibration import SEED
+    from hetsched.demo_model.prompts import asked_prompts, chat_prompts
 
-    class Words:
-        def apply_chat_template(self, turn: list[dict[str, str]], **_: Any) -> str:
-            return turn[0]["content"]
-
-        def encode(self, text: str, **_: Any) -> list[str]:
-            return [text]
-
-    chats = chat_turns(Words(), chat_prompts(SEED), Sizes().chat_fit + Sizes().chat_held)
-    asked = " ".join(str(tokens[0]) for chat in chats for tokens in chat)
     assert len(held_out_prompts()) == 6
-    assert not [prompt for prompt in held_out_prompts() if prompt in asked]
+    assert sorted([*asked_prompts(SEED), *held_out_prompts()]) == sorted(chat_prompts(SEED))
+    assert not set(held_out_prompts()) & set(asked_prompts(SEED))
 
 
 def test_model_text_reports_what_its_texts_hold(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -126,7 +126,7 @@ def recipe() -> dict[str, Any]:
 def test_a_built_demo_is_asked_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another recipe's shape is taken from its config, under the same name."""
     monkeypatch.setenv("HETSCHED_CACHE", str(tmp_path))
-    folder = tmp_path / "models" / "demo-v2"
+    folder = tmp_path / "models" / f"demo-v{shape.RECIPE_VERSION}"
     folder.mkdir(parents=True)
     assert shape.cached_folder() == folder
     (folder / "config.json").write_text(json.dumps({**shape.CONFIG, "num_hidden_layers": 7}))

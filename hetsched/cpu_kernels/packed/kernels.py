@@ -213,7 +213,7 @@ class PackedKernel:
         return out_NK
 
     def in_blocks(self, x_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
-        """x, fp32 or bf16 in the unpacker's order, times rows unpacked to its dtype, some at a time, by torch: [T, N]."""
+        """x, fp32 or bf16 in the unpacker's order, times rows unpacked to that, some at a time: [T, N]."""
         rows, columns = matrix.shape
         out_TN = x_TK.new_empty((len(x_TK), rows))
         block = x_TK.new_empty((min(max(BLOCK_BYTES // x_TK.itemsize // columns, 1), rows), columns))
