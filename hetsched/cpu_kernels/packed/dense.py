@@ -14,7 +14,8 @@ import torch
 from ...formats.plain import Bf16, Fp16
 from ...packed import PackedWeight
 from ..numba_kernels import LOCK, _launch_pool
-from .kernels import PackedKernel, arranged
+from .blocks import arranged
+from .kernels import PackedKernel
 from .lanes import host_features
 from .matrix import PackedMatrix, packed_matrix, serves
 from .records import record_of

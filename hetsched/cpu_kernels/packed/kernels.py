@@ -19,14 +19,14 @@ import torch.nn.functional as F
 
 from ...types import IntArray
 from ..numba_kernels import LOCK, _launch_pool
-from .lanes import host_features, multiplies_bf16
+from .blocks import arranged, blocks, multiplied_in, room
+from .lanes import host_features
 from .matrix import Biases, ExpertMatrices, PackedMatrix
 from .records import Record, record_of
 from .steps import Unpacker
 
 FEW = 32  # tokens of one expert or product, up to which weights are unpacked for every four tokens anew
 ALL = 1 << 62  # tokens: never unpacked before the product
-BLOCK_BYTES = 4 << 20  # of weights unpacked at a time
 
 BEGINS, PLACE_WORDS = (0, 5, 10), 18  # of an expert's words: where gate's, up's and down's begin
 
@@ -155,9 +155,10 @@ class PackedKernel:
             return self._together(input_TH, rows_S, layer, active, counts, activation)
         parts = np.split(rows_S, np.cumsum(counts)[:-1])
         out_N: list[torch.Tensor] = [torch.empty(0)] * len(counts)
+        x_TH = arranged(input_TH.to(multiplied_in(input_TH.dtype)), layer.first.gate.unpacker)
         for i, rows in enumerate(parts):
             if counts[i] > self.few:
-                out_N[i] = self._many(input_TH[torch.from_numpy(rows)], layer.expert(active[i]), activation)
+                out_N[i] = self._many(x_TH[torch.from_numpy(rows)], layer.expert(active[i]), activation)
         if few:
             rows, some = np.concatenate([parts[i] for i in few]), [counts[i] for i in few]
             done = self._together(input_TH, rows, layer, [active[i] for i in few], some, activation)
@@ -187,13 +188,9 @@ class PackedKernel:
         self._run([*words, *active, 0, *accumulate(counts)], "entering", "leaving", before="arranging")
         return out_SH
 
-    def _many(self, hidden_TH: torch.Tensor, expert: ExpertMatrices, activation: Clamped | None) -> torch.Tensor:
-        """One expert, fp32 [T, H]. bf16 activations meet weights in bf16, as in the unpacked model, where the CPU
-        multiplies those."""
-        half = hidden_TH.dtype is torch.bfloat16 and multiplies_bf16()
-        dtype = torch.bfloat16 if half else torch.float32
-        x_TH = arranged(hidden_TH.to(dtype), expert.gate.unpacker)
-        gate, up = (self.in_blocks(x_TH, matrix).float() for matrix in (expert.gate, expert.up))
+    def _many(self, x_TH: torch.Tensor, expert: ExpertMatrices, activation: Clamped | None) -> torch.Tensor:
+        """One expert, fp32 [T, H]; x as `in_blocks` takes it."""
+        gate, up = self.in_blocks(x_TH, expert.gate, expert.up).float().chunk(2, dim=1)
         if expert.biases:
             gate, up = gate + expert.biases[0], up + expert.biases[1]
         if activation is None:
@@ -201,7 +198,7 @@ class PackedKernel:
         else:
             gate, up = gate.clamp(max=activation.limit), up.clamp(-activation.limit, activation.limit)
             inner = (up + 1) * (gate * torch.sigmoid(gate * activation.alpha))
-        out_TH = self.in_blocks(arranged(inner.to(dtype), expert.down.unpacker), expert.down).float()
+        out_TH = self.in_blocks(arranged(inner.to(x_TH.dtype), expert.down.unpacker), expert.down).float()
         return out_TH + expert.biases[2] if expert.biases else out_TH
 
     def unpacked_into(self, out_NK: torch.Tensor, matrix: PackedMatrix, first: int = 0) -> torch.Tensor:
@@ -212,15 +209,16 @@ class PackedKernel:
         self._run([*how, first, *out_NK.shape, out_NK.data_ptr(), out_NK.itemsize], "unpacking")
         return out_NK
 
-    def in_blocks(self, x_TK: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:
-        """x, fp32 or bf16 in the unpacker's order, times rows unpacked to that, some at a time: [T, N]."""
-        rows, columns = matrix.shape
-        out_TN = x_TK.new_empty((len(x_TK), rows))
-        block = x_TK.new_empty((min(max(BLOCK_BYTES // x_TK.itemsize // columns, 1), rows), columns))
-        for begin in range(0, rows, len(block)):
-            some = block[: rows - begin]
-            out_TN[:, begin : begin + len(some)] = F.linear(x_TK, self.unpacked_into(some, matrix, begin))
-        return out_TN
+    def in_blocks(self, x_TK: torch.Tensor, *matrices: PackedMatrix) -> torch.Tensor:
+        """x, fp32 or bf16 in the unpacker's order, times rows of matrices, unpacked to that some at a time: [T, N]."""
+        parts = []
+        for some in blocks(matrices, x_TK.dtype):
+            block, begin = room(sum(len(rows) for _, rows in some), x_TK.shape[1], x_TK.dtype), 0
+            for matrix, rows in some:
+                self.unpacked_into(block[begin : begin + len(rows)], matrix, rows.start)
+                begin += len(rows)
+            parts.append(F.linear(x_TK, block))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _run(self, words: Sequence[int], *stages: str, before: str = "") -> None:
         given, addresses = np.array(words, np.int64), _addresses(stages)
@@ -268,8 +266,3 @@ def _scratch(num_bytes: int, zeroed: bool) -> torch.Tensor:
 def _address(array: npt.NDArray[Any]) -> int:
     found: int = array.__array_interface__["data"][0]  # a third of what ctypes.data takes
     return found
-
-
-def arranged(input_TK: torch.Tensor, unpacker: Unpacker) -> torch.Tensor:
-    """Activations in the unpacker's order."""
-    return input_TK.detach().index_select(1, torch.from_numpy(unpacker.order(input_TK.shape[1])))
