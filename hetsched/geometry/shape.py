@@ -93,9 +93,14 @@ class MoEGeometry:
     def total_expert_bytes(self) -> int:
         """Bytes of all routed experts of all layers, as the host stores them."""
         if self.expert_bytes_override or not self.expert_bytes_L:
-            return self.expert_bytes * self.total_experts
+            return self.all_slots_bytes
         counts_L = self.experts_L or (self.num_experts,) * self.num_layers
         return sum(count * size for count, size in zip(counts_L, self.expert_bytes_L, strict=True))
+
+    @property
+    def all_slots_bytes(self) -> int:
+        """Bytes of a slot for every routed expert: what shares of the experts are shares of."""
+        return self.expert_bytes * self.total_experts
 
     @property
     def token_expert_bytes(self) -> int:

@@ -29,7 +29,7 @@ def planned(
     Raises InputError for less than one expert (naming the least that works, or what leaves no room) or more than the
     device has.
     """
-    gpu, total_bytes = hardware.gpu, geometry.total_expert_bytes
+    gpu, total_bytes = hardware.gpu, geometry.all_slots_bytes
     if gpu is None and gpu_memory is not None:
         raise InputError(f"gpu_memory {gpu_memory!r} was given, and {hardware.name} has no GPU; drop one of the two")
     budget_bytes = None if gpu_memory is None else parse_bytes(gpu_memory, total_bytes)

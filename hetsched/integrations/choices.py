@@ -131,7 +131,7 @@ def sizes_of(
     budget_bytes = (
         plan.expert_room_bytes
         if options.gpu_memory is None
-        else parse_bytes(options.gpu_memory, geometry.total_expert_bytes)
+        else parse_bytes(options.gpu_memory, geometry.all_slots_bytes)
     )
     tier = tier_for(wanted, modules, geometry, hardware, names.timed_as, budget_bytes, frequency_LE)
     if tier.precision is not None:

@@ -49,7 +49,7 @@ class Room:
         self._engine = engine
         self.plan = plan
         self._copies, self._hardware = tier.slots, tier.hardware
-        self._total_bytes = geometry.total_expert_bytes
+        self._total_bytes = geometry.all_slots_bytes
         self._rest = rest if tier.precision is None else rest.with_copies(tier.slots)
         self.follow_cache = follow_cache
         self.resizes = 0

@@ -52,7 +52,7 @@ def stats_of(attachment: Attachment, modules: Sequence[Any], held_bytes: int) ->
         "memory": attachment.plan.as_dict(),
         **pinning_stats(engine.store, engine.accelerator),
         "loaded": attachment.loaded,
-        "slot_waste_share": 1 - held_bytes / attachment.geometry.total_expert_bytes if places else 0.0,
+        "slot_waste_share": 1 - held_bytes / attachment.geometry.all_slots_bytes if places else 0.0,
         "modules": len(places),
         "modules_served": sum(place.calls > 0 for place in places),
         "eager_calls": attachment.eager_calls,

@@ -155,7 +155,7 @@ class Study:
 
     def gpu_bytes(self, gpu_fraction: float) -> int:
         """Memory for experts at a fraction of all of them, a draft's apart."""
-        return max(0, int(gpu_fraction * self.geometry.total_expert_bytes) - self.draft_bytes)
+        return max(0, int(gpu_fraction * self.geometry.all_slots_bytes) - self.draft_bytes)
 
 
 def fitted_on(fit_sequences: float | None, fit_trace: str | Path | RoutingTrace | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def hardware_view(handle: Any) -> RenderableType:
         f"fetch {1e6 * cost.copy_s():.0f} µs\nonce a layer: GPU {1e6 * cost.gpu_call_s():.0f} µs, "
         f"CPU {1e6 * cost.cpu_start_s(1):.0f} µs\nrest of a layer: {1e6 * cost.dense_s(1):.0f} µs",
     )
-    table.add("experts", _memory_bar(handle.engine.gpu_expert_bytes, shape.total_expert_bytes))
+    table.add("experts", _memory_bar(handle.engine.gpu_expert_bytes, shape.all_slots_bytes))
     return Panel(table, title="hetsched", title_align="left", border_style="cyan", expand=False)
 
 

@@ -9,7 +9,7 @@ from hetsched.machine.sizes import show_bytes
 
 def memory_line(handle: Any) -> str:
     """Machine, accelerator, strategy, and the memory plan, before a run."""
-    total, held, plan = handle.geometry.total_expert_bytes, handle.engine.gpu_expert_bytes, handle.plan
+    total, held, plan = handle.geometry.all_slots_bytes, handle.engine.gpu_expert_bytes, handle.plan
     emulated = handle.engine.accelerator.emulated
     machine = f"{handle.hardware.name} ({'emulated' if emulated else 'measured'})"
     if plan.gpu_bytes:
