@@ -187,3 +187,16 @@ def test_a_kernel_called_by_name_is_there_when_its_caller_is_read_from_disk(tmp_
     for path in (tmp_path / "kept").rglob("kernels.raised*"):
         path.unlink()
     assert run() == "33.0 1 0 1"
+
+
+def test_one_template_in_one_thread_and_in_many_is_kept_apart() -> None:
+    """Else whichever is compiled first would be read from disk for the other."""
+
+    def template(stamp: int) -> Any:
+        def kernel(a: int) -> int:
+            return a + stamp
+
+        return kernel
+
+    alone, shared = jit.specialised("same", template, 1), jit.threaded("same", template, 1)
+    assert alone.__qualname__ != shared.__qualname__

@@ -142,7 +142,8 @@ def threaded(name: str, template: Callable[[int], F], stamp: int, **kernels: Any
     """As `specialised`, in numba's own way, whose threads share out a loop over `prange`."""
 
     def make() -> Any:
-        made = njit(parallel=True, nogil=True, error_model="numpy")(_bound(name, template(stamp), kernels))
+        bound = _bound(f"{name} threaded", template(stamp), kernels)  # apart, on disk, from what runs in one thread
+        made = njit(parallel=True, nogil=True, error_model="numpy")(bound)
         with suppress(RuntimeError):  # no folder to keep it in
             made.enable_caching()
         return made
