@@ -136,7 +136,7 @@ def format_table(
 def _at(name: str, pool: PackedPool, shape: ExpertShape, count: int, budget_s: float) -> tuple[float, list[FormatRow]]:
     """Bytes a second of reads, and the rows of one token count."""
     several = min(max(PRODUCTS // count, 1), pool.count) if pool.is_served else 1
-    input_TH = torch.randn(count, shape.hidden)
+    input_TH = torch.randn(count, shape.hidden).to(torch.bfloat16)  # as models have them
     ways = _ways(pool, count)
     calls = [way(pool, input_TH, several) for way, _ in ways.values()]
     read, *timings = time_together([pool.read, *calls], budget_s)
