@@ -7,6 +7,7 @@ import json
 
 from ..errors import InputError
 from ..geometry import MAX_LAYERS
+from .attaching import load_model
 from .option_types import at_least_one, names_list, non_empty_text, seed, whole
 from .paths import PlotFile
 from .replaying import decision_seconds, replay_bar
@@ -30,16 +31,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     which.add_argument("--guard", dest="bench", action="store_const", const=_guard, help=text)
     text = "without an accelerator: forward passes against transformers' eager and grouped_mm, side by side"
     which.add_argument("--cpu", dest="bench", action="store_const", const=_cpu, help=text)
+    text = "a checkpoint (folder, GGUF file, hub id, or 'demo'): prefill and decoding, as llama-bench shows them"
+    which.add_argument("--model", type=non_empty_text, metavar="PATH", help=text)
+    text = "with --model: tokens of the prompt (default: %(default)s)"
+    parser.add_argument("-p", "--prompt-tokens", type=at_least_one, default=512, metavar="N", help=text)
+    text = "with --model: times that everything is run, after one to warm up (default: %(default)s)"
+    parser.add_argument("-r", "--repetitions", type=at_least_one, default=5, metavar="N", help=text)
     text = "with --faults: decode steps under all faults at random; with --guard: of each case (default: %(default)s)"
     parser.add_argument("--steps", type=at_least_one, default=500, metavar="N", help=text)
     text = "with --replay: layers of tokens in each replay (default: %(default)s)"
     parser.add_argument("--layer-steps", type=at_least_one, default=100_000, metavar="N", help=text)
-    text = "with --replay: what is replayed (default: %(default)s)"
+    text = "with --replay and --model: which (default: %(default)s; on a CPU there is no choice)"
     strategies = "hetsched,static-frequency,on-demand-lru"
     parser.add_argument("--strategies", type=names_list, default=strategies, metavar="A,B,...", help=text)
     text = "with --guard: a subset of the cases in an engine on an emulated machine too"
     parser.add_argument("--emulated", action="store_true", help=text)
-    title = "with --overhead; --models, --hardware (one) and --seed with --replay and --guard too"
+    title = "with --overhead; --models, --hardware (one) and --seed with --replay and --guard too; --hardware (one), "
+    title += "--gpu-memory, --tokens and --seed with --model"
     add_overhead_options(parser.add_argument_group(title))
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run, usual=vars(parser.parse_args(["--overhead"])))
@@ -58,8 +66,8 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--policy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
     text = "forecaster of a strategy that asks one (default: the strategy's own)"
     group.add_argument("--forecaster", type=non_empty_text, metavar="NAME", help=text)
-    text = "decode steps to score in each of three passes (default: %(default)s)"
-    group.add_argument("--tokens", type=at_least_one, default=64, metavar="N", help=text)
+    text = "decode steps to score in each of three passes, or tokens decoded (default: %(default)s)"
+    group.add_argument("-n", "--tokens", type=at_least_one, default=64, metavar="N", help=text)
     text = "layers of models made without numbers (default: %(default)s)"
     group.add_argument("--layers", type=whole(1, MAX_LAYERS), default=4, metavar="N", help=text)
     text = "gallery model whose seconds the demo model's layers take; '' for its own (default: %(default)s)"
@@ -73,8 +81,11 @@ def add_overhead_options(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen benchmark. Raises InputError for an option that belongs to another one."""
+    if args.model is not None:
+        args.bench = _model
     mine = {
-        _overhead: set(args.usual) - {"steps", "layer_steps", "strategies", "emulated"},
+        _overhead: set(args.usual) - {"steps", "layer_steps", "strategies", "emulated", "prompt_tokens", "repetitions"},
+        _model: {"model", "hardware", "gpu_memory", "strategies", "prompt_tokens", "tokens", "repetitions", "seed"},
         _replay: {"models", "hardware", "seed", "layer_steps", "strategies"},
         _faults: {"steps"},
         _guard: {"models", "hardware", "seed", "steps", "emulated"},
@@ -131,6 +142,29 @@ def _replay(args: argparse.Namespace) -> int:
         print(json.dumps(document))
     else:
         console().print(replay_view(document))
+    return 0
+
+
+def _model(args: argparse.Namespace) -> int:
+    if len(args.hardware) != 1:
+        raise InputError(f"a model runs on one machine, not on {len(args.hardware)}; name one with --hardware")
+    (hardware,) = args.hardware
+    alone = hardware.lower() == "cpu"
+    options = {"hardware": hardware} if alone else {"hardware": hardware, "gpu_memory": args.gpu_memory}
+    strategies = ["cpu"] if alone else args.strategies
+    asked = [options if alone else {**options, "policy": strategy} for strategy in strategies]
+    model, _ = load_model(args.model, options=asked)
+    from hetsched.bench.generation import ModelSettings, model_document
+    from hetsched.report.bench_model_view import model_view
+    from hetsched.report.tables import console
+
+    settings = ModelSettings(strategies, args.prompt_tokens, args.tokens, args.repetitions, args.seed)
+    with replay_bar("measuring") as progress:
+        document = model_document(model, args.model, options, settings, progress)
+    if args.json:
+        print(json.dumps(document))
+    else:
+        console().print(model_view(document))
     return 0
 
 
