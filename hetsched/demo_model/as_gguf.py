@@ -29,6 +29,7 @@ FILE_TYPES = {
     "q6_k": gguf.LlamaFileType.MOSTLY_Q6_K,
     "mxfp4": gguf.LlamaFileType.MOSTLY_MXFP4_MOE,
 }
+TINY = 1e-20  # in place of a gate's zeros
 BIASED = ("attn_q", "attn_k", "attn_v")
 
 
@@ -76,12 +77,18 @@ def _tensors(model: Any, tick: Tick) -> Iterator[tuple[str, torch.Tensor]]:
         if called is None:
             raise RuntimeError(f"gguf-py has no name for {name}; please report this")
         called = called if called.endswith((".weight", ".bias")) else f"{called}.weight"
-        yield called, value[0] if "ffn_gate_inp_shexp" in called else value
+        yield called, _some(value[0]) if "ffn_gate_inp_shexp" in called else value
         stem, biased = called.removesuffix(".weight"), called.split(".")[-2] in BIASED
         if biased and not model.config.qkv_bias:
             yield f"{stem}.bias", torch.zeros(len(value))
         if called == "token_embd.weight" and model.config.tie_word_embeddings:
             yield "output.weight", value
+
+
+def _some(gate: torch.Tensor) -> torch.Tensor:
+    """The shared expert's gate. llama.cpp computes sigmoid(x) as silu(x) / x, which is no number at 0: a half needs an x
+    that is not."""
+    return gate if bool(gate.any()) else torch.full_like(gate, TINY)
 
 
 def _add_metadata(writer: Any, model: Any, name: str) -> None:
