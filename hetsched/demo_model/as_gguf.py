@@ -86,8 +86,8 @@ def _tensors(model: Any, tick: Tick) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _some(gate: torch.Tensor) -> torch.Tensor:
-    """The shared expert's gate. llama.cpp computes sigmoid(x) as silu(x) / x, which is no number at 0: a half needs an x
-    that is not."""
+    """The shared expert's gate. llama.cpp computes sigmoid(x) as silu(x) / x, which is no number at 0; next to it the
+    gate is a half, too."""
     return gate if bool(gate.any()) else torch.full_like(gate, TINY)
 
 
