@@ -77,9 +77,12 @@ def write_gguf(model: Any, target: Path, format_: str) -> None:
     """The model as llama.cpp reads it: matrices in a format, norms and routers in fp32."""
     import gguf
 
+    from hetsched.demo_model.as_gguf import add_sizes
+
     written = target.with_suffix(".part")
     writer = gguf.GGUFWriter(written, "qwen3moe")
-    _add_sizes(writer, model.config)
+    add_sizes(writer, model.config)
+    writer.add_vocab_size(model.config.vocab_size)
     _add_words(writer, model.config.vocab_size)
     dense = DENSE.get(format_, format_)
     _add(writer, "token_embd", model.model.embed_tokens.weight, dense)
@@ -108,23 +111,6 @@ def write_gguf(model: Any, target: Path, format_: str) -> None:
     writer.write_tensors_to_file()
     writer.close()
     written.rename(target)
-
-
-def _add_sizes(writer: Any, config: Any) -> None:
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_expert_count(config.num_experts)
-    writer.add_expert_used_count(config.num_experts_per_tok)
-    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    writer.add_vocab_size(config.vocab_size)
 
 
 def _add_words(writer: Any, size: int) -> None:

@@ -98,26 +98,31 @@ def _add_metadata(writer: Any, model: Any, name: str) -> None:
     writer.add_license("apache-2.0")
     writer.add_file_type(FILE_TYPES[name])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    add_sizes(writer, config)
     writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_expert_count(config.num_experts)
-    writer.add_expert_used_count(config.num_experts_per_tok)
     generation = model.generation_config
     drawn = {"temp": generation.temperature, "top_p": generation.top_p} if generation.do_sample else {}
     for key, value in {**drawn, "penalty_repeat": generation.repetition_penalty}.items():
         if value is not None:
             writer.add_float32(f"general.sampling.{key}", value)
+
+
+def add_sizes(writer: Any, config: Any) -> None:
+    """What GGUF says of a Mixture-of-Experts model's shape, whatever its architecture."""
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_expert_count(config.num_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
 
 
 def _add_tokenizer(writer: Any, model: Any, source: Path) -> None:

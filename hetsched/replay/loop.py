@@ -75,7 +75,13 @@ from . import line as lanes
 from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, want
 
 PREFILL = 0  # as types.Phase
-SOURCES = ("hetsched.board.recalibration", "hetsched.replay.loop", "hetsched.replay.line", "hetsched.deciders.pace")
+SOURCES = (
+    "hetsched.board.recalibration",
+    "hetsched.deciders.pace",
+    "hetsched.jit.c_call",
+    "hetsched.replay.line",
+    "hetsched.replay.loop",
+)
 begin, account = compiled_lean(pace.begin), compiled_lean(pace.account)
 outlasted_s = compiled_lean(pace.outlasted_s)
 

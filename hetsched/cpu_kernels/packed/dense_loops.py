@@ -126,6 +126,6 @@ def _multiply_dense(stamp):
 def multiplying_dense(dtype, alone):
     """The kernel of a product for numbers of this dtype: bf16, fp16 or fp32. `alone`: one thread, the caller's."""
     read, write = CASTS[dtype]
-    make, stamp = specialised if alone else threaded, source_stamp(HERE, stages.HERE)
+    make, stamp = specialised if alone else threaded, source_stamp(HERE, *stages.SOURCES)
     parts = {part: bound("", getattr(stages, f"_{part}")) for part in ("arrange", "bounds", "product")}
     return make(dtype, _multiply_dense, stamp, read=read, write=write, numbers_at=_pointer_to(NUMBERS[dtype]), **parts)

@@ -82,7 +82,7 @@ def _widen_rows(stamp):
 @cache
 def _stamp():
     """Of all sources that a kernel is made of."""
-    return source_stamp(PACKAGE, *(f"{PACKAGE}.{name}" for name in SOURCES))
+    return source_stamp("hetsched.jit.by_address", PACKAGE, *(f"{PACKAGE}.{name}" for name in SOURCES))
 
 
 def _named(unpacker, features):

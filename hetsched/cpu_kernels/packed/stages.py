@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # names that jit.bound and jit.specialised bind below
 
 __all__ = ["run", "set_num_threads", "stage"]
 
-HERE = "hetsched.cpu_kernels.packed.stages"
+SOURCES = ("hetsched.cpu_kernels.packed.stages", "hetsched.jit.by_address")
 STAGE = "int64(int64, int64, int64)"
 ZERO, ONE, MOST = np.float32(0), np.float32(1), np.float32(127)
 NEAREST = np.float32(3 << 22)  # added and taken off: rounds to the nearest whole number, ties to even
@@ -213,10 +213,10 @@ def stage(name):
         "unpacking": (_unpacking, ()),
     }[name]
     made = {part: bound("", globals()[f"_{part}"]) for part in parts}
-    return address_of(specialised_by_name("", template, source_stamp(HERE), STAGE, **made))
+    return address_of(specialised_by_name("", template, source_stamp(*SOURCES), STAGE, **made))
 
 
 @cache
 def run():
     """The kernel that runs stages."""
-    return threaded("", _run, source_stamp(HERE))
+    return threaded("", _run, source_stamp(*SOURCES))
