@@ -14,6 +14,7 @@ from .weights import FILES
 
 OTHER_HOST = "desktop-ddr4"
 WHAT = ("decode", "prefill")
+GAINS = (("p1", "p2"), ("p6", "p7"), ("p8", "p9"), ("p13", "p14"))  # a user's two settings of one machine and model
 INTRODUCTION = """# Estimates held against published speeds
 
 Written by `python -m hetsched.estimate.accuracy`; a test holds this page to that command's output. Every estimate here
@@ -91,10 +92,22 @@ def median_error(of: Iterable[Error]) -> float:
     return statistics.median(abs(error.relative) for error in of)
 
 
+def gains(of: Iterable[Error]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Of each pair in GAINS: how many times faster the second decodes than the first, published and estimated."""
+    decoded = {error.row.id: error for error in of if error.what == "decode"}
+    return {
+        (a, b): (
+            decoded[b].published / decoded[a].published,
+            decoded[b].estimated / decoded[a].estimated,
+        )
+        for a, b in GAINS
+    }
+
+
 def document() -> str:
     """The page."""
     found = errors()
-    parts = [INTRODUCTION, _summary(found), _table(found), _assumptions(), CLOSING, _files(), _engines()]
+    parts = [INTRODUCTION, _summary(found), _table(found), _assumptions(), _gains(found), CLOSING, _files(), _engines()]
     return "\n".join(parts)
 
 
@@ -152,6 +165,25 @@ def _cells(error: Error | None) -> list[str]:
     return [f"{error.published:.{digits}f}", f"{error.estimated:.{digits}f}", f"{error.relative:+.0%}"]
 
 
+def _gains(found: list[Error]) -> str:
+    hosts = facts()["hosts"]
+    other = gains(errors(OTHER_HOST))
+    lines = [
+        "## Gains",
+        "",
+        "What one user's change of a setting brought, in decoding: much of what is unknown of a machine cancels out.",
+        "",
+        f"| from | to | published | estimate | error | with {hosts[OTHER_HOST]['host']}, where no host is named |",
+        "|---|---|---|---|---|---|",
+    ]
+    settings = {error.row.id: error.row.setting for error in found}
+    for (a, b), (published, estimated) in gains(found).items():
+        error = estimated / published - 1
+        cells = [f"{a}: {settings[a]}", f"{b}: {settings[b]}", f"{published:.2f}", f"{estimated:.2f}", f"{error:+.0%}"]
+        lines.append(f"| {' | '.join(cells)} | {other[a, b][1]:.2f} |")
+    return "\n".join([*lines, ""])
+
+
 def _assumptions() -> str:
     assumed = facts()["assumed"]
     host = facts()["hosts"][assumed["host"]]["host"]
@@ -178,7 +210,7 @@ def _engines() -> str:
         for name, why in engine.reasons.items():
             value = getattr(engine, name)
             shown = f"{1e6 * value:g} µs" if name.endswith("_s") else f"{value}"
-            lines.append(f"| {engine.name} | {name} | {shown} | {why} |")
+            lines.append(f"| {engine.name} | `{name}` | {shown} | {why} |")
     return "\n".join([*lines, ""])
 
 
