@@ -162,7 +162,7 @@ def _cells(error: Error | None) -> list[str]:
     if error is None:
         return ["", "", ""]
     digits = 1 if error.what == "decode" else 0
-    return [f"{error.published:.{digits}f}", f"{error.estimated:.{digits}f}", f"{error.relative:+.0%}"]
+    return [f"{error.published:.{digits}f}", f"{error.estimated:.{digits}f}", f"{round(error.relative, 2) + 0.0:+.0%}"]
 
 
 def _gains(found: list[Error]) -> str:

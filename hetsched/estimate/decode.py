@@ -41,7 +41,7 @@ def step(
         cost = CostModel(machine, replace(subject.geometry, expert_bytes_L=(), expert_bytes_override=num_bytes))
         ratio = num_bytes / subject.geometry.expert_bytes
         layer = _Layer(cost, engine, tokens, active, ratio)
-        experts = experts.plus(layer.expected(hit).over(1 / count))
+        experts = experts.plus(layer.expected(hit).times(count))
     return dense.plus(experts)
 
 
@@ -93,15 +93,15 @@ class _Layer:
     def expected(self, hit: float) -> Times:
         """Parts of a layer of which this share of the demand is met on the GPU."""
         whole, part = int(self._active), self._active - int(self._active)
-        found = self._over_misses(whole, hit).over(1 / (1 - part)) if part < 1 else Times()
-        return found.plus(self._over_misses(whole + 1, hit).over(1 / part)) if part else found
+        found = self._over_misses(whole, hit).times(1 - part) if part < 1 else Times()
+        return found.plus(self._over_misses(whole + 1, hit).times(part)) if part else found
 
     def _over_misses(self, active: int, hit: float) -> Times:
         found = Times()
         for missing in range(active + 1):
             chance = math.comb(active, missing) * (1 - hit) ** missing * hit ** (active - missing)
             if chance:
-                found = found.plus(self._best(active, missing).over(1 / chance))
+                found = found.plus(self._best(active, missing).times(chance))
         return found
 
     def _best(self, active: int, missing: int) -> Times:
