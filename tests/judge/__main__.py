@@ -18,8 +18,7 @@ ABSENT = {"generation/test_utils.py": "GenerationTesterMixin", "exporters/test_e
 # What fails under hetsched and why; the text is part of the failure's last line.
 BY_DESIGN = {
     "runs inference only": "training is refused while a model is attached; detach() first",
-    "cannot be copied": "an attached model is not copied; detach() first",
-    "cannot be pickled": "an attached model is not pickled; detach() first",
+    "cannot be copied or pickled": "an attached model is neither copied nor pickled; detach() first",
 }
 
 
