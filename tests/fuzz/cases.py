@@ -1,4 +1,4 @@
-"""Cases by number: each draws a command, and damages a file that it reads or an option of it. The same number, the same."""
+"""Cases by number: each draws a command, and damages a file that it reads or its options. The same number, the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hetsched.cli import _parser
 
 from . import damage
-from .ground import COMMANDS, Command
+from .ground import COMMANDS
 from .options import hostile, parsers
 from .running import Verdict, run
 
@@ -59,6 +59,5 @@ def _line(random: Random, folder: Path) -> list[str]:
     """A command line of any verb; those that the ground has no command for have their name alone."""
     every = parsers(_parser())
     way = random.choice(sorted(every))
-    known = [command for command in COMMANDS if command.words[: len(way)] == way]
-    command = random.choice(known) if known else Command(way)
-    return hostile(tuple(filled(command.words, folder)), every[way], random)
+    known = [command.words for command in COMMANDS if command.words[: len(way)] == way]
+    return hostile(filled(random.choice(known or [way]), folder), every[way], random)

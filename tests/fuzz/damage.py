@@ -1,8 +1,9 @@
-"""Damage to a good file, drawn: bytes for any kind, values for JSON and YAML, headers for safetensors; or no file at all."""
+"""Damage to a good file, drawn: bytes of any kind, values of JSON and YAML, safetensors headers; or no file at all."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Callable
@@ -13,11 +14,23 @@ from typing import Any
 import yaml
 
 DEEP = 5000
-HOSTILE: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 10**9, 2**63, 2**64, -(2**70), 10**400, 0.5, 1e308, -1e308, float("inf"), float("-inf"),
-    float("nan"), "", " ", "x" * 300, "\0", "../../etc/passwd", "/", "~nobody/x", "é\u202e", "1e5", "bf16", [], [[]], [None], {}, {"": {}},
-    {"a": [1, {"b": None}]}, [0] * 1000, ["a"] * 3, "typing:Any", "sys:exit",
-)  # fmt: skip
+NUMBERS = 0, -1, 1, 2**31, 10**9, 2**63, 2**64, -(2**70), 10**400, 0.5, 1e308, -1e308, math.inf, -math.inf, math.nan
+TEXTS = (
+    "",
+    " ",
+    "x" * 300,
+    "\0",
+    "../../etc/passwd",
+    "/",
+    "~nobody/x",
+    "é\u202e",
+    "1e5",
+    "bf16",
+    "typing:Any",
+    "sys:exit",
+)
+HOLDERS: tuple[Any, ...] = [], [[]], [None], {}, {"": {}}, {"a": [1, {"b": None}]}, [0] * 1000, ["a"] * 3
+HOSTILE: tuple[Any, ...] = None, True, False, *NUMBERS, *TEXTS, *HOLDERS
 
 
 def damage(path: Path, random: Random) -> str:

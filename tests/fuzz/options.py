@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-HOSTILE = (
-    "", " ", "-", "--", "-1", "0", "1e308", "-1e308", "inf", "-inf", "nan", "NaN", "1e-320", "999999999999999999999999", "0x10", "1_000",
-    "x" * 300, "x" * 5000, "a,b,,c", ",", "a,a", "~nobody/x", "/proc/self/mem", "/sys", "/dev/null", "/dev/full", "../..", "/",
-    "sys:exit", "typing:Any", "json:JSONDecodeError", "os:fork", ".rel:Name", "module:", ":Class", "hetsched.cli:main", "builtins:input",
-    "10%", "101%", "-5%", "8GiB", "8 parsecs", "1e400GiB", "²", "١٢", "é\u202e\u0007", "--json", "@file", "$HOME", "*", "a\nb", "{}", "=",
-)  # fmt: skip
+NUMBERS = "-1 0 1e308 -1e308 inf -inf nan NaN 1e-320 999999999999999999999999 0x10 1_000 10% 101% -5% ² ١٢ 1e400GiB"
+PATHS = "~nobody/x /proc/self/mem /sys /dev/null /dev/full ../.. / - @file $HOME *"
+CLASSES = "sys:exit typing:Any json:JSONDecodeError os:fork .rel:Name module: :Class hetsched.cli:main builtins:input"
+LISTS = "a,b,,c , a,a {} = -- --json"
+TEXTS = "", " ", "x" * 300, "x" * 5000, "8 parsecs", "é\u202e\u0007", "a\nb"
+HOSTILE = (*f"{NUMBERS} {PATHS} {CLASSES} {LISTS}".split(), *TEXTS)
 UNKNOWN = ("--polcy", "--modle", "--jsno", "--no-such-option", "-Z", "--=", "---")
 
 
@@ -29,7 +30,7 @@ def parsers(
     return found
 
 
-def hostile(words: tuple[str, ...], parser: argparse.ArgumentParser, random: Random) -> list[str]:
+def hostile(words: Sequence[str], parser: argparse.ArgumentParser, random: Random) -> list[str]:
     """A good command line with one to three options more, or changed, or a word that nobody knows."""
     line = list(words)
     for _ in range(random.choice((1, 1, 1, 2, 3))):

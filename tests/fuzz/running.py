@@ -1,7 +1,8 @@
-"""One case: a command line in a process of its own, forked from one that has imported everything, and what came of it."""
+"""One case: a command line in a process of its own, forked from one that has imported everything, and its verdict."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -97,11 +98,8 @@ def _child(words: Sequence[str], out: Path, log: Path) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except Exception:
-                code = code or 71
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
         os._exit(code if code is not None else 0)
 
 
