@@ -1,0 +1,5 @@
+"""Bad input on purpose: options and files that make no sense, to every verb, each in a process of its own.
+
+The promise: exit code 2, one line on standard error that names the cause, nothing half-written, within seconds and
+within memory; or the command works after all. `python -m tests.fuzz --cases 20000` prints counts.
+"""

@@ -1,0 +1,166 @@
+"""Damage to a good file, drawn: bytes of any kind, values of JSON and YAML, safetensors headers; or no file at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+DEEP = 5000
+NUMBERS = 0, -1, 1, 2**31, 10**9, 2**63, 2**64, -(2**70), 10**400, 0.5, 1e308, -1e308, math.inf, -math.inf, math.nan
+TEXTS = (
+    "",
+    " ",
+    "x" * 300,
+    "\0",
+    "../../etc/passwd",
+    "/",
+    "~nobody/x",
+    "é\u202e",
+    "1e5",
+    "bf16",
+    "typing:Any",
+    "sys:exit",
+)
+HOLDERS: tuple[Any, ...] = [], [[]], [None], {}, {"": {}}, {"a": [1, {"b": None}]}, [0] * 1000, ["a"] * 3
+HOSTILE: tuple[Any, ...] = None, True, False, *NUMBERS, *TEXTS, *HOLDERS
+
+
+def damage(path: Path, random: Random) -> str:
+    """Damage the file where it lies; what was done, in words."""
+    kinds: list[Callable[[Path, Random], str]] = [_bytes, _absent]
+    if path.suffix in (".json", ".yaml", ".jsonl"):
+        kinds = [_value] * 8 + [_nested, _bytes, _absent]
+    elif path.suffix == ".safetensors":
+        kinds = [_header] * 3 + [_bytes] * 2 + [_absent]
+    elif path.suffix in (".csv", ".txt"):
+        kinds = [_line] * 3 + [_bytes, _absent]
+    elif path.suffix in (".npz", ".gguf"):
+        kinds = [_bytes] * 6 + [_absent]
+    return random.choice(kinds)(path, random)
+
+
+def _bytes(path: Path, random: Random) -> str:
+    data = bytearray(path.read_bytes())
+    way = random.choice(("empty", "cut", "flipped", "zeroed", "doubled", "noise", "huge number", "not utf-8"))
+    at = random.randrange(len(data)) if random.random() < 0.5 else random.randrange(min(len(data), 400))
+    if way == "empty":
+        data = bytearray()
+    elif way == "cut":
+        del data[at:]
+    elif way == "flipped":
+        for _ in range(random.choice((1, 1, 8, 64))):
+            data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    elif way == "zeroed":
+        data[at : at + 64] = bytes(len(data[at : at + 64]))
+    elif way == "doubled":
+        data[at:at] = data[: random.randrange(1, len(data))]
+    elif way == "noise":
+        data[at : at + 16] = random.randbytes(16)
+    elif way == "huge number":
+        data[at : at + 8] = struct.pack("<Q", random.choice((2**63, 2**64 - 1, 2**40, 2**31)))
+    else:
+        data[at:at] = b"\xff\xfe\x00"
+    path.write_bytes(data)
+    return f"{way} at {at}"
+
+
+def _absent(path: Path, random: Random) -> str:
+    """What lies in the file's place."""
+    way = random.choice(("nothing", "a folder", "a dangling link", "a loop of links", "unreadable", "a null device"))
+    path.unlink()
+    if way == "a folder":
+        path.mkdir()
+    elif way == "a dangling link":
+        path.symlink_to(path.parent / "nowhere")
+    elif way == "a loop of links":
+        path.symlink_to(path)
+    elif way == "unreadable":
+        path.touch(mode=0)
+    elif way == "a null device":
+        path.symlink_to(os.devnull)
+    return f"{way} in its place"
+
+
+def _value(path: Path, random: Random) -> str:
+    """One value of a document is another, one is missing, or one is named anew."""
+    text = path.read_text()
+    lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+    number = random.randrange(len(lines))
+    document = json.loads(lines[number]) if path.suffix != ".yaml" else yaml.safe_load(text)
+    changed, said = _changed(document, random)
+    lines[number] = yaml.safe_dump(changed) if path.suffix == ".yaml" else _dumped(changed)
+    path.write_text("\n".join(lines))
+    return said
+
+
+def _dumped(document: Any) -> str:
+    """As json.dumps, also of integers longer than Python prints."""
+    text = json.dumps(document, ensure_ascii=False).replace('"10**400"', "1" + "0" * 5000)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _changed(document: Any, random: Random) -> tuple[Any, str]:
+    places = list(_places(document, ()))
+    if not places:
+        return random.choice(HOSTILE), "the whole document"
+    *way, key = random.choice(places)
+    holder = document
+    for step in way:
+        holder = holder[step]
+    name = ".".join(str(step)[:40] for step in (*way, key))
+    kind = random.random()
+    if kind < 0.75:
+        value = random.choice(HOSTILE)
+        holder[key] = "10**400" if isinstance(value, int) and abs(value) > 2**100 else value
+        return document, f"{name} = {str(value)[:40]!r}"
+    if kind < 0.9 or isinstance(holder, list):
+        del holder[key]
+        return document, f"{name} is missing"
+    holder[f"{key}x"] = holder.pop(key)
+    return document, f"{name} is named {key}x"
+
+
+def _places(document: Any, way: tuple[Any, ...]) -> Any:
+    """All places of values, the way to each."""
+    if len(way) > 8:
+        return
+    entries = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in list(entries)[:200]:
+        yield (*way, key)
+        yield from _places(value, (*way, key))
+
+
+def _nested(path: Path, random: Random) -> str:
+    opening, closing = random.choice((("[", "]"), ('{"a":', "}")))
+    path.write_text(opening * DEEP + ("0" if opening != "[" else "") + closing * DEEP)
+    return f"nested {DEEP} deep"
+
+
+def _header(path: Path, random: Random) -> str:
+    """A safetensors file with another header."""
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    changed, said = _changed(json.loads(data[8 : 8 + size]), random)
+    header = _dumped(changed).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
+    return f"header: {said}"
+
+
+def _line(path: Path, random: Random) -> str:
+    lines = path.read_text().splitlines()
+    at = random.randrange(len(lines))
+    cells = lines[at].split(",")
+    cells[random.randrange(len(cells))] = str(random.choice(HOSTILE))[:400]
+    lines[at] = ",".join(cells) if random.random() < 0.9 else ""
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+    return f"line {at + 1}"
