@@ -13,7 +13,7 @@ from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
 
-from . import cases, ground
+from . import cases, ground, interruption
 from .running import run
 
 
@@ -38,6 +38,8 @@ def main() -> int:
     parser.add_argument("--kind", choices=("any", "files", "options"), default="any")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--undamaged", action="store_true", help="only whether every command works on good files")
+    text = "instead: interrupt every long command so many times, at random moments, by SIGINT and SIGTERM in turn"
+    parser.add_argument("--interrupted", type=int, metavar="TIMES", help=text)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -49,6 +51,8 @@ def main() -> int:
         ground.prepare(place / "ground")
         if args.undamaged:
             return _undamaged(place)
+        if args.interrupted:
+            return interruption.soak(place, args.interrupted)
         begin_s = time.monotonic()
         numbers = range(args.first, args.first + args.cases)
         chunks = [(numbers[i :: args.workers], place, i, args.kind) for i in range(args.workers)]
