@@ -88,6 +88,12 @@ def text_section(config: Any) -> dict[str, Any]:
     return values
 
 
+def layers_with_experts(config: Any) -> tuple[int, ...]:
+    """Numbers of the layers with experts among all layers, from 0."""
+    text = text_section(config)
+    return tuple(_moe_layers(text, whole(text, MAX_LAYERS, "num_hidden_layers")))
+
+
 def _first(values: dict[str, Any], *names: str) -> Any:
     """The first of these names that is set; of one number a layer or a modality, the largest."""
     for name in names:
