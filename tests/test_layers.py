@@ -30,6 +30,7 @@ ROOMS = [
     "memory",
     "cost",
     "speculation",
+    "estimate",
     "traces",
     "steering",
     "dispatch",

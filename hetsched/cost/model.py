@@ -11,7 +11,9 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import ExpertShape, HardwareProfile, Processor, Source
+from ..memory.context import ContextShape
 from ..types import FloatArray
+from .attention import attention_s
 from .latency import Interpolation, dense_table, expert_table, roofline_s
 
 OPS = ("gpu", "cpu", "copy", "dense")  # classes of operation, each corrected by one factor
@@ -29,12 +31,14 @@ class CostModel:
     a policy may compare seconds without asking `has_gpu` first.
 
     A lane computes a layer's experts in one call: `gpu_call_s` or `cpu_call_s` once, if it computes any, and `gpu_s` or
-    `cpu_s` for each, which is what that expert adds.
+    `cpu_s` for each, which is what that expert adds. With the model's `shape`, `dense_s` can hold attention over a
+    context.
     """
 
-    def __init__(self, profile: HardwareProfile, geometry: MoEGeometry) -> None:
+    def __init__(self, profile: HardwareProfile, geometry: MoEGeometry, shape: ContextShape | None = None) -> None:
         self.profile = profile
         self.geometry = geometry
+        self.shape = shape
         self.version = 0  # counts recalibrations
         self._factors = dict.fromkeys(OPS, 1.0)
         self._memo: dict[str, dict[int, float]] = {name: {} for name in ("gpu", "cpu", "copy", "start", "dense")}
@@ -89,12 +93,24 @@ class CostModel:
         memo = self._memo["cpu"]
         return [memo[n] if n in memo else memo.setdefault(n, float(self.cpu_s(n))) for n in tokens]
 
-    def dense_s(self, num_tokens: int) -> float:
-        """Seconds for the rest of one layer on `num_tokens` tokens, on the GPU where there is one."""
+    def dense_s(self, num_tokens: int, context: int = 0) -> float:
+        """Seconds for the rest of one layer on `num_tokens` tokens, on the GPU where there is one.
+
+        After `context` tokens of one sequence, where the model's `shape` is known, its attention over these is in it,
+        the average of all layers; after 0 it is that of the dense part alone.
+        """
         memo = self._memo["dense"]
         if num_tokens not in memo:
             memo[num_tokens] = self._one_dense_s(num_tokens) * self._factors["dense"]
-        return memo[num_tokens]
+        return memo[num_tokens] + (self.attention_s(num_tokens, context) if context else 0.0)
+
+    def attention_s(self, num_tokens: int, context: int) -> float:
+        """Seconds of attention of a step after `context` tokens, the average of all layers; 0 without a `shape`."""
+        if self.shape is None or not self.shape.layers:
+            return 0.0
+        element_bytes = 4 if self.geometry.dtype == "fp32" else 2
+        over_all_s = attention_s(self._dense_device, self.shape, num_tokens, context, element_bytes)
+        return over_all_s / len(self.shape.layers) * self._factors["dense"]
 
     def _one_dense_s(self, num_tokens: int) -> float:
         if self._dense is not None:

@@ -1,0 +1,121 @@
+"""Decoding: what one token takes, layer by layer, at a context and with experts where a placement has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..cost.attention import attention_s
+from ..cost.latency import dense_table, roofline_s
+from ..cost.model import CostModel
+from ..machine.profile import HardwareProfile
+from .engine import Engine
+from .placement import Placement
+from .subject import Subject
+from .times import Times
+
+
+def decode(subject: Subject, profile: HardwareProfile, engine: Engine, placement: Placement, context: int) -> Times:
+    """Seconds of one token of one sequence after `context` tokens. Without a GPU, the placement says nothing."""
+    return step(subject, profile, engine, placement, context, tokens=1, active=float(subject.geometry.top_k))
+
+
+def step(
+    subject: Subject,
+    profile: HardwareProfile,
+    engine: Engine,
+    placement: Placement,
+    context: int,
+    tokens: int,
+    active: float,
+) -> Times:
+    """Seconds of one step of few tokens, which make `active` experts of a layer active, all tokens together."""
+    has_gpu = profile.gpu is not None
+    graph = has_gpu and placement.whole
+    machine = engine.on(profile, graph)
+    dense = dense_times(subject, machine, engine, tokens, context)
+    hits_L = placement.hits_L(subject.geometry) if has_gpu else [0.0] * subject.geometry.num_layers
+    experts = Times(has_gpu=has_gpu)
+    for (num_bytes, hit), count in _alike(subject.expert_bytes_L, hits_L).items():
+        cost = CostModel(machine, replace(subject.geometry, expert_bytes_L=(), expert_bytes_override=num_bytes))
+        ratio = num_bytes / subject.geometry.expert_bytes
+        layer = _Layer(cost, engine, tokens, active, ratio)
+        experts = experts.plus(layer.expected(hit).over(1 / count))
+    return dense.plus(experts)
+
+
+def dense_times(subject: Subject, machine: HardwareProfile, engine: Engine, tokens: int, context: int) -> Times:
+    """All of a step but the routed experts, on a machine as the engine meets it; the head for every token."""
+    device = machine.gpu or machine.cpu
+    geometry = subject.geometry
+    layers = max(len(subject.shape.layers), geometry.num_layers)
+    bits = 8 * subject.dense_bytes / subject.dense_params if subject.dense_params else 0.0
+    table = dense_table(device, geometry.name)
+    if table is not None:
+        dense_s = geometry.num_layers * CostModel(machine, geometry).dense_s(tokens)
+    else:
+        dense_s = layers * device.dense_call_s + roofline_s(device, subject.dense_params, bits, tokens)
+    head_bits = 8 * subject.head_bytes / subject.head_params if subject.head_params else 0.0
+    return Times(
+        dense_s=dense_s,
+        attention_s=attention_s(device, subject.shape, tokens, context, subject.kv_element_bytes),
+        host_s=geometry.num_layers * engine.layer_host_s(machine) + engine.step_s,
+        head_s=roofline_s(device, subject.head_params, head_bits, tokens),
+        has_gpu=machine.gpu is not None,
+    )
+
+
+def _alike(expert_bytes_L: Sequence[int], hits_L: Sequence[float]) -> dict[tuple[int, float], int]:
+    """How many layers have experts of so many bytes and so large a share of their demand on the GPU."""
+    pairs = list(zip(expert_bytes_L, hits_L, strict=True))
+    return {pair: pairs.count(pair) for pair in dict.fromkeys(pairs)}
+
+
+class _Layer:
+    """One layer's experts in a step: expected parts over how many of the active ones are missing.
+
+    Each is missing by itself with the same chance, so their number is binomial; a layer with the average number ends
+    sooner than layers do on average, where the longer lane counts.
+    """
+
+    def __init__(self, cost: CostModel, engine: Engine, tokens: int, active: float, ratio: float) -> None:
+        self._engine, self._active = engine, active
+        self._has_gpu, self._fetches = cost.has_gpu, engine.misses == "fetch or cpu"
+        each = tokens * cost.geometry.top_k / active
+        self._gpu_s = ratio * float(cost.gpu_s(each)) if cost.has_gpu else math.inf
+        self._cpu_s = ratio * float(cost.cpu_s(each))
+        self._gpu_call_s, self._cpu_call_s = cost.gpu_call_s(), cost.cpu_call_s()
+        self._copy_s = cost.copy_s()
+        self._trip_s = cost.roundtrip_s(tokens) + engine.handover_s if cost.has_gpu else 0.0
+
+    def expected(self, hit: float) -> Times:
+        """Parts of a layer of which this share of the demand is met on the GPU."""
+        whole, part = int(self._active), self._active - int(self._active)
+        found = self._over_misses(whole, hit).over(1 / (1 - part)) if part < 1 else Times()
+        return found.plus(self._over_misses(whole + 1, hit).over(1 / part)) if part else found
+
+    def _over_misses(self, active: int, hit: float) -> Times:
+        found = Times()
+        for missing in range(active + 1):
+            chance = math.comb(active, missing) * (1 - hit) ** missing * hit ** (active - missing)
+            if chance:
+                found = found.plus(self._best(active, missing).over(1 / chance))
+        return found
+
+    def _best(self, active: int, missing: int) -> Times:
+        """With as many of the missing ones fetched as end the layer soonest."""
+        most = missing if self._fetches and self._has_gpu else 0
+        return min((self._parts(active, missing, fetched) for fetched in range(most + 1)), key=lambda t: t.total_s)
+
+    def _parts(self, active: int, missing: int, fetched: int) -> Times:
+        on_cpu, on_gpu = missing - fetched, active - missing + fetched
+        gpu_s = self._gpu_call_s + on_gpu * self._gpu_s if on_gpu else 0.0
+        link_s = fetched * self._copy_s if fetched else 0.0
+        cpu_s = self._cpu_call_s + on_cpu * self._cpu_s if on_cpu else 0.0
+        trip_s = self._trip_s if on_cpu else 0.0
+        arrived_s = link_s + self._gpu_s if fetched else 0.0
+        lanes_s = max(gpu_s, arrived_s, cpu_s + trip_s)
+        apart_s = gpu_s + link_s + cpu_s + trip_s
+        hidden_s = apart_s - lanes_s if self._engine.overlaps else 0.0
+        return Times(gpu_experts_s=gpu_s, cpu_experts_s=cpu_s, link_s=link_s, round_trips_s=trip_s, hidden_s=hidden_s)
