@@ -1,0 +1,81 @@
+"""The same placement in llama.cpp's words: --n-cpu-moe, an -ot expression, its cache flags, and forks' hot experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..memory.plan import MemoryPlan
+from .memory import layers_on_cpu
+from .model import LLAMA_CPP
+from .question import Question
+
+EXPERTS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"  # llama.cpp's own expression for a block's routed experts
+
+
+@dataclass(frozen=True)
+class LlamaCppFlags:
+    """`n_cpu_moe`: blocks, as llama.cpp counts them, whose experts are on the CPU. `override`: the same as an -ot value,
+    "" for none. `cache`: flags of the KV cache. `slots`: experts of a layer for a fork's cache of hot ones, 0 for none.
+    """
+
+    n_cpu_moe: int
+    override: str
+    cache: tuple[str, ...]
+    context: int
+    slots: int
+
+    @property
+    def flags(self) -> str:
+        """For a command line of llama-server, llama-cli or llama-bench's relatives."""
+        moe = f" --n-cpu-moe {self.n_cpu_moe}" if self.n_cpu_moe else ""
+        return " ".join([f"-ngl 99{moe} -c {self.context}", *self.cache])
+
+    @property
+    def fork_flags(self) -> str:
+        """For thecodacus/llama.cpp, whose cache keeps the most frequent experts of a recorded trace on the GPU."""
+        return f"-ngl 99 --n-cpu-moe 99 --moe-cache-profile FILE --moe-cache-slots {self.slots}" if self.slots else ""
+
+
+def flags_of(question: Question, memory: MemoryPlan) -> LlamaCppFlags:
+    """Flags that put as many experts on the GPU as the plan does, whole layers of them.
+
+    For hetsched's plan those layers that the memory of its slots holds; they are the last ones, as llama.cpp has it.
+    """
+    layers = question.model.layers
+    if question.engine.name == LLAMA_CPP or question.profile.gpu is None:
+        on_cpu = layers_on_cpu(question)
+    else:
+        on_cpu = len(layers) - memory.slots // question.subject.geometry.num_experts
+    blocks = layers[on_cpu - 1] + 1 if on_cpu else 0
+    types = ("-fa on", "-ctk f16 -ctv f16") if memory.gpu.kv_cache or memory.host.kv_cache else ()
+    slots = memory.slots // question.subject.geometry.num_layers if question.profile.gpu else 0
+    everything = memory.slots >= memory.experts
+    return LlamaCppFlags(
+        n_cpu_moe=blocks,
+        override=f"{override(layers[:on_cpu])}" if on_cpu else "",
+        cache=types,
+        context=question.context * question.batch,
+        slots=0 if everything else slots,
+    )
+
+
+def override(layers: Iterable[int]) -> str:
+    """A value for -ot: the routed experts of these blocks on the CPU."""
+    return rf"blk\.({numbers_expression(layers)})\.{EXPERTS}=CPU"
+
+
+def numbers_expression(numbers: Iterable[int]) -> str:
+    """Alternatives that match these whole numbers and no others, tens that are whole written as a range of digits."""
+    tens: dict[int, list[int]] = {}
+    for number in sorted(set(numbers)):
+        tens.setdefault(number // 10, []).append(number % 10)
+    return "|".join(f"{ten or ''}{_digits(digits)}" for ten, digits in tens.items())
+
+
+def _digits(digits: list[int]) -> str:
+    if len(digits) == 1:
+        return str(digits[0])
+    if digits == list(range(digits[0], digits[-1] + 1)):
+        return f"[{digits[0]}-{digits[-1]}]"
+    return f"[{''.join(map(str, digits))}]"
