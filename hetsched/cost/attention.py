@@ -13,7 +13,7 @@ from ..memory.context import ContextShape, LayerCache
 
 
 def attention_s(
-    device: Processor, shape: ContextShape, tokens: int, context: int, element_bytes: int = 2, batch: int = 1
+    device: Processor, shape: ContextShape, tokens: int, context: int, element_bytes: float = 2, batch: int = 1
 ) -> float:
     """Seconds of all layers for a step of `tokens` tokens in each of `batch` sequences of `context` tokens before it.
 
@@ -35,7 +35,7 @@ def attended(layer: LayerCache, tokens: int, context: int) -> float:
     return growing + (tokens - inside) * (layer.window or 0)
 
 
-def _layer_s(device: Processor, layer: LayerCache, query: int, tokens: int, context: int, element_bytes: int) -> float:
+def _layer_s(device: Processor, layer: LayerCache, query: int, tokens: int, context: int, element_bytes: float) -> float:
     kept = layer.elements(context + tokens) - layer.fixed
     num_bytes = element_bytes * (kept + 2 * layer.fixed)
     flops = 4.0 * query * attended(layer, tokens, context)

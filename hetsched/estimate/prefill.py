@@ -6,8 +6,9 @@ from dataclasses import replace
 from itertools import groupby
 
 from ..cost.model import CostModel
+from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile, Link
-from ..speculation.union import ExpertUnion
+from .active import active_in_prompt
 from .decode import dense_times
 from .engine import Engine
 from .placement import Placement
@@ -23,10 +24,10 @@ def prefill(
     Every batch reads the weights anew, and attends to those before it. Only the last token needs the head.
     """
     machine = engine.on(profile)
-    union, whole = ExpertUnion(subject.geometry), Times(has_gpu=profile.gpu is not None)
+    whole = Times(has_gpu=profile.gpu is not None)
     for size, group in groupby(min(batch, tokens - first) for first in range(0, tokens, batch)):
         count = len(list(group))
-        experts = _experts(subject, machine, engine, placement, size, union.active(size))
+        experts = _experts(subject, machine, engine, placement, size, active_in_prompt(subject.geometry, size))
         whole = whole.plus(experts.over(1 / count))
     for first in range(0, tokens, batch):
         size = min(batch, tokens - first)
@@ -86,7 +87,7 @@ def _layer(
         return _overlapped(on_cpu, engine)
     copied = Times(
         gpu_experts_s=gpu_s + missing * ratio * float(cost.gpu_s(each)),
-        link_s=missing * _stream_s(machine.h2d, engine, expert_bytes),
+        link_s=_stream_s(machine.h2d, engine, geometry, missing, expert_bytes),
     )
     if engine.prompts == "stream":
         return _overlapped(copied, engine)
@@ -95,8 +96,14 @@ def _layer(
     return _both(on_cpu, copied, engine)
 
 
-def _stream_s(link: Link, engine: Engine, num_bytes: int) -> float:
-    return link.latency_s + num_bytes / (link.bytes_per_s * engine.stream_share)
+def _stream_s(link: Link, engine: Engine, geometry: MoEGeometry, missing: float, num_bytes: int) -> float:
+    """Seconds to copy the missing experts of a layer: neighbours of one matrix in one copy, as they lie in a file.
+
+    Where m of E are missing at random, a missing one begins a run of neighbours with chance 1 - m / E.
+    """
+    runs = 1 + missing * max(0.0, 1 - missing / geometry.num_experts)
+    copies_s = geometry.matrices * runs * (link.latency_s + engine.copy_s)
+    return copies_s + missing * num_bytes / (link.bytes_per_s * engine.stream_share)
 
 
 def _both(on_cpu: Times, copied: Times, engine: Engine) -> Times:

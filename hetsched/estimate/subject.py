@@ -29,7 +29,7 @@ class Subject:
     head_bytes: int
     head_params: int
     embedding_bytes: int = 0
-    kv_element_bytes: int = 2
+    kv_element_bytes: float = 2
     file: str = ""
 
     @property
@@ -49,7 +49,7 @@ class Subject:
 
 
 def subject_of(
-    config: Any, name: str = "", file: str | FileWeights | None = None, kv_element_bytes: int = 2
+    config: Any, name: str = "", file: str | FileWeights | None = None, kv_element_bytes: float = 2
 ) -> Subject:
     """The subject that a transformers config (object or config.json dictionary) and a kind of file make.
 
@@ -62,7 +62,7 @@ def subject_of(
 
 
 def subject_with(
-    published: MoEGeometry, shape: ContextShape, config: Any, weights: FileWeights, kv_element_bytes: int = 2
+    published: MoEGeometry, shape: ContextShape, config: Any, weights: FileWeights, kv_element_bytes: float = 2
 ) -> Subject:
     """The same from a geometry that is known already; its experts are stored as `weights` says."""
     geometry = stored_as(published, weights)

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
+from .attention import attention_params
 from .checks import MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, brief, require_whole
+from .fields import first, whole
 from .quantised import format_in, layers_left_out
 from .shape import MoEGeometry
 
@@ -28,7 +30,7 @@ def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeo
     values: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
     text = text_section(values)
     num_experts = whole(text, MAX_EXPERTS, *_EXPERT_COUNTS)
-    kind = str(_first(text, "model_type") or "this model")
+    kind = str(first(text, "model_type") or "this model")
     if not num_experts:
         raise InputError(f"{kind} has no routed experts; hetsched schedules Mixture-of-Experts models only")
     hidden = whole(text, MAX_WIDTH, "hidden_size")
@@ -36,7 +38,7 @@ def from_config(config: Any, name: str = "", dtype: str | None = None) -> MoEGeo
     all_layers = whole(text, MAX_LAYERS, "num_hidden_layers")
     layers = _moe_layers(text, all_layers)
     stored, plain = (dtype, []) if dtype else _stored(values, text, layers)
-    attention = _attention_params(text, hidden) + 2 * hidden
+    attention = attention_params(text, hidden, all_layers) + 2 * hidden
     plain_layer = attention + 3 * hidden * (whole(text, MAX_WIDTH, "intermediate_size") or ffn)
     geometry = MoEGeometry(
         name=name or kind,
@@ -82,7 +84,7 @@ def text_section(config: Any) -> dict[str, Any]:
         inner.sort(key=lambda part: part is not section.get("text_config"))
         if isinstance(section.get("text_config"), dict):
             section = section["text_config"]
-        if _first(section, *_EXPERT_COUNTS):
+        if first(section, *_EXPERT_COUNTS):
             return section
         waiting += inner
     return values
@@ -94,37 +96,8 @@ def layers_with_experts(config: Any) -> tuple[int, ...]:
     return tuple(_moe_layers(text, whole(text, MAX_LAYERS, "num_hidden_layers")))
 
 
-def _first(values: dict[str, Any], *names: str) -> Any:
-    """The first of these names that is set; of one number a layer or a modality, the largest."""
-    for name in names:
-        value = values.get(name)
-        if isinstance(value, (list, tuple)):
-            try:
-                value = max(value, default=None)
-            except TypeError:
-                raise InputError(f"{name} of the config is {brief(value)}; it must hold numbers") from None
-        if value is not None:
-            return value
-    return None
-
-
-def whole(values: dict[str, Any], most: int, *names: str) -> int:
-    """The first of these names that is set, as a whole number from 0 to `most`; 0 where none is.
-
-    Raises InputError naming the one that is something else.
-    """
-    value = _first(values, *names)
-    if value is None:
-        return 0
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return require_whole(
-        value, 0, most, f"{next(name for name in names if values.get(name) is not None)} of the config"
-    )
-
-
 def _plain_dtype(text: dict[str, Any]) -> str:
-    stored = str(_first(text, "dtype", "torch_dtype") or "bfloat16").removeprefix("torch.")
+    stored = str(first(text, "dtype", "torch_dtype") or "bfloat16").removeprefix("torch.")
     return {"float32": "fp32", "float16": "fp16"}.get(stored, "bf16")
 
 
@@ -151,27 +124,8 @@ def _moe_layers(text: dict[str, Any], all_layers: int) -> list[int]:
     return [layer for layer in range(first_sparse, all_layers) if (layer + 1) % step == 0 and layer not in listed]
 
 
-def _heads(text: dict[str, Any], hidden: int) -> tuple[int, int, int]:
-    """Query heads, key-value heads, dimension of each."""
-    heads = whole(text, MAX_WIDTH, "num_attention_heads") or 1
-    kv_heads = whole(text, MAX_WIDTH, "num_key_value_heads") or heads
-    return heads, kv_heads, whole(text, MAX_WIDTH, "head_dim") or hidden // heads
-
-
-def _attention_params(text: dict[str, Any], hidden: int) -> int:
-    heads, kv_heads, head_dim = _heads(text, hidden)
-    if not text.get("kv_lora_rank"):
-        return 2 * hidden * head_dim * (heads + kv_heads)
-    # Multi-head latent attention (DeepSeek-V2, section 2.1): low-rank queries (optional), keys and values.
-    names = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "q_lora_rank")
-    rank, rope, nope, value, query_rank = (whole(text, MAX_WIDTH, name) for name in names)
-    query = heads * (nope + rope)
-    queries = query_rank * (hidden + query) if query_rank else hidden * query
-    return queries + hidden * (rank + rope) + rank * heads * (nope + value) + heads * value * hidden
-
-
 def _shared_params(text: dict[str, Any], hidden: int, ffn: int) -> int:
-    if _first(text, "shared_expert_intermediate_size") is not None:
+    if first(text, "shared_expert_intermediate_size") is not None:
         return 3 * hidden * whole(text, MAX_WIDTH, "shared_expert_intermediate_size")
     return 3 * hidden * whole(text, MAX_EXPERTS, "n_shared_experts") * ffn
 

@@ -1,0 +1,24 @@
+"""How many experts a prompt's tokens make active: popular ones are asked for again and again, others never.
+
+If the most frequent share s of a layer's experts meets 1 - (1 - s)^skew of the demand, the expert at rank share s is
+asked for skew (1 - s)^(skew - 1) times as often as on average; over n tokens it stays idle with the exponential of that
+times n k / E. Within one text demand is more skewed than over many. One skew for all models: 2 recorded models show 79
+and 92 % of the experts active after 8 and 6 assignments an expert, this gives 88 and 85 %.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..geometry import MoEGeometry
+
+TEXT_SKEW = 2.5
+_POINTS = 64
+
+
+def active_in_prompt(geometry: MoEGeometry, tokens: int) -> float:
+    """Expected active experts of a layer over so many tokens of one text."""
+    assignments = tokens * geometry.top_k / geometry.num_experts
+    ranks = ((i + 0.5) / _POINTS for i in range(_POINTS))
+    idle = sum(math.exp(-assignments * TEXT_SKEW * rank ** (TEXT_SKEW - 1)) for rank in ranks) / _POINTS
+    return max(float(geometry.top_k), geometry.num_experts * (1 - idle))
