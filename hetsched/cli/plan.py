@@ -94,7 +94,7 @@ def _add_draft_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan and report: 0, also where it does not fit, which `fits` says."""
     _refuse_idle_options(args)
-    from hetsched.planning.document import document_of
+    from hetsched.planning.document import document_of, notes_of
     from hetsched.planning.plan import planned
 
     question = _question(args)
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         from hetsched.report.plan_view import plan_view
         from hetsched.report.tables import console
 
-        console().print(plan_view(plan))
+        console().print(plan_view(plan, notes_of(plan)))
     return 0
 
 

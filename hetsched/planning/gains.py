@@ -80,20 +80,20 @@ def _pcie_step(profile: HardwareProfile) -> str:
 
 
 def _formats(question: Question) -> Iterator[tuple[str, str, Question, bool]]:
-    """Formats of other sizes than that of the experts now: the next larger ones' price, the smaller ones' gain."""
-    now = question.subject.geometry.total_expert_bytes
-    seen = {now}
-    for name in FORMATS:
+    """Formats of other sizes than that of the experts now, none larger than what the model was published in."""
+    seen = [question.subject.geometry.total_expert_bytes]
+    most = question.model.published.total_expert_bytes
+    for name in (None, *FORMATS):
         changed = replace(question, format=name, gpu_memory=_as_bytes(question), extra_bytes=0)
         try:
             changed.check()
         except InputError:  # no such shape, or a slot that is larger than the budget
             continue
         size = changed.subject.geometry.total_expert_bytes
-        if any(abs(size - other) < 0.1 * other for other in seen):
-            continue
-        seen.add(size)
-        yield "format", f"experts in {name}", changed, False
+        if size <= most and all(abs(size - other) >= 0.1 * other for other in seen):
+            seen.append(size)
+            text = f"experts in {name}" if name else f"experts as published, {question.model.published.dtype}"
+            yield "format", text, changed, False
 
 
 def _as_bytes(question: Question) -> int | None:
