@@ -5,6 +5,7 @@ Estimated, never measured: how far they are from speeds that others published st
 
 from .decode import decode
 from .engine import ENGINES, Engine, engine_named
+from .fit import fitting_split, n_cpu_moe, n_cpu_moe_flag
 from .placement import Placement, hit_share
 from .prefill import prefill
 from .speculate import Speculation, speculate
@@ -23,7 +24,10 @@ __all__ = [
     "Times",
     "decode",
     "engine_named",
+    "fitting_split",
     "hit_share",
+    "n_cpu_moe",
+    "n_cpu_moe_flag",
     "prefill",
     "speculate",
     "subject_of",

@@ -16,9 +16,11 @@ TEXT_SKEW = 2.5
 _POINTS = 64
 
 
-def active_in_prompt(geometry: MoEGeometry, tokens: int) -> float:
-    """Expected active experts of a layer over so many tokens of one text."""
+def active_in_prompt(geometry: MoEGeometry, tokens: int, resident: int = 0) -> float:
+    """Expected active experts of a layer over so many tokens of one text, but for the `resident` most popular ones."""
     assignments = tokens * geometry.top_k / geometry.num_experts
-    ranks = ((i + 0.5) / _POINTS for i in range(_POINTS))
+    rare = 1 - resident / geometry.num_experts
+    ranks = (rare * (i + 0.5) / _POINTS for i in range(_POINTS))
     idle = sum(math.exp(-assignments * TEXT_SKEW * rank ** (TEXT_SKEW - 1)) for rank in ranks) / _POINTS
-    return max(float(geometry.top_k), geometry.num_experts * (1 - idle))
+    least = 0.0 if resident else float(min(geometry.top_k, geometry.num_experts))
+    return max(least, rare * geometry.num_experts * (1 - idle))

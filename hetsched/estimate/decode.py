@@ -87,6 +87,7 @@ class _Layer:
         self._cpu_s = ratio * float(cost.cpu_s(each))
         self._gpu_call_s, self._cpu_call_s = cost.gpu_call_s(), cost.cpu_call_s()
         self._copy_s = cost.copy_s()
+        self._slower = cost.profile.cpu_slowdown, cost.profile.h2d_slowdown
         self._trip_s = cost.roundtrip_s(tokens) + engine.handover_s if cost.has_gpu else 0.0
 
     def expected(self, hit: float) -> Times:
@@ -110,12 +111,14 @@ class _Layer:
 
     def _parts(self, active: int, missing: int, fetched: int) -> Times:
         on_cpu, on_gpu = missing - fetched, active - missing + fetched
+        slower = self._slower if on_cpu and fetched else (1.0, 1.0)
         gpu_s = self._gpu_call_s + on_gpu * self._gpu_s if on_gpu else 0.0
-        link_s = fetched * self._copy_s if fetched else 0.0
-        cpu_s = self._cpu_call_s + on_cpu * self._cpu_s if on_cpu else 0.0
+        link_s = fetched * self._copy_s * slower[1] if fetched else 0.0
+        cpu_s = self._cpu_call_s + on_cpu * self._cpu_s * slower[0] if on_cpu else 0.0
         trip_s = self._trip_s if on_cpu else 0.0
-        arrived_s = link_s + self._gpu_s if fetched else 0.0
-        lanes_s = max(gpu_s, arrived_s, cpu_s + trip_s)
-        apart_s = gpu_s + link_s + cpu_s + trip_s
-        hidden_s = apart_s - lanes_s if self._engine.overlaps else 0.0
-        return Times(gpu_experts_s=gpu_s, cpu_experts_s=cpu_s, link_s=link_s, round_trips_s=trip_s, hidden_s=hidden_s)
+        times = Times(gpu_experts_s=gpu_s, cpu_experts_s=cpu_s, link_s=link_s, round_trips_s=trip_s)
+        times = self._engine.layer(times)
+        late_s = (
+            max(0.0, link_s + self._gpu_s - times.total_s) if fetched else 0.0
+        )  # the last one computes after it came
+        return replace(times, hidden_s=times.hidden_s - late_s)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..errors import UnknownNameError
 from ..machine.profile import HardwareProfile, Processor
+from .times import Times
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,13 @@ class Engine:
 
     `host_layer_s`: its code for a layer of a step, while nothing computes. `step_s`: the same once a step.
     `dense_kernels`, `expert_kernels`: launches a layer, of `kernel_s` each, or `graph_kernel_s` where the whole step is
-    one CUDA graph because nothing is left to the CPU; `hip_kernel_s` each on AMD's. `cpu_layer_s`, `cpu_expert_s`: once for a layer with experts on
-    the CPU, and for each of those. `handover_s`: besides the link's latencies, what passing a layer to the CPU and back
-    takes. `overlaps`: whether a layer's experts on GPU and CPU run at the same time. `misses`: "cpu", or the faster of
-    that and a copy. `prompts`: what a prompt's tokens do about experts that are not there, from `stream_from` tokens
-    on: copy all ("stream"), the faster of all copied and all on the CPU, or both at once. `stream_share`: of the link's
-    rate that such copies reach, `copy_s`: of each, besides the link's latency. `gpu_flops`, `cpu_flops`: factors on the profile's rates in prompts.
+    one CUDA graph because nothing is left to the CPU; `hip_kernel_s` on AMD's GPUs. `cpu_layer_s`, `cpu_expert_s`: once
+    for a layer with experts on the CPU, and for each of those. `handover_s`: besides the link's latencies, what passing
+    a layer to the CPU and back takes. `overlaps`: whether a layer's experts on GPU and CPU run at the same time.
+    `misses`: "cpu", or the faster of that and a copy. `prompts`: what a prompt's tokens do about experts that are not
+    there, from `stream_from` tokens on: copy all ("stream"), the faster of all copied and all on the CPU, or both at
+    once. `stream_share`: of the link's rate that such copies reach; `copy_s`: of each, besides the link's latency.
+    `gpu_flops`, `cpu_flops`: factors on the profile's rates. `reasons`: of constants by their names.
     """
 
     name: str
@@ -69,6 +71,13 @@ class Engine:
         )
         return replace(profile, gpu=gpu, cpu=cpu)
 
+    def layer(self, times: Times) -> Times:
+        """Parts of a layer's experts as they run: it ends with its longest lane where lanes overlap, else after all."""
+        if not self.overlaps:
+            return times
+        longest_s = max(times.gpu_experts_s, times.link_s, times.cpu_experts_s + times.round_trips_s)
+        return replace(times, hidden_s=sum(times.parts.values()) - longest_s)
+
     def _launch_s(self, profile: HardwareProfile, graph: bool) -> float:
         if self.hip_kernel_s and profile.gpu and "AMD" in profile.gpu.name:
             return self.hip_kernel_s
@@ -92,7 +101,7 @@ HETSCHED = Engine(
     prompts="both",
     stream_from=1,
     reasons={
-        "host_layer_s": "the engine's Python for a layer, decisions included; a measured profile has its own figure",
+        "host_layer_s": "the engine's Python for a layer as emulated time counts it; measured profiles have their own",
         "overlaps": "GPU, link and CPU are lanes of one layer; it ends with the last",
         "misses": "each missing expert is copied or computed on the CPU, whichever ends the layer sooner",
     },
@@ -120,8 +129,8 @@ LLAMA_CPP = Engine(
         "expert_kernels": "three grouped products, each with its activations quantised",
         "kernel_s": "a launch from start to start where the graph is cut at each layer that the CPU has a part of",
         "graph_kernel_s": "the same inside one CUDA graph",
-        "hip_kernel_s": "HIP, without graphs: 77.6 tokens/s of Qwen3.5-35B-A3B in 2 bits, all of it on an RX 6900 XT, are "
-        "12.9 ms for 1.2 GB, which leaves about 8 µs for each of 31 launches a layer (AlexsJones/llmfit, issue 474)",
+        "hip_kernel_s": "HIP, without graphs: 77.6 tokens/s of Qwen3.5-35B-A3B in 2 bits, all of it on an RX 6900 XT, "
+        "are 12.9 ms for 1.2 GB, which leaves about 8 µs for each of 31 launches a layer (AlexsJones/llmfit, 474)",
         "cpu_layer_s": "three products and an activation, each ended by a barrier of spinning threads",
         "cpu_expert_s": "an expert's rows shared out among threads that are awake",
         "handover_s": "two synchronisations of the stream, of about 15 µs",

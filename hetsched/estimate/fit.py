@@ -1,4 +1,4 @@
-"""How many layers' experts fit on a GPU beside the rest of a model, as somebody sets --n-cpu-moe by hand."""
+"""llama.cpp's --n-cpu-moe as a placement, and the least with which a model fits, as somebody sets it by hand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from .placement import Placement
 from .subject import Subject
 
 WORKSPACE_BYTES = 1 << 30  # llama.cpp's compute buffers at a batch of 512, logits included
+
+
+def leading_plain_layers(subject: Subject) -> int:
+    """Layers without experts, which come first in models that have any, and which the flag counts as well."""
+    return max(len(subject.shape.layers) - subject.geometry.num_layers, 0)
+
+
+def n_cpu_moe(subject: Subject, flag: int) -> Placement:
+    """The placement of --n-cpu-moe `flag`: the experts of so many layers of the model, the first ones, on the CPU."""
+    layers = max(flag - leading_plain_layers(subject), 0)
+    return Placement.split(min(layers, subject.geometry.num_layers))
+
+
+def n_cpu_moe_flag(subject: Subject, placement: Placement) -> int:
+    """The flag that gives this placement; 0 where it needs none."""
+    return placement.layers_on_cpu and placement.layers_on_cpu + leading_plain_layers(subject)
 
 
 def fitting_split(subject: Subject, gpu_bytes: int, context: int) -> Placement:

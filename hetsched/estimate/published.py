@@ -15,7 +15,7 @@ from ..machine.gallery import model_config
 from ..machine.profile import HardwareProfile
 from .decode import decode
 from .engine import Engine, engine_named
-from .fit import fitting_split
+from .fit import fitting_split, n_cpu_moe
 from .placement import Placement
 from .prefill import prefill
 from .speculate import Speculation, speculate
@@ -23,8 +23,6 @@ from .subject import Subject, subject_of
 from .times import Times
 
 FACTS = Path(__file__).with_name("published.yaml")
-FIELDS = {"id", "engine", "model", "as", "file", "gpu", "host", "on_cpu", "hot", "drafts", "context", "batch", "prompt"}
-FIELDS |= {"kv_bytes", "decode", "prefill", "source"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _placement(fields: Mapping[str, Any], subject: Subject, machine: HardwarePro
     if on_cpu == "fit":
         assert machine.gpu is not None
         return fitting_split(subject, machine.gpu.capacity_bytes, context)
-    return Placement.split(subject.geometry.num_layers if on_cpu == "all" else on_cpu)
+    return Placement.split(subject.geometry.num_layers) if on_cpu == "all" else n_cpu_moe(subject, on_cpu)
 
 
 def _setting(fields: Mapping[str, Any]) -> str:

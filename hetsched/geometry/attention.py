@@ -32,19 +32,20 @@ def _full(text: dict[str, Any], hidden: int) -> int:
 
 def _linear(text: dict[str, Any], hidden: int) -> int:
     """Gated DeltaNet as in Qwen3-Next: queries, keys, values and gate, two numbers a head, convolution, output."""
-    keys, values = (
-        whole(text, MAX_WIDTH, f"linear_num_{part}_heads") * whole(text, MAX_WIDTH, f"linear_{part}_head_dim")
-        for part in ("key", "value")
-    )
+    keys, values = (_width(text, part) for part in ("key", "value"))
     heads = whole(text, MAX_WIDTH, "linear_num_value_heads")
     convolution = whole(text, MAX_WIDTH, "linear_conv_kernel_dim") * (2 * keys + values)
     return hidden * (2 * keys + 3 * values + 2 * heads) + convolution
 
 
+def _width(text: dict[str, Any], part: str) -> int:
+    return whole(text, MAX_WIDTH, f"linear_num_{part}_heads") * whole(text, MAX_WIDTH, f"linear_{part}_head_dim")
+
+
 def _linear_layers(text: dict[str, Any], layers: int) -> int:
     listed = text.get("layer_types")
     if isinstance(listed, list | tuple):
-        return min(sum(kind == "linear_attention" for kind in listed), layers)
+        return min(list(listed).count("linear_attention"), layers)
     step = whole(text, MAX_LAYERS, "full_attention_interval")
     return layers - layers // step if step else 0
 
