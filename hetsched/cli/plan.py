@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hetsched.errors import InputError
-from hetsched.geometry import MAX_LAYERS
 from hetsched.files import user_path
+from hetsched.geometry import MAX_LAYERS
 from hetsched.memory.plan import USUAL_CONTEXT
 
 from .option_types import NotedOption, at_least_one, non_empty_text, refuse_given, share, whole
 from .paths import InputFile, NameOrPath, OutputFile
 
 if TYPE_CHECKING:
+    from hetsched.machine.profile import HardwareProfile
     from hetsched.planning.model import PlannedModel
     from hetsched.planning.plan import Plan
     from hetsched.planning.question import Question
@@ -88,7 +89,9 @@ def _add_draft_options(parser: argparse.ArgumentParser) -> None:
         help=text,
     )
     text = "probability that a draft is right if those before it were (default: %(default)s)"
-    parser.add_argument("--acceptance", type=share, action=NotedOption, default=USUAL_ACCEPTANCE, metavar="P", help=text)
+    parser.add_argument(
+        "--acceptance", type=share, action=NotedOption, default=USUAL_ACCEPTANCE, metavar="P", help=text
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,10 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from hetsched.planning.plan import planned
 
     question = _question(args)
-    if args.trace is None:
-        plan = planned(question)
-    else:
-        plan = _traced(args, question)
+    plan = planned(question) if args.trace is None else _traced(args, question)
     if args.json:
         print(json.dumps(document_of(plan), allow_nan=False))
     else:
@@ -120,7 +120,7 @@ def _refuse_idle_options(args: argparse.Namespace) -> None:
             raise InputError("-o writes the hot experts of a trace; add --trace FILE, or drop it")
     elif args.engine != "hetsched" and args.out is None:
         raise InputError(
-            "llama.cpp puts whole layers on the CPU whatever routing is; drop --trace, or add -o FILE for its hot experts"
+            "whole layers are on the CPU whatever routing is; drop --trace, or add -o FILE for its hot experts"
         )
     if args.trace is not None and args.out is None:
         refuse_given(args, ("layout",), "is of the file that -o names")
@@ -152,7 +152,7 @@ def _question(args: argparse.Namespace) -> Question:
     )
 
 
-def _drafting(args: argparse.Namespace, profile: object) -> dict[str, object]:
+def _drafting(args: argparse.Namespace, profile: HardwareProfile) -> dict[str, Any]:
     """What a question knows of drafts."""
     if args.speculate is None:
         return {}

@@ -1,4 +1,4 @@
-"""What a little more of one thing would bring, each estimated anew: memory, link, DRAM, another format, a smaller cache."""
+"""What a little more of one thing would bring, estimated anew: memory, link, DRAM, another format, a smaller cache."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def gains_of(question: Question, skew: float | None = None) -> list[Gain]:
     """Every change that applies to this machine and engine."""
     found = []
     for name, text, changed, exact in _changes(question):
-        speeds = expected_speeds(changed, skew) or (None, None)
-        found.append(Gain(name, text, *speeds, exact=exact))
+        decode, prefill = expected_speeds(changed, skew) or (None, None)
+        found.append(Gain(name, text, decode, prefill, exact))
     return found
 
 

@@ -37,11 +37,12 @@ def check_trace(trace: RoutingTrace, model: PlannedModel, name: str) -> None:
 def write_hot(path: Path, trace: RoutingTrace, model: PlannedModel, layout: str) -> int:
     """Write the file; how many lines. Decoded tokens are counted, or all where none were decoded."""
     lines = _routing(trace, model.layers) if layout == "routing" else _counts(trace, model.layers)
-    count = 0
+    written = 0
     with replacing(path) as place, place.open("w", encoding="ascii", newline="\n") as file:
-        for count, line in enumerate(lines, start=1):
+        for line in lines:
             file.write(f"{line}\n")
-    return count
+            written += 1
+    return written
 
 
 def _decoded(trace: RoutingTrace) -> np.ndarray:

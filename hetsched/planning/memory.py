@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..estimate.fit import WORKSPACE_BYTES
 from ..machine.profile import HardwareProfile
-from ..memory.plan import RESERVE_SHARE, Lines, MemoryPlan, plan_memory, prefill_bytes
+from ..memory.plan import RESERVE_SHARE, Lines, MemoryPlan, plan_memory
 from .model import LLAMA_CPP
 from .question import Question
 
@@ -60,7 +61,7 @@ def _of_hetsched(question: Question) -> MemoryPlan:
 
 
 def _of_llama_cpp(question: Question) -> MemoryPlan:
-    """Layers below a number have their experts in the host's memory, mapped from the file; the others' are not there."""
+    """Layers below a number have their experts in the host's memory, mapped from the file; others do not."""
     profile, subject = question.profile, question.subject
     geometry, sizes_L = subject.geometry, _layer_bytes_L(question)
     on_cpu = layers_on_cpu(question)
@@ -89,13 +90,12 @@ def _of_llama_cpp(question: Question) -> MemoryPlan:
 def _lines_of_llama_cpp(question: Question, profile: HardwareProfile) -> Lines:
     """All but experts, and but the embedding, which stays on the host."""
     subject = question.subject
-    kv_bits = 8 * subject.kv_element_bytes if question.kv_bits is None else question.kv_bits
     elements = subject.shape.cache_bytes(question.context, question.batch, 1)
     capacity = profile.gpu.capacity_bytes if profile.gpu else 0
     return Lines(
         dense=subject.dense_bytes + subject.head_bytes,
-        kv_cache=int(elements * kv_bits / 8),
-        prefill=prefill_bytes(subject.geometry, subject.shape, min(UBATCH, question.context)),
+        kv_cache=int(elements * subject.kv_element_bytes),
+        prefill=WORKSPACE_BYTES,
         draft=question.draft_bytes,
         reserve=int(RESERVE_SHARE * capacity),
     )

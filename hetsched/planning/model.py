@@ -53,7 +53,8 @@ class PlannedModel:
             file = replace(file, experts=self.published.dtype, experts_more="")
         subject = subject_with(self.published, self.shape, self.config, file)
         if engine.name == LLAMA_CPP and format_name is None and self.rest_bytes:
-            return replace(subject, **self.rest_bytes)
+            rest: dict[str, Any] = dict(self.rest_bytes)
+            return replace(subject, **rest)
         return replace(subject, kv_element_bytes=2 if engine.name == LLAMA_CPP else element_bytes(self.published))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from .memory import UBATCH, layers_on_cpu, memory_of
 from .model import LLAMA_CPP
 from .question import Question
 from .spread import Case, Unknown, cases, engine_in, machine_in, unknowns
+
+STEPS = 16  # of the share of experts on the GPU, between which times are interpolated
 
 
 class Range(NamedTuple):
@@ -85,22 +88,55 @@ def placement_of(question: Question, memory: MemoryPlan, case: Case) -> Placemen
         return Placement.split(layers_on_cpu(question))
     if memory.slots >= memory.experts:
         return Placement()
-    each = memory.slots // geometry.num_layers
-    return Placement(experts_per_layer=each, hit=hit_share(memory.expert_share, case.skew))
+    return _hottest(geometry.num_experts, memory.expert_share, case.skew)
 
 
 def decode_times(question: Question, memory: MemoryPlan, case: Case) -> Times:
     """Seconds of one token in this case, all sequences' together."""
     machine, engine = machine_in(case, question.profile), engine_in(case, question.engine)
-    placement, subject = placement_of(question, memory, case), question.subject
     context = int(case.filled * question.context)
+    return _fastest(question, memory, case, lambda placement: _decoded(question, machine, engine, placement, context))
+
+
+def prefill_times(question: Question, memory: MemoryPlan, case: Case) -> Times:
+    """Seconds a token of the prompt in this case. hetsched takes a prompt whole, llama.cpp in pieces."""
+    machine, engine = machine_in(case, question.profile), engine_in(case, question.engine)
+    at_once, subject = UBATCH if engine.name == LLAMA_CPP else question.prompt, question.subject
+    return _fastest(
+        question, memory, case, lambda placement: prefill(subject, machine, engine, placement, question.prompt, at_once)
+    )
+
+
+def _fastest(question: Question, memory: MemoryPlan, case: Case, timed: Callable[[Placement], Times]) -> Times:
+    """The time with the slots there are, or with as many of them as pay.
+
+    Where the GPU is the longer lane, further experts there would only wait for it, and a scheduler leaves them to the
+    CPU: so more memory is never slower. Between shares of a sixteenth, the mean of both.
+    """
+    if question.engine.name == LLAMA_CPP or question.profile.gpu is None:
+        return timed(placement_of(question, memory, case))
+    experts, place = question.subject.geometry.num_experts, memory.expert_share * STEPS
+    below = min(int(place), STEPS - 1)
+    grid = [timed(_hottest(experts, step / STEPS, case.skew)) for step in range(below + 2)]
+    lower = min(grid[:-1], key=lambda times: times.total_s)
+    upper = min(lower, grid[-1], key=lambda times: times.total_s)
+    share = place - below
+    parts = [times.over(1 / weight) for times, weight in ((lower, 1 - share), (upper, share)) if weight > 0]
+    return parts[0] if len(parts) == 1 else parts[0].plus(parts[1])
+
+
+def _hottest(experts: int, share: float, skew: float) -> Placement:
+    return Placement(experts_per_layer=int(share * experts), hit=hit_share(share, skew))
+
+
+def _decoded(question: Question, machine: HardwareProfile, engine: Engine, placement: Placement, context: int) -> Times:
+    subject, batch = question.subject, question.batch
     if question.speculation is not None:
         return _speculated(question, machine, engine, placement, context)
-    if question.batch == 1:
+    if batch == 1:
         return decode(subject, machine, engine, placement, context)
-    batch, device = question.batch, machine.gpu or machine.cpu
-    active = ExpertUnion(subject.geometry).active(batch)
-    times = step(subject, machine, engine, placement, context, batch, active)
+    times = step(subject, machine, engine, placement, context, batch, ExpertUnion(subject.geometry).active(batch))
+    device = machine.gpu or machine.cpu
     attention = attention_s(device, subject.shape, 1, context, subject.kv_element_bytes, batch)
     return replace(times, attention_s=attention).over(batch)
 
@@ -116,14 +152,6 @@ def _speculated(
     size = speculation.drafts + 1
     verified = step(subject, machine, engine, placement, context, size, ExpertUnion(subject.geometry).active(size))
     return verified.plus(Times(head_s=speculation.drafts * question.draft_s)).over(speculation.tokens)
-
-
-def prefill_times(question: Question, memory: MemoryPlan, case: Case) -> Times:
-    """Seconds a token of the prompt in this case. hetsched takes a prompt whole, llama.cpp in pieces."""
-    machine, engine = machine_in(case, question.profile), engine_in(case, question.engine)
-    at_once = UBATCH if engine.name == LLAMA_CPP else question.prompt
-    placement = placement_of(question, memory, case)
-    return prefill(question.subject, machine, engine, placement, question.prompt, at_once)
 
 
 def _hit(question: Question, memory: MemoryPlan, case: Case) -> float:

@@ -124,7 +124,9 @@ def _told(plan: Plan) -> str:
     question, memory = plan.question, plan.memory
     layers = len(question.model.layers)
     if plan.strategy == NO_FIT:
-        over = [f"{name} by {show_bytes(by)}" for name, by in zip(("GPU", "host"), over_bytes(memory), strict=True) if by]
+        over = [
+            f"{name} by {show_bytes(by)}" for name, by in zip(("GPU", "host"), over_bytes(memory), strict=True) if by
+        ]
         return f"does not fit: too much for the {' and the '.join(over)}"
     if plan.strategy == CPU_ONLY:
         return "no GPU: everything on the CPU"

@@ -24,8 +24,9 @@ class Question:
 
     `n_cpu_moe`: llama.cpp's; of so many first layers the experts are on the CPU, None: as few as fit. `extra_bytes`: so
     much more for experts than `gpu_memory` says. `speculation`: verified drafts, whose model takes `draft_bytes` of the
-    GPU and `draft_s` a draft; None: the model's own head for further tokens drafts. `kv_bits`: of a number in the cache, None: what the engine keeps. `hot`: llama.cpp's memory for experts holds
-    the hottest of each layer, as forks have it, and no whole layers.
+    GPU and `draft_s` a draft; None: the model's own head for further tokens drafts. `kv_bits`: of a number in the
+    cache, None: what the engine keeps. `hot`: llama.cpp's memory for experts holds the hottest of each layer, as forks
+    have it, and no whole layers.
     """
 
     model: PlannedModel
@@ -59,7 +60,9 @@ class Question:
         if self.n_cpu_moe is not None and self.engine.name != LLAMA_CPP:
             raise InputError("--n-cpu-moe is a placement of llama.cpp's; add --engine llama.cpp, or drop it")
         if self.n_cpu_moe is not None and self.gpu_memory is not None:
-            raise InputError("--n-cpu-moe says which experts the GPU holds, and --gpu-memory how many; drop one of them")
+            raise InputError(
+                "--n-cpu-moe says which experts the GPU holds, and --gpu-memory how many; drop one of them"
+            )
         if self.n_cpu_moe is not None and not 0 <= self.n_cpu_moe <= MAX_LAYERS:
             raise InputError(f"--n-cpu-moe is {self.n_cpu_moe}; it must be a whole number from 0 to {MAX_LAYERS}")
         if self.prompt > self.context:
@@ -77,7 +80,8 @@ class Question:
     @cached_property
     def subject(self) -> Subject:
         """The model as the engine holds it."""
-        return self.model.subject(self.engine, self.format)
+        subject = self.model.subject(self.engine, self.format)
+        return subject if self.kv_bits is None else replace(subject, kv_element_bytes=self.kv_bits / 8)
 
     @property
     def budget_bytes(self) -> int | None:

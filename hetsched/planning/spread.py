@@ -137,8 +137,9 @@ def processor_at(device: Processor, rates: float, flops: float | None = None) ->
 
 
 def _table(table: LatencyTable, rates: float) -> LatencyTable:
-    columns = {name: _over(getattr(table, name), rates) for name in ("median_s_P", "p10_s_P", "p90_s_P")}
-    return replace(table, **columns)
+    columns = (_over(column, rates) for column in (table.median_s_P, table.p10_s_P, table.p90_s_P))
+    median_s_P, p10_s_P, p90_s_P = columns
+    return replace(table, median_s_P=median_s_P, p10_s_P=p10_s_P, p90_s_P=p90_s_P)
 
 
 def _over(seconds_P: tuple[float, ...], rates: float) -> tuple[float, ...]:

@@ -80,12 +80,12 @@ def in_range(found: Traced, question: Question, outlook: Outlook, plain: float |
     A replay drafts nothing: where drafts pay, `plain` is the estimate without them, and the replay gains as that does.
     """
     low, middle, high = outlook.decode
-    assert low and middle and high
+    assert low is not None
+    assert middle is not None
+    assert high is not None
     beside_s = _beside_s(question, outlook.times)
     expected = middle / (plain or middle) / (1 / found.tokens_per_s + beside_s)
-    return replace(
-        found, beside_s=beside_s, speeds=Range(expected * low / middle, expected, expected * high / middle)
-    )
+    return replace(found, beside_s=beside_s, speeds=Range(expected * low / middle, expected, expected * high / middle))
 
 
 def _beside_s(question: Question, times: Times) -> float:

@@ -1,4 +1,4 @@
-"""A plan for a terminal: speeds first, then memory, where a token's time goes, what the range depends on, and changes."""
+"""A plan for a terminal: speeds first, then memory, a token's time, what the range depends on, and changes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def plan_view(plan: Plan, remarks: Sequence[str] = ()) -> Page:
     question, memory = plan.question, plan.memory
     sequences = "" if memory.batch == 1 else f" x {memory.batch}"
     title = (
-        f"{question.model.published.name} ({question.subject.file}) on {question.profile.name}, {question.engine.name}, "
-        f"context of {memory.context:,}{sequences} tokens"
+        f"{question.model.published.name} ({question.subject.file}) on {question.profile.name}, "
+        f"{question.engine.name}, context of {memory.context:,}{sequences} tokens"
     )
     parts: list[RenderableType] = [Text(title, style="bold"), Text(plan.strategy_text, style=_style(plan))]
     parts += [Text(f"what makes it fit: {', or '.join(plan.remedies)}")] if plan.remedies else []
