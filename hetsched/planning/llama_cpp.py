@@ -16,7 +16,8 @@ EXPERTS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"  # llama.cpp's own expression 
 @dataclass(frozen=True)
 class LlamaCppFlags:
     """`n_cpu_moe`: blocks, as llama.cpp counts them, whose experts are on the CPU. `override`: the same as an -ot
-    value, "" for none. `cache`: flags of the KV cache. `slots`: experts of a layer for a fork's cache of hot ones, 0 for none.
+    value, "" for none. `cache`: flags of the KV cache. `slots`: experts of a layer for a fork's cache of hot ones, 0
+    for none.
     """
 
     n_cpu_moe: int
