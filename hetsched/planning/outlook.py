@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -55,18 +55,22 @@ class Outlook:
 
 
 def outlook_of(question: Question, memory: MemoryPlan, skew: float | None = None) -> Outlook:
-    """The speeds of what was planned. `skew`: as a trace told it."""
+    """The speeds of what was planned. `skew`: as a trace told it; where every expert is on the GPU, it is no matter."""
     expected = Case() if skew is None else Case(skew=skew)
-    found = unknowns(question.profile, question.engine, question.context, skew)
+    settled = expected.skew if memory.slots >= memory.experts else skew
+    found = unknowns(question.profile, question.engine, question.context, settled)
     low, high = cases(found, expected)
-    three = low, expected, high
+    times = decode_times(question, memory, expected)
+    alone = [_dependence(question, memory, unknown, expected, times) for unknown in found]
+    ends = [decode_times(question, memory, case) for case in (low, high)]
+    prompts = [prefill_times(question, memory, case) for case in (low, expected, high)]
     return Outlook(
-        decode=_range([decode_times(question, memory, case) for case in three]),
-        prefill=_range([prefill_times(question, memory, case) for case in three]),
-        times=decode_times(question, memory, expected),
+        decode=_range(times, ends, alone),
+        prefill=_range(prompts[1], prompts),
+        times=times,
         placement=placement_of(question, memory, expected),
-        depends_on=[_dependence(question, memory, unknown, expected) for unknown in found],
-        hit=Range(*(_hit(question, memory, case) for case in three)),
+        depends_on=alone,
+        hit=Range(*(_hit(question, memory, case) for case in (low, expected, high))),
     )
 
 
@@ -161,11 +165,16 @@ def _hit(question: Question, memory: MemoryPlan, case: Case) -> float:
     return sum(hits_L) / len(hits_L) if question.profile.gpu else 0.0
 
 
-def _range(three: list[Times]) -> Range:
-    return Range(*(times.tokens_per_s for times in three))
+def _range(expected: Times, others: list[Times], alone: Sequence[Dependence] = ()) -> Range:
+    """From the slowest to the fastest of all cases: what is better for one lane may be worse for another."""
+    speeds = [times.tokens_per_s for times in (expected, *others)]
+    speeds += [end for found in alone for end in (found.low, found.high)]
+    return Range(min(speeds), expected.tokens_per_s, max(speeds))
 
 
-def _dependence(question: Question, memory: MemoryPlan, unknown: Unknown, expected: Case) -> Dependence:
-    ends = (replace(expected, **end) for end in (unknown.low, unknown.high))
-    low, high = (decode_times(question, memory, case).tokens_per_s for case in ends)
-    return Dependence(unknown, low, high)
+def _dependence(
+    question: Question, memory: MemoryPlan, unknown: Unknown, expected: Case, times: Times
+) -> Dependence:
+    ends = [decode_times(question, memory, replace(expected, **end)) for end in (unknown.low, unknown.high)]
+    speeds = [each.tokens_per_s for each in (*ends, times)]
+    return Dependence(unknown, min(speeds), max(speeds))

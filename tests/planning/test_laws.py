@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from hetsched.estimate import Speculation
@@ -20,10 +20,11 @@ ENGINES = st.sampled_from(["hetsched", "llama.cpp"])
 MODELS = st.sampled_from(["qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v2-lite"])
 MACHINES = st.sampled_from(["rtx-4060-laptop-8gb", "rtx-3090", "jetson-orin-nx-16gb", "h100-pcie"])
 NEARLY = 1 - 1e-9  # sums of floats
+QUICK = (Phase.explicit, Phase.reuse, Phase.generate)  # an example takes a tenth of a second: nothing is shrunk
 
 
 @given(MODELS, MACHINES, ENGINES, st.floats(5, 30), st.floats(0, 8), st.floats(EVEN_SKEW, HIGH_SKEW))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, phases=QUICK)
 def test_more_gpu_memory_is_never_slower(
     model: str, name: str, engine: str, gib: float, more: float, skew: float
 ) -> None:
@@ -39,7 +40,7 @@ def test_more_gpu_memory_is_never_slower(
 
 
 @given(MODELS, ENGINES, st.integers(1, 200_000), st.integers(1, 200_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=QUICK)
 def test_more_context_never_takes_less_memory(model: str, engine: str, one: int, other: int) -> None:
     short, long = (
         memory_of(question(model, engine, context_asked=tokens, prompt=1)) for tokens in sorted((one, other))
@@ -50,29 +51,26 @@ def test_more_context_never_takes_less_memory(model: str, engine: str, one: int,
 
 
 @given(MODELS, MACHINES, ENGINES, st.integers(512, 60_000), st.integers(1, 4))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None, phases=QUICK)
 def test_a_range_contains_what_is_expected(model: str, name: str, engine: str, context: int, batch: int) -> None:
+    """And what each unknown does by itself; hits are higher the more skewed routing is."""
     asked = question(model, engine, profile=machine(name=name), context_asked=context, batch=batch)
     memory = memory_of(asked)
     if not memory.fits:
         return
     outlook = outlook_of(asked, memory)
-    for low, expected, high in (outlook.decode, outlook.prefill, outlook.hit):
-        assert low is not None
-        assert expected is not None
-        assert high is not None
+    now = outlook.times.tokens_per_s
+    for found in (outlook.decode, outlook.prefill, outlook.hit):
+        low, expected, high = (value or 0.0 for value in found)
         assert 0 <= low <= expected <= high
-    for found in outlook.depends_on:
-        assert outlook.decode.low is not None
-        assert outlook.decode.high is not None
-        assert outlook.decode.low <= found.low * (2 - NEARLY)
-        assert found.low <= outlook.times.tokens_per_s * (2 - NEARLY)
-        assert outlook.times.tokens_per_s <= found.high * (2 - NEARLY)
-        assert found.high <= outlook.decode.high * (2 - NEARLY)
+        for alone in outlook.depends_on if found is outlook.decode else ():
+            assert low <= alone.low <= now <= alone.high <= high
+    assert outlook.decode.expected == now
+    assert outlook.decode.low != outlook.decode.high
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None, phases=QUICK)
 def test_more_layers_on_the_cpu_are_never_faster(one: int, other: int) -> None:
     few, many = (
         question("qwen3-30b-a3b", "llama.cpp", profile=machine(24), n_cpu_moe=count) for count in sorted((one, other))
