@@ -35,7 +35,9 @@ def attended(layer: LayerCache, tokens: int, context: int) -> float:
     return growing + (tokens - inside) * (layer.window or 0)
 
 
-def _layer_s(device: Processor, layer: LayerCache, query: int, tokens: int, context: int, element_bytes: float) -> float:
+def _layer_s(
+    device: Processor, layer: LayerCache, query: int, tokens: int, context: int, element_bytes: float
+) -> float:
     kept = layer.elements(context + tokens) - layer.fixed
     num_bytes = element_bytes * (kept + 2 * layer.fixed)
     flops = 4.0 * query * attended(layer, tokens, context)

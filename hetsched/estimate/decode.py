@@ -41,7 +41,7 @@ def step(
         cost = CostModel(machine, replace(subject.geometry, expert_bytes_L=(), expert_bytes_override=num_bytes))
         ratio = num_bytes / subject.geometry.expert_bytes
         layer = _Layer(cost, engine, tokens, active, ratio)
-        experts = experts.plus(layer.expected(hit).over(1 / count))
+        experts = experts.plus(layer.expected(hit).times(count))
     return dense.plus(experts)
 
 
@@ -93,15 +93,15 @@ class _Layer:
     def expected(self, hit: float) -> Times:
         """Parts of a layer of which this share of the demand is met on the GPU."""
         whole, part = int(self._active), self._active - int(self._active)
-        found = self._over_misses(whole, hit).over(1 / (1 - part)) if part < 1 else Times()
-        return found.plus(self._over_misses(whole + 1, hit).over(1 / part)) if part else found
+        found = self._over_misses(whole, hit).times(1 - part) if part < 1 else Times()
+        return found.plus(self._over_misses(whole + 1, hit).times(part)) if part else found
 
     def _over_misses(self, active: int, hit: float) -> Times:
         found = Times()
         for missing in range(active + 1):
             chance = math.comb(active, missing) * (1 - hit) ** missing * hit ** (active - missing)
             if chance:
-                found = found.plus(self._best(active, missing).over(1 / chance))
+                found = found.plus(self._best(active, missing).times(chance))
         return found
 
     def _best(self, active: int, missing: int) -> Times:
@@ -116,9 +116,12 @@ class _Layer:
         link_s = fetched * self._copy_s * slower[1] if fetched else 0.0
         cpu_s = self._cpu_call_s + on_cpu * self._cpu_s * slower[0] if on_cpu else 0.0
         trip_s = self._trip_s if on_cpu else 0.0
-        times = Times(gpu_experts_s=gpu_s, cpu_experts_s=cpu_s, link_s=link_s, round_trips_s=trip_s)
-        times = self._engine.layer(times)
-        late_s = (
-            max(0.0, link_s + self._gpu_s - times.total_s) if fetched else 0.0
-        )  # the last one computes after it came
-        return replace(times, hidden_s=times.hidden_s - late_s)
+        times = self._engine.layer(Times(gpu_experts_s=gpu_s, cpu_experts_s=cpu_s, link_s=link_s, round_trips_s=trip_s))
+        waited_s = self._after_copies_s(fetched, link_s) - times.total_s
+        return replace(times, hidden_s=times.hidden_s - max(0.0, waited_s))
+
+    def _after_copies_s(self, fetched: int, link_s: float) -> float:
+        """When the last fetched expert has been computed, at the earliest: each is once it has come, in their order."""
+        if not fetched:
+            return 0.0
+        return max(link_s / fetched + fetched * self._gpu_s, link_s + self._gpu_s)

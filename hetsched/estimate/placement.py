@@ -64,7 +64,7 @@ class Placement:
 def hit_share(share: float, skew: float = USUAL_SKEW) -> float:
     """The share of demand that the most frequent `share` of a layer's experts meet: 1 - (1 - share)^skew.
 
-    One curve describes both recorded traces at shares from an eighth to three quarters within 2 points of 100; its
+    One curve describes both recorded traces at shares from an eighth to three quarters within 6 points of 100; its
     skew differs by model and by how alike the texts are, so it is given as a range where none was measured.
     """
     return float(1 - (1 - min(max(share, 0.0), 1.0)) ** skew)

@@ -25,8 +25,8 @@ def prefill(
     machine = engine.on(profile)
     whole = Times(has_gpu=profile.gpu is not None)
     for size, group in groupby(min(batch, tokens - first) for first in range(0, tokens, batch)):
-        experts = _Experts(subject, machine, engine, size).times(placement)
-        whole = whole.plus(experts.over(1 / len(list(group))))
+        experts = _Experts(subject, machine, engine, size).of(placement)
+        whole = whole.plus(experts.times(len(list(group))))
     for first in range(0, tokens, batch):
         size = min(batch, tokens - first)
         whole = whole.plus(replace(dense_times(subject, machine, engine, size, first), head_s=0.0))
@@ -43,7 +43,7 @@ class _Experts:
     engine: Engine
     tokens: int
 
-    def times(self, placement: Placement) -> Times:
+    def of(self, placement: Placement) -> Times:
         """All layers together."""
         geometry, whole = self.subject.geometry, Times()
         nothing = (0,) * geometry.num_layers
@@ -51,7 +51,7 @@ class _Experts:
         hits_L = placement.hits_L(geometry) if self.machine.gpu else nothing
         layers = list(zip(self.subject.expert_bytes_L, resident_L, hits_L, strict=True))
         for kind in dict.fromkeys(layers):
-            whole = whole.plus(self._layer(*kind).over(1 / layers.count(kind)))
+            whole = whole.plus(self._layer(*kind).times(layers.count(kind)))
         return whole
 
     def _layer(self, expert_bytes: int, resident: int, hit: float) -> Times:

@@ -53,5 +53,5 @@ def speculate(
     verified = step(subject, profile, engine, placement, context, size, active)
     one = step(subject, profile, engine, placement, context, 1, float(subject.geometry.top_k))
     share = speculation.draft_layers / subject.geometry.num_layers
-    drafted = replace(one.over(1 / share), head_s=one.head_s) if share else Times(head_s=one.head_s)
-    return verified.plus(drafted.over(1 / speculation.drafts)).over(speculation.tokens)
+    drafted = replace(one.times(share), head_s=one.head_s) if share else Times(head_s=one.head_s)
+    return verified.plus(drafted.times(speculation.drafts)).over(speculation.tokens)

@@ -12,7 +12,7 @@ class Times:
     `dense`: weights outside the routed experts. `attention`: over the context. `gpu_experts`, `cpu_experts`: routed
     experts by where they are computed. `link`: weights copied to the GPU. `round_trips`: activations to the CPU and
     back. `host`: the engine's own code, while nothing computes. `head`: logits, and what comes once a step.
-    `hidden`: of all these, what runs while something else does. `tokens`: how many the parts were divided by.
+    `hidden`: of all these, what runs while something else does.
     """
 
     dense_s: float = 0.0
@@ -60,9 +60,13 @@ class Times:
         lanes = self.lanes
         return max(lanes, key=lambda name: lanes[name])
 
+    def times(self, factor: float) -> Times:
+        """So many times the same work."""
+        return replace(self, **{name: getattr(self, name) * factor for name in (*PARTS, "hidden_s")})
+
     def over(self, count: float) -> Times:
         """The same work, divided by so many tokens."""
-        return replace(self, **{name: getattr(self, name) / count for name in (*PARTS, "hidden_s")})
+        return self.times(1 / count)
 
     def plus(self, other: Times) -> Times:
         """Both, one after the other."""

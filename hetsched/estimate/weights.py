@@ -1,7 +1,7 @@
 """What a file stores a model's weights as: one rule for each kind of file, for experts, the dense part and the head.
 
-llama.cpp's `llama_tensor_get_type` as of 2026, its exceptions for single tensors left out where they change less than a
-hundredth of a token's bytes. Sizes are bits a weight, scales included.
+llama.cpp's `llama_tensor_get_type` as of 2026, without its exceptions for single tensors. Sizes are bits a weight,
+scales included.
 """
 
 from __future__ import annotations
@@ -70,6 +70,15 @@ FILES = {
         WEIGHT_BITS["q8_0"],
         WEIGHT_BITS["q8_0"],
         "experts as published, in mxfp4; llama.cpp's converter stores the rest in q8_0",
+    ),
+    "mxfp4_f16": FileWeights(
+        "mxfp4_f16",
+        "gguf-mxfp4",
+        16.0,
+        32.0,
+        16.0,
+        16.0,
+        "experts as published, in mxfp4, the rest too, in 16 bits: files called F16 or BF16",
     ),
     "bf16": FileWeights("bf16", "bf16", 16.0, 16.0, 16.0, 16.0, "everything as published, in 16 bits"),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hetsched.estimate import accuracy
-from hetsched.estimate.accuracy import Error, errors, median_error
+from hetsched.estimate.accuracy import GAINS, Error, errors, gains, median_error
 from hetsched.estimate.engine import ENGINES
 from hetsched.estimate.published import facts, rows
 
@@ -48,6 +48,14 @@ def test_the_first_rows_alone_keep_the_aim_in_decoding(found: list[Error]) -> No
     first = [error for error in found if error.row.id.startswith("p")]
     assert median_error(e for e in first if e.what == "decode") <= MEDIAN
     assert median_error(e for e in first if e.what == "prefill") <= 0.31
+
+
+def test_gains_of_settings_are_near(found: list[Error]) -> None:
+    """Fewer layers on the CPU, a static cache, drafts: none overstated by more than 9 %, or understated."""
+    pairs = gains(found)
+    assert set(pairs) == set(GAINS)
+    for published, estimated in pairs.values():
+        assert 0.91 < estimated / published < 1.09
 
 
 def test_the_page_is_the_commands_output() -> None:

@@ -43,12 +43,13 @@ MODELS = [
     "phi-3.5-moe",
     "glm-4.5-air",
 ]
+ROUNDED = ["qwen3.5-35b-a3b", "qwen3-next-80b-a3b", "glm-4.7-flash"]  # whose totals their names alone tell
 
 
 def test_the_promised_names_are_there() -> None:
     """Every machine and model that the documentation promises."""
     assert set(MACHINES) <= set(gallery.machines())
-    assert set(MODELS) <= set(gallery.models())
+    assert {*MODELS, *ROUNDED} <= set(gallery.models())
 
 
 @pytest.mark.parametrize("name", gallery.machines())
@@ -107,6 +108,14 @@ def test_geometry_gives_the_published_totals(name: str) -> None:
     assert min(abs(reading / card.active_params - 1) for reading in readings) < 0.03
 
 
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounded_totals_are_met(name: str) -> None:
+    """All weights within 1 % of the total in a model's name."""
+    card = gallery.model_card(name)
+    total = card.geometry.expert_params * card.geometry.total_experts + rest_params(card.geometry)
+    assert total == pytest.approx(card.total_params, rel=0.01)
+
+
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "gpt-oss-120b"])
 def test_mxfp4_bytes_give_the_published_checkpoint(name: str) -> None:
     """Experts in MXFP4 and the rest in bf16 make up the published checkpoint's size."""
@@ -115,7 +124,7 @@ def test_mxfp4_bytes_give_the_published_checkpoint(name: str) -> None:
     assert size == pytest.approx(card.checkpoint_bytes, rel=0.005)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *ROUNDED])
 def test_geometry_agrees_with_transformers(name: str) -> None:
     """Expert and layer weights equal those of the model that transformers builds from the same config, on no memory."""
     import torch
@@ -138,7 +147,21 @@ def test_geometry_agrees_with_transformers(name: str) -> None:
     assert from_config(built_from).expert_bytes == geometry.expert_bytes
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["qwen3.5-35b-a3b", "qwen3-next-80b-a3b"])
+def test_layers_of_both_kinds_of_attention_are_averaged(name: str) -> None:
+    """Of four layers one attends to everything and three keep a state, as transformers builds them, on no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = {**gallery.model_card(name).config, "num_hidden_layers": 4, "num_experts": 2, "num_experts_per_tok": 1}
+    geometry = from_config(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+    built = sum(value.numel() for value in model.parameters())
+    assert geometry.expert_params * geometry.total_experts + rest_params(geometry) == pytest.approx(built, rel=0.001)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *ROUNDED])
 def test_dtype_variants_shrink_experts_by_their_bits(name: str) -> None:
     """Every usual dtype of a model takes its bits per weight."""
     card = gallery.model_card(name)
