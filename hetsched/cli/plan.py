@@ -180,8 +180,9 @@ def _traced(args: argparse.Namespace, question: Question) -> Plan:
 
     trace = load_trace(args.trace)
     check_trace(trace, question.model, str(args.trace))
+    routing = str(args.out) if args.out is not None and args.layout == "routing" else "FILE"
     with libraries_silenced(), replay_bar("replaying") as progress:
-        plan = planned(question, args.trace, args.max_tokens, progress)
+        plan = planned(question, args.trace, args.max_tokens, progress, routing)
     if args.out is not None:
         count = write_hot(args.out, trace, question.model, args.layout)
         print(f"hetsched: wrote {args.out}, {count:,} lines", file=sys.stderr)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..memory.plan import MemoryPlan
-from .memory import layers_on_cpu
+from .memory import hot_share, layers_on_cpu
 from .model import LLAMA_CPP
 from .question import Question
 
@@ -17,7 +17,7 @@ EXPERTS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"  # llama.cpp's own expression 
 class LlamaCppFlags:
     """`n_cpu_moe`: blocks, as llama.cpp counts them, whose experts are on the CPU. `override`: the same as an -ot
     value, "" for none. `cache`: flags of the KV cache. `slots`: experts of a layer for a fork's cache of hot ones, 0
-    for none.
+    for none. `routing`: the file that it begins with.
     """
 
     n_cpu_moe: int
@@ -25,6 +25,7 @@ class LlamaCppFlags:
     cache: tuple[str, ...]
     context: int
     slots: int
+    routing: str = "FILE"
 
     @property
     def flags(self) -> str:
@@ -35,10 +36,11 @@ class LlamaCppFlags:
     @property
     def fork_flags(self) -> str:
         """For thecodacus/llama.cpp, whose cache keeps the most frequent experts of a recorded trace on the GPU."""
-        return f"-ngl 99 --n-cpu-moe 99 --moe-cache-profile FILE --moe-cache-slots {self.slots}" if self.slots else ""
+        cache = f"--moe-cache-profile {self.routing} --moe-cache-slots {self.slots}"
+        return f"-ngl 99 --n-cpu-moe 99 {cache}" if self.slots else ""
 
 
-def flags_of(question: Question, memory: MemoryPlan) -> LlamaCppFlags:
+def flags_of(question: Question, memory: MemoryPlan, routing: str = "FILE") -> LlamaCppFlags:
     """Flags that put as many experts on the GPU as the plan does, whole layers of them.
 
     For hetsched's plan those layers that the memory of its slots holds; they are the last ones, as llama.cpp has it.
@@ -50,7 +52,7 @@ def flags_of(question: Question, memory: MemoryPlan) -> LlamaCppFlags:
         on_cpu = len(layers) - memory.slots // question.subject.geometry.num_experts
     blocks = layers[on_cpu - 1] + 1 if on_cpu else 0
     types = ("-fa on", "-ctk f16 -ctv f16") if memory.gpu.kv_cache or memory.host.kv_cache else ()
-    slots = memory.slots // question.subject.geometry.num_layers if question.profile.gpu else 0
+    slots = int(hot_share(question, memory) * question.subject.geometry.num_experts)
     everything = memory.slots >= memory.experts
     return LlamaCppFlags(
         n_cpu_moe=blocks,
@@ -58,6 +60,7 @@ def flags_of(question: Question, memory: MemoryPlan) -> LlamaCppFlags:
         cache=types,
         context=question.context * question.batch,
         slots=0 if everything else slots,
+        routing=routing,
     )
 
 

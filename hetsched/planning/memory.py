@@ -45,6 +45,12 @@ def layers_on_cpu(question: Question) -> int:
     return len(moe_layers) - on_gpu
 
 
+def hot_share(question: Question, memory: MemoryPlan) -> float:
+    """The share of all experts that the memory for them would hold, were they not taken by whole layers."""
+    room = memory.expert_room_bytes if question.budget_bytes is None else question.budget_bytes
+    return min(1.0, room / sum(_layer_bytes_L(question))) if question.profile.gpu else 0.0
+
+
 def _of_hetsched(question: Question) -> MemoryPlan:
     profile, subject = question.profile, question.subject
     return plan_memory(

@@ -12,7 +12,7 @@ from ..estimate.decode import step
 from ..machine.profile import HardwareProfile
 from ..memory.plan import MemoryPlan
 from ..speculation.union import ExpertUnion
-from .memory import UBATCH, layers_on_cpu, memory_of
+from .memory import UBATCH, hot_share, layers_on_cpu, memory_of
 from .model import LLAMA_CPP
 from .question import Question
 from .spread import Case, Unknown, cases, engine_in, machine_in, unknowns
@@ -88,8 +88,9 @@ def placement_of(question: Question, memory: MemoryPlan, case: Case) -> Placemen
     geometry = question.subject.geometry
     if question.profile.gpu is None:
         return Placement.split(geometry.num_layers)
-    if question.engine.name == LLAMA_CPP and not question.hot:
-        return Placement.split(layers_on_cpu(question))
+    if question.engine.name == LLAMA_CPP:
+        share = hot_share(question, memory) if question.hot else 0.0
+        return _hottest(geometry.num_experts, share, case.skew) if share else Placement.split(layers_on_cpu(question))
     if memory.slots >= memory.experts:
         return Placement()
     return _hottest(geometry.num_experts, memory.expert_share, case.skew)
@@ -115,13 +116,14 @@ def _fastest(question: Question, memory: MemoryPlan, case: Case, timed: Callable
     """The time with the slots there are, or with as many of them as pay.
 
     Where the GPU is the longer lane, further experts there would only wait for it, and a scheduler leaves them to the
-    CPU: so more memory is never slower. Between shares of an eighth, the mean of both, within 1 of 100 of the share's own at the usual skew.
+    CPU: so more memory is never slower, for single tokens. Between shares of an eighth, the mean of both, within 1 of 100 of the share's own at the usual skew.
     """
     if question.engine.name == LLAMA_CPP or question.profile.gpu is None:
         return timed(placement_of(question, memory, case))
     experts, place = question.subject.geometry.num_experts, memory.expert_share * STEPS
     below = min(int(place), STEPS - 1)
-    grid = [timed(_hottest(experts, step / STEPS, case.skew)) for step in range(below + 2)]
+    first = 0 if question.speculation is None and question.batch == 1 else below  # a step of many tokens takes long
+    grid = [timed(_hottest(experts, step / STEPS, case.skew)) for step in range(first, below + 2)]
     lower = min(grid[:-1], key=lambda times: times.total_s)
     upper = min(lower, grid[-1], key=lambda times: times.total_s)
     share = place - below
@@ -172,9 +174,7 @@ def _range(expected: Times, others: list[Times], alone: Sequence[Dependence] = (
     return Range(min(speeds), expected.tokens_per_s, max(speeds))
 
 
-def _dependence(
-    question: Question, memory: MemoryPlan, unknown: Unknown, expected: Case, times: Times
-) -> Dependence:
+def _dependence(question: Question, memory: MemoryPlan, unknown: Unknown, expected: Case, times: Times) -> Dependence:
     ends = [decode_times(question, memory, replace(expected, **end)) for end in (unknown.low, unknown.high)]
     speeds = [each.tokens_per_s for each in (*ends, times)]
     return Dependence(unknown, min(speeds), max(speeds))

@@ -73,15 +73,20 @@ class Plan:
 
 
 def planned(
-    question: Question, trace: Path | None = None, max_tokens: int | None = None, progress: Progress | None = None
+    question: Question,
+    trace: Path | None = None,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+    routing: str = "FILE",
 ) -> Plan:
-    """The answer. `trace`: recorded routing of the model, which hetsched's strategy is replayed on.
+    """The answer. `trace`: recorded routing of the model, which hetsched's strategy is replayed on. `routing`: a file
+    of hot experts, for the flags that name one.
 
     Raises InputError for what the question's check() refuses and for a trace of another model.
     """
     question.check()
     memory = memory_of(question)
-    flags, remedies = flags_of(question, memory), remedies_of(question)
+    flags, remedies = flags_of(question, memory, routing), remedies_of(question)
     if not memory.fits:
         return Plan(question, memory, NO_FIT, None, gains_of(question), flags, remedies)
     traced, skew = None, None

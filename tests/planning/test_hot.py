@@ -47,9 +47,7 @@ def test_counts_are_those_of_the_trace(tmp_path: Path, small: PlannedModel) -> N
     found = {(layer, expert): count for layer, expert, count in rows}
     demand_LE = trace.demand_LE(slice(None))
     assert found == {
-        (block, expert): demand_LE[layer, expert]
-        for layer, block in enumerate((2, 3, 5))
-        for expert in range(EXPERTS)
+        (block, expert): demand_LE[layer, expert] for layer, block in enumerate((2, 3, 5)) for expert in range(EXPERTS)
     }
     for block in (2, 3, 5):
         counts = [count for layer, _, count in rows if layer == block]
