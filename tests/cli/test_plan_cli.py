@@ -79,7 +79,7 @@ def test_a_context_that_is_too_long_is_answered_by_one_that_fits(capsys: pytest.
 
 
 def test_memory_is_that_of_attach(capsys: pytest.CaptureFixture[str], checkpoint: Path, model: Any) -> None:
-    """For a tiny model, counted from its config alone: all lines equal, dense weights but for what configs leave out."""
+    """For a tiny model, counted from its config: all lines equal, dense weights but for what configs leave out."""
     found = document(capsys, "plan", "--model", str(checkpoint), "--hardware", MACHINE, "--gpu-memory", "50%")
     with hetsched.attach(model, hardware=MACHINE, gpu_memory="50%") as handle:
         memory = handle.stats()["memory"]
@@ -107,7 +107,7 @@ def test_a_traces_speed_is_that_of_simulate(capsys: pytest.CaptureFixture[str], 
     expected = 1 / (1 / row["tokens_per_s"] + trace["beside_s"])
     assert found["decode_tokens_per_s"]["expected"] == pytest.approx(expected)
     assert found["clock"] == "simulated"
-    assert [each["what"] for each in found["depends_on"]][0] == "bandwidth spread"
+    assert found["depends_on"][0]["what"] == "bandwidth spread"
 
 
 def test_hot_experts_are_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -133,7 +133,8 @@ def test_an_id_on_the_hub_is_planned_from_its_config_alone(
     (repository / "snapshots" / commit).mkdir(parents=True)
     shutil.copy(checkpoint / "config.json", repository / "snapshots" / commit)
     ours, theirs = (
-        document(capsys, "plan", "--model", name, "--hardware", MACHINE) for name in ("someone/tiny-moe", checkpoint)
+        document(capsys, "plan", "--model", name, "--hardware", MACHINE)
+        for name in ("someone/tiny-moe", str(checkpoint))
     )
     assert ours["memory"] == theirs["memory"]
     code, _, err = call(capsys, "plan", "--model", "someone/other", "--hardware", MACHINE)

@@ -59,7 +59,9 @@ def test_hetscheds_slots_as_whole_layers() -> None:
     on_gpu = 48 - flags.n_cpu_moe
     assert on_gpu * 128 <= memory.slots < (on_gpu + 1) * 128
     assert flags.flags == f"-ngl 99 --n-cpu-moe {flags.n_cpu_moe} -c 4096 -fa on -ctk f16 -ctv f16"
-    assert f"--moe-cache-slots {memory.slots // 48}" in flags.fork_flags
+    each = sum(asked.subject.expert_bytes_L)  # one expert of every layer
+    assert flags.slots * each <= memory.expert_room_bytes < (flags.slots + 1) * each
+    assert flags.fork_flags.endswith(f"--moe-cache-profile FILE --moe-cache-slots {flags.slots}")
 
 
 def test_everything_on_the_gpu_needs_no_flag() -> None:
