@@ -116,7 +116,8 @@ def _fastest(question: Question, memory: MemoryPlan, case: Case, timed: Callable
     """The time with the slots there are, or with as many of them as pay.
 
     Where the GPU is the longer lane, further experts there would only wait for it, and a scheduler leaves them to the
-    CPU: so more memory is never slower, for single tokens. Between shares of an eighth, the mean of both, within 1 of 100 of the share's own at the usual skew.
+    CPU: so more memory is never slower, for single tokens. Between shares of an eighth, the mean of both, which is
+    within a hundredth of the share's own at the usual skew.
     """
     if question.engine.name == LLAMA_CPP or question.profile.gpu is None:
         return timed(placement_of(question, memory, case))

@@ -52,9 +52,8 @@ def _speeds(plan: Plan) -> Sheet:
     table.add("decode", *map(_speed, plan.decode), f"{clock}; bottleneck {_bottleneck(plan)}", style="bold")
     table.add("prompt", *map(_speed, plan.prefill), f"estimated, {question.prompt:,} tokens")
     if plan.strategy == "hot-experts" and plan.outlook is not None:
-        table.add(
-            "hits", *(f"{hit or 0.0:.0%}" for hit in plan.outlook.hit), "of the demand, by the experts on the GPU"
-        )
+        shares = (f"{hit or 0.0:.0%}" for hit in plan.outlook.hit)
+        table.add("hits", *shares, "of the demand, by experts on the GPU")
     asked, drafted = question.speculation, plan.drafted
     if asked is not None and drafted is not None:
         used = "used" if drafted.pays else "not used: they do not pay"
