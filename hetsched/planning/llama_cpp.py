@@ -26,12 +26,13 @@ class LlamaCppFlags:
     context: int
     slots: int
     routing: str = "FILE"
+    has_gpu: bool = True
 
     @property
     def flags(self) -> str:
         """For a command line of llama-server, llama-cli or llama-bench's relatives."""
         moe = f" --n-cpu-moe {self.n_cpu_moe}" if self.n_cpu_moe else ""
-        return " ".join([f"-ngl 99{moe} -c {self.context}", *self.cache])
+        return " ".join([f"-ngl {99 if self.has_gpu else 0}{moe} -c {self.context}", *self.cache])
 
     @property
     def fork_flags(self) -> str:
@@ -46,7 +47,9 @@ def flags_of(question: Question, memory: MemoryPlan, routing: str = "FILE") -> L
     For hetsched's plan those layers that the memory of its slots holds; they are the last ones, as llama.cpp has it.
     """
     layers = question.model.layers
-    if question.engine.name == LLAMA_CPP or question.profile.gpu is None:
+    if question.profile.gpu is None:
+        on_cpu = 0  # -ngl 0 says it all
+    elif question.engine.name == LLAMA_CPP:
         on_cpu = layers_on_cpu(question)
     else:
         on_cpu = len(layers) - memory.slots // question.subject.geometry.num_experts
@@ -56,11 +59,12 @@ def flags_of(question: Question, memory: MemoryPlan, routing: str = "FILE") -> L
     everything = memory.slots >= memory.experts
     return LlamaCppFlags(
         n_cpu_moe=blocks,
-        override=f"{override(layers[:on_cpu])}" if on_cpu else "",
+        override=override(layers[:on_cpu]) if on_cpu else "",
         cache=types,
         context=question.context * question.batch,
         slots=0 if everything else slots,
         routing=routing,
+        has_gpu=question.profile.gpu is not None,
     )
 
 
@@ -70,14 +74,18 @@ def override(layers: Iterable[int]) -> str:
 
 
 def numbers_expression(numbers: Iterable[int]) -> str:
-    """Alternatives that match these whole numbers and no others, tens that are whole written as a range of digits."""
+    """Alternatives that match these whole numbers and no others, those of alike last digits together."""
     tens: dict[int, list[int]] = {}
     for number in sorted(set(numbers)):
         tens.setdefault(number // 10, []).append(number % 10)
-    return "|".join(f"{ten or ''}{_digits(digits)}" for ten, digits in tens.items())
+    alike: dict[tuple[str, int], list[int]] = {}  # by last digits, and by how many digits come before
+    for ten, digits in tens.items():
+        alike.setdefault((_digits(digits), ten if ten > 9 else min(ten, 1)), []).append(ten)
+    return "|".join(f"{_digits(found) if before else ''}{last}" for (last, before), found in alike.items())
 
 
 def _digits(digits: list[int]) -> str:
+    """One of these; a single number may have several digits."""
     if len(digits) == 1:
         return str(digits[0])
     if digits == list(range(digits[0], digits[-1] + 1)):

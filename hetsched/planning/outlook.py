@@ -55,9 +55,10 @@ class Outlook:
 
 
 def outlook_of(question: Question, memory: MemoryPlan, skew: float | None = None) -> Outlook:
-    """The speeds of what was planned. `skew`: as a trace told it; where every expert is on the GPU, it is no matter."""
+    """The speeds of what was planned. `skew`: as a trace told it; with all experts in one place, it is no matter."""
     expected = Case() if skew is None else Case(skew=skew)
-    settled = expected.skew if memory.slots >= memory.experts else skew
+    is_settled = question.profile.gpu is None or memory.slots >= memory.experts
+    settled = expected.skew if is_settled else skew
     found = unknowns(question.profile, question.engine, question.context, settled)
     low, high = cases(found, expected)
     times = decode_times(question, memory, expected)

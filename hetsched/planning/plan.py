@@ -88,7 +88,8 @@ def planned(
     memory = memory_of(question)
     flags, remedies = flags_of(question, memory, routing), remedies_of(question)
     if not memory.fits:
-        return Plan(question, memory, NO_FIT, None, gains_of(question), flags, remedies)
+        enough = [gain for gain in gains_of(question) if gain.decode is not None]
+        return Plan(question, memory, NO_FIT, None, enough, flags, remedies)
     traced, skew = None, None
     if trace is not None and question.engine.name != LLAMA_CPP:
         from .traced import replayed

@@ -124,7 +124,7 @@ def skew_of(share: float, hit: float) -> float:
 
 def processor_at(device: Processor, rates: float, flops: float | None = None) -> Processor:
     """The processor with its memory, and what was measured of it, so many times as fast; `flops`: None, likewise."""
-    tables = tuple(_table(table, rates) for table in device.tables)
+    tables = tuple(_table(table, rates, device.call_s) for table in device.tables)
     dense = tuple(replace(table, median_s_P=_over(table.median_s_P, rates)) for table in device.dense)
     compute = rates if flops is None else flops
     return replace(
@@ -136,14 +136,16 @@ def processor_at(device: Processor, rates: float, flops: float | None = None) ->
     )
 
 
-def _table(table: LatencyTable, rates: float) -> LatencyTable:
-    columns = (_over(column, rates) for column in (table.median_s_P, table.p10_s_P, table.p90_s_P))
+def _table(table: LatencyTable, rates: float, call_s: float) -> LatencyTable:
+    """A call's own time, which is in every point of a table that is not marginal, does not change."""
+    fixed_s = 0.0 if table.marginal else call_s
+    columns = (_over(column, rates, fixed_s) for column in (table.median_s_P, table.p10_s_P, table.p90_s_P))
     median_s_P, p10_s_P, p90_s_P = columns
     return replace(table, median_s_P=median_s_P, p10_s_P=p10_s_P, p90_s_P=p90_s_P)
 
 
-def _over(seconds_P: tuple[float, ...], rates: float) -> tuple[float, ...]:
-    return tuple(seconds / rates for seconds in seconds_P)
+def _over(seconds_P: tuple[float, ...], rates: float, fixed_s: float = 0.0) -> tuple[float, ...]:
+    return tuple(min(s, fixed_s) + max(0.0, s - fixed_s) / rates for s in seconds_P)
 
 
 def _link(link: Link, rates: float) -> Link:

@@ -84,7 +84,7 @@ def _memory(memory: MemoryPlan) -> Sheet:
             table.add(NAMED.get(name, name), _size(size), _size(on_host[name]))
     table.add("in all", _size(memory.gpu.total), _size(memory.host.total), style="bold")
     table.add("there is", _size(memory.gpu_bytes), _size(memory.host_bytes))
-    table.add("left", _left(memory.gpu_left_bytes), _left(memory.host_left_bytes))
+    table.add("left", _left(memory.gpu_left_bytes) if memory.gpu_bytes else "", _left(memory.host_left_bytes))
     return table
 
 
@@ -144,7 +144,7 @@ def _gains(plan: Plan) -> Sheet:
     table = Sheet("with", *figures("decode", "change", "prompt"), Column(""))
     for gain in plan.gains:
         change = "" if gain.decode is None or now is None else f"{gain.decode / now - 1:+.0%}"
-        note = "does not fit" if gain.decode is None else "" if gain.exact else "other numbers"
+        note = "does not fit" if gain.decode is None else "" if gain.exact else "not exact"
         table.add(gain.text, _speed(gain.decode), change, _speed(gain.prefill), note)
     return table
 

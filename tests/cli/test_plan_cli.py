@@ -209,3 +209,22 @@ def test_examples_are_command_lines() -> None:
         program, *argv = line.split()
         assert program == "hetsched"
         assert _parser().parse_args(argv).verb == "plan"
+
+
+def test_a_gguf_files_own_bytes_count(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of its header, experts and all else apart; under llama.cpp nothing is counted that is not in the file."""
+    pytest.importorskip("torch")
+    from hetsched.loading.gguf_file import Gguf
+    from tests.loading.made_gguf import KIND, write
+    from tests.loading.test_gguf import normed_qwen3_moe
+
+    path = tmp_path / "tiny.gguf"
+    write(path, normed_qwen3_moe(), KIND.Q8_0, KIND.Q8_0)
+    found = document(capsys, "plan", "--model", str(path), "--hardware", MACHINE, "--engine", "llama.cpp")
+    sizes = {name: tensor.num_bytes for name, tensor in Gguf(path).tensors.items()}
+    rest = sum(size for name, size in sizes.items() if "_exps." not in name)
+    memory = found["memory"]
+    assert memory["gpu"]["dense"] + memory["host"]["dense"] == rest
+    assert memory["host"]["dense"] in (0, sizes["token_embd.weight"])
+    assert memory["gpu"]["experts"] == sum(sizes.values()) - rest
+    assert found["format"] == "q8_0"
