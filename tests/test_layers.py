@@ -51,6 +51,7 @@ ROOMS = [
     "bound",
     "replay",
     "evaluate",
+    "planning",
     "packed",
     "tiers",
     "accelerators",

@@ -21,6 +21,7 @@ VERBS = (
     "run",
     "verify",
     "model",
+    "plan",
     "profiles",
     "profile",
     "doctor",

@@ -15,6 +15,8 @@ from .placement import Placement
 from .subject import Subject
 from .times import Times
 
+EXACT = 24  # active experts of a layer up to which every number of missing ones is gone through
+
 
 def decode(subject: Subject, profile: HardwareProfile, engine: Engine, placement: Placement, context: int) -> Times:
     """Seconds of one token of one sequence after `context` tokens. Without a GPU, the placement says nothing."""
@@ -72,6 +74,21 @@ def _alike(expert_bytes_L: Sequence[int], hits_L: Sequence[float]) -> dict[tuple
     return {pair: pairs.count(pair) for pair in dict.fromkeys(pairs)}
 
 
+def _misses(active: int, chance: float) -> list[tuple[int, float]]:
+    """How many of the active experts may be missing, and the chances of it.
+
+    Beyond EXACT active ones by three numbers with the binomial's mean and variance (Gauss-Hermite quadrature).
+    """
+    if active <= EXACT:
+        rows = range(active + 1)
+        found = [(n, math.comb(active, n) * chance**n * (1 - chance) ** (active - n)) for n in rows]
+    else:
+        mean, off = active * chance, math.sqrt(3 * active * chance * (1 - chance))
+        three = ((mean - off, 1 / 6), (mean, 2 / 3), (mean + off, 1 / 6))
+        found = [(min(max(round(n), 0), active), weight) for n, weight in three]
+    return [(n, weight) for n, weight in found if weight]
+
+
 class _Layer:
     """One layer's experts in a step: expected parts over how many of the active ones are missing.
 
@@ -98,16 +115,15 @@ class _Layer:
 
     def _over_misses(self, active: int, hit: float) -> Times:
         found = Times()
-        for missing in range(active + 1):
-            chance = math.comb(active, missing) * (1 - hit) ** missing * hit ** (active - missing)
-            if chance:
-                found = found.plus(self._best(active, missing).times(chance))
+        for missing, chance in _misses(active, 1 - hit):
+            found = found.plus(self._best(active, missing).times(chance))
         return found
 
     def _best(self, active: int, missing: int) -> Times:
         """With as many of the missing ones fetched as end the layer soonest."""
         most = missing if self._fetches and self._has_gpu else 0
-        return min((self._parts(active, missing, fetched) for fetched in range(most + 1)), key=lambda t: t.total_s)
+        ways = {*range(0, most, max(1, most // EXACT)), most}
+        return min((self._parts(active, missing, fetched) for fetched in sorted(ways)), key=lambda t: t.total_s)
 
     def _parts(self, active: int, missing: int, fetched: int) -> Times:
         on_cpu, on_gpu = missing - fetched, active - missing + fetched

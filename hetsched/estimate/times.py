@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Times:
     @property
     def parts(self) -> dict[str, float]:
         """Each part in seconds by its name, in the order of a layer."""
-        values = asdict(self)
-        return {name: values[name] for name in PARTS}
+        return {name: getattr(self, name) for name in PARTS}
 
     @property
     def lanes(self) -> dict[str, float]:

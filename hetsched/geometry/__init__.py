@@ -1,7 +1,7 @@
 """The shape of a model, what its experts are stored as, and the bytes that follow; from a config or a GGUF file."""
 
 from .checks import MAX_EXPERTS, MAX_LAYERS, MAX_PARAMS, MAX_WIDTH
-from .config import from_config, require_sane_sizes, text_section
+from .config import from_config, layers_with_experts, require_sane_sizes, text_section
 from .fields import whole
 from .shape import MoEGeometry
 from .stored import BITS_ALONE, WEIGHT_BITS, formats_named, stored_bytes, stored_name
@@ -16,6 +16,7 @@ __all__ = [
     "MoEGeometry",
     "formats_named",
     "from_config",
+    "layers_with_experts",
     "require_sane_sizes",
     "stored_bytes",
     "stored_name",

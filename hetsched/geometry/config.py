@@ -90,6 +90,12 @@ def text_section(config: Any) -> dict[str, Any]:
     return values
 
 
+def layers_with_experts(config: Any) -> tuple[int, ...]:
+    """Numbers of the layers with experts among all layers, from 0."""
+    text = text_section(config)
+    return tuple(_moe_layers(text, whole(text, MAX_LAYERS, "num_hidden_layers")))
+
+
 def _plain_dtype(text: dict[str, Any]) -> str:
     stored = str(first(text, "dtype", "torch_dtype") or "bfloat16").removeprefix("torch.")
     return {"float32": "fp32", "float16": "fp16"}.get(stored, "bf16")

@@ -9,7 +9,8 @@ from ..accelerators.emulated.device import DEFAULT_SCALE
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
-from ..machine.sizes import parse_bytes, show_bytes
+from ..machine.sizes import show_bytes
+from ..memory.budget import expert_budget
 from ..memory.plan import MemoryPlan, plan_memory
 from ..plugins import plugin
 from .model_shape import RestOfModel
@@ -29,12 +30,7 @@ def planned(
     Raises InputError for less than one expert (naming the least that works, or what leaves no room) or more than the
     device has.
     """
-    gpu, total_bytes = hardware.gpu, geometry.all_slots_bytes
-    if gpu is None and gpu_memory is not None:
-        raise InputError(f"gpu_memory {gpu_memory!r} was given, and {hardware.name} has no GPU; drop one of the two")
-    budget_bytes = None if gpu_memory is None else parse_bytes(gpu_memory, total_bytes)
-    if gpu is not None and budget_bytes is not None:
-        _check_budget(gpu_memory, budget_bytes, geometry, hardware.name, gpu.capacity_bytes)
+    gpu, budget_bytes = hardware.gpu, expert_budget(gpu_memory, geometry, hardware)
     plan = plan_memory(
         geometry,
         rest.shape,
@@ -56,18 +52,6 @@ def planned(
             "smaller context, a gpu_memory, or hardware='cpu'"
         )
     return plan
-
-
-def _check_budget(given: Any, budget: int, geometry: MoEGeometry, name: str, device_bytes: int) -> None:
-    if budget > device_bytes:
-        raise InputError(
-            f"gpu_memory {show_bytes(budget)} is more than {name} has; give at most {show_bytes(device_bytes)}"
-        )
-    if budget < geometry.expert_bytes:
-        raise InputError(
-            f"gpu_memory {given} ({budget} bytes) holds no expert; the least that works is "
-            f"{geometry.expert_bytes} bytes ({show_bytes(geometry.expert_bytes)}), or hardware='cpu' for none"
-        )
 
 
 def accelerator_for(spec: Any, hardware: HardwareProfile, time_scale: float | None, here: bool) -> Accelerator:

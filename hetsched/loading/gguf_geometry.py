@@ -18,6 +18,8 @@ from .gguf_file import Gguf, GgufTensor
 
 EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(gate_up|gate|up|down)_exps\.(weight|bias)")
 
+NOT_DENSE = ("token_embd.weight", "output.weight")
+
 Layer = dict[tuple[str, str], list[GgufTensor]]  # tensors of (up or down, weight or bias)
 
 
@@ -27,7 +29,23 @@ def geometry_of_gguf(path: Path | str) -> tuple[MoEGeometry, dict[str, Any]]:
     What is in no format of this project is counted in 16 bits, as it is loaded. Raises InputError for a file that is no
     GGUF, or of an architecture that is not loaded.
     """
+    return _geometry(Gguf(Path(path)), path)
+
+
+def model_of_gguf(path: Path | str) -> tuple[MoEGeometry, dict[str, Any], dict[str, int]]:
+    """The same with the file's own bytes of all but experts, by the names of an estimate's subject.
+
+    A head that is the input embedding too is counted as the head.
+    """
     gguf = Gguf(Path(path))
+    sizes = {name: tensor.num_bytes for name, tensor in gguf.tensors.items()}
+    embedding, head = sizes.get("token_embd.weight", 0), sizes.get("output.weight")
+    dense = sum(size for name, size in sizes.items() if not EXPERTS.fullmatch(name) and name not in NOT_DENSE)
+    rest = {"dense_bytes": dense, "head_bytes": embedding if head is None else head}
+    return *_geometry(gguf, path), {**rest, "embedding_bytes": 0 if head is None else embedding}
+
+
+def _geometry(gguf: Gguf, path: Path | str) -> tuple[MoEGeometry, dict[str, Any]]:
     config: dict[str, Any] = config_of(gguf).to_dict()
     layers = _layers(gguf, int(config["num_hidden_layers"]))
     plain = _plain(layers)

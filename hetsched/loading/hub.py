@@ -35,6 +35,26 @@ def located(path: str | Path, *, progress: bool = True) -> Path:
     return _fetched(path, progress, WANTED, UNWANTED) if HUB_ID.fullmatch(path) and not is_gguf(place) else place
 
 
+def config_place(name: str) -> Path:
+    """The config.json of an id on the hub, and nothing else of it; for verbs that load no weights.
+
+    Of one GGUF file of a repository: that file, where the hub's cache has it. Raises InputError for what is not there.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if file := HUB_GGUF.fullmatch(name):
+        cached = try_to_load_from_cache(file[1], file[2])
+        if not isinstance(cached, str):
+            raise InputError(f"{name} is not in the hub's cache; fetch it, or give the model's own id and a format")
+        return Path(cached)
+    try:
+        with _without_bars():
+            return Path(hf_hub_download(name, "config.json"))
+    except Exception as error:  # of the network, the hub, the disk; each has a class of its own
+        said = " ".join(str(error).split())
+        raise InputError(f"{name} is no model here, and its config.json could not be fetched: {said}") from error
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a path is that of a GGUF file, by its name."""
     return path.suffix.lower() == ".gguf"

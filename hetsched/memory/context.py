@@ -108,6 +108,8 @@ def _kinds(text: dict[str, Any], layers: int) -> Sequence[str]:
     step = whole(text, MAX_LAYERS, "full_attention_interval")
     if step:  # Qwen3-Next
         return ["linear_attention" if (layer + 1) % step else "full_attention" for layer in range(layers)]
+    if text.get("model_type") == "gpt_oss":  # every other layer has a window, from the first on
+        return ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
     if not text.get("sliding_window") or text.get("use_sliding_window") is False:
         return ["full_attention"] * layers
     if text.get("use_sliding_window"):  # Qwen: the first layers attend to everything

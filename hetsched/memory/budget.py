@@ -1,0 +1,37 @@
+"""How much GPU memory experts are to have, as people say it, checked against what there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import InputError
+from ..geometry import MoEGeometry
+from ..machine.profile import HardwareProfile
+from ..machine.sizes import parse_bytes, show_bytes
+
+
+def expert_budget(gpu_memory: str | int | None, geometry: MoEGeometry, hardware: HardwareProfile) -> int | None:
+    """Bytes for experts: of a number, a size, or a share of all experts' bytes; None where nobody says.
+
+    Raises InputError for a machine without a GPU, and for less than one expert (naming the least that works) or more
+    than the device has.
+    """
+    if gpu_memory is None:
+        return None
+    if hardware.gpu is None:
+        raise InputError(f"gpu_memory {gpu_memory!r} was given, and {hardware.name} has no GPU; drop one of the two")
+    budget = parse_bytes(gpu_memory, geometry.all_slots_bytes)
+    _check(gpu_memory, budget, geometry, hardware.name, hardware.gpu.capacity_bytes)
+    return budget
+
+
+def _check(given: Any, budget: int, geometry: MoEGeometry, name: str, device_bytes: int) -> None:
+    if budget > device_bytes:
+        raise InputError(
+            f"gpu_memory {show_bytes(budget)} is more than {name} has; give at most {show_bytes(device_bytes)}"
+        )
+    if budget < geometry.expert_bytes:
+        raise InputError(
+            f"gpu_memory {given} ({budget} bytes) holds no expert; the least that works is "
+            f"{geometry.expert_bytes} bytes ({show_bytes(geometry.expert_bytes)}), or hardware='cpu' for none"
+        )
