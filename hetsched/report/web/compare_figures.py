@@ -18,9 +18,11 @@ ORIGIN = "simulated"
 
 
 def label(row: Row) -> str:
-    """A strategy as it stands in tables and pictures; where drafts were verified, with how many."""
+    """A strategy as it stands in tables and pictures: with what sets it apart, and with drafts, where there were any."""
     drafts = getattr(row, "drafts", "")
-    return f"{row.strategy}, {drafts} drafts" if drafts else row.strategy
+    marks = [*([f"{drafts} drafts"] if drafts else []), *(["sees the future"] if row.clairvoyant else [])]
+    marks += [*([] if row.lossless else ["lossy"]), *(["ids only"] if row.stand_in else [])]
+    return f"{row.strategy} ({', '.join(marks)})" if marks else row.strategy
 
 
 def figures_of(comparison: Comparison, hardware: str, rows_: Sequence[Row], key: str) -> list[Figure]:
@@ -46,14 +48,14 @@ def figures_of(comparison: Comparison, hardware: str, rows_: Sequence[Row], key:
     if rated:
         top = max(rated, key=lambda row: row.efficiency or 0.0)
         made.append(Figure(
-            f"{key}-efficiency", "Efficiency against the clairvoyant bound", ORIGIN,
+            f"{key}-efficiency", "Efficiency against the bound", ORIGIN,
             "Seconds of the bound over the strategy's seconds, on the same steps: 100% cannot be beaten at these bytes.",
             f"Share of the clairvoyant bound that each strategy reaches {of}; the most is {top.efficiency:.0%}, {label(top)}.",
             lambda: _draw_rows(rated, names, fractions, lambda r: 100 * (r.efficiency or 0.0), "% of the bound", {}, 100),
         ))  # fmt: skip
     if len(fractions) > 1:
         made.append(Figure(
-            f"{key}-memory", "Tokens per second by GPU memory", ORIGIN,
+            f"{key}-memory", "Speed by GPU memory", ORIGIN,
             f"The {min(NAMED, len(names))} fastest strategies are named, the others grey"
             + ("; dotted: the clairvoyant bound." if limits else "."),
             f"Tokens per second over GPU memory for experts {of}, from {fractions[0]:.0%} to {fractions[-1]:.0%} of them.",
@@ -92,6 +94,7 @@ def _draw_rows(
     most: float | None = None,
 ) -> Any:
     figure, axes = rows(names)
+    _rails(axes, rows_, names, value)
     for fraction, colour, mark in zip(fractions, shades(len(fractions)), MARKS * len(fractions), strict=False):
         own = [row for row in rows_ if row.gpu_fraction == fraction]
         x, y = [value(row) for row in own], [-names.index(label(row)) for row in own]
@@ -102,6 +105,15 @@ def _draw_rows(
     axes.set(xlim=(0, most), xlabel=what)
     legend(axes, 2)
     return figure
+
+
+def _rails(axes: Any, rows_: Sequence[Row], names: Sequence[str], value: Callable[[Row], float]) -> None:
+    """A bar behind each name's marks, as far as its best."""
+    best: dict[str, float] = {}
+    for row in rows_:
+        best[label(row)] = max(value(row), best.get(label(row), 0.0))
+    axes.barh([-names.index(name) for name in best], list(best.values()), height=0.1, color=GRID, zorder=2)
+    axes.grid(visible=False, axis="y")
 
 
 def _draw_lanes(rows_: Sequence[Row], names: Sequence[str]) -> Any:

@@ -59,7 +59,7 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         if ours and others and max(others) > 0:
             ratios.append(max(ours) / max(others))
     if ratios:
-        tiles.append(Tile(_span(ratios, "{:.2f}", " ×"), f"{OURS} over the best other", "lossless, none sees the future"))
+        tiles.append(Tile(_span(ratios, "{:.2f}", "×"), f"{OURS} over the best other", "lossless, none sees the future"))
     if shares:
         tiles.append(Tile(_span([100 * s for s in shares], "{:.0f}", "%"), f"{OURS}, of the bound", "clairvoyant bound"))
     for rows in cells[: 4 if len(cells) <= 4 else 0]:
@@ -76,7 +76,7 @@ def _speed(row: Row) -> float:
 
 def _span(values: list[float], form: str, unit: str) -> str:
     low, high = form.format(min(values)), form.format(max(values))
-    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+    return f"{low}{unit}" if low == high else f"{low}–{high}{unit}"
 
 
 def _place(row: Row) -> tuple[str, str]:
@@ -87,14 +87,8 @@ def _table(machine: str, rows: list[Row]) -> Section:
     first = rows[0]
     title = f"{machine}, {first.gpu_fraction:.0%} of the experts on the GPU"
     marked = {i for i, row in enumerate(rows) if row.rank == 1 and row.lossless and not row.clairvoyant}
-    table = Table(HEADINGS, [[_name(row), *_cells(row)] for row in rows], frozenset(marked))
+    table = Table(HEADINGS, [[label(row), *_cells(row)] for row in rows], frozenset(marked))
     return Section(title, f"{show_bytes(first.gpu_bytes)} for experts; figures are for one token, hits at demand.", table=table)
-
-
-def _name(row: Row) -> str:
-    marks = [*(["sees the future"] if row.clairvoyant else []), *([] if row.lossless else ["lossy"])]
-    marks += ["ids only"] if row.stand_in else []
-    return f"{label(row)} ({', '.join(marks)})" if marks else label(row)
 
 
 def _cells(row: Row) -> list[str]:

@@ -44,15 +44,14 @@ LEVELS = 8  # shades of a heat map
 ROW, HEAD = 0.34, 0.62  # inches of a strategy, and of the rest of its picture
 
 
-def panel(height: float = 2.15, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Any, Any]:
-    """A figure of one column's width and its axes: one, or an array of them."""
+def panel(height: float = 2.15, width: float = WIDTH) -> tuple[Any, Any]:
+    """A figure of one column's width, unless told otherwise, and its axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
-    axes = figure.subplots(rows, columns, **shared)
-    for each in np.atleast_1d(axes).flat:
-        _plain(each)
+    axes = figure.subplots()
+    _plain(axes)
     return figure, axes
 
 
@@ -74,7 +73,7 @@ def legend(axes: Any, columns: int = 4) -> None:
         return
     axes.legend(
         handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, frameon=False, fontsize=FONT,
-        labelcolor=INK, handlelength=1.8, columnspacing=1.2, handletextpad=0.5, borderaxespad=0.1,
+        labelcolor=INK, handlelength=1.6, columnspacing=1.0, handletextpad=0.4, borderaxespad=0.1,
     )  # fmt: skip
 
 
@@ -112,26 +111,22 @@ def _joined(edges_s: FloatArray, value_B: FloatArray) -> tuple[FloatArray, Float
     return np.array(x, float), np.array(y, float)
 
 
-def heat(axes: Any, value_LE: FloatArray, most: float) -> Any:
-    """A map of layers by experts in a few shades of cividis, which the colour-blind see as others do."""
-    from matplotlib import colormaps
-    from matplotlib.colors import BoundaryNorm
-
-    shades = colormaps["cividis"].resampled(LEVELS)
-    norm = BoundaryNorm(np.linspace(0, most, LEVELS + 1), LEVELS, clip=True)
+def heat(axes: Any, value_LE: FloatArray, most: float) -> None:
+    """A map of layers by experts, in the shades of shade_bar()."""
     layers, experts = value_LE.shape
-    image = axes.imshow(
-        value_LE, cmap=shades, norm=norm, aspect="auto", interpolation="none", extent=(-0.5, experts - 0.5, layers, 0)
-    )
+    extent = (-0.5, experts - 0.5, layers - 0.5, -0.5)
+    axes.imshow(value_LE, **_shading(most), aspect="auto", interpolation="none", extent=extent)
     axes.grid(False)
     for which, count in ((axes.xaxis, experts), (axes.yaxis, layers)):
         which.set_ticks(_whole_ticks(count))
-    return image
 
 
-def shade_bar(figure: Any, image: Any, axes: Any, label: str, ticks: Sequence[float]) -> None:
-    """What the shades of a map mean, beneath it."""
-    bar = figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.9, aspect=36, pad=0.02, ticks=ticks)
+def shade_bar(figure: Any, most: float, label: str, **place: Any) -> None:
+    """What the shades of a map mean. `place`: `ax`, which it stands beneath, or `cax`, which it is."""
+    from matplotlib.cm import ScalarMappable
+
+    ticks = [0.0, most / 2, most]
+    bar = figure.colorbar(ScalarMappable(**_shading(most)), orientation="horizontal", ticks=ticks, **place)
     bar.ax.set_xticklabels([f"{100 * tick:.3g}%" for tick in ticks])
     bar.set_label(label, fontsize=FONT, color=SOFT)
     bar.ax.tick_params(labelsize=FONT, colors=SOFT, length=2)
@@ -139,9 +134,36 @@ def shade_bar(figure: Any, image: Any, axes: Any, label: str, ticks: Sequence[fl
     bar.solids.set_edgecolor("face")
 
 
+def _shading(most: float) -> dict[str, Any]:
+    """A few shades of cividis, which the colour-blind see as others do, from 0 to `most`."""
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm
+
+    levels = np.linspace(0, most, LEVELS + 1)
+    return {"cmap": colormaps["cividis"].resampled(LEVELS), "norm": BoundaryNorm(levels, LEVELS, clip=True)}
+
+
 def _whole_ticks(count: int) -> list[int]:
     steps = [step for step in (1, 2, 5, 8, 10, 16, 20, 32, 64, 128, 256) if count / step <= 5] or [max(count // 4, 1)]
     return list(range(0, count, steps[0]))
+
+
+def whole_numbers() -> Any:
+    """Where ticks stand on an axis of layers."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(5, integer=True)
+
+
+def log_ticks(axes: Any) -> None:
+    """Plain numbers at 1, 2 and 5 of each power of ten, on both axes."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="minor", length=0)
 
 
 def rows(names: Sequence[str]) -> tuple[Any, Any]:

@@ -24,7 +24,8 @@ MOST_BYTES = 4 << 20  # of a page, however long the run
 class Figure:
     """One picture. `draw`: makes it, by matplotlib; `origin`: where its numbers are from, one word, as in "simulated".
 
-    `caption` says what is seen and how it was gathered; `alt` what it comes to, for who does not see it.
+    `caption` says what is seen and how it was gathered; `alt` what it comes to, for who does not see it. `wide`: over
+    all columns of a large screen, for several pictures side by side.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Figure:
     caption: str
     alt: str
     draw: Callable[[], Any]
+    wide: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,22 @@ class Page:
         from markupsafe import Markup
 
         styles = StyleSheet(DARK)
-        drawn = {f.key: Markup(inline_svg(f.draw(), f.key, styles)) for s in self.sections for f in s.figures}
+        drawn = {figure.key: _drawn(figure, styles) for section in self.sections for figure in section.figures}
         css = (FOLDER / "page.css").read_text(encoding="utf-8") + styles.css()
         environment = Environment(
             loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
         template = environment.get_template("page.html.j2")
         return template.render(page=self, drawn=drawn, css=Markup(css), digest=_digest(css))
+
+
+def _drawn(figure: Figure, styles: StyleSheet) -> Sequence[Any]:
+    """The pictures of a figure, as markup: usually one."""
+    from markupsafe import Markup
+
+    made = figure.draw()
+    pictures = made if isinstance(made, list) else [made]
+    return [Markup(inline_svg(picture, f"{figure.key}-{i}", styles)) for i, picture in enumerate(pictures)]
 
 
 def _digest(css: str) -> str:

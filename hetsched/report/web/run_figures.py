@@ -21,7 +21,7 @@ MOST_EVENTS = 40  # lines of events in a picture
 PLACES = (("resident", GREEN), ("under_way", SKY), ("fetched", RED), ("cpu", BLUE))
 PARTS = (("dense_s", SOFT), ("host_s", PURPLE), ("decide_s", ORANGE), ("experts_s", BLUE), ("rest", GRID))
 NAMES = {
-    "resident": "there", "under_way": "on its way", "fetched": "fetched", "cpu": "on the CPU",
+    "resident": "there", "under_way": "on its way", "fetched": "fetched", "cpu": "CPU",
     "dense_s": "dense part", "host_s": "engine", "decide_s": "deciding", "experts_s": "experts", "rest": "other",
     "demand_copies": "asked for", "ahead_copies": "ahead",
 }  # fmt: skip

@@ -31,16 +31,15 @@ def run_page(log: RunLog) -> Page:
     steps = steps_of(log) if log.layers else None
     sections = []
     if steps is not None:
-        sections.append(Section("Over time", _axis_text(log), over_time(log, steps)))
-        if guesses := predictions(log):
-            sections.append(Section("Predictions", "What the cost model expected of a layer, against what it took.", guesses))
-        sections.append(Section("Experts", "Layers from top to bottom, experts from left to right.", maps(log)))
+        along, each = predictions(log)
+        sections.append(Section("Over time", _axis_text(log), [*over_time(log, steps), *along]))
+        sections.append(Section("Layers and experts", "Layers from top to bottom.", [*each, *maps(log)]))
     sections.append(_events(log))
     header = log.header
     return Page(
-        f"{header.model['name']} on {header.machine.get('title') or header.machine.get('name')}",
-        f"{header.policy}{f' with {header.solver}' if header.solver else ''}, {header.slots:,} slots"
-        f" ({show_bytes(header.capacity_bytes)}) for experts on the GPU.",
+        f"{header.model['name']} on {header.machine.get('name')}",
+        f"{header.machine.get('title')}: {header.policy}{f' with {header.solver}' if header.solver else ''}, "
+        f"{header.slots:,} slots ({show_bytes(header.capacity_bytes)}) for experts on the GPU.",
         header.clock,
         ORIGINS[header.clock],
         [] if steps is None else _tiles(log, steps),
@@ -73,7 +72,7 @@ def _tiles(log: RunLog, steps: Steps) -> list[Tile]:
     predicted_N, measured_N, _ = predicted_and_measured(log)
     if len(predicted_N):
         ratio = float(np.median(measured_N / predicted_N))
-        tiles.append(Tile(f"{ratio:.2f} ×", "what was predicted", f"a layer's {clock} seconds, median"))
+        tiles.append(Tile(f"{ratio:.2f}×", "of the predicted time", f"layers' {clock} seconds, median"))
     held = log.header.slots / max(sum(_experts_by_layer(log)), 1)
     tiles.append(Tile(f"{min(held, 1.0):.0%}", "of the experts", f"have room on the GPU: {show_bytes(log.header.capacity_bytes)}"))
     tiles.append(Tile(f"{log.seconds:.2f} s", "in all", f"{clock}; {steps.count:,} steps"))

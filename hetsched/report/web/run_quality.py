@@ -8,43 +8,58 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...types import BoolArray, FloatArray
-from .drawing import BLUE, FONT, ORANGE, SOFT, band, heat, legend, panel, shade_bar, stairs
+from .drawing import (
+    BLUE,
+    FONT,
+    GREEN,
+    INK,
+    ORANGE,
+    SKY,
+    SOFT,
+    band,
+    heat,
+    legend,
+    log_ticks,
+    panel,
+    shade_bar,
+    stairs,
+    whole_numbers,
+)
 from .page import Figure
-from .run_residency import asked, residency
+from .run_residency import asked, hits_by_layer, residency
 from .run_series import MOST_BINS, predicted_and_measured
 
 if TYPE_CHECKING:
     from ...runlog import RunLog
 
 MOST_DOTS = 500
-WIDE = 64  # experts, from which maps stand one beneath the other
+LARGE = 64  # experts, from which a map is as wide as other figures
 
 
-def predictions(log: RunLog) -> list[Figure]:
-    """Predicted against measured seconds, layer by layer and over the run; none where nothing was predicted."""
+def predictions(log: RunLog) -> tuple[list[Figure], list[Figure]]:
+    """Predicted against measured seconds, over the run and layer by layer; none where nothing was predicted."""
     predicted_N, measured_N, prefill_N = predicted_and_measured(log)
     if not len(predicted_N):
-        return []
+        return [], []
     ratio_N, origin = measured_N / predicted_N, log.header.clock
     low, middle, high = np.percentile(ratio_N, [10, 50, 90])
     came = f"In {len(ratio_N):,} layers it took {middle:.2f} times as long as predicted (median; 10th to 90th percentile "
     came += f"{low:.2f} to {high:.2f})."
     chosen = np.unique(np.linspace(0, len(ratio_N) - 1, min(MOST_DOTS, len(ratio_N))).astype(int))
     shown = "Every layer is drawn" if len(chosen) == len(ratio_N) else f"{len(chosen)} layers, evenly spread, are drawn"
-    return [
-        Figure(
-            "predicted", f"Predicted against {_took(origin)}", origin,
-            f"{came} {shown}; on the line, the prediction was right.",
-            f"Predicted against {_took(origin)} seconds of layers. {came}",
-            partial(_draw_dots, predicted_N[chosen], measured_N[chosen], prefill_N[chosen], _took(origin)),
-        ),
-        Figure(
-            "error", f"{_took(origin).capitalize()} over predicted", origin,
-            f"Median, and the band of 80% of layers, along the run; 1 is right. {came}",
-            f"Ratio of {_took(origin)} to predicted seconds along the run. {came}",
-            partial(_draw_error, ratio_N),
-        ),
-    ]  # fmt: skip
+    dots = Figure(
+        "predicted", f"Predicted against {origin}", origin,
+        f"{came} {shown}; on the line, the prediction was right.",
+        f"Predicted against {origin} seconds of layers. {came}",
+        partial(_draw_dots, predicted_N[chosen], measured_N[chosen], prefill_N[chosen], origin),
+    )  # fmt: skip
+    along = Figure(
+        "error", f"{origin.capitalize()} over predicted", origin,
+        "A layer's seconds over those that the cost model expected, along the run; 1 is right, the band holds 80% of layers.",
+        f"Ratio of {origin} to predicted seconds along the run. {came}",
+        partial(_draw_error, ratio_N),
+    )  # fmt: skip
+    return [along], [dots]
 
 
 def maps(log: RunLog) -> list[Figure]:
@@ -62,6 +77,13 @@ def maps(log: RunLog) -> list[Figure]:
     ]  # fmt: skip
     if log.header.slots <= 0:
         return made
+    hit_L, runs_L = hits_by_layer(log)
+    made.append(Figure(
+        "hits", "Hit rate by layer", origin,
+        "Active experts that lay on the GPU, whole, when asked for; on top of it, those that were copied in time to run there.",
+        f"Hit rate of each layer: from {hit_L.min():.0%} to {hit_L.max():.0%}.",
+        partial(_draw_hits, hit_L, runs_L),
+    ))  # fmt: skip
     share_PLE, spans = residency(log)
     made.append(Figure(
         "residency", "Experts on the GPU over time", origin,
@@ -70,12 +92,9 @@ def maps(log: RunLog) -> list[Figure]:
         f"{share_PLE[0].mean():.0%} of all experts were on the GPU in the first, {share_PLE[-1].mean():.0%} in the last, "
         f"{np.abs(share_PLE[-1] - share_PLE[0]).mean() / 2:.0%} of places have changed hands between them.",
         partial(_draw_residency, share_PLE, spans),
+        "large" if share_PLE.shape[2] >= LARGE else "small",
     ))  # fmt: skip
     return made
-
-
-def _took(clock: str) -> str:
-    return "measured" if clock == "measured" else clock
 
 
 def _draw_dots(predicted_N: FloatArray, measured_N: FloatArray, prefill_N: BoolArray, took: str) -> Any:
@@ -88,10 +107,7 @@ def _draw_dots(predicted_N: FloatArray, measured_N: FloatArray, prefill_N: BoolA
             axes.plot(x, y, mark, ms=3, mew=0, alpha=0.55, color=colour, label=name)
     axes.set(xscale="log", yscale="log", xlabel="predicted, ms a layer", ylabel=f"{took}, ms a layer")
     axes.set(xlim=(1e3 * least, 1e3 * most), ylim=(1e3 * least, 1e3 * most))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(lambda value, _: "")
-    axes.tick_params(which="minor", length=0)
+    log_ticks(axes)
     legend(axes)
     return figure
 
@@ -111,27 +127,39 @@ def _draw_error(ratio_N: FloatArray) -> Any:
 
 
 def _draw_asked(asked_LE: FloatArray, most: float) -> Any:
-    figure, axes = panel(2.6)
-    image = heat(axes, asked_LE, most)
+    figure, axes = panel(2.8)
+    heat(axes, asked_LE, most)
     axes.set(xlabel="expert", ylabel="layer")
-    shade_bar(figure, image, axes, "of the layer's tokens", [0, most / 2, most])
+    shade_bar(figure, most, "of the layer's tokens", ax=axes, shrink=0.9, aspect=36, pad=0.02)
     return figure
 
 
-def _draw_residency(share_PLE: FloatArray, spans: list[tuple[int, int]]) -> Any:
-    columns = 1 if share_PLE.shape[2] >= WIDE or len(spans) == 1 else 2
-    rows = -(-len(spans) // columns)
-    figure, grid = panel(0.9 + 1.15 * rows, rows, columns, sharex=True, sharey=True)
-    flat = list(np.atleast_1d(grid).flat)
-    for axes, share_LE, (first, last) in zip(flat, share_PLE, spans, strict=False):
-        image = heat(axes, share_LE, 1.0)
-        axes.set_title(f"step {first:,} to {last:,}" if last > first else f"step {first:,}", fontsize=FONT, loc="left", color=SOFT)
-    for axes in flat[len(spans) :]:
-        axes.set_visible(False)
-    figure.supxlabel("expert", fontsize=FONT, color=SOFT)
-    figure.supylabel("layer", fontsize=FONT, color=SOFT)
-    shade_bar(figure, image, flat, "of the span's steps", [0, 0.5, 1])
+def _draw_hits(hit_L: FloatArray, runs_L: FloatArray) -> Any:
+    """Layers from top to bottom, as in the maps."""
+    figure, axes = panel(2.8)
+    layers = np.arange(len(hit_L))
+    axes.barh(layers, 100 * hit_L, height=0.8, color=GREEN, label="there: a hit")
+    axes.barh(layers, 100 * (runs_L - hit_L), left=100 * hit_L, height=0.8, color=SKY, label="fetched or on its way")
+    axes.set(xlim=(0, 100), ylim=(len(hit_L) - 0.5, -0.5), xlabel="% of active experts", ylabel="layer")
+    axes.yaxis.set_major_locator(whole_numbers())
+    axes.grid(visible=False, axis="y")
+    legend(axes)
     return figure
+
+
+def _draw_residency(share_PLE: FloatArray, spans: list[tuple[int, int]]) -> list[Any]:
+    """A picture a span, and one of the shades."""
+    is_large, made = share_PLE.shape[2] >= LARGE, []
+    for share_LE, (first, last) in zip(share_PLE, spans, strict=True):
+        figure, axes = panel(1.9) if is_large else panel(1.7, 1.9)
+        heat(axes, share_LE, 1.0)
+        name = f"steps {first:,} to {last:,}" if last > first else f"step {first:,}"
+        axes.set_title(name, fontsize=FONT, loc="left", color=INK)
+        axes.set(xlabel="expert", ylabel="layer")
+        made.append(figure)
+    figure, axes = panel(0.5)
+    shade_bar(figure, 1.0, "of the span's steps", cax=axes)
+    return [*made, figure]
 
 
 def _round_up(share: float) -> float:

@@ -29,6 +29,16 @@ def asked(log: RunLog) -> FloatArray:
     return counts_LE / np.maximum(tokens_L, 1.0)[:, None]
 
 
+def hits_by_layer(log: RunLog) -> tuple[FloatArray, FloatArray]:
+    """Shares of each layer's active experts that were there when asked for, and that ran on the GPU at all, (L,) each."""
+    there_L, ran_L, active_L = np.zeros((3, log.header.num_layers))
+    for row in log.layers:
+        there_L[row.layer] += row.hits
+        ran_L[row.layer] += row.hits + row.lane.count("i") + row.lane.count("f")
+        active_L[row.layer] += len(row.experts)
+    return there_L / np.maximum(active_L, 1.0), ran_L / np.maximum(active_L, 1.0)
+
+
 def residency(log: RunLog) -> tuple[FloatArray, list[tuple[int, int]]]:
     """Share of each span's steps in which an expert had a place on the GPU, (P, L, E); first and last step of each.
 

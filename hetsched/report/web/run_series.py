@@ -17,7 +17,7 @@ from ...types import BoolArray, FloatArray
 if TYPE_CHECKING:
     from ...runlog import RunLog
 
-MOST_BINS = 120
+MOST_BINS = 80
 SUMS = (
     "tokens", "active", "resident", "under_way", "fetched", "cpu", "demand_copies", "ahead_copies",
     "dense_s", "host_s", "decide_s", "experts_s", "predicted_s", "gpu_busy_s", "cpu_busy_s", "link_busy_s",
