@@ -21,8 +21,9 @@ what a user does between two calls of generate() takes none. A log that was cut 
               "beside_s": looking ahead beside the lanes, "stall_s": of the GPU lane,
               "busy": {"gpu", "cpu", "link"} seconds, the dense part in "gpu",
               "experts": active ones, ascending, "counts": tokens of each,
-              "lane": a letter for each, on the GPU "r" resident, "i" on its way, "f" fetched; "c" on the CPU; "x" there
-                        after it failed elsewhere,
+              "lane": a letter for each, on the GPU "r" resident, "i" on its way, "f" fetched; on the CPU "c" absent,
+                        "h" here, on the GPU, and computed there all the same, "x" after it failed elsewhere; "r" and
+                        "h" are hits,
               "solver": what is known of its answer, "" where none was asked, "slots": how many there are,
               "moves": [kind, layer, expert, slot, [layer, expert] that it displaces | null, gain_s | null], kind
                         "fetch" (demanded), "prefetch" or "draft" (set out before this layer, between steps),

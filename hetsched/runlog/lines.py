@@ -73,7 +73,7 @@ class Layer(NamedTuple):
     @property
     def hits(self) -> int:
         """Active experts that were wholly there."""
-        return self.lane.count("r")
+        return self.lane.count("r") + self.lane.count("h")
 
 
 class Event(NamedTuple):
@@ -225,8 +225,10 @@ def layer_of(line: Mapping[str, Any]) -> Layer:
     """The layer of a line. Raises KeyError, TypeError or ValueError for what is none."""
     busy, link = line["busy"], line["link"]
     experts, counts, lane = _whole(line["experts"]), _whole(line["counts"]), line["lane"]
-    if not len(experts) == len(counts) == len(lane) or set(lane) - set("rifcx"):
-        raise ValueError(f"{len(experts)} experts, {len(counts)} counts and lanes {lane!r}; one of r, i, f, c, x each")
+    if not len(experts) == len(counts) == len(lane) or set(lane) - set("rhifcx"):
+        raise ValueError(
+            f"{len(experts)} experts, {len(counts)} counts and lanes {lane!r}; one of r, h, i, f, c, x each"
+        )
     if line["phase"] not in PHASES.values():
         raise ValueError(f"phase {line['phase']!r}; it is one of {', '.join(PHASES.values())}")
     numbers = [float(line[name]) for name in SECONDS]

@@ -20,6 +20,12 @@ class LoggedScheduler(Scheduler):
     log: LayerLog | None = None
     _ahead = NONE_AHEAD
 
+    def begin_step(self, new_request: bool = False, drafting: bool = False) -> None:
+        """The next step is, or is not, the first of a request; between requests there is time to make lines."""
+        super().begin_step(new_request, drafting)
+        if self.log is not None:
+            self.log.between_steps(new_request)
+
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer."""
         log, self._ahead = self.log, NONE_AHEAD

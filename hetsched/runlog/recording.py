@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..board import ABSENT, NO_EXPERT
 from ..types import Copies, Demand, Outcome
 from .lines import End, Event, Frame, Header, Move
 from .ring import RING_WORDS, LayerRing
 from .rows import layer_row
-from .writing import MAX_BYTES, RunWriter
+from .writing import MAX_BYTES, RunWriter, holders
 
 if TYPE_CHECKING:
     from .logged import LoggedScheduler
@@ -86,9 +85,7 @@ class LayerLog:
 
     def frame(self, step: int) -> None:
         """Who holds slots, now."""
-        state_LE = self._scheduler.residency.state_LE
-        held = [((row != ABSENT) & (row != NO_EXPERT)).nonzero()[0].tolist() for row in state_LE]
-        self._aside(Frame(step, tuple(map(tuple, held))))
+        self._aside(Frame(step, holders(self._scheduler)))
 
     def drafted(self, copies: Copies) -> None:
         """Copies for drafts, between steps."""

@@ -27,6 +27,7 @@ from ..board import (
     NEW,
     NEW_REQUEST,
     PHASE,
+    RESIDENT,
     RUNS,
     S_DECISION,
     S_DENSE,
@@ -51,6 +52,7 @@ HEAD = (STEP, LAYER, PHASE, TOKENS, NEW_REQUEST, SLOTS, STATUS, ACTIVE, RUNS, FE
 WORDS = struct.Struct("q12d")  # of an executed layer: copies chosen; seconds as in EXECUTED
 EXECUTED = 12
 RING_WORDS = 1 << 22  # some 60,000 layers of 8 experts, which need 60 words
+HERE = 2  # added to a lane: the expert was there when its layer was decided
 _PLACES = np.array(HEAD, np.int64)
 
 
@@ -86,6 +88,7 @@ def _entries(stamp: int) -> tuple[Any, Any]:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit
         board = open_board(bytes_B, ints_I, floats_R)
         at, sums_s, i, s = board.at, board.sums_s, cursor[DONE], cursor[DONE_S]
+        first = at[LAYER] * at[EXPERTS]
         for place in places:
             words_I[i] = at[place]
             i += 1
@@ -94,7 +97,9 @@ def _entries(stamp: int) -> tuple[Any, Any]:
             i += 1
         i += at[ACTIVE]
         for n in range(at[RUNS]):
-            words_I[i], words_I[i + at[RUNS]] = board.runs_4N[EXPERT, n], board.runs_4N[LANE, n]
+            words_I[i] = board.runs_4N[EXPERT, n]
+            is_here = board.state_F[first + words_I[i]] == RESIDENT
+            words_I[i + at[RUNS]] = board.runs_4N[LANE, n] + HERE * is_here
             i += 1
         i += at[RUNS]
         for n in range(at[FETCHES]):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..board import ON_GPU
+from ..board import ON_CPU, ON_GPU
 from ..dispatch.answers import ANSWERS
 from .lines import PHASES, Layer, Link, Move
-from .ring import RawLayer
+from .ring import HERE, RawLayer
+
+LETTERS = {ON_GPU + HERE: "r", ON_GPU: "i", ON_CPU + HERE: "h", ON_CPU: "c"}
 
 
 def layer_row(raw: RawLayer, experts: int, drafted: Sequence[Move] = (), failed: Sequence[int] = ()) -> Layer:
@@ -61,10 +63,8 @@ def _moves(kind: str, rows: list[list[int]], gain_s: Sequence[float], experts: i
 
 def _lanes(raw: RawLayer, first: int, failed: Sequence[int]) -> str:
     """A letter for each active expert."""
-    fetched, flying = {f - first for f in raw.fetches_3[0]}, {f - first for f in raw.flying}
-    letter = {}
+    fetched, letter = {f - first for f in raw.fetches_3[0]}, {}
     for expert, lane in zip(*raw.runs_2, strict=True):
-        on_gpu = "f" if expert in fetched else "i" if expert in flying else "r"
-        letter[expert] = on_gpu if lane == ON_GPU else "c"
+        letter[expert] = "f" if expert in fetched else LETTERS[lane]
     letter.update(dict.fromkeys(failed, "x"))
     return "".join([letter[expert] for expert in raw.active])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..board import ABSENT, NO_EXPERT
 from ..errors import InputError
 from ..files import check_file, user_path
 from ..machine.profile import HardwareProfile
@@ -91,9 +92,6 @@ def header_of(
 ) -> Header:
     """The header of a scheduler's run, before its first step."""
     model, timed = model_facts(scheduler.geometry), model_facts(scheduler.cost.geometry)
-    resident: list[list[int]] = [[] for _ in range(scheduler.geometry.num_layers)]
-    for layer, expert in sorted(scheduler.initial):
-        resident[layer].append(expert)
     slots = scheduler.residency.num_slots
     return Header(
         hetsched=__version__,
@@ -108,9 +106,15 @@ def header_of(
         slots=slots,
         capacity_bytes=slots * scheduler.geometry.expert_bytes,
         lossless=lossless,
-        resident=tuple(map(tuple, resident)),
+        resident=holders(scheduler),
         popularity=None if popularity_LE is None else tuple(tuple(row) for row in popularity_LE.tolist()),
     )
+
+
+def holders(scheduler: Scheduler) -> tuple[tuple[int, ...], ...]:
+    """Who holds slots now, by layer, copies under way included."""
+    state_LE = scheduler.residency.state_LE
+    return tuple(tuple(((row != ABSENT) & (row != NO_EXPERT)).nonzero()[0].tolist()) for row in state_LE)
 
 
 def _text(line: dict[str, Any]) -> bytes:
