@@ -46,6 +46,7 @@ ROOMS = [
     "scheduler",
     "resizing",
     "learned",
+    "runlog",
     "report",
     "bound",
     "replay",
