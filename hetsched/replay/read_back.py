@@ -30,7 +30,9 @@ def comparison_from(document: Mapping[str, Any]) -> Comparison:
     Raises InputError naming the first place that is not as documented.
     """
     if document.get("schema") != SCHEMA:
-        raise InputError(f"the schema is {document.get('schema')!r:.60}, not {SCHEMA!r}; give what compare --json wrote")
+        raise InputError(
+            f"the schema is {document.get('schema')!r:.60}, not {SCHEMA!r}; give what compare --json wrote"
+        )
     for name in LISTS:
         if not isinstance(document.get(name), list):
             raise _wrong(name, "a list")

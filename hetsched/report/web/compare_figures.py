@@ -103,7 +103,7 @@ def _draw_rows(
         if fraction in limits:
             axes.axvline(limits[fraction], color=colour, ls="--", lw=1, zorder=1)
     axes.set(xlim=(0, most), xlabel=what)
-    legend(axes, 2)
+    legend(axes)
     return figure
 
 
@@ -140,7 +140,7 @@ def _draw_memory(rows_: Sequence[Row], names: Sequence[str], limits: dict[float,
         axes.plot([whole[f] for f in limits], list(limits.values()), ":", color=INK, lw=1.5, label="clairvoyant bound")
     axes.set(ylim=(0, None), xlabel="GPU memory for experts, GiB", ylabel="tokens/s")
     axes.margins(x=0.04)
-    legend(axes, 2)
+    legend(axes)
     return figure
 
 

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from ...replay.cell import Row
     from ...replay.result import Comparison
 
-HEADINGS = ("strategy", "tokens/s", "of bound", "hits", "late", "moved MiB", "wasted MiB", "stall ms", "decide ms", "host ms")
+HEADINGS = (
+    "strategy",
+    "tokens/s",
+    "of bound",
+    "hits",
+    "late",
+    "moved MiB",
+    "wasted MiB",
+    "stall ms",
+    "decide ms",
+    "host ms",
+)
 OURS = "hetsched"
 ORIGIN_TEXT = (
     "Simulated: recorded routing was replayed against a model of each machine. No GPU computed anything, and no time "
@@ -59,9 +70,13 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         if ours and others and max(others) > 0:
             ratios.append(max(ours) / max(others))
     if ratios:
-        tiles.append(Tile(_span(ratios, "{:.2f}", "×"), f"{OURS} over the best other", "lossless, none sees the future"))
+        tiles.append(
+            Tile(_span(ratios, "{:.2f}", "×"), f"{OURS} over the best other", "lossless, none sees the future")
+        )
     if shares:
-        tiles.append(Tile(_span([100 * s for s in shares], "{:.0f}", "%"), f"{OURS}, of the bound", "clairvoyant bound"))
+        tiles.append(
+            Tile(_span([100 * s for s in shares], "{:.0f}", "%"), f"{OURS}, of the bound", "clairvoyant bound")
+        )
     for rows in cells[: 4 if len(cells) <= 4 else 0]:
         best = max((row for row in rows if row.lossless and not row.clairvoyant), key=_speed, default=None)
         if best:
@@ -88,7 +103,9 @@ def _table(machine: str, rows: list[Row]) -> Section:
     title = f"{machine}, {first.gpu_fraction:.0%} of the experts on the GPU"
     marked = {i for i, row in enumerate(rows) if row.rank == 1 and row.lossless and not row.clairvoyant}
     table = Table(HEADINGS, [[label(row), *_cells(row)] for row in rows], frozenset(marked))
-    return Section(title, f"{show_bytes(first.gpu_bytes)} for experts; figures are for one token, hits at demand.", table=table)
+    return Section(
+        title, f"{show_bytes(first.gpu_bytes)} for experts; figures are for one token, hits at demand.", table=table
+    )
 
 
 def _cells(row: Row) -> list[str]:

@@ -40,6 +40,7 @@ MARKS = "osD^vP*X"  # as in `compare --plot`
 LANES = {"GPU": (GREEN, "-"), "CPU": (BLUE, "--"), "link": (RED, ":")}
 WIDTH = 3.6  # inches
 FONT = 8.5  # points
+LEGEND_WIDTH = 46  # letters
 LEVELS = 8  # shades of a heat map
 ROW, HEAD = 0.34, 0.62  # inches of a strategy, and of the rest of its picture
 
@@ -66,18 +67,27 @@ def _plain(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def legend(axes: Any, columns: int = 4) -> None:
-    """Names above the picture, in its own ink."""
+def legend(axes: Any) -> None:
+    """Names above the picture, in its own ink, in as many columns as there is room for."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
+    columns = next((n for n in range(len(labels), 1, -1) if _columns_wide(labels, n) <= LEGEND_WIDTH), 1)
     axes.legend(
         handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, frameon=False, fontsize=FONT,
         labelcolor=INK, handlelength=1.6, columnspacing=1.0, handletextpad=0.4, borderaxespad=0.1,
     )  # fmt: skip
 
 
-def stairs(axes: Any, edges_s: FloatArray, height_B: FloatArray, colour: str, style: str = "-", label: str = "") -> None:
+def _columns_wide(labels: Sequence[str], columns: int) -> float:
+    """Letters that a legend takes in so many columns, marks and gaps counted as letters too."""
+    deep = -(-len(labels) // columns)
+    return sum(max(map(len, labels[i : i + deep])) + 5.5 for i in range(0, len(labels), deep))
+
+
+def stairs(
+    axes: Any, edges_s: FloatArray, height_B: FloatArray, colour: str, style: str = "-", label: str = ""
+) -> None:
     """A step line over bins from edges_s[:, 0] to edges_s[:, 1]; a gap where a bin does not begin at another's end."""
     x, y = _joined(edges_s, height_B)
     axes.plot(x, y, style, color=colour, lw=1.5, label=label or "_", solid_joinstyle="miter")
@@ -180,4 +190,6 @@ def rows(names: Sequence[str]) -> tuple[Any, Any]:
 def shades(count: int) -> list[str]:
     """Colours of an ordered few, dark to light, as in `compare --plot`; beyond six they come again, marks do not."""
     order = list(SHADES)
-    return [order[round(i * (len(order) - 1) / max(count - 1, 1)) if count <= len(order) else i % 6] for i in range(count)]
+    return [
+        order[round(i * (len(order) - 1) / max(count - 1, 1)) if count <= len(order) else i % 6] for i in range(count)
+    ]

@@ -1,7 +1,8 @@
 """Page: what a report says, section by section, and the one HTML file that it becomes.
 
 Texts may come from files of others: the template escapes every one of them. Only figures' SVG and the style sheet are
-taken as they are, and they are made here.
+taken as they are, and they are made here. Figures gather a run into bins and spans of a fixed number, so that a page
+has a few hundred KiB, however long the run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from .drawing import DARK
 from .inline_svg import StyleSheet, inline_svg
 
 FOLDER = Path(__file__).parent
-MOST_BYTES = 4 << 20  # of a page, however long the run
 
 
 @dataclass(frozen=True)

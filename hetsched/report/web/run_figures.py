@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MOST_EVENTS = 40  # lines of events in a picture
-PLACES = (("resident", GREEN), ("under_way", SKY), ("fetched", RED), ("cpu", BLUE))
+PLACES = (("resident", GREEN), ("here", PURPLE), ("under_way", SKY), ("fetched", RED), ("cpu", BLUE))
 PARTS = (("dense_s", SOFT), ("host_s", PURPLE), ("decide_s", ORANGE), ("experts_s", BLUE), ("rest", GRID))
 NAMES = {
-    "resident": "there", "under_way": "on its way", "fetched": "fetched", "cpu": "CPU",
+    "resident": "there", "here": "there, run by CPU", "under_way": "on its way", "fetched": "fetched", "cpu": "CPU",
     "dense_s": "dense part", "host_s": "engine", "decide_s": "deciding", "experts_s": "experts", "rest": "other",
     "demand_copies": "asked for", "ahead_copies": "ahead",
 }  # fmt: skip
@@ -36,7 +36,7 @@ def over_time(log: RunLog, steps: Steps) -> list[Figure]:
     marks = [event.at_s for event in log.events[:MOST_EVENTS] if isinstance(event.at_s, int | float)]
     speed = bins.tokens_per_s
     seen = f"Of {what}; {bins.steps_text}." + (" Grey: prefill." if spans else "")
-    hit_share = _of(bins, "resident", "active")
+    hit_share = _of(bins, "hits", "active")
     made = [
         Figure(
             "speed", "Tokens per second", origin,
@@ -46,8 +46,8 @@ def over_time(log: RunLog, steps: Steps) -> list[Figure]:
             partial(_draw_speed, bins, spans, marks),
         ),
         Figure(
-            "places", "Hit rate, and where experts ran", origin,
-            seen + " The lowest band is the hit rate: active experts that lay on the GPU, whole, when asked for.",
+            "places", "Hit rate", origin,
+            seen + " Active experts that lay on the GPU, whole, when asked for, and what became of the others.",
             f"Where active experts ran: {hit_share:.0%} were on the GPU when asked for, {_of(bins, 'under_way', 'active'):.0%} on "
             f"their way, {_of(bins, 'fetched', 'active'):.0%} were fetched, {_of(bins, 'cpu', 'active'):.0%} ran on the CPU.",
             partial(_draw_bands, bins, _shares(bins), spans, "% of active experts", 100.0),
@@ -145,7 +145,7 @@ def _draw_bands(
     figure, axes = panel()
     _shade(axes, spans)
     layers_of(axes, bins.edges_s, [(NAMES[name], height_B, colour) for name, (height_B, colour) in heights.items()])
-    legend(axes, 3 if len(heights) > 4 else 4)
+    legend(axes)
     return _finished(figure, axes, bins, what, most)
 
 

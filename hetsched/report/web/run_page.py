@@ -60,11 +60,15 @@ def _tiles(log: RunLog, steps: Steps) -> list[Tile]:
         bins = steps.bins(prefill)
         if tokens := int(bins.sums["tokens"].sum()):
             speed = tokens / max(bins.took_s.sum(), 1e-12)
-            tiles.append(Tile(f"{speed:.1f}", f"tokens/s, {name}", f"{clock}; {tokens:,} tokens in {bins.steps:,} steps"))
+            tiles.append(
+                Tile(f"{speed:.1f}", f"tokens/s, {name}", f"{clock}; {tokens:,} tokens in {bins.steps:,} steps")
+            )
     bins = steps.bins(not steps.has_decode)
     active, tokens = bins.sums["active"].sum(), bins.sums["tokens"].sum()
     if active:
-        tiles.append(Tile(f"{bins.sums['resident'].sum() / active:.1%}", "hit rate", "active experts that were there when asked for"))
+        tiles.append(
+            Tile(f"{bins.sums['hits'].sum() / active:.1%}", "hit rate", "active experts that were there when asked for")
+        )
     copies = bins.sums["demand_copies"].sum() + bins.sums["ahead_copies"].sum()
     if tokens and log.header.slots > 0:
         moved = show_bytes(copies / tokens * float(log.header.model["expert_bytes"]))
@@ -74,7 +78,11 @@ def _tiles(log: RunLog, steps: Steps) -> list[Tile]:
         ratio = float(np.median(measured_N / predicted_N))
         tiles.append(Tile(f"{ratio:.2f}×", "of the predicted time", f"layers' {clock} seconds, median"))
     held = log.header.slots / max(sum(_experts_by_layer(log)), 1)
-    tiles.append(Tile(f"{min(held, 1.0):.0%}", "of the experts", f"have room on the GPU: {show_bytes(log.header.capacity_bytes)}"))
+    tiles.append(
+        Tile(
+            f"{min(held, 1.0):.0%}", "of the experts", f"have room on the GPU: {show_bytes(log.header.capacity_bytes)}"
+        )
+    )
     tiles.append(Tile(f"{log.seconds:.2f} s", "in all", f"{clock}; {steps.count:,} steps"))
     if log.events:
         tiles.append(Tile(f"{len(log.events):,}", "events", "guard, faults, resizes"))
@@ -89,7 +97,13 @@ def _events(log: RunLog) -> Section:
     if not log.events:
         return Section("Events", "None: no guard acted, nothing failed, no memory was given up.")
     rows = [
-        (str(event.name), _seconds(event.at_s), str(event.step), "–" if event.layer is None else str(event.layer), str(event.text))
+        (
+            str(event.name),
+            _seconds(event.at_s),
+            str(event.step),
+            "–" if event.layer is None else str(event.layer),
+            str(event.text),
+        )
         for event in log.events[:MOST_LISTED]
     ]
     rest = len(log.events) - len(rows)
@@ -104,9 +118,13 @@ def _seconds(value: object) -> str:
 def _warnings(log: RunLog, steps: Steps | None) -> list[str]:
     found = []
     if log.end is None:
-        found.append("The log has no end: the run was cut short, or is still going on. What follows covers what it holds.")
+        found.append(
+            "The log has no end: the run was cut short, or is still going on. What follows covers what it holds."
+        )
     elif log.end.dropped:
-        found.append(f"The log was full: {log.end.dropped:,} later layers are not in it, so the end of the run is not shown.")
+        found.append(
+            f"The log was full: {log.end.dropped:,} later layers are not in it, so the end of the run is not shown."
+        )
     if steps is None:
         found.append("The log holds no layer, so there is nothing to draw.")
     elif not steps.has_decode:

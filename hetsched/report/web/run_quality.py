@@ -43,7 +43,9 @@ def predictions(log: RunLog) -> tuple[list[Figure], list[Figure]]:
         return [], []
     ratio_N, origin = measured_N / predicted_N, log.header.clock
     low, middle, high = np.percentile(ratio_N, [10, 50, 90])
-    came = f"In {len(ratio_N):,} layers it took {middle:.2f} times as long as predicted (median; 10th to 90th percentile "
+    came = (
+        f"In {len(ratio_N):,} layers it took {middle:.2f} times as long as predicted (median; 10th to 90th percentile "
+    )
     came += f"{low:.2f} to {high:.2f})."
     chosen = np.unique(np.linspace(0, len(ratio_N) - 1, min(MOST_DOTS, len(ratio_N))).astype(int))
     shown = "Every layer is drawn" if len(chosen) == len(ratio_N) else f"{len(chosen)} layers, evenly spread, are drawn"
@@ -80,7 +82,7 @@ def maps(log: RunLog) -> list[Figure]:
     hit_L, runs_L = hits_by_layer(log)
     made.append(Figure(
         "hits", "Hit rate by layer", origin,
-        "Active experts that lay on the GPU, whole, when asked for; on top of it, those that were copied in time to run there.",
+        "Active experts that lay on the GPU, whole, when asked for; on top of it, those whose copy was waited for.",
         f"Hit rate of each layer: from {hit_L.min():.0%} to {hit_L.max():.0%}.",
         partial(_draw_hits, hit_L, runs_L),
     ))  # fmt: skip
@@ -104,7 +106,7 @@ def _draw_dots(predicted_N: FloatArray, measured_N: FloatArray, prefill_N: BoolA
     for name, chosen, colour, mark in (("decode", ~prefill_N, BLUE, "o"), ("prefill", prefill_N, ORANGE, "^")):
         if chosen.any():
             x, y = 1e3 * predicted_N[chosen], 1e3 * measured_N[chosen]
-            axes.plot(x, y, mark, ms=3, mew=0, alpha=0.55, color=colour, label=name)
+            axes.plot(x, y, mark, ms=3.6, mew=0, alpha=0.55, color=colour, label=name)
     axes.set(xscale="log", yscale="log", xlabel="predicted, ms a layer", ylabel=f"{took}, ms a layer")
     axes.set(xlim=(1e3 * least, 1e3 * most), ylim=(1e3 * least, 1e3 * most))
     log_ticks(axes)
@@ -121,7 +123,9 @@ def _draw_error(ratio_N: FloatArray) -> Any:
     band(axes, edges, low_B, high_B, BLUE, "80% of layers")
     stairs(axes, edges, middle_B, BLUE, label="median")
     axes.axhline(1.0, color=SOFT, lw=1, ls="--")
-    axes.set(xlim=(0, 100), xlabel="% of the run's layers", ylabel="ratio", ylim=(0, max(2.0, 1.1 * float(high_B.max()))))
+    axes.set(
+        xlim=(0, 100), xlabel="% of the run's layers", ylabel="ratio", ylim=(0, max(2.0, 1.1 * float(high_B.max())))
+    )
     legend(axes)
     return figure
 
@@ -138,8 +142,8 @@ def _draw_hits(hit_L: FloatArray, runs_L: FloatArray) -> Any:
     """Layers from top to bottom, as in the maps."""
     figure, axes = panel(2.8)
     layers = np.arange(len(hit_L))
-    axes.barh(layers, 100 * hit_L, height=0.8, color=GREEN, label="there: a hit")
-    axes.barh(layers, 100 * (runs_L - hit_L), left=100 * hit_L, height=0.8, color=SKY, label="fetched or on its way")
+    axes.barh(layers, 100 * hit_L, height=0.8, color=GREEN, label="hits")
+    axes.barh(layers, 100 * (runs_L - hit_L), left=100 * hit_L, height=0.8, color=SKY, label="waited for")
     axes.set(xlim=(0, 100), ylim=(len(hit_L) - 0.5, -0.5), xlabel="% of active experts", ylabel="layer")
     axes.yaxis.set_major_locator(whole_numbers())
     axes.grid(visible=False, axis="y")

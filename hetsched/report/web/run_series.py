@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_BINS = 80
 SUMS = (
-    "tokens", "active", "resident", "under_way", "fetched", "cpu", "demand_copies", "ahead_copies",
+    "tokens", "active", "hits", "resident", "here", "under_way", "fetched", "cpu", "demand_copies", "ahead_copies",
     "dense_s", "host_s", "decide_s", "experts_s", "predicted_s", "gpu_busy_s", "cpu_busy_s", "link_busy_s",
 )  # fmt: skip
 
@@ -117,7 +117,9 @@ def _columns(log: RunLog) -> dict[str, FloatArray]:
     columns = {
         "tokens": [row.tokens for row in rows],
         "active": [len(row.experts) for row in rows],
+        "hits": [row.hits for row in rows],
         "resident": [row.lane.count("r") for row in rows],
+        "here": [row.lane.count("h") for row in rows],
         "under_way": [row.lane.count("i") for row in rows],
         "fetched": [row.lane.count("f") for row in rows],
         "cpu": [row.lane.count("c") + row.lane.count("x") for row in rows],
