@@ -25,7 +25,7 @@ FACTS: dict[str, type] = {  # what views ask for
 
 
 def comparison_from(document: Mapping[str, Any]) -> Comparison:
-    """The comparison of a "hetsched-compare/1" document; rows of speculation stay such. Names that are new are left out.
+    """The comparison of a "hetsched-compare/1" document; rows of speculation stay such. Unknown names are left out.
 
     Raises InputError naming the first place that is not as documented.
     """
@@ -49,8 +49,10 @@ def comparison_from(document: Mapping[str, Any]) -> Comparison:
 def _row(row: Any, where: str) -> Row:
     drafting = row.get("speculation") if isinstance(row, dict) else None
     if isinstance(drafting, dict):
-        return _made(SpeculativeRow, {**row, **drafting}, where)
-    return _made(Row, row, where)
+        speculative: Row = _made(SpeculativeRow, {**row, **drafting}, where)
+        return speculative
+    made: Row = _made(Row, row, where)
+    return made
 
 
 def _made(kind: Any, values: Any, where: str) -> Any:

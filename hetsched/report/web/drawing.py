@@ -50,7 +50,8 @@ def panel(height: float = 2.15, width: float = WIDTH) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.02, h_pad=0.02)
     axes = figure.subplots()
     _plain(axes)
     return figure, axes
@@ -176,12 +177,13 @@ def log_ticks(axes: Any) -> None:
     axes.tick_params(which="minor", length=0)
 
 
-def rows(names: Sequence[str]) -> tuple[Any, Any]:
+def rows_panel(names: Sequence[str]) -> tuple[Any, Any]:
     """A picture of one row a name, the name written above its line: long names need no margin."""
     figure, axes = panel(HEAD + ROW * len(names))
     axes.set(ylim=(-len(names) + 0.45, 0.75), yticks=[-i for i in range(len(names))], yticklabels=[""] * len(names))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="y")
     for i, name in enumerate(names):
         axes.text(0.0, -i + 0.14, name, transform=axes.get_yaxis_transform(), fontsize=FONT - 1, color=INK, va="bottom")
     return figure, axes

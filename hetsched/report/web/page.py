@@ -68,7 +68,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report. `origin`: of all its numbers, with `origin_text` saying what that means; `warnings`: what is missing."""
+    """A report. `origin`: of all its numbers, and `origin_text`, what that means; `warnings`: what is missing."""
 
     title: str
     subtitle: str

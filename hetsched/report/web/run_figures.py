@@ -1,8 +1,9 @@
-"""Figures of a run over time: speed, where experts ran, bytes, lanes, and where a token's time went."""
+"""Figures of a run over time: speed, hits, bytes, lanes, and where a token's time went."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,143 +19,127 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MOST_EVENTS = 40  # lines of events in a picture
-PLACES = (("resident", GREEN), ("here", PURPLE), ("under_way", SKY), ("fetched", RED), ("cpu", BLUE))
-PARTS = (("dense_s", SOFT), ("host_s", PURPLE), ("decide_s", ORANGE), ("experts_s", BLUE), ("rest", GRID))
-NAMES = {
-    "resident": "there", "here": "there, run by CPU", "under_way": "on its way", "fetched": "fetched", "cpu": "CPU",
-    "dense_s": "dense part", "host_s": "engine", "decide_s": "deciding", "experts_s": "experts", "rest": "other",
-    "demand_copies": "asked for", "ahead_copies": "ahead",
-}  # fmt: skip
+PLACES = {
+    "resident": ("there", GREEN),
+    "here": ("there, run by CPU", PURPLE),
+    "under_way": ("on its way", SKY),
+    "fetched": ("fetched", RED),
+    "cpu": ("CPU", BLUE),
+}
+PARTS = {
+    "dense_s": ("dense part", SOFT),
+    "host_s": ("engine", PURPLE),
+    "decide_s": ("deciding", ORANGE),
+    "experts_s": ("experts", BLUE),
+}
+REST = ("other", GRID)
+COPIES = {"demand_copies": ("asked for", RED), "ahead_copies": ("ahead", SKY)}
+BUSY = {"GPU": "gpu_busy_s", "CPU": "cpu_busy_s", "link": "link_busy_s"}
+Bands = list[tuple[str, FloatArray, str]]  # name, height of each bin, colour
 
 
 def over_time(log: RunLog, steps: Steps) -> list[Figure]:
     """Figures over the run's seconds, of decoding; of prefill where nothing was decoded."""
     prefill = not steps.has_decode
-    bins, origin = steps.bins(prefill), log.header.clock
-    what = "prefill" if prefill else "decoding"
-    spans = [] if prefill else [tuple(edge) for edge in steps.bins(True).edges_s]
+    spans = [] if prefill else [(float(begin_s), float(end_s)) for begin_s, end_s in steps.bins(True).edges_s]
     marks = [event.at_s for event in log.events[:MOST_EVENTS] if isinstance(event.at_s, int | float)]
-    speed = bins.tokens_per_s
-    seen = f"Of {what}; {bins.steps_text}." + (" Grey: prefill." if spans else "")
-    hit_share = _of(bins, "hits", "active")
-    made = [
-        Figure(
-            "speed", "Tokens per second", origin,
-            seen + (" Upright lines: events, listed below." if marks else "") + " Dashed: the mean.",
-            f"Tokens per second of {what} over {steps.end_s_S[-1]:.3g} seconds: from {speed.min():.1f} to {speed.max():.1f}, "
-            f"on average {_mean_speed(bins):.1f}.",
-            partial(_draw_speed, bins, spans, marks),
-        ),
-        Figure(
-            "places", "Hit rate", origin,
-            seen + " Active experts that lay on the GPU, whole, when asked for, and what became of the others.",
-            f"Where active experts ran: {hit_share:.0%} were on the GPU when asked for, {_of(bins, 'under_way', 'active'):.0%} on "
-            f"their way, {_of(bins, 'fetched', 'active'):.0%} were fetched, {_of(bins, 'cpu', 'active'):.0%} ran on the CPU.",
-            partial(_draw_bands, bins, _shares(bins), spans, "% of active experts", 100.0),
-        ),
-    ]  # fmt: skip
-    if bins.sums["demand_copies"].any() or bins.sums["ahead_copies"].any():
-        made.append(_bytes(log, bins, origin, seen, spans))
-    made += [
-        Figure(
-            "lanes", "Lanes' utilisation", origin,
-            seen + " Seconds that a lane was busy over all seconds; lanes overlap.",
-            "Utilisation of lanes: "
-            + ", ".join(f"{lane} {busy.mean():.0%}" for lane, busy in _busy(bins).items() if len(busy)) + " on average.",
-            partial(_draw_lanes, bins, spans),
-        ),
-        Figure(
-            "time", "Where a token's time went", origin,
-            seen + " Experts: from the decision to the end of the last lane. Other: head, sampling and whatever else lies "
-            "between layers.",
-            "Milliseconds a token: " + ", ".join(f"{NAMES[k]} {v:.2f}" for k, v in _mean_parts(bins).items()) + ".",
-            partial(_draw_bands, bins, _parts(bins), spans, "ms a token", None),
-        ),
-    ]  # fmt: skip
-    return made
+    run = _Run(log, steps.bins(prefill), "prefill" if prefill else "decoding", spans, marks)
+    made = [run.speed(), run.hits(), run.bytes(), run.lanes(), run.time()]
+    return [figure for figure in made if figure]
 
 
-def _bytes(log: RunLog, bins: Bins, origin: str, seen: str, spans: Sequence[Any]) -> Figure:
-    each = float(log.header.model["expert_bytes"]) / MIB
-    kinds = (("demand_copies", RED), ("ahead_copies", SKY))
-    heights = {name: (bins.per_token(name) * each, colour) for name, colour in kinds}
-    tokens = max(bins.sums["tokens"].sum(), 1.0)
-    demand, ahead = (bins.sums[name].sum() * each / tokens for name, _ in kinds)
-    return Figure(
-        "bytes", "Bytes over the link", origin,
-        seen + " Copies of experts into GPU memory by when they were begun: as they were asked for, or ahead of that.",
-        f"MiB copied to the GPU a token: {demand:.1f} asked for and {ahead:.1f} ahead, on average.",
-        partial(_draw_bands, bins, heights, spans, "MiB a token", None),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Run:
+    """What all figures share: bins of the phase drawn, spans of prefill beside it, and when events were."""
 
+    log: RunLog
+    bins: Bins
+    phase: str
+    spans: Sequence[tuple[float, float]]
+    marks: Sequence[float]
 
-def _shares(bins: Bins) -> dict[str, tuple[FloatArray, str]]:
-    active_B = bins.sums["active"]
-    return {name: (100 * bins.over(name, active_B), colour) for name, colour in PLACES if bins.sums[name].any()}
+    def figure(self, key: str, title: str, caption: str, alt: str, draw: Callable[[Any], None], what: str) -> Figure:
+        seen = f"Of {self.phase}; {self.bins.steps_text}." + (" Grey: prefill." if self.spans else "")
+        return Figure(key, title, self.log.header.clock, f"{seen} {caption}", alt, partial(self.drawn, draw, what))
 
+    def drawn(self, draw: Callable[[Any], None], what: str) -> Any:
+        figure, axes = panel()
+        for begin_s, end_s in self.spans:
+            axes.axvspan(begin_s, end_s, color=GRID, alpha=0.7, lw=0, zorder=0)
+        draw(axes)
+        end_s = float(self.bins.edges_s[-1, 1])
+        axes.set(xlabel="seconds of the run", ylabel=what, ylim=(0, None), xlim=(0, end_s if end_s > 0 else None))
+        legend(axes)
+        return figure
 
-def _parts(bins: Bins) -> dict[str, tuple[FloatArray, str]]:
-    """Milliseconds a token by part; what is in no layer is the rest."""
-    parts = {name: 1e3 * bins.per_token(name) for name, _ in PARTS if name != "rest"}
-    tokens_B = bins.sums["tokens"]
-    whole = 1e3 * np.divide(bins.took_s, tokens_B, out=np.zeros(len(tokens_B)), where=tokens_B > 0)
-    parts["rest"] = np.maximum(whole - sum(parts.values()), 0.0)
-    return {name: (parts[name], colour) for name, colour in PARTS if parts[name].max(initial=0.0) > 1e-6}
+    def speed(self) -> Figure:
+        speed_B, mean = self.bins.tokens_per_s, self.mean("tokens", float(self.bins.took_s.sum()))
+        caption = "Dashed: the mean." + (" Upright lines: events, listed below." if self.marks else "")
+        alt = f"Tokens per second of {self.phase}: from {speed_B.min():.1f} to {speed_B.max():.1f}, {mean:.1f} on average."
 
+        def draw(axes: Any) -> None:
+            for at_s in self.marks:
+                axes.axvline(at_s, color=PURPLE, lw=0.8, zorder=1)
+            axes.axhline(mean, color=SOFT, lw=1, ls="--")
+            stairs(axes, self.bins.edges_s, speed_B, BLUE)
 
-def _mean_parts(bins: Bins) -> dict[str, float]:
-    weights = bins.sums["tokens"]
-    return {k: float(np.average(v, weights=weights)) for k, (v, _) in _parts(bins).items() if weights.sum() > 0}
+        return self.figure("speed", "Tokens per second", caption, alt, draw, "tokens/s")
 
+    def hits(self) -> Figure | None:
+        active_B = self.bins.sums["active"]
+        if not active_B.any():
+            return None
+        shares = {k: (100 * self.bins.over(k, active_B), *PLACES[k]) for k in PLACES if self.bins.sums[k].any()}
+        caption = "Active experts that lay on the GPU, whole, when asked for, and what became of the others."
+        means = [f"{name} {self.mean(k, float(active_B.sum())):.0%}" for k, (_, name, _) in shares.items()]
+        alt = f"Hit rate {self.mean('hits', float(active_B.sum())):.0%}. Where active experts were: {', '.join(means)}."
+        bands: Bands = [(name, share_B, colour) for share_B, name, colour in shares.values()]
+        return self.figure("hits", "Hit rate", caption, alt, partial(self.stack, bands), "% of active experts")
 
-def _busy(bins: Bins) -> dict[str, FloatArray]:
-    names = {"GPU": "gpu_busy_s", "CPU": "cpu_busy_s", "link": "link_busy_s"}
-    return {lane: bins.over(name, bins.took_s) for lane, name in names.items() if bins.sums[name].any()}
+    def bytes(self) -> Figure | None:
+        each, sums = float(self.log.header.model["expert_bytes"]) / MIB, self.bins.sums
+        if not any(sums[k].any() for k in COPIES):
+            return None
+        bands: Bands = [(name, each * self.bins.per_token(k), colour) for k, (name, colour) in COPIES.items()]
+        tokens = float(sums["tokens"].sum())
+        demand, ahead = (each * self.mean(k, tokens) for k in COPIES)
+        caption = "Copies of experts into GPU memory by when they were begun: as they were asked for, or ahead of that."
+        alt = f"MiB copied to the GPU a token: {demand:.1f} asked for and {ahead:.1f} ahead, on average."
+        return self.figure("bytes", "Bytes over the link", caption, alt, partial(self.stack, bands), "MiB a token")
 
+    def lanes(self) -> Figure:
+        bins, took_s = self.bins, float(self.bins.took_s.sum())
+        busy = {lane: bins.over(k, bins.took_s) for lane, k in BUSY.items() if bins.sums[k].any()}
+        means = [f"{lane} {self.mean(BUSY[lane], took_s):.0%}" for lane in busy]
+        caption = "Seconds that a lane was busy over all seconds; lanes overlap."
 
-def _of(bins: Bins, name: str, whole: str) -> float:
-    return float(bins.sums[name].sum() / max(bins.sums[whole].sum(), 1.0))
+        def draw(axes: Any) -> None:
+            for lane, busy_B in busy.items():
+                stairs(axes, bins.edges_s, 100 * busy_B, *LANES[lane], label=lane)
 
+        alt = f"Utilisation of lanes on average: {', '.join(means) or 'none was busy'}."
+        return self.figure("lanes", "Lanes' utilisation", caption, alt, draw, "% of the time")
 
-def _mean_speed(bins: Bins) -> float:
-    return float(bins.sums["tokens"].sum() / max(bins.took_s.sum(), 1e-12))
+    def time(self) -> Figure:
+        bins, tokens_B = self.bins, self.bins.sums["tokens"]
+        whole_B = 1e3 * np.divide(bins.took_s, tokens_B, out=np.zeros(len(tokens_B)), where=tokens_B > 0)
+        bands: Bands = [(name, 1e3 * bins.per_token(k), colour) for k, (name, colour) in PARTS.items()]
+        rest_B = np.maximum(whole_B - sum(height_B for _, height_B, _ in bands), 0.0)
+        bands = [
+            (name, part_B, colour)
+            for name, part_B, colour in [*bands, (REST[0], rest_B, REST[1])]
+            if part_B.max() > 1e-6
+        ]
+        weights = np.maximum(tokens_B, 1e-12)
+        means = [f"{name} {np.average(part_B, weights=weights):.2f}" for name, part_B, _ in bands]
+        caption = (
+            "Experts: from the decision to the end of the last lane. Other: what lies between layers, as the head."
+        )
+        alt = f"Milliseconds a token on average: {', '.join(means)}."
+        return self.figure("time", "Where a token's time went", caption, alt, partial(self.stack, bands), "ms a token")
 
+    def stack(self, bands: Bands, axes: Any) -> None:
+        layers_of(axes, self.bins.edges_s, bands)
 
-def _draw_speed(bins: Bins, spans: Sequence[Any], marks: Sequence[float]) -> Any:
-    figure, axes = panel()
-    _shade(axes, spans)
-    for at_s in marks:
-        axes.axvline(at_s, color=PURPLE, lw=0.8, zorder=1)
-    axes.axhline(_mean_speed(bins), color=SOFT, lw=1, ls="--")
-    stairs(axes, bins.edges_s, bins.tokens_per_s, BLUE)
-    return _finished(figure, axes, bins, "tokens/s", None)
-
-
-def _draw_lanes(bins: Bins, spans: Sequence[Any]) -> Any:
-    figure, axes = panel()
-    _shade(axes, spans)
-    for lane, busy_B in _busy(bins).items():
-        stairs(axes, bins.edges_s, 100 * busy_B, *LANES[lane], label=lane)
-    legend(axes)
-    return _finished(figure, axes, bins, "% of the time", None)
-
-
-def _draw_bands(
-    bins: Bins, heights: dict[str, tuple[FloatArray, str]], spans: Sequence[Any], what: str, most: float | None
-) -> Any:
-    figure, axes = panel()
-    _shade(axes, spans)
-    layers_of(axes, bins.edges_s, [(NAMES[name], height_B, colour) for name, (height_B, colour) in heights.items()])
-    legend(axes)
-    return _finished(figure, axes, bins, what, most)
-
-
-def _shade(axes: Any, spans: Sequence[Any]) -> None:
-    for begin_s, end_s in spans:
-        axes.axvspan(begin_s, end_s, color=GRID, alpha=0.7, lw=0, zorder=0)
-
-
-def _finished(figure: Any, axes: Any, bins: Bins, what: str, most: float | None) -> Any:
-    end_s = float(bins.edges_s[-1, 1])
-    axes.set(xlabel="seconds of the run", ylabel=what, ylim=(0, most), xlim=(0, end_s if end_s > 0 else None))
-    return figure
+    def mean(self, name: str, whole: float) -> float:
+        return float(self.bins.sums[name].sum()) / whole if whole > 0 else 0.0

@@ -20,8 +20,8 @@ MOST_LISTED = 200  # events
 ORIGINS = {
     "emulated": "Emulated: the model, its routing and every token are real; lanes took the time that the machine's "
     "profile says. No such machine was measured.",
-    "simulated": "Simulated: recorded routing was replayed against a model of the machine. Nothing was computed, and no "
-    "time was measured on one.",
+    "simulated": "Simulated: recorded routing was replayed against a model of the machine. Nothing was computed, and "
+    "no time was measured on one.",
     "measured": "Measured: seconds are those of the clock on the wall, on the machine named here.",
 }
 
@@ -51,7 +51,7 @@ def run_page(log: RunLog) -> Page:
 
 def _axis_text(log: RunLog) -> str:
     kind = {"measured": "the wall's seconds", "emulated": "emulated seconds", "simulated": "simulated seconds"}
-    return f"Seconds are the run's own: {kind[log.header.clock]} of its layers and steps, without what lies between requests."
+    return f"Seconds are the run's own: {kind[log.header.clock]} of layers and steps, not what lies between requests."
 
 
 def _tiles(log: RunLog, steps: Steps) -> list[Tile]:
@@ -138,8 +138,10 @@ def _warnings(log: RunLog, steps: Steps | None) -> list[str]:
 
 def _facts(log: RunLog) -> list[tuple[str, str]]:
     header, model = log.header, log.header.model
-    shape = f"{model['layers']} MoE layers, {model['top_k']} of {model['experts']} experts, {model['hidden']} × {model['ffn']}, "
-    shape += f"{model['dtype']}, {show_bytes(float(model['expert_bytes']))} an expert"
+    shape = f"{model['layers']} MoE layers, {model['top_k']} of {model['experts']} experts, "
+    shape += (
+        f"{model['hidden']} × {model['ffn']}, {model['dtype']}, {show_bytes(float(model['expert_bytes']))} an expert"
+    )
     facts = [("model", str(model["name"])), ("shape", shape)]
     if header.timed_as:
         facts.append(("timed as", f"{header.timed_as['name']}: seconds are of its shape"))

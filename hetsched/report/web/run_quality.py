@@ -57,7 +57,7 @@ def predictions(log: RunLog) -> tuple[list[Figure], list[Figure]]:
     )  # fmt: skip
     along = Figure(
         "error", f"{origin.capitalize()} over predicted", origin,
-        "A layer's seconds over those that the cost model expected, along the run; 1 is right, the band holds 80% of layers.",
+        "A layer's seconds over those that the cost model expected, along the run; 1 is right.",
         f"Ratio of {origin} to predicted seconds along the run. {came}",
         partial(_draw_error, ratio_N),
     )  # fmt: skip
@@ -65,38 +65,40 @@ def predictions(log: RunLog) -> tuple[list[Figure], list[Figure]]:
 
 
 def maps(log: RunLog) -> list[Figure]:
-    """What was asked for, and what lay on the GPU in spans of the run; the latter only where there were slots."""
-    asked_LE, origin = asked(log), log.header.clock
+    """What was asked for, and what lay on the GPU, by layer and in spans of the run; the latter where there were slots."""
+    return [_asked(log), *([_hits(log), _residency(log)] if log.header.slots > 0 else [])]
+
+
+def _asked(log: RunLog) -> Figure:
+    asked_LE = asked(log)
+    layers, experts = asked_LE.shape
     most = _round_up(float(np.percentile(asked_LE, 99)))
-    made = [
-        Figure(
-            "asked", "Experts asked for", origin,
-            "Share of a layer's tokens that chose each expert, prefill included; the brightest shade is everything above.",
-            f"Map of {asked_LE.shape[0]} layers by {asked_LE.shape[1]} experts: how often each was chosen, at most "
-            f"{asked_LE.max():.0%} of the tokens.",
-            partial(_draw_asked, asked_LE, most),
-        )
-    ]  # fmt: skip
-    if log.header.slots <= 0:
-        return made
-    hit_L, runs_L = hits_by_layer(log)
-    made.append(Figure(
-        "hits", "Hit rate by layer", origin,
-        "Active experts that lay on the GPU, whole, when asked for; on top of it, those whose copy was waited for.",
-        f"Hit rate of each layer: from {hit_L.min():.0%} to {hit_L.max():.0%}.",
-        partial(_draw_hits, hit_L, runs_L),
-    ))  # fmt: skip
+    caption = "Share of a layer's tokens that chose each expert; the brightest shade is everything above."
+    alt = f"Map of {layers} layers by {experts} experts: how often each was chosen, at most by {asked_LE.max():.0%} of tokens."
+    return Figure("asked", "Experts asked for", log.header.clock, caption, alt, partial(_draw_asked, asked_LE, most))
+
+
+def _hits(log: RunLog) -> Figure:
+    hit_L, in_time_L = hits_by_layer(log)
+    caption = "Active experts that lay on the GPU, whole, when asked for; beside them, those whose copy was waited for."
+    alt = f"Hit rate of each layer: from {hit_L.min():.0%} to {hit_L.max():.0%}."
+    draw = partial(_draw_hits, hit_L, in_time_L)
+    return Figure("layers", "Hit rate by layer", log.header.clock, caption, alt, draw)
+
+
+def _residency(log: RunLog) -> Figure:
     share_PLE, spans = residency(log)
-    made.append(Figure(
-        "residency", "Experts on the GPU over time", origin,
-        "Share of the steps of each span in which an expert had a place on the GPU, copies under way included.",
-        f"{len(spans)} maps of layers by experts, from step {spans[0][0]} to {spans[-1][1]}: "
-        f"{share_PLE[0].mean():.0%} of all experts were on the GPU in the first, {share_PLE[-1].mean():.0%} in the last, "
-        f"{np.abs(share_PLE[-1] - share_PLE[0]).mean() / 2:.0%} of places have changed hands between them.",
-        partial(_draw_residency, share_PLE, spans),
-        "large" if share_PLE.shape[2] >= LARGE else "small",
-    ))  # fmt: skip
-    return made
+    first_LE, last_LE = share_PLE[0], share_PLE[-1]
+    moved = np.abs(last_LE - first_LE).sum() / 2 / max(float(first_LE.sum()), 1.0)
+    caption = "Share of the steps of each span in which an expert had a place on the GPU, copies under way included."
+    alt = (
+        f"{len(spans)} maps of layers by experts, from step {spans[0][0]} to {spans[-1][1]}: {first_LE.mean():.0%} of "
+    )
+    alt += (
+        f"experts were on the GPU in the first, {last_LE.mean():.0%} in the last, and {moved:.0%} of them are others."
+    )
+    size, draw = "large" if share_PLE.shape[2] >= LARGE else "small", partial(_draw_residency, share_PLE, spans)
+    return Figure("residency", "Experts on the GPU over time", log.header.clock, caption, alt, draw, size)
 
 
 def _draw_dots(predicted_N: FloatArray, measured_N: FloatArray, prefill_N: BoolArray, took: str) -> Any:
@@ -123,9 +125,8 @@ def _draw_error(ratio_N: FloatArray) -> Any:
     band(axes, edges, low_B, high_B, BLUE, "80% of layers")
     stairs(axes, edges, middle_B, BLUE, label="median")
     axes.axhline(1.0, color=SOFT, lw=1, ls="--")
-    axes.set(
-        xlim=(0, 100), xlabel="% of the run's layers", ylabel="ratio", ylim=(0, max(2.0, 1.1 * float(high_B.max())))
-    )
+    axes.set(xlim=(0, 100), xlabel="% of the run's layers", ylabel="ratio")
+    axes.set_ylim(0, max(2.0, 1.1 * float(high_B.max())))
     legend(axes)
     return figure
 

@@ -30,7 +30,7 @@ def asked(log: RunLog) -> FloatArray:
 
 
 def hits_by_layer(log: RunLog) -> tuple[FloatArray, FloatArray]:
-    """Shares of each layer's active experts that were there when asked for, and that came to be there in time, (L,) each."""
+    """Shares of each layer's active experts: those there when asked for, and with those waited for, (L,) each."""
     there_L, ran_L, active_L = np.zeros((3, log.header.num_layers))
     for row in log.layers:
         there_L[row.layer] += row.hits

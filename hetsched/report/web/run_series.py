@@ -60,7 +60,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Bins:
-    """So many consecutive steps, `size` a bin. `edges_s`: (B, 2), begin and end; `took_s`: (B,), of these steps alone."""
+    """Consecutive steps, `size` a bin. `edges_s`: (B, 2), begin and end; `took_s`: (B,), of these steps alone."""
 
     steps: int
     size: int
@@ -103,7 +103,7 @@ def steps_of(log: RunLog) -> Steps:
 
 
 def predicted_and_measured(log: RunLog) -> tuple[FloatArray, FloatArray, BoolArray]:
-    """Of each logged layer: predicted and measured seconds, and whether it was prefill; those without seconds left out."""
+    """Predicted and measured seconds of layers that have both, and whether each was prefill."""
     predicted = np.array([row.predicted_s for row in log.layers], float)
     measured = np.array([row.measured_s for row in log.layers], float)
     prefill = np.array([row.phase == "prefill" for row in log.layers], bool)
