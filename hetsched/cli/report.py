@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Read, draw, write; 0."""
     target: Path = args.out or args.source.with_suffix(".html")
-    html = _page(args.source).html().encode("utf-8", "replace")
+    html = _page(args.source).html().encode()
     with replacing(target) as temporary:
         temporary.write_bytes(html)
     print(f"written: {target}, {show_bytes(len(html))}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .drawing import GRID, INK, LANES, LINES, MARKS, legend, panel, rows_panel, shades
+from .drawing import GRID, INK, LANES, LINES, MARKS, MOST_LETTERS, legend, panel, readable, rows_panel, shades
 from .page import Figure
 
 if TYPE_CHECKING:
@@ -164,7 +164,9 @@ def _draw_memory(machine: _Machine) -> Any:
         own = sorted((row for row in machine.rows if label(row) == name), key=lambda row: row.gpu_bytes)
         x, y = [row.gpu_bytes / GIB for row in own], [row.tokens_per_s for row in own]
         mark = {"ms": 4, "marker": MARKS[i % len(MARKS)]}
-        style = {**mark, "lw": 1.5, "label": name} if name in colours else {"lw": 1.0, "zorder": 1}
+        style = (
+            {**mark, "lw": 1.5, "label": readable(name, MOST_LETTERS)} if name in colours else {"lw": 1.0, "zorder": 1}
+        )
         axes.plot(x, y, color=colours.get(name, GRID), **style)
     whole = {row.gpu_fraction: row.gpu_bytes / GIB for row in machine.rows}
     if limits := sorted(machine.limits.items()):

@@ -40,7 +40,7 @@ MARKS = "osD^vP*X"  # as in `compare --plot`
 LANES = {"GPU": (GREEN, "-"), "CPU": (BLUE, "--"), "link": (RED, ":")}
 WIDTH = 3.6  # inches
 FONT = 8.5  # points
-LEGEND_WIDTH = 46  # letters
+LEGEND_WIDTH, MOST_LETTERS = 46, 40  # letters, of names in a picture
 LEVELS = 8  # shades of a heat map
 ROW, HEAD = 0.34, 0.62  # inches of a strategy, and of the rest of its picture
 
@@ -78,6 +78,12 @@ def legend(axes: Any) -> None:
         handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, frameon=False, fontsize=FONT,
         labelcolor=INK, handlelength=1.6, columnspacing=1.0, handletextpad=0.4, borderaxespad=0.1,
     )  # fmt: skip
+
+
+def readable(text: str, most: int | None = None) -> str:
+    """A text from outside without what no page can hold, as NUL, or what would turn it round; cut at `most` letters."""
+    safe = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+    return safe if most is None or len(safe) <= most else f"{safe[: most - 1]}…"
 
 
 def _columns_wide(labels: Sequence[str], columns: int) -> float:
@@ -185,7 +191,8 @@ def rows_panel(names: Sequence[str]) -> tuple[Any, Any]:
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     for i, name in enumerate(names):
-        axes.text(0.0, -i + 0.14, name, transform=axes.get_yaxis_transform(), fontsize=FONT - 1, color=INK, va="bottom")
+        text = readable(name, MOST_LETTERS)
+        axes.text(0.0, -i + 0.14, text, transform=axes.get_yaxis_transform(), fontsize=FONT - 1, color=INK, va="bottom")
     return figure, axes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from typing import Any
 from xml.etree import ElementTree
 
@@ -51,7 +52,8 @@ def inline_svg(figure: Any, key: str, styles: StyleSheet) -> str:
     import matplotlib
 
     text = io.StringIO()
-    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": key}):
+    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": key}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts draw it, not matplotlib's
         figure.savefig(text, format="svg", metadata=NO_METADATA, transparent=True)
     root = ElementTree.fromstring(text.getvalue())
     referred = {ref[1:] for node in root.iter() for value in node.attrib.values() for ref in REFERENCE.findall(value)}

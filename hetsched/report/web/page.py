@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .drawing import DARK
+from .drawing import DARK, readable
 from .inline_svg import StyleSheet, inline_svg
 
 FOLDER = Path(__file__).parent
@@ -88,7 +88,11 @@ class Page:
         drawn = {figure.key: _drawn(figure, styles) for section in self.sections for figure in section.figures}
         css = (FOLDER / "page.css").read_text(encoding="utf-8") + styles.css()
         environment = Environment(
-            loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+            loader=FileSystemLoader(FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            finalize=lambda value: readable(value) if type(value) is str else value,
         )
         template = environment.get_template("page.html.j2")
         return template.render(page=self, drawn=drawn, css=Markup(css), digest=_digest(css))

@@ -75,7 +75,7 @@ class _Run:
     def speed(self) -> Figure:
         speed_B, mean = self.bins.tokens_per_s, self.mean("tokens", float(self.bins.took_s.sum()))
         caption = "Dashed: the mean." + (" Upright lines: events, listed below." if self.marks else "")
-        alt = f"Tokens per second of {self.phase}: from {speed_B.min():.1f} to {speed_B.max():.1f}, {mean:.1f} on average."
+        alt = f"Tokens per second of {self.phase}: {speed_B.min():.1f} to {speed_B.max():.1f}, {mean:.1f} on average."
 
         def draw(axes: Any) -> None:
             for at_s in self.marks:
@@ -125,11 +125,7 @@ class _Run:
         whole_B = 1e3 * np.divide(bins.took_s, tokens_B, out=np.zeros(len(tokens_B)), where=tokens_B > 0)
         bands: Bands = [(name, 1e3 * bins.per_token(k), colour) for k, (name, colour) in PARTS.items()]
         rest_B = np.maximum(whole_B - sum(height_B for _, height_B, _ in bands), 0.0)
-        bands = [
-            (name, part_B, colour)
-            for name, part_B, colour in [*bands, (REST[0], rest_B, REST[1])]
-            if part_B.max() > 1e-6
-        ]
+        bands = [part for part in [*bands, (REST[0], rest_B, REST[1])] if part[1].max() > 1e-6]
         weights = np.maximum(tokens_B, 1e-12)
         means = [f"{name} {np.average(part_B, weights=weights):.2f}" for name, part_B, _ in bands]
         caption = (
@@ -140,6 +136,7 @@ class _Run:
 
     def stack(self, bands: Bands, axes: Any) -> None:
         layers_of(axes, self.bins.edges_s, bands)
+        axes.margins(y=0.01)
 
     def mean(self, name: str, whole: float) -> float:
         return float(self.bins.sums[name].sum()) / whole if whole > 0 else 0.0

@@ -65,7 +65,7 @@ def predictions(log: RunLog) -> tuple[list[Figure], list[Figure]]:
 
 
 def maps(log: RunLog) -> list[Figure]:
-    """What was asked for, and what lay on the GPU, by layer and in spans of the run; the latter where there were slots."""
+    """What was asked for, and, where there were slots, what lay on the GPU, by layer and in spans of the run."""
     return [_asked(log), *([_hits(log), _residency(log)] if log.header.slots > 0 else [])]
 
 
@@ -74,7 +74,7 @@ def _asked(log: RunLog) -> Figure:
     layers, experts = asked_LE.shape
     most = _round_up(float(np.percentile(asked_LE, 99)))
     caption = "Share of a layer's tokens that chose each expert; the brightest shade is everything above."
-    alt = f"Map of {layers} layers by {experts} experts: how often each was chosen, at most by {asked_LE.max():.0%} of tokens."
+    alt = f"Map of {layers} layers by {experts} experts: each one's share of tokens, at most {asked_LE.max():.0%}."
     return Figure("asked", "Experts asked for", log.header.clock, caption, alt, partial(_draw_asked, asked_LE, most))
 
 
