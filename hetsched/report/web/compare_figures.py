@@ -7,7 +7,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .drawing import GRID, INK, LANES, LINES, MARKS, MOST_LETTERS, legend, panel, readable, rows_panel, shades
+from .drawing import (
+    GRID,
+    HEAD,
+    INK,
+    LANES,
+    LINES,
+    MARKS,
+    MOST_LETTERS,
+    ROW,
+    legend,
+    panel,
+    readable,
+    rows_panel,
+    shades,
+)
 from .page import Figure
 
 if TYPE_CHECKING:
@@ -158,7 +172,7 @@ def _draw_lanes(machine: _Machine, fraction: float) -> Any:
 
 
 def _draw_memory(machine: _Machine) -> Any:
-    figure, axes = panel(2.9)
+    figure, axes = panel(min(max(2.9, HEAD + ROW * len(machine.names)), 4.2))
     colours = dict(zip(machine.names, LINES, strict=False))
     for i, name in enumerate(machine.names):
         own = sorted((row for row in machine.rows if label(row) == name), key=lambda row: row.gpu_bytes)

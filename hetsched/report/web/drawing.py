@@ -40,7 +40,8 @@ MARKS = "osD^vP*X"  # as in `compare --plot`
 LANES = {"GPU": (GREEN, "-"), "CPU": (BLUE, "--"), "link": (RED, ":")}
 WIDTH = 3.6  # inches
 FONT = 8.5  # points
-LEGEND_WIDTH, MOST_LETTERS = 46, 40  # letters, of names in a picture
+LEGEND_WIDTH = 228.0  # points
+MOST_LETTERS = 40  # of names in a picture
 LEVELS = 8  # shades of a heat map
 ROW, HEAD = 0.34, 0.62  # inches of a strategy, and of the rest of its picture
 
@@ -87,9 +88,11 @@ def readable(text: str, most: int | None = None) -> str:
 
 
 def _columns_wide(labels: Sequence[str], columns: int) -> float:
-    """Letters that a legend takes in so many columns, marks and gaps counted as letters too."""
-    deep = -(-len(labels) // columns)
-    return sum(max(map(len, labels[i : i + deep])) + 5.5 for i in range(0, len(labels), deep))
+    """Points that a legend takes in so many columns, with marks and gaps."""
+    from matplotlib.textpath import TextPath
+
+    wide = [TextPath((0, 0), name, size=FONT).get_extents().width if name.strip() else 0.0 for name in labels]
+    return float(sum(max(part) + 3.2 * FONT for part in np.array_split(wide, columns)))
 
 
 def stairs(
