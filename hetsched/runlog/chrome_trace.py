@@ -75,6 +75,7 @@ class _Drawing:
 
     def __init__(self, header: Header) -> None:
         self._header = header
+        self._down = header.profile.d2h
         self._cost = CostModel(header.profile, header.timing)
         self._copies = CopyTrack(self._cost.copy_s() if self._cost.has_gpu else 0.0)
         self._end_ns = dict.fromkeys(TRACKS, 0)
@@ -132,7 +133,7 @@ class _Drawing:
         there = [(e, n, lane) for e, n, lane in zip(row.experts, row.counts, row.lane, strict=True) if lane in "chx"]
         if not there:
             return
-        down = self._header.profile.d2h if self._cost.has_gpu else None
+        down = self._down if self._cost.has_gpu else None
         begin_s, start_s = row.decided_s, min(row.cpu_s, self._cost.cpu_start_s(row.tokens))
         if down is not None:
             num_bytes = row.tokens * self._header.model["hidden"] * ACTIVATION_BYTES
