@@ -32,6 +32,7 @@ VERBS = (
     "compare",
     "evaluate",
     "bench",
+    "explain",
     "timeline",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
