@@ -47,6 +47,7 @@ ROOMS = [
     "resizing",
     "learned",
     "runlog",
+    "explain",
     "report",
     "bound",
     "replay",

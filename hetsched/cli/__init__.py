@@ -33,6 +33,8 @@ VERBS = (
     "evaluate",
     "report",
     "bench",
+    "explain",
+    "timeline",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 

@@ -19,7 +19,8 @@ what a user does between two calls of generate() takes none. A log that was cut 
                         "measured_s", in that order,
               "predicted_s", "measured_s": from the decision to the end of the last lane,
               "beside_s": looking ahead beside the lanes, "stall_s": of the GPU lane,
-              "busy": {"gpu", "cpu", "link"} seconds, the dense part in "gpu",
+              "busy": {"gpu", "cpu", "link"} seconds, the dense part in "gpu", "copied": [copies found
+                        to have arrived, the link's seconds for them],
               "experts": active ones, ascending, "counts": tokens of each,
               "lane": a letter for each, on the GPU "r" resident, "i" on its way, "f" fetched; on the CPU "c" absent,
                         "h" here, on the GPU, and computed there all the same, "x" after it failed elsewhere; "r" and

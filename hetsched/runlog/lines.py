@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..geometry import MoEGeometry
@@ -56,6 +57,8 @@ class Layer(NamedTuple):
     gpu_s: float
     cpu_s: float
     link_s: float
+    copied: int
+    copied_s: float
     experts: tuple[int, ...]
     counts: tuple[int, ...]
     lane: str
@@ -135,17 +138,17 @@ class Header:
         """Experts of a layer."""
         return int(self.model["experts"])
 
-    @property
+    @cached_property
     def geometry(self) -> MoEGeometry:
         """The model's shape, as slots hold it."""
         return geometry_of(self.model)
 
-    @property
+    @cached_property
     def timing(self) -> MoEGeometry:
         """The shape whose seconds were taken."""
         return geometry_of(self.timed_as or self.model)
 
-    @property
+    @cached_property
     def profile(self) -> HardwareProfile:
         """The machine. Raises InputError where the header's profile is none."""
         return profile_of(self.machine["profile"])
@@ -210,6 +213,7 @@ def layer_line(row: Layer) -> dict[str, Any]:
         "beside_s": seconds(row.beside_s),
         "stall_s": seconds(row.stall_s),
         "busy": {"gpu": seconds(row.gpu_s), "cpu": seconds(row.cpu_s), "link": seconds(row.link_s)},
+        "copied": (row.copied, seconds(row.copied_s)),
         "experts": row.experts,
         "counts": row.counts,
         "lane": row.lane,
@@ -240,6 +244,8 @@ def layer_of(line: Mapping[str, Any]) -> Layer:
         bool(line["new_request"]),
         *numbers,
         *(float(busy[name]) for name in ("gpu", "cpu", "link")),
+        int(line["copied"][0]),
+        float(line["copied"][1]),
         experts,
         counts,
         lane,

@@ -11,14 +11,11 @@ from ..types import Copies, Demand, ExpertId, Float32Array, Lane, LinkState, Out
 if TYPE_CHECKING:
     from .recording import LayerLog
 
-NONE_AHEAD = Copies()
-
 
 class LoggedScheduler(Scheduler):
     """Tells `log`, if there is one, what it decides and what that came to. That is not charged as decision."""
 
     log: LayerLog | None = None
-    _ahead = NONE_AHEAD
 
     def begin_step(self, new_request: bool = False, drafting: bool = False) -> None:
         """The next step is, or is not, the first of a request; between requests there is time to make lines."""
@@ -28,18 +25,15 @@ class LoggedScheduler(Scheduler):
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer."""
-        log, self._ahead = self.log, NONE_AHEAD
+        log = self.log
         if log is None:
             return super().step(demand, link)
-        log.begin(demand)
+        if demand.step != log.step:
+            log.begin_step(demand.step)
         plan = super().step(demand, link)
-        log.decided()
+        if log.is_open:
+            log.ring.decided()
         return plan
-
-    def prefetch(self, link: LinkState = IDLE) -> Copies:
-        """Learn the last plan's demand and choose copies."""
-        self._ahead = copies = super().prefetch(link)
-        return copies
 
     def foresee(self, draft_DLE: Float32Array, link: LinkState = IDLE) -> Copies:
         """Between steps: choose copies for drafts."""
@@ -56,7 +50,10 @@ class LoggedScheduler(Scheduler):
             if runs is not self._runs:  # some were moved when they failed
                 failed = {run.expert.expert for run in runs if run.lane is Lane.CPU}
                 log.failed(sorted(failed.difference(r.expert.expert for r in self._runs if r.lane is Lane.CPU)))
-            log.executed(outcome, len(self._ahead.fetches), self._ahead.decision_s)
+            if not log.is_open:
+                log.missed()
+            elif log.ring.executed(outcome):
+                log.full()
         super().observe(outcome)
 
     def fault(self, fault: Fault, reason: str) -> None:

@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import InputError
 from ..reading import open_regular
+from .copies import Copy, copies_of, copy_s_of
 from .lines import CLOCKS, SCHEMA, End, Event, Frame, Header, Layer, layer_of
 
 LINE_BYTES = 32 << 20  # of one line; the header's popularity is the longest
 WHAT = "a run log (JSON lines, as `hetsched run --log FILE` writes them)"
+
+
+Line: TypeAlias = Layer | Event | Frame | End
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class RunLog:
         """The run's own seconds, as far as they were logged."""
         return self.end.seconds if self.end else (self.layers[-1].end_s if self.layers else 0.0)
 
+    def copies(self) -> list[Copy]:
+        """Every copy with when it began and ended, as far as the link's reports tell (copies.py), in order of ends."""
+        return copies_of(self.layers, copy_s_of(self.header))
+
     def place(self, step: int, layer: int) -> int:
         """Where in `layers` a layer of a step is. Raises InputError naming the range."""
         if not self.index:
@@ -73,30 +81,52 @@ class RunLog:
 
 def read_run(path: str | Path) -> RunLog:
     """The log of a run. Raises InputError, in one line with the line's number, for what is no run log."""
+    lines = stream(path)
+    header = next(lines)
+    assert isinstance(header, Header)
+    layers, events, frames, end = list[Layer](), list[Event](), list[Frame](), None
+    for line in lines:
+        if isinstance(line, Layer):
+            layers.append(line)
+        elif isinstance(line, Event):
+            events.append(line)
+        elif isinstance(line, Frame):
+            frames.append(line)
+        elif isinstance(line, End):
+            end = line
+    return RunLog(str(path), header, layers, events, frames, end)
+
+
+def stream(path: str | Path) -> Iterator[Header | Line]:
+    """The header, then every line in order, for logs that need not be in memory. Raises InputError as read_run does."""
     lines = read_lines(path)
     number, first = next(lines, (1, None))
-    header = _header(path, number, first)
-    layers, events, frames, end = list[Layer](), list[Event](), list[Frame](), None
+    header, end = _header(path, number, first), None
+    yield header
     for number, line in lines:
         if end is not None:
             raise _wrong(path, number, "follows the end of the run")
         try:
-            kind = line["kind"]
-            if kind == "layer":
-                layers.append(_checked(layer_of(line), header))
-            elif kind == "event":
-                events.append(Event(*(line[name] for name in Event._fields)))
-            elif kind == "resident":
-                frames.append(Frame(line["step"], tuple([tuple(ids) for ids in line["experts"]])))
-            elif kind == "end":
-                end = End(**{field.name: line[field.name] for field in fields(End)})
-            else:
-                raise ValueError(f"kind {kind!r} is not known")
+            found = _line(line, header)
         except KeyError as error:
             raise _wrong(path, number, f"{error} is missing") from error
         except (TypeError, ValueError) as error:
             raise _wrong(path, number, str(error)) from error
-    return RunLog(str(path), header, layers, events, frames, end)
+        end = found if isinstance(found, End) else None
+        yield found
+
+
+def _line(line: Any, header: Header) -> Line:
+    kind = line["kind"]
+    if kind == "layer":
+        return _checked(layer_of(line), header)
+    if kind == "event":
+        return Event(*(line[name] for name in Event._fields))
+    if kind == "resident":
+        return Frame(line["step"], tuple([tuple(ids) for ids in line["experts"]]))
+    if kind == "end":
+        return End(**{field.name: line[field.name] for field in fields(End)})
+    raise ValueError(f"kind {kind!r} is not known")
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..types import Copies, Demand, Outcome
+from ..types import Copies
 from .lines import End, Event, Frame, Header, Move
 from .ring import RING_WORDS, LayerRing
 from .rows import layer_row
@@ -40,7 +40,7 @@ class LayerLog:
         at_once: bool = False,
     ) -> None:
         self.ring = LayerRing(scheduler.arrays, num_words)
-        self.is_open = True  # else layers are only counted
+        self.is_open = True  # else layers are only counted; whoever decides them writes to `ring`
         self._scheduler, self._experts = scheduler, header.num_experts
         self._at_once = at_once
         self._made = 0  # layers that are lines, or found no room in the file
@@ -48,39 +48,33 @@ class LayerLog:
         self._asides: list[tuple[int, Event | Frame]] = []  # each with the layers before it
         self._drafted: dict[int, list[Move]] = {}  # between steps, by the layer that came next
         self._failed: dict[int, list[int]] = {}  # by layer
-        self._slots, self._step = scheduler.residency.num_slots, -1
+        self._slots, self.step = scheduler.residency.num_slots, -1
         self._is_over = False
         self.writer = RunWriter(path, header, max_bytes)
 
-    def begin(self, demand: Demand) -> None:
-        """A layer is about to be decided."""
-        step, slots = demand.step, self._scheduler.residency.num_slots
+    def begin_step(self, step: int) -> None:
+        """The first layer of a step is about to be decided."""
+        slots = self._scheduler.residency.num_slots
         if slots != self._slots:
             self.event("resize", f"{slots} slots in place of {self._slots}")
             self.frame(step)
-        elif step != self._step and step and step % FRAME_STEPS == 0:
+        elif step and step % FRAME_STEPS == 0:
             self.frame(step)
-        self._step, self._slots = step, slots
+        self.step, self._slots = step, slots
 
-    def decided(self) -> None:
-        """It has been."""
-        if self.is_open:
-            self.ring.decided()
+    def full(self) -> None:
+        """Another layer might find no room in the ring."""
+        self.is_open = False
+        if self._at_once:
+            self.flush()
 
-    def executed(self, outcome: Outcome, copies: int, beside_s: float) -> None:
-        """It has been executed."""
-        if not self.is_open:
-            self._missed += 1
-            return
-        self.ring.executed(outcome, copies, beside_s)
-        if self.ring.full:
-            self.is_open = False
-            if self._at_once:
-                self.flush()
+    def missed(self) -> None:
+        """A layer was executed while the log was not open."""
+        self._missed += 1
 
     def event(self, name: str, text: str, layer: int | None = None) -> None:
         """Something out of the ordinary, now."""
-        at_s, step = self._scheduler.stats.total_s, max(0, self._step)
+        at_s, step = self._scheduler.stats.total_s, max(0, self.step)
         self._aside(Event(at_s, step, layer, name, " ".join(text.split())))
 
     def frame(self, step: int) -> None:
@@ -122,7 +116,7 @@ class LayerLog:
         if self._is_over:
             return
         self._is_over, own = True, self._scheduler.stats
-        self.frame(self._step + 1)
+        self.frame(self.step + 1)
         self.flush()
         lost = self._missed + self.writer.dropped, self._missed_asides + self.writer.dropped_lines
         self.writer.end(End(own.steps, own.layers, own.tokens, own.total_s, *lost, stats))

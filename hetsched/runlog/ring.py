@@ -15,6 +15,7 @@ import numpy as np
 
 from ..board import (
     ACTIVE,
+    COPIES,
     EVICTS,
     EXPERT,
     EXPERTS,
@@ -34,6 +35,7 @@ from ..board import (
     S_HOST,
     S_HOST_INSIDE,
     S_MAKESPAN,
+    S_OVERLAPPED,
     SLOTS,
     STATUS,
     STEP,
@@ -47,10 +49,10 @@ from ..jit import compiled_and_kept, source_stamp
 from ..jit.c_call import CFunction
 from ..types import FloatArray, IntArray, Outcome
 
-DONE, DONE_S, AT, AT_S, COUNT, FULL = range(6)  # of `cursor`: words and seconds of whole layers, of the one under way
+DONE, DONE_S, AT, AT_S, COUNT = range(5)  # of `cursor`: words and seconds of whole layers, of the one under way
 HEAD = (STEP, LAYER, PHASE, TOKENS, NEW_REQUEST, SLOTS, STATUS, ACTIVE, RUNS, FETCHES, EVICTS, FLYING)
-WORDS = struct.Struct("q12d")  # of an executed layer: copies chosen; seconds as in EXECUTED
-EXECUTED = 12
+SECONDS = struct.Struct("11d")  # of an executed layer: its outcome, its decision, what was predicted
+EXECUTED = 12  # and what looking ahead took
 RING_WORDS = 1 << 22  # some 60,000 layers of 8 experts, which need 60 words
 HERE = 2  # added to a lane: the expert was there when its layer was decided
 _PLACES = np.array(HEAD, np.int64)
@@ -115,8 +117,8 @@ def _entries(stamp: int) -> tuple[Any, Any]:
             i += 1
         host_s = sums_s[S_HOST] - sums_s[S_HOST_INSIDE]
         seconds_R[s] = sums_s[S_DENSE] + host_s + sums_s[S_DECISION] + sums_s[S_MAKESPAN]
-        seconds_R[s + 1] = board.now[LINK_FREE_S]
-        s += 2
+        seconds_R[s + 1], seconds_R[s + 2] = board.now[LINK_FREE_S], sums_s[S_OVERLAPPED]
+        s += 3
         for n in range(at[FLYING]):
             seconds_R[s] = board.left_s_F[n]
             s += 1
@@ -130,12 +132,11 @@ def _entries(stamp: int) -> tuple[Any, Any]:
         words_I: IntArray,
         seconds_R: FloatArray,
         cursor: IntArray,
-        copies_1: IntArray,
         took_S: FloatArray,
-    ) -> None:
+    ) -> int:
         assert stamp >= 0
         board = open_board(bytes_B, ints_I, floats_R)
-        i, s, copies = cursor[AT], cursor[AT_S], copies_1[0]
+        i, s, copies = cursor[AT], cursor[AT_S], board.at[COPIES]
         words_I[i] = copies
         i += 1
         for n in range(copies):
@@ -143,12 +144,14 @@ def _entries(stamp: int) -> tuple[Any, Any]:
             words_I[i + 2 * copies] = board.slot_F[board.copies_3W[NEW, n]]
             seconds_R[s + len(took_S) + n] = board.gain_s_W[n]
             i += 1
-        for n in range(len(took_S)):
+        before_s = seconds_R[cursor[DONE_S] + 2]
+        for n in range(len(took_S) - 1):
             seconds_R[s + n] = took_S[n]
+        seconds_R[s + len(took_S) - 1] = board.sums_s[S_OVERLAPPED] - before_s
         cursor[DONE], cursor[DONE_S] = i + 2 * copies, s + len(took_S) + copies
         cursor[COUNT] += 1
         most = 32 + 10 * board.at[EXPERTS] + 3 * board.at[LAYERS] * board.at[EXPERTS]
-        cursor[FULL] = cursor[DONE] + most > len(words_I) or cursor[DONE_S] + most > len(seconds_R)
+        return int(cursor[DONE] + most > len(words_I) or cursor[DONE_S] + most > len(seconds_R))
 
     return decided, executed
 
@@ -161,12 +164,12 @@ class LayerRing:
 
     def __init__(self, arrays: Arrays, num_words: int = RING_WORDS) -> None:
         self.words_I, self.seconds_R = np.zeros(num_words, np.int64), np.zeros(num_words // 4 + num_words % 4)
-        self.cursor = np.zeros(6, np.int64)
-        told = np.zeros(1 + EXECUTED, np.int64)
-        self._told = told.data
+        self.cursor = np.zeros(5, np.int64)
+        took_S = np.zeros(EXECUTED)
+        self._told = took_S.view(np.uint8).data
         kept = *arrays, self.words_I, self.seconds_R, self.cursor
-        self._decided = CFunction((decided, (*kept, _PLACES)))
-        self._executed = CFunction((executed, (*kept, told[:1], told[1:].view(np.float64))))
+        self.decided = CFunction((decided, (*kept, _PLACES)))  # a layer has been; one that never ended is forgotten
+        self._executed = CFunction((executed, (*kept, took_S)))
 
     @property
     def count(self) -> int:
@@ -174,25 +177,15 @@ class LayerRing:
         return int(self.cursor[COUNT])
 
     @property
-    def full(self) -> bool:
-        """Whether another layer might not find room."""
-        return bool(self.cursor[FULL])
-
-    @property
     def filled(self) -> float:
         """Share of its room that is taken."""
         return float(max(self.cursor[DONE] / len(self.words_I), self.cursor[DONE_S] / len(self.seconds_R)))
 
-    def decided(self) -> None:
-        """A layer has been decided; one that was and never ended is forgotten."""
-        self._decided()
-
-    def executed(self, outcome: Outcome, copies: int, beside_s: float) -> None:
-        """It has been executed, and so many copies were chosen meanwhile, which took `beside_s`."""
-        plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s, copied, copied_s = outcome
-        seconds = dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s, copied, copied_s
-        WORDS.pack_into(self._told, 0, copies, *seconds, plan.decision_s, plan.predicted_s, beside_s)
-        self._executed()
+    def executed(self, outcome: Outcome) -> bool:
+        """It has been executed; whether another might find no room."""
+        plan = outcome[0]
+        SECONDS.pack_into(self._told, 0, *outcome[1:], plan.decision_s, plan.predicted_s)
+        return self._executed() != 0
 
     def taken(self) -> list[RawLayer]:
         """All whole layers, which are then no longer in it."""
@@ -223,6 +216,6 @@ def _layer(words: _Reader, seconds: _Reader) -> RawLayer:
     ints = words.next(active), words.next(active), words.rows(runs, 2), words.rows(fetches, 3)
     lists = *ints, words.next(evicts), words.next(flying)
     (copies,) = words.next(1)
-    begin_s, free_s = seconds.next(2)
+    begin_s, free_s, _ = seconds.next(3)
     left_s, outcome = seconds.next(flying), seconds.next(EXECUTED)
     return RawLayer(head, *lists, words.rows(copies, 3), begin_s, free_s, left_s, outcome, seconds.next(copies))

@@ -18,7 +18,9 @@ def layer_row(raw: RawLayer, experts: int, drafted: Sequence[Move] = (), failed:
     `drafted`: moves since the layer before; `failed`: experts that the CPU computed after they failed elsewhere.
     """
     step, layer, phase, tokens, new_request, slots, status = raw.head[:7]
-    dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s, _, _, decide_s, predicted_s, beside_s = raw.outcome
+    dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s, copied, copied_s, decide_s, predicted_s, beside_s = (
+        raw.outcome
+    )
     moves = [*drafted, *_moves("fetch", raw.fetches_3, [0.0] * len(raw.fetches_3[0]), experts)]
     moves += _moves("prefetch", raw.copies_3, raw.gain_s, experts)
     link = None
@@ -43,6 +45,8 @@ def layer_row(raw: RawLayer, experts: int, drafted: Sequence[Move] = (), failed:
         gpu_s,
         cpu_s,
         link_s,
+        int(copied),
+        copied_s,
         tuple(raw.active),
         tuple(raw.tokens),
         _lanes(raw, layer * experts, failed),
