@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hetsched.cli import main
@@ -19,6 +20,8 @@ from hetsched.replay import compare
 from hetsched.replay.read_back import comparison_from
 from hetsched.report.web.compare_page import compare_page
 from hetsched.report.web.run_page import run_page
+from hetsched.report.web.run_residency import residency
+from hetsched.report.web.run_series import steps_of
 from hetsched.runlog import Event, RunLog, read_run
 from tests.replay.compare_made import MACHINE, geometry, model_file, random_trace, trace_file
 from tests.report.chromium import Tab, browser
@@ -151,6 +154,36 @@ def test_a_page_says_what_the_run_came_to(log: RunLog, run_html: str) -> None:
     assert log.end is not None
     assert f"{log.end.tokens / log.end.seconds:.1f}" in text
     assert f"{log.end.stats['hit_rate']:.1%}" in text
+
+
+def test_seconds_are_called_what_they_are(log: RunLog) -> None:
+    """By the clock of the run, at the top and at each figure."""
+    for clock in ("emulated", "measured"):
+        html = run_page(replace(log, header=replace(log.header, clock=clock))).html()
+        assert f'<p class="origin">{clock}</p>' in html
+        assert html.count(f"<small>{clock}</small>") == len(RUN_FIGURES)
+
+
+def test_who_lies_on_the_gpu_is_told_by_moves_and_by_key_frames_alike(log: RunLog) -> None:
+    """And no layer holds more than there are slots."""
+    with_frames, spans = residency(log)
+    by_moves, _ = residency(replace(log, frames=[]))
+    assert len(log.frames) > 1
+    assert len(spans) == len(with_frames) == 6
+    np.testing.assert_allclose(with_frames, by_moves)
+    assert with_frames.sum(axis=(1, 2)).max() <= log.header.slots
+
+
+def test_bins_leave_nothing_out(log: RunLog) -> None:
+    """What bins add up to is what layers add up to."""
+    steps = steps_of(log)
+    bins = [steps.bins(prefill) for prefill in (False, True)]
+    assert log.end is not None
+    assert sum(part.sums["tokens"].sum() for part in bins) == log.end.tokens
+    assert sum(part.took_s.sum() for part in bins) == pytest.approx(log.end.seconds, rel=1e-6)
+    assert sum(part.sums["active"].sum() for part in bins) == sum(len(row.experts) for row in log.layers)
+    copies = sum(part.sums[name].sum() for part in bins for name in ("demand_copies", "ahead_copies"))
+    assert copies == sum(len(row.moves) for row in log.layers) > 0
 
 
 def test_the_same_run_is_the_same_page(log: RunLog, run_html: str) -> None:

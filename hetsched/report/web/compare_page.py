@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...machine.sizes import show_bytes
@@ -60,7 +61,8 @@ def compare_page(comparison: Comparison) -> Page:
 def _tiles(comparison: Comparison) -> list[Tile]:
     cells = [list(rows) for _, rows in groupby(comparison.rows, key=lambda r: (*_place(r), r.gpu_fraction))]
     tiles = [Tile(f"{comparison.facts['tokens_scored']:,}", "tokens scored", "each strategy sees the same")]
-    tiles.append(Tile(str(len({label(row) for row in comparison.rows})), "strategies", f"{len(cells)} contests"))
+    contests = "one contest" if len(cells) == 1 else f"{len(cells)} contests"
+    tiles.append(Tile(str(len({label(row) for row in comparison.rows})), "strategies", contests))
     ratios, shares = [], []
     for rows in cells:
         fair = [row for row in rows if row.lossless and not row.clairvoyant]
@@ -150,4 +152,6 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         "true_hardware": "true machine",
     }
     found = {name: comparison.facts.get(key) for key, name in names.items()}
-    return [(name, str(value)) for name, value in found.items() if value is not None]
+    said = {True: "yes", False: "no"}
+    found |= {name: Path(str(path)).name for name in ("trace", "fitted on") if (path := found[name]) is not None}
+    return [(name, said[v] if isinstance(v, bool) else str(v)) for name, v in found.items() if v is not None]

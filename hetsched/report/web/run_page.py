@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +40,8 @@ def run_page(log: RunLog) -> Page:
     return Page(
         f"{header.model['name']} on {header.machine.get('name')}",
         f"{header.machine.get('title')}: {header.policy}{f' with {header.solver}' if header.solver else ''}, "
-        f"{header.slots:,} slots ({show_bytes(header.capacity_bytes)}) for experts on the GPU.",
+        + (f"{header.slots:,} slots ({show_bytes(header.capacity_bytes)})" if header.slots > 0 else "no slot")
+        + " for experts on the GPU.",
         header.clock,
         ORIGINS[header.clock],
         [] if steps is None else _tiles(log, steps),
@@ -65,7 +67,7 @@ def _tiles(log: RunLog, steps: Steps) -> list[Tile]:
             )
     bins = steps.bins(not steps.has_decode)
     active, tokens = bins.sums["active"].sum(), bins.sums["tokens"].sum()
-    if active:
+    if active and log.header.slots > 0:
         tiles.append(
             Tile(f"{bins.sums['hits'].sum() / active:.1%}", "hit rate", "active experts that were there when asked for")
         )
@@ -148,9 +150,9 @@ def _facts(log: RunLog) -> list[tuple[str, str]]:
     facts += [
         ("machine", f"{header.machine.get('name')}: {header.machine.get('title')}"),
         ("policy", f"{header.policy}, {'lossless' if header.lossless else 'lossy'}"),
-        ("solver", header.solver),
+        ("solver", header.solver or "none"),
         ("forecaster", header.forecaster or "none"),
         ("date", header.date),
-        ("log", f"{log.path}, written by hetsched {header.hetsched}"),
+        ("log", f"{Path(log.path).name}, written by hetsched {header.hetsched}"),
     ]
     return [(name, str(text)) for name, text in facts]
