@@ -10,10 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hetsched.cli import main
 from hetsched.errors import InputError
+from hetsched.policies.static import CpuOnly
 from hetsched.runlog import Layer, read_run
 from hetsched.runlog.lines import layer_line, layer_of
 from hetsched.runlog.writing import BESIDE, RunWriter
+from tests.replay.compare_made import MACHINE
 from tests.runlog.made import lines_of, schema, simulated
 
 
@@ -147,3 +150,24 @@ def test_what_is_not_there_is_refused_with_the_range(run_log):
     with pytest.raises(InputError, match=r"expert 8 is not in 0\.\.7"):
         run_log.check_expert(8)
     assert isinstance(run_log.layers[run_log.place(last, 2)], Layer)
+
+
+class Stops(CpuOnly):
+    """A policy that fails midway."""
+
+    name = "stops"
+
+    def plan(self, demand, view):
+        if demand.step == 40:
+            raise ZeroDivisionError("a fault of its own")
+        return super().plan(demand, view)
+
+
+def test_a_replay_that_fails_leaves_its_log_without_an_end(log_path):
+    folder = log_path.parent
+    files = ["--trace", str(folder / "trace.npz"), "--model", str(folder / "config.json"), "--hardware", MACHINE]
+    log = folder / "stopped.jsonl"
+    assert main(["simulate", *files, "--strategy", f"{__name__}:Stops", "--decision", "0", "--log", str(log)]) == 1
+    found = read_run(log)
+    assert found.end is None
+    assert [row.step for row in found.layers[-3:]] == [39, 39, 39]
