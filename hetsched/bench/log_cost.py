@@ -70,14 +70,15 @@ def log_cost_document(
     with tempfile.TemporaryDirectory() as folder, timing_only():
         path = Path(folder) / "run.jsonl"
         with attach(hollow, hardware=hardware, gpu_memory="25%", time_scale=1.0, log=path) as handle:
-            turns = InTurns(handle, seed)
+            turns, log = InTurns(handle, seed), handle.run_log
+            assert log is not None
             hook = hollow.register_forward_pre_hook(turns.next_step)
             ids = torch.randint(3, hollow.config.vocab_size, (1, 8))
             many = {"max_new_tokens": steps, "min_new_tokens": steps, "do_sample": True, "pad_token_id": 0}
             hollow.generate(ids, attention_mask=torch.ones_like(ids), **many)
             hook.remove()
-            recorded, begin_s = handle.run_log.ring.count, time.thread_time()
-            handle.run_log.flush()
+            recorded, begin_s = log.ring.count, time.thread_time()
+            log.flush()
             lines_s = (time.thread_time() - begin_s) / max(1, recorded)
             stats = handle.stats()
         size = path.stat().st_size
