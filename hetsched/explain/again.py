@@ -174,12 +174,17 @@ def before(log: RunLog, place: int) -> Before:
     again.begin(row)
     for expert in again.link(row).arrived:
         scheduler.residency.apply(Arrive(expert))
-    tells = getattr(scheduler.policy, "foreseen", None)
-    state_LE, foreseen = scheduler.residency.state_LE.copy(), tells() if tells else None
+    state_LE, foreseen = scheduler.residency.state_LE.copy(), _foreseen(scheduler)
     if foreseen is not None:  # utilities of what is demanded are made in deciding
         scheduler.step(demand_of(row, log.header.num_experts), again.link(row))
-        foreseen = foreseen._replace(utility_LE=tells().utility_LE)
+        foreseen = foreseen._replace(utility_LE=_foreseen(scheduler).utility_LE)
     return Before(scheduler, state_LE, foreseen, again.agreed, again.decided, again.note)
+
+
+def _foreseen(scheduler: Scheduler) -> Any:
+    """What its policy goes by now, None for one that does not say."""
+    tells = getattr(scheduler.policy, "foreseen", None)
+    return tells() if tells else None
 
 
 def demand_of(row: Layer, num_experts: int) -> Demand:
@@ -191,14 +196,26 @@ def demand_of(row: Layer, num_experts: int) -> Demand:
 def _scheduler(log: RunLog) -> tuple[Scheduler, str]:
     header = log.header
     known_LE = None if header.popularity is None else np.array(header.popularity)
-    common = header.geometry, header.profile, header.slots * header.geometry.expert_bytes
-    more = {"frequency_LE": known_LE, "timed_as": header.timing, "clock": lambda: 0.0, "policy": header.policy}
-    solver = header.solver or DEFAULT_SOLVER
+    capacity_bytes, solver = header.slots * header.geometry.expert_bytes, header.solver or DEFAULT_SOLVER
+
+    def asking(forecaster: str | None) -> Scheduler:
+        return _Told(
+            header.geometry,
+            header.profile,
+            capacity_bytes,
+            policy=header.policy,
+            solver=solver,
+            forecaster=forecaster,
+            frequency_LE=known_LE,
+            timed_as=header.timing,
+            clock=lambda: 0.0,
+        )
+
+    note = ""
     try:
-        made: Scheduler = _Told(*common, solver=solver, forecaster=header.forecaster or None, **more)
-        note = ""
+        made = asking(header.forecaster or None)
     except InputError as error:
-        made = _Told(*common, solver=solver, **more)
+        made = asking(None)
         note = f"forecaster {header.forecaster!r} cannot be asked here, {made.policy.name}'s own is: {error}"
     made.pace = Pace(1)
     return made, note

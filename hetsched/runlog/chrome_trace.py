@@ -148,7 +148,7 @@ class _Drawing:
 
     def _copy(self, copy: Copy) -> dict[str, Any]:
         move = copy.move
-        told = {"layer": move.layer, "expert": move.expert, "slot": move.slot, "in place of": move.out}
+        told: dict[str, Any] = {"layer": move.layer, "expert": move.expert, "slot": move.slot, "in place of": move.out}
         told |= {"kind": move.kind, "set out in step": copy.step, "at layer": copy.at_layer, "ended": copy.ended}
         if move.gain_s is not None:
             told["gain_us"] = round(1e6 * move.gain_s, 1)

@@ -85,7 +85,8 @@ class LayerLog:
         """Copies for drafts, between steps."""
         slot = self._scheduler.residency.slot
         for expert, victim, _, _ in copies.fetches:
-            move = Move("draft", *expert, slot(expert), None if victim is None else tuple(victim), None)
+            out = None if victim is None else (victim.layer, victim.expert)
+            move = Move("draft", *expert, slot(expert), out, None)
             self._drafted.setdefault(self._seen, []).append(move)
 
     def failed(self, experts: list[int]) -> None:
