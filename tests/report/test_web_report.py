@@ -303,6 +303,17 @@ def test_anything_else_is_refused_in_one_line(text: str, tmp_path: Path, capsys:
     assert not path.with_suffix(".html").exists()
 
 
+def test_a_page_is_not_written_over_its_source(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even where the page's name is not given."""
+    path = tmp_path / "run.html"
+    path.write_bytes(run_file.read_bytes())
+    assert main(["report", str(path)]) == 2
+    assert "is an input" in capsys.readouterr().err
+    assert path.read_bytes() == run_file.read_bytes()
+
+
 def test_a_comparison_comes_back_as_it_was_written(document: dict[str, Any]) -> None:
     assert comparison_from(document).document() == document
 
