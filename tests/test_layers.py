@@ -47,6 +47,8 @@ ROOMS = [
     "scheduler",
     "resizing",
     "learned",
+    "runlog",
+    "explain",
     "report",
     "bound",
     "replay",

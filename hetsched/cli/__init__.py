@@ -32,7 +32,10 @@ VERBS = (
     "simulate",
     "compare",
     "evaluate",
+    "report",
     "bench",
+    "explain",
+    "timeline",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 

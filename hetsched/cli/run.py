@@ -59,6 +59,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_trust_option(parser)
     text = "begin with what earlier runs have learned, if FILE is there, and write it with what this one adds"
     parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
+    text = "write what was decided and what it took, layer by layer: for hetsched explain, timeline and report"
+    parser.add_argument("--log", action=OutputFile, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     most = args.max_new_tokens or (CHAT_TOKENS if args.chat else TOKENS)
-    options = {**machine_options(args), "learned": args.learned, **context_options(args)}
+    options = {**machine_options(args), "learned": args.learned, "log": args.log, **context_options(args)}
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=[options])
     sampling = sampling_of(args, model.generation_config)
     ids = None

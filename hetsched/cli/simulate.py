@@ -26,6 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--strategy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
     text = "begin with what earlier runs have learned, if FILE is there, and write it with what this one adds"
     parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
+    text = "write what was decided and what it took, layer by layer: for hetsched explain, timeline and report"
+    parser.add_argument("--log", action=OutputFile, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     memory = load(args.learned, study.geometry) if args.learned else None
     study = replace(study, learned=memory.sums if memory else None)
     with libraries_silenced(), replay_bar("replaying") as progress:
-        report = replay_one(study, args.strategy, args.gpu_fraction, progress)
+        report = replay_one(study, args.strategy, args.gpu_fraction, progress, args.log)
     if memory:
         save(args.learned, memory.after(report.scheduler))
     if args.json:

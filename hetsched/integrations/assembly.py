@@ -16,6 +16,7 @@ from ..geometry import MoEGeometry
 from ..learned import Memory, load
 from ..machine.profile import HardwareProfile
 from ..memory.plan import MemoryPlan
+from ..runlog.logged import LoggedScheduler
 from ..scheduler import DEFAULT_SOLVER, Scheduler
 from ..steering.file import Steering
 from ..tiers import Tier
@@ -71,7 +72,8 @@ def _scheduler(options: Options, sizes: Sizes, cpu_only: bool, learned: Learned 
     if cpu_only:  # there is nothing to decide, whatever was asked for
         policy, solver, forecaster = "cpu-only", DEFAULT_SOLVER, None
     tier = sizes.tier
-    return Scheduler(
+    kind = Scheduler if options.log is None else LoggedScheduler
+    return kind(
         tier.slots,
         tier.hardware,
         sizes.plan.gpu.experts,

@@ -18,6 +18,7 @@ from ..geometry import MoEGeometry
 from ..learned import save
 from ..memory.plan import MemoryPlan
 from ..packed import layout_of, parameter_names
+from ..runlog.opening import open_log
 from ..scheduler import Scheduler
 from .arithmetic import arithmetic_of
 from .assembly import Options, assembled
@@ -39,6 +40,7 @@ from .torch_modes import not_compiled, plain_torch, refuse_inference_tensor
 from .weight_watch import WeightWatch
 
 if TYPE_CHECKING:
+    from ..runlog.recording import LayerLog
     from .speculation import Speculation
 
 _LIVING: weakref.WeakSet[Attachment] = weakref.WeakSet()
@@ -58,7 +60,8 @@ class Attachment:
         self.room = Room(self.engine, plan, self.tier, geometry, rest, options.follow_cache)
         self._may_shrink = options.gpu_memory is None
         self._second_try = SecondTry(self.room.make_room)
-        self._learned = options.learned
+        self._learned, self._log = options.learned, options.log
+        self.run_log: LayerLog | None = None
         self.geometry = geometry
         self.eager_calls = 0
         self.loaded: dict[str, Any] | None = None  # how hetsched.load read the model
@@ -136,10 +139,11 @@ class Attachment:
     def detach(self) -> None:
         """End the engine and restore the model exactly. May be called twice, also after an interrupt in between.
 
-        What was learned is written last; raises InputError where its file cannot be.
+        The log and what was learned are written last; raises InputError where a file cannot be.
         """
         if not self._attached:
             return
+        stats = self.stats() if self.run_log is not None else {}
         with uninterrupted():
             self._selection.restore()
             self._second_try.take_off()
@@ -160,6 +164,8 @@ class Attachment:
                     forget(module)
             self._layers.clear()
             self._attached = False
+        if self.run_log is not None:
+            self.run_log.end(stats)
         if self._memory is not None and self._learned is not None and self.scheduler.stats.layers:
             save(user_path(self._learned), self._memory.after(self.scheduler))
 
@@ -185,6 +191,8 @@ class Attachment:
     @plain_torch()
     def _reload(self, layers: list[int], versions: list[int]) -> None:
         self.engine.reload(layers)
+        if self.run_log is not None:
+            self.run_log.event("reload", f"weights of {len(layers)} layers were written to and copied again")
         self._weights.seen(versions)
 
     def adopt(self, modules: list[Any]) -> int:
@@ -258,6 +266,12 @@ class Attachment:
             self._second_try.put_on(model)
         model.register_forward_pre_hook(self._begin_step, with_kwargs=True)
         model.register_forward_hook(self._end_step)
+
+    def begin_log(self) -> None:
+        """Log the run from here on, where that was asked for."""
+        if self._log is not None:
+            clock, lossless = "emulated" if self.engine.accelerator.emulated else "measured", self.stats()["lossless"]
+            self.run_log = open_log(self.scheduler, self._log, self.tier.hardware, clock, lossless=lossless)
 
     def owns_class_of(self, module: Any) -> bool:
         """Whether a module of this attachment is of the same class."""

@@ -54,6 +54,7 @@ class Options:
     context: int | None = None
     batch: int = 1
     follow_cache: bool = False
+    log: str | Path | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -105,6 +106,8 @@ def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices
     else:
         refuse_idle_solver(policy, options.solver)
         refuse_idle_forecaster(policy, options.forecaster)
+    if options.log is not None:
+        check_file(user_path(options.log))
     if options.learned is not None:
         check_file(user_path(options.learned))
         if geometry is not None:

@@ -59,6 +59,7 @@ def attach(
     context: int | None = None,
     batch: int = 1,
     follow_cache: bool = False,
+    log: str | Path | None = None,
 ) -> Attachment:
     """Run a transformers model's experts under hetsched; `model.generate(...)` works as before.
 
@@ -76,7 +77,8 @@ def attach(
 
     `learned`: a file of what other runs have learned of this model's routing, read if it is there; detach() writes it
     with what this run adds. `recalibrate`: correct the profile's seconds by what is measured while the model runs;
-    `stats()["predictions"]` says how far they were off.
+    `stats()["predictions"]` says how far they were off. `log`: a file for what was decided and what it took, layer by
+    layer (hetsched.runlog), written between requests and by detach(); at most 64 MiB of the first layers.
 
     `cpu_kernel`: "eager" computes CPU experts as transformers does, bit for bit; "auto" takes the fastest lossless
     kernel by measurement; a kernel's name takes that one. None: eager on an emulated machine, auto on this one. Packed
@@ -129,6 +131,7 @@ def attach(
         context,
         batch,
         follow_cache,
+        log,
     )
     return _attached(model, modules, options)
 
@@ -177,6 +180,7 @@ def _attach(made: list[Attachment], model: torch.nn.Module, modules: list[Any], 
     attachment.look_ahead(model, layers)
     attachment.select(model)
     attachment.loaded = report_of(model)
+    attachment.begin_log()
 
 
 def register() -> None:

@@ -12,7 +12,7 @@ from .datasheet import DENSE_CALLS, Datasheet
 from .facts import note_facts
 from .profile import HardwareProfile, HostCost, Link, Processor
 from .units import CHUNK, DELAY, DELAYS, FLOPS, MEMORY, RATE, SHARE, SLOWDOWN, Figures, read_source
-from .yaml_lines import Node, read_yaml, write_yaml
+from .yaml_lines import Node, read_document, read_yaml, write_yaml
 from .yaml_tables import dense_mapping, read_datasheet, read_dense, read_table, table_mapping
 
 SCHEMA = "hetsched-profile/1"
@@ -21,6 +21,12 @@ SCHEMA = "hetsched-profile/1"
 def load_profile(path: Path | str) -> HardwareProfile:
     """The profile in a YAML file. Raises FileError, an InputError, with every problem of the file by key and line."""
     profile: HardwareProfile = read_yaml(Path(path), SCHEMA, _read)
+    return profile
+
+
+def profile_of(document: Mapping[str, Any], where: str = "the profile") -> HardwareProfile:
+    """The profile of such a mapping as profile_document() gives. Raises FileError, as load_profile() does."""
+    profile: HardwareProfile = read_document(document, where, SCHEMA, _read)
     return profile
 
 

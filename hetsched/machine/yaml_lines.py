@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,8 +192,20 @@ def _composed(path: Path) -> yaml.Node | None:
 
 def read_yaml(path: Path, schema: str, reader: Callable[[Node], Any]) -> Any:
     """What `reader` makes of the mapping in the file. Raises FileError with every problem noted while reading."""
+    return _read_root(path, _composed(path), schema, reader)
+
+
+def read_document(document: Mapping[str, Any], where: str, schema: str, reader: Callable[[Node], Any]) -> Any:
+    """The same of a mapping that is in memory; `where` it came from is named in place of a file."""
+    try:
+        text = dump_yaml(dict(document))
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is no document of schema {schema}: {error}") from error
+    return _read_root(Path(where), yaml.compose(text, _Loader), schema, reader)
+
+
+def _read_root(path: Path, node: yaml.Node | None, schema: str, reader: Callable[[Node], Any]) -> Any:
     problems: list[Problem] = []
-    node = _composed(path)
     if not isinstance(node, yaml.MappingNode):
         raise FileError(path, [Problem(1, "", f"must be a mapping that starts with 'schema: {schema}'")])
     root = Node(node, "", problems)

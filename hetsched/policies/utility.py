@@ -12,7 +12,7 @@ tables, which follow what is measured; a lane or link that nothing was measured 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,19 @@ from .static import most_frequent
 
 if TYPE_CHECKING:
     from .compiled import PolicyKernels
+
+
+class Foreseen(NamedTuple):
+    """What a decision rests on: utilities in seconds, P(demanded next) and P(demanded in a step), all [L, E].
+
+    `link_price_s`: what a copy has been gaining of late; `cpu_share`: of a layer, in which the CPU lane works.
+    """
+
+    utility_LE: FloatArray
+    next_LE: FloatArray
+    demand_LE: FloatArray
+    link_price_s: float
+    cpu_share: float
 
 
 class Utility(Kernelled):
@@ -78,6 +91,14 @@ class Utility(Kernelled):
         next_LE, demand_LE = self._forecast
         utility_LE: FloatArray = np.minimum(next_LE, 1.0) + self.later * np.minimum(demand_LE, 1.0)
         return utility_LE
+
+    def foreseen(self) -> Foreseen:
+        """What it goes by now; for whoever explains a decision."""
+        from .utility_steps import CPU_SHARE, LINK_PRICE_S
+
+        numbers, utility_LE = self._own[0], self._own[1]
+        tables = (utility_LE, *self._forecast)
+        return Foreseen(*(table.copy() for table in tables), float(numbers[LINK_PRICE_S]), float(numbers[CPU_SHARE]))
 
     def kernels(self) -> PolicyKernels:
         """The layer's integer program, by the solver unless one token's answer is settled without; then swaps."""

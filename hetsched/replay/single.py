@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ import numpy as np
 from ..forecast.fed import Replayed, configured
 from ..forecast.score import score
 from ..policy import Policy
+from ..runlog.logged import LoggedScheduler
+from ..runlog.opening import logging
 from ..scheduler import IDLE, Scheduler
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from ..types import Outcome as LayerOutcome
@@ -40,7 +43,7 @@ class Moment(NamedTuple):
     begun: LinkState
 
 
-class RecordingScheduler(Scheduler):
+class RecordingScheduler(LoggedScheduler):
     """A scheduler that notes hits of each layer, and every moment of one step. Noting is not charged as decision."""
 
     watch_step: int
@@ -98,8 +101,13 @@ class Report:
         }
 
 
-def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progress | None = None) -> Report:
-    """Replay one strategy on the study's only machine. Raises InputError for bad arguments."""
+def replay_one(
+    study: Study, strategy: str, gpu_fraction: float, progress: Progress | None = None, log: Path | None = None
+) -> Report:
+    """Replay one strategy on the study's only machine; `log`: where its run log goes (hetsched.runlog).
+
+    Raises InputError for bad arguments.
+    """
     (chosen,), (machine,) = strategies_of([strategy]), study.machines
     check_fraction(gpu_fraction)
     refuse_unasked(study.solver, [chosen])
@@ -112,7 +120,9 @@ def replay_one(study: Study, strategy: str, gpu_fraction: float, progress: Progr
     assert isinstance(scheduler, RecordingScheduler)
     scheduler.watch_step = bench.steps.count // 2
     charged = study.host_layer_s(machine), study.true_machine
-    replayed = simulate(bench.scored, bench.steps, scheduler, progress, *charged)
+    with logging(scheduler, log, machine, "simulated", at_once=True) as ending:
+        replayed = simulate(bench.scored, bench.steps, scheduler, progress, *charged)
+        ending(replayed.stats.as_dict())
     tasks: list[Task] = [cell, *([Limit(machine, gpu_fraction)] if study.bound_windows else [])]
     outcomes: list[Outcome] = [cell.result(bench, replayed), *(attempt(bench, task) for task in tasks[1:])]
     gathered = gather(
