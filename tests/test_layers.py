@@ -57,6 +57,7 @@ ROOMS = [
     "engine",
     "measure",
     "integrations",
+    "serving",
     "loading",
     "demo_model",
     "testing",
