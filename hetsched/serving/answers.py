@@ -51,10 +51,5 @@ def usage_of(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def models(name: str, created: int) -> dict[str, Any]:
-    """The list of one model."""
-    return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": "hetsched"}]}
-
-
 def _choice(said: dict[str, Any], finish: str | None) -> dict[str, Any]:
     return {"index": 0, **said, "logprobs": None, "finish_reason": finish}

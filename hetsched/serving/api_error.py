@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """`status`: of HTTP. `param`: the field that is to blame; `code`: a word for programs. `headers`: for the answer."""
+    """`status`: of HTTP. `param`: the field at fault; `code`: a word for programs. `headers`: of the answer."""
 
     def __init__(
         self,

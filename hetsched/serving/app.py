@@ -7,11 +7,11 @@ import hmac
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from .answers import Answer, models, usage_of
+from .answers import Answer, usage_of
 from .api_error import ApiError
 from .asked import Asked, asked_of, read_json
 from .desk import Desk
@@ -44,7 +44,7 @@ class App:
         path, events, status = scope["path"], Events(send), 200
         try:
             self._admit(scope, path)
-            if path in _READ:
+            if path not in _POSTED:
                 await self._read(path, send)
             else:
                 await self._posted(path, scope, receive, send, events)
@@ -77,8 +77,6 @@ class App:
         allowed = "POST" if path in _POSTED else "GET"
         if scope["method"] != allowed:
             raise ApiError(405, f"{path} is for {allowed}", headers={"allow": allowed})
-        if path.startswith("/v1/models/"):
-            raise ApiError(404, f"ask /v1/models; there is {self.name!r}", code="model_not_found")
         if path in _POSTED and header(scope, b"content-type").partition(";")[0].strip().lower() != "application/json":
             # Also what keeps web pages out: a browser asks before it sends JSON to another origin, and is not answered.
             raise ApiError(400, "the body's content-type is not application/json")
@@ -88,14 +86,23 @@ class App:
             await write(send, 200, self._meters.text(), CONTENT_TYPE)
         elif path == "/health":
             await write_json(send, {"status": "ok", "running": self._desk.running, "waiting": self._desk.waiting})
+        elif path == "/v1/models":
+            await write_json(send, {"object": "list", "data": [self._model()]})
+        elif path == f"/v1/models/{self.name}":
+            await write_json(send, self._model())
         else:
-            await write_json(send, models(self.name, self._begun))
+            raise ApiError(404, f"there is no such model: there is {self.name!r}", code="model_not_found")
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self._begun, "owned_by": "hetsched"}
 
     async def _posted(self, path: str, scope: Scope, receive: Receive, send: Send, events: Events) -> None:
         """Answer, unless the client hangs up first: then nothing more is generated for it."""
         body = read_json(await read_body(scope, receive, self._body_bytes))
         asked = asked_of(body, chat=_POSTED[path], model=self.name)
-        answering = asyncio.ensure_future(self._answer(asked, Answer.begun(self.name, chat=_POSTED[path]), send, events))
+        answering = asyncio.ensure_future(
+            self._answer(asked, Answer.begun(self.name, chat=_POSTED[path]), send, events)
+        )
         gone = asyncio.ensure_future(hung_up(receive))
         try:
             await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,12 +119,15 @@ class App:
         ids = await self._voice.ids(asked.prompt)
         job = self._studio.job(asked, ids)
         spoken, finish, parts = Spoken(self._voice.text, asked.stop), "length", []
-        async with self._desk.place(), aclosing(self._desk.tokens(job)) as tokens:
-            async with aclosing(self._pieces(tokens, spoken, begin_s)) as pieces:
-                async for text in pieces:
-                    parts.append(text)
-                    if asked.stream and (text or not events.begun):
-                        await events.say(answer.piece(text, first=not events.begun))
+        async with (
+            self._desk.place(),
+            aclosing(self._desk.tokens(job)) as tokens,
+            aclosing(self._pieces(tokens, spoken, begin_s)) as pieces,
+        ):
+            async for text in pieces:
+                parts.append(text)
+                if asked.stream and (text or not events.begun):
+                    await events.say(answer.piece(text, first=not events.begun))
         if spoken.stopped or spoken.last in job.eos:
             finish = "stop"
         usage = usage_of(len(ids), spoken.tokens)
@@ -131,7 +141,9 @@ class App:
         await events.say("[DONE]")
         await events.end()
 
-    async def _pieces(self, tokens: AsyncIterator[list[int]], spoken: Spoken, begin_s: float) -> AsyncIterator[str]:
+    async def _pieces(
+        self, tokens: AsyncIterator[list[int]], spoken: Spoken, begin_s: float
+    ) -> AsyncGenerator[str, None]:
         """The text as it comes, up to a stop string, and what was held back."""
         first_s = last_s = None
         async for fresh in tokens:

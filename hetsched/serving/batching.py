@@ -26,7 +26,7 @@ Told = Callable[[Sequence[int], bool, str | None], None]  # all new tokens so fa
 
 
 class Batching:
-    """`parallel`: requests at most in the batch, of at most `context` tokens each, for which there is memory at once."""
+    """`parallel`: requests at most in the batch, of `context` tokens each, for which memory is taken at once."""
 
     def __init__(self, model: Any, parallel: int, context: int) -> None:
         if not hasattr(model, "init_continuous_batching"):
@@ -54,6 +54,21 @@ class Batching:
         """Let a request leave before the next step, if it is still there. `told` is called no more."""
         if self._router.told.pop(name, None) is not None:
             self._manager.cancel_request(name)
+
+    def check(self) -> None:
+        """One token, before anybody asks for one. Raises InputError for a model whose requests cannot share a batch."""
+        done, errors = threading.Event(), list[str]()
+
+        def told(_tokens: Sequence[int], finished: bool, error: str | None) -> None:
+            errors.extend(filter(None, [error]))
+            if finished:
+                done.set()
+
+        self.submit("check", [0], 1, [], None, told)
+        done.wait()
+        if errors:
+            what = f"{type(self.model).__name__} cannot be served: {errors[0]:.300}"
+            raise InputError(f"{what}; transformers' continuous batching refuses it, so use `hetsched run`")
 
     def close(self) -> None:
         """End after the step under way; requests that are still there are told that they failed."""

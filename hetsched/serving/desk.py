@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ class Desk:
         finally:
             self._leave()
 
-    async def tokens(self, job: Job) -> AsyncIterator[list[int]]:
+    async def tokens(self, job: Job) -> AsyncGenerator[list[int], None]:
         """New tokens as they come; for who has a place. Closed or cancelled, the job leaves the batch."""
         loop, news = asyncio.get_running_loop(), asyncio.Queue[_News]()
         name = f"request-{next(self._numbers)}"
@@ -130,7 +130,7 @@ class Desk:
         self._taken -= 1
 
 
-async def _fresh(news: asyncio.Queue[_News], job: Job) -> AsyncIterator[list[int]]:
+async def _fresh(news: asyncio.Queue[_News], job: Job) -> AsyncGenerator[list[int], None]:
     seen = 0
     while True:
         tokens, finished, error = await news.get()

@@ -54,7 +54,7 @@ def draw_of(model: Any, defaults: Any, settings: dict[str, Any], prompt: int, mo
     return Draw(processors, seed if config.do_sample else None, model.device)
 
 
-class Draws(ContinuousBatchingLogitsProcessor):
+class Draws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     """The batch's one processor: rows of requests with a Draw are drawn, all others left."""
 
     supported_kwargs = {"draw": Draw}  # noqa: RUF012 - transformers' own interface

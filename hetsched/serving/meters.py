@@ -20,15 +20,17 @@ class Meters:
 
     def __init__(self, desk: Desk, handle: Any) -> None:
         self._registry = CollectorRegistry()
-        own = {"registry": self._registry}
-        self.requests = Counter("hetsched_requests", "Requests answered", ["endpoint", "status"], **own)
-        self.tokens = Counter("hetsched_tokens", "Tokens of prompts read, and of texts", ["kind"], **own)
+        own = self._registry
+        self.requests = Counter("hetsched_requests", "Requests answered", ["endpoint", "status"], registry=own)
+        self.tokens = Counter("hetsched_tokens", "Tokens of prompts read, and of texts", ["kind"], registry=own)
+        for kind in ("prompt", "completion"):
+            self.tokens.labels(kind)  # is there from the beginning, at 0
         text = "Seconds of requests that came to their end, with their wait"
-        self.request_s = Histogram("hetsched_request_seconds", text, buckets=_SECONDS, **own)
+        self.request_s = Histogram("hetsched_request_seconds", text, buckets=_SECONDS, registry=own)
         text = "Seconds to the first token, with the wait for a place"
-        self.first_token_s = Histogram("hetsched_first_token_seconds", text, buckets=_SECONDS, **own)
+        self.first_token_s = Histogram("hetsched_first_token_seconds", text, buckets=_SECONDS, registry=own)
         text = "Seconds a token after the first"
-        self.token_s = Histogram("hetsched_token_seconds", text, buckets=_SECONDS, **own)
+        self.token_s = Histogram("hetsched_token_seconds", text, buckets=_SECONDS, registry=own)
         self._registry.register(_State(desk, handle))
 
     def text(self) -> bytes:

@@ -59,6 +59,7 @@ def serve(
     """
     batching = Batching(model, terms.parallel, terms.context)
     try:
+        batching.check()
         words = model.get_input_embeddings().weight.shape[0]
         voice, desk = Voice(tokenizer, words), Desk(batching, terms.parallel, terms.waiting)
         studio = Studio(model, terms.settings or {}, terms.seed, terms.context, terms.most_tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,8 +19,7 @@ class Studio:
 
     def __init__(self, model: Any, settings: Mapping[str, Any], seed: int | None, context: int, most: int) -> None:
         self._model, self._seed, self._context, self._most = model, seed, context, most
-        self._defaults = copy.deepcopy(model.generation_config)
-        self._defaults.update(**{"num_beams": 1, **settings})
+        self._defaults, _ = model._prepare_generation_config(None, **{**settings, "num_beams": 1})
         self._eos = _ids(self._defaults.eos_token_id)
 
     def job(self, asked: Asked, ids: Sequence[int]) -> Job:

@@ -68,3 +68,8 @@ def serving(folder: Path, options: dict[str, Any] = EMULATED, **terms: Any) -> I
     assert not thread.is_alive(), "the server did not end"
     if errors:
         raise errors[0]
+
+
+def lanes() -> list[str]:
+    """Names of the engine's threads that live."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("hetsched-")]
