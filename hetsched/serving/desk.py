@@ -75,13 +75,15 @@ class Desk:
             loop.call_soon_threadsafe(news.put_nowait, _News(tokens, finished, error))
 
         self._running[name] = news
+        submitted = asyncio.ensure_future(asyncio.to_thread(self._batching.submit, name, *job, told))
         try:
-            await asyncio.to_thread(self._batching.submit, name, *job, told)
+            await asyncio.shield(submitted)
             async with aclosing(_fresh(news, job)) as fresh:
                 async for tokens in fresh:
                     yield tokens
         finally:
             del self._running[name]
+            await asyncio.wait([submitted])  # a thread cannot be cancelled, and must not submit after the next line
             self._batching.cancel(name)
 
     async def close(self, patience_s: float) -> None:
