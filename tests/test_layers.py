@@ -61,6 +61,7 @@ ROOMS = [
     "engine",
     "measure",
     "integrations",
+    "serving",
     "loading",
     "demo_model",
     "testing",

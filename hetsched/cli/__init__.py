@@ -19,6 +19,7 @@ from .paths import preflight
 VERBS = (
     "demo",
     "run",
+    "serve",
     "verify",
     "model",
     "plan",
