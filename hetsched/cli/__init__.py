@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     make_streams_safe()
     try:
-        args = _parser().parse_args(argv)
+        args = command_parser().parse_args(argv)
         preflight(args)
         return int(args.run(args))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _code(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
     parser = Parser(
         prog="hetsched", description="Schedule the experts of a Mixture-of-Experts model whose GPU is too small."
     )
