@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hetsched.cli import VERBS, command_parser
+from hetsched.cli import VERBS, _parser
 from hetsched.traces.synth import SynthParams, synthesise
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,7 @@ def spans(text: str) -> Iterator[list[str]]:
 
 def options_of(verb: str, words: list[str]) -> list[str]:
     """Options among the words of a code span that its verb, or its sub-verb, does not have."""
-    parser = command_parser()
+    parser = _parser()
     for word in words:
         below = next((action for action in parser._actions if hasattr(action, "add_parser")), None)
         if below is None or word not in below.choices:
@@ -101,7 +101,7 @@ def test_python_code_runs(name: str, ground: Path) -> None:
 def test_command_lines_are_understood(name: str) -> None:
     """By the parser of the command line: verbs, options and values are what they are taken for."""
     for line in command_lines(read(name)):
-        command_parser().parse_args(words_of(line))
+        _parser().parse_args(words_of(line))
 
 
 @pytest.mark.parametrize("name", FILES)

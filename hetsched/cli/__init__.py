@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     make_streams_safe()
     try:
-        args = command_parser().parse_args(argv)
+        args = _parser().parse_args(argv)
         preflight(args)
         return int(args.run(args))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _code(error)
 
 
-def command_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
+def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="hetsched", description="Schedule the experts of a Mixture-of-Experts model whose GPU is too small."
     )
