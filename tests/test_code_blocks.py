@@ -7,9 +7,11 @@ command's own parser, up to the names of files.
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import shutil
+from argparse import _SubParsersAction
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -47,7 +49,7 @@ def command_lines(text: str) -> Iterator[str]:
     """Every `hetsched ...` of shell blocks, lines that end in a backslash joined, comments apart."""
     for block in blocks(text):
         if block.language in ("", "sh"):
-            joined = re.sub(r"\\\n\s*", " ", block.code)
+            joined = re.sub(r"\s*\\\n\s*", " ", block.code)
             yield from (line for line in joined.splitlines() if line.startswith("hetsched "))
 
 
@@ -58,25 +60,24 @@ def words_of(line: str) -> list[str]:
 def spans(text: str) -> Iterator[list[str]]:
     """The same in running text and tables, where `[--option]`, `...` and `a|b` stand for what is up to the reader."""
     for span in SPAN.findall(BLOCK.sub("", text)):
-        yield [word for word in re.sub(r"[\[\]]|\.\.\.", " ", " ".join(span.split())).split()[1:]]
+        yield re.sub(r"[\[\]]|\.\.\.", " ", span).split()[1:]
 
 
 def options_of(verb: str, words: list[str]) -> list[str]:
     """Options among the words of a code span that its verb, or its sub-verb, does not have."""
     parser = _parser()
     for word in words:
-        below = next((action for action in parser._actions if hasattr(action, "add_parser")), None)
+        below = next((action for action in parser._actions if isinstance(action, _SubParsersAction)), None)
         if below is None or word not in below.choices:
             break
         parser = below.choices[word]
-    return [w.partition("=")[0] for w in words if w.startswith("--") and w.partition("=")[0] not in parser._option_string_actions]
+    named = [word.partition("=")[0] for word in words if word.startswith("--")]
+    return [option for option in named if option not in parser._option_string_actions]
 
 
 @pytest.fixture
 def ground(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the code of a page finds itself in; torch.compile compiles nothing there, but traces the graph."""
-    import functools
-
     import torch
 
     shutil.copytree(checkpoint, tmp_path / "path/to/an-moe-model")
