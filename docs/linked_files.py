@@ -1,4 +1,4 @@
-"""MkDocs hook: files of the project that pages link to come into the site, and links lead there.
+"""MkDocs hook: files of the project that pages link to come into the site, and links lead there; no page is forgotten.
 
 On GitHub a page's link to ../MEASUREMENTS.md leads to the file. MkDocs sees docs/ alone: here every file outside that a
 page links to, directly or by way of another Markdown file, is added under project/, and links follow it.
@@ -16,6 +16,15 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Pages that the menu does not name come at its end."""
+    named = str(config.nav)
+    left = [page.name for page in sorted((ROOT / "docs").glob("*.md")) if f"'{page.name}'" not in named]
+    if config.nav and left:
+        config.nav = [*config.nav, {"More": left}]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by `mkdocs build --strict`, in which a broken link, anchor or name of the reference is an error."""
     pytest.importorskip("material", reason="the documentation's tools are not here: pip install -e '.[docs]'")
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOBODY)
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **proxies}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,9 +50,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_there(site: Path) -> None:
-    """Of each file in docs/ a page, and of what they link to: figures, decisions, sources."""
+    """Of each file in docs/ a page that the menu names, and of what they link to: figures, decisions, sources."""
+    menu = (site / "index.html").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert (site / page.with_suffix(".html").name).is_file()
+        assert page.stem == "index" or f'href="{page.stem}.html"' in menu
     for linked in ("MEASUREMENTS.html", "DECISIONS.html", "hetsched/policy.py", "examples/write_a_solver.py"):
         assert (site / "project" / linked).is_file()
 
