@@ -8,6 +8,7 @@ command's own parser, up to the names of files.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import shlex
 import shutil
@@ -58,7 +59,9 @@ def command_lines(text: str) -> Iterator[str]:
 
 
 def words_of(line: str) -> list[str]:
-    return shlex.split(line, comments=True)[1:]
+    """The arguments, up to where the output goes."""
+    words = shlex.split(line, comments=True)[1:]
+    return list(itertools.takewhile(lambda word: word not in (">", "|"), words))
 
 
 def spans(text: str) -> Iterator[list[str]]:
