@@ -28,7 +28,7 @@ FILES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorte
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`(hetsched [^`]+)`(?!`)")
 COMING = {  # documented beside their making; to be emptied
-    *("plan", "explain", "timeline", "report", "serve", "run --log", "run --live", "simulate --log"),
+    *("plan", "explain", "timeline", "report", "serve", "completion", "run --log", "run --live", "simulate --log"),
     *("bench --engine-overhead", "bench --replay-speed", "bench --cpu-only"),
 }
 LANGUAGES = ("python", "sh", "", "toml", "yaml", "json", "text")
