@@ -235,26 +235,13 @@ def layer_of(line: Mapping[str, Any]) -> Layer:
         )
     if line["phase"] not in PHASES.values():
         raise ValueError(f"phase {line['phase']!r}; it is one of {', '.join(PHASES.values())}")
-    numbers = [float(line[name]) for name in SECONDS]
-    return Layer(
-        int(line["step"]),
-        int(line["layer"]),
-        str(line["phase"]),
-        int(line["tokens"]),
-        bool(line["new_request"]),
-        *numbers,
-        *(float(busy[name]) for name in ("gpu", "cpu", "link")),
-        int(line["copied"][0]),
-        float(line["copied"][1]),
-        experts,
-        counts,
-        lane,
-        str(line["solver"]),
-        int(line["slots"]),
-        tuple([_move(row) for row in line["moves"]]),
-        tuple([_pair(row) for row in line["evicts"]]),
-        None if link is None else _link(link),
-    )
+    values = [int(line["step"]), int(line["layer"]), line["phase"], int(line["tokens"]), bool(line["new_request"])]
+    values += [float(line[name]) for name in SECONDS]
+    values += [float(busy[name]) for name in ("gpu", "cpu", "link")]
+    copied, copied_s = line["copied"]
+    values += [int(copied), float(copied_s), experts, counts, lane, str(line["solver"]), int(line["slots"])]
+    values += [tuple([_move(row) for row in line["moves"]]), tuple([_pair(row) for row in line["evicts"]])]
+    return Layer._make([*values, None if link is None else _link(link)])
 
 
 SECONDS = Layer._fields[5:14]

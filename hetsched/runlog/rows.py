@@ -59,10 +59,11 @@ def layer_row(raw: RawLayer, experts: int, drafted: Sequence[Move] = (), failed:
 
 
 def _moves(kind: str, rows: list[list[int]], gain_s: Sequence[float], experts: int) -> list[Move]:
-    return [
-        Move(kind, *divmod(f, experts), slot, None if victim < 0 else divmod(victim, experts), gained or None)
-        for f, victim, slot, gained in zip(*rows, gain_s, strict=True)
-    ]
+    found = []
+    for f, victim, slot, gained in zip(*rows, gain_s, strict=True):
+        out = None if victim < 0 else divmod(victim, experts)
+        found.append(Move(kind, f // experts, f % experts, slot, out, gained or None))
+    return found
 
 
 def _lanes(raw: RawLayer, first: int, failed: Sequence[int]) -> str:

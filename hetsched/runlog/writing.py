@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,6 +34,7 @@ class RunWriter:
         self.path = user_path(path)
         self.max_bytes = max_bytes
         self.num_bytes = self.dropped = self.dropped_lines = 0
+        self._process = os.getpid()  # a fork's child has the same file open, and is not who is logged
         check_file(self.path)
         try:
             self._file = self.path.open("wb", buffering=0)
@@ -74,7 +76,7 @@ class RunWriter:
         self._file.close()
 
     def _put(self, lines: Sequence[bytes]) -> None:
-        if lines:
+        if lines and os.getpid() == self._process:
             text = b"".join(lines)
             try:
                 self._file.write(text)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import hetsched
+from hetsched.cli import main
 from hetsched.errors import InputError
 from hetsched.explain.again import before
 from hetsched.runlog import read_run
@@ -177,3 +178,15 @@ def test_a_full_ring_drops_and_counts_until_there_is_time(tmp_path):
     assert log.end.layers == 104
     assert log.end.dropped == 104 - len(log.layers) > 0
     assert [row.step for row in log.layers[-4:]] == [50, 50, 51, 51]
+
+
+def test_run_logs_what_it_generates_and_explains_it(checkpoint, tmp_path, capsys):
+    path = tmp_path / "run.jsonl"
+    asked = ["--model", str(checkpoint), "--prompt", "the red cat", "--max-new-tokens", "6", "--greedy"]
+    assert main(["run", *asked, "--hardware", MACHINE["hardware"], "--gpu-memory", "40%", "--log", str(path)]) == 0
+    log = read_run(path)
+    assert log.end.dropped == 0
+    last = log.layers[-1]
+    capsys.readouterr()
+    assert main(["explain", str(path), "--step", str(last.step), "--layer", str(last.layer)]) == 0
+    assert "emulated: results really computed" in capsys.readouterr().out
