@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from hetsched.errors import InputError
@@ -132,7 +133,8 @@ def _live(args: argparse.Namespace, handle: Any, speculation: Any, *run: Any) ->
     from .live import Watched, generate_live
 
     *given, most, settings = run
-    title = f"{args.model} on {handle.hardware.name}", handle.scheduler.policy.name
+    kind = "emulated" if handle.engine.accelerator.emulated else "measured"
+    title = Path(args.model).name, f"{handle.hardware.name} ({kind})", handle.scheduler.policy.name
     return generate_live(Watched(handle, speculation, title, args.prompt, most), *given, most, **settings)
 
 

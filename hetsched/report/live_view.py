@@ -13,14 +13,13 @@ from rich.text import Text
 from hetsched.machine.sizes import show_bytes
 from hetsched.report.compare_view import bar
 from hetsched.report.live_reading import LiveReading
-from hetsched.report.run_view import faults_line
 from hetsched.report.slots_map import SlotsMap
 from hetsched.report.tables import Column, Sheet, figures
 from hetsched.shadow.watchdog import Move
 
-SMALLEST = 78, 23  # columns and rows below which only text and speed are shown
+SMALLEST = 80, 24  # columns and rows below which only text and speed are shown
 LEFT = 40  # columns of the speed, lanes and guard panels
-TEXT, SPEED, LANES, PREDICTED = 6, 6, 5, 8  # rows with their borders
+TEXT, SPEED, LANES, PREDICTED = 6, 5, 5, 8  # rows with their borders
 BORDERS = 4  # columns of a panel that are not its contents
 CLASSES = {"gpu": "GPU", "cpu": "CPU", "copy": "copies", "dense": "dense", "layers": "layers"}
 
@@ -34,9 +33,10 @@ class LiveView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, options.height or console.height
         if width < SMALLEST[0] or height < SMALLEST[1]:
-            line = Text(live_line(self._reading)).wrap(console, width, overflow="fold")
-            yield Text("\n").join(line)
-            yield _text_panel(self._reading, width, max(height - len(line), 3))
+            lines = Text(live_line(self._reading)).wrap(console, width, overflow="fold")
+            yield Text("\n").join(lines[:height])
+            if width > BORDERS and height - len(lines) >= 3:
+                yield _text_panel(self._reading, width, height - len(lines))
             return
         yield _screen(self._reading, width, height)
 
@@ -49,7 +49,7 @@ def live_line(reading: LiveReading) -> str:
 
 
 def _screen(reading: LiveReading, width: int, height: int) -> Layout:
-    text = TEXT + (height - SMALLEST[1]) // 4
+    text = TEXT + (height - SMALLEST[1]) // 8
     speed = SPEED + (reading.speculation is not None)
     left, right = Layout(name="left", size=LEFT), Layout(name="right")
     left.split_column(
@@ -78,20 +78,25 @@ def _text_panel(reading: LiveReading, width: int, height: int) -> Panel:
     lines = said.wrap(Console(width=width), width - BORDERS, overflow="fold", tab_size=4)
     return Panel(
         Text("\n").join(lines[-(height - 2) :]),
-        title=Text(_fitting(_title(reading), width - BORDERS - 2)),
+        title=_title(reading, width - BORDERS - 2),
         title_align="left",
-        subtitle=Text("Ctrl-C ends it"),
+        subtitle=Text(_fitting(_so_far(reading), width - BORDERS - 2)),
         subtitle_align="right",
         border_style="cyan",
         height=height,
     )
 
 
-def _title(reading: LiveReading) -> tuple[str, ...]:
-    """What runs where: the most important first."""
-    first, *others = reading.title
-    lossy = "" if reading.stats["lossless"] else "LOSSY: "
-    return f"{lossy}{first} ({reading.kind})", *others
+def _title(reading: LiveReading, width: int) -> Text:
+    """What runs where: as much as there is room for, and in any case that it is lossy where it is."""
+    label = Text("" if reading.stats["lossless"] else "LOSSY ", style="bold red")
+    return label.append(_fitting(reading.title, width - len(label)), style="not bold cyan")
+
+
+def _so_far(reading: LiveReading) -> tuple[str, ...]:
+    """How far the text is, and its speed on the wall, which no emulation changes."""
+    by_the_wall = reading.tokens / reading.wall_s if reading.wall_s else 0.0
+    return f"{reading.tokens} of {reading.most} tokens", f"{by_the_wall:.2f} a wall second", "Ctrl-C ends it"
 
 
 def printable(text: str) -> str:
@@ -105,24 +110,27 @@ def _fitting(parts: Sequence[str], width: int) -> str:
         text = ", ".join(parts[:count])
         if Text(text).cell_len <= width:
             return text
-    return parts[0][-width:]
+    return parts[0][-width:] if width > 0 else ""
 
 
 def _speed(reading: LiveReading) -> Sheet:
     stats, lately = reading.stats, reading.lately
     table = Sheet("", Column("", prose=True))
-    speed = f"{reading.tokens_per_s:.3g} {reading.kind}" if reading.tokens_per_s else "reading the prompt"
+    speed = f"{_three(reading.tokens_per_s)} {reading.kind}" if reading.tokens_per_s else "reading the prompt"
     if lately.tokens_per_s is not None and reading.speculation is None:  # a step's tokens may be drafts
-        speed += f", {lately.tokens_per_s:.3g} lately"
+        speed += f", {_three(lately.tokens_per_s)} lately"
     table.add("tokens/s", Text(speed, style="bold"))
     now = "" if lately.hit_rate is None else f", {lately.hit_rate:.0%} lately"
     table.add("hit rate", f"{stats['hit_rate']:.0%}{now}")
-    wall = f", {reading.tokens / reading.wall_s:.2f}/s wall" if reading.wall_s else ""
-    table.add("text", f"{reading.tokens} of {reading.most}{wall}")
     table.add("moved", f"{show_bytes(stats['bytes_per_token'])} a token")
     if (drafts := reading.speculation) is not None:
         table.add("drafts", f"{drafts['acceptance']:.0%} of {drafts['drafted']} kept" if drafts["drafted"] else "none")
     return table
+
+
+def _three(figure: float) -> str:
+    """A speed by its first three digits, or all that stand before the point."""
+    return f"{figure:.3g}" if figure < 1000 else f"{figure:.0f}"
 
 
 def _lanes(reading: LiveReading) -> Sheet:
@@ -146,10 +154,19 @@ def _predicted(reading: LiveReading) -> RenderableType:
 
 
 def _guard(reading: LiveReading) -> RenderableType:
-    """The last move of the guard, and faults that the run has survived."""
+    """The last move of the guard, and what the run has survived."""
     stats = reading.stats
-    moved = Move(**stats["moves"][-1]).line().removeprefix("hetsched: ") if stats["moves"] else "nothing to report"
-    return Text("\n".join(filter(None, [moved, faults_line(stats)])), overflow="fold")
+    lines = [_moved(Move(**stats["moves"][-1]))] if stats["moves"] else []
+    if faults := sum(stats["faults"].values()):
+        lines.append(f"{faults} faults survived")
+    if stats["resizes"]:
+        lines.append(f"slots changed {stats['resizes']} times")
+    return Text("\n".join(lines or ["nothing to report"]), overflow="fold")
+
+
+def _moved(move: Move) -> str:
+    seconds = f"{1e3 * move.measured_s:.2f} ms a step, {1e3 * move.expected_s:.2f} expected"
+    return f"step {move.step}: {move.to} in place of {move.left} ({move.why}): {seconds}"
 
 
 def _slots_title(reading: LiveReading) -> str:

@@ -5,11 +5,15 @@ Shapes: L layers, E experts; R rows and C columns of cells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
 from hetsched.board import RESIDENT
@@ -17,7 +21,8 @@ from hetsched.types import FloatArray, IntArray
 
 LEVELS = "░▒▓█"  # of a block's experts that are there
 ABSENT, MISSED = "·", "×"
-IDLE, HIT, PARTLY, MISS = "blue", "bold green", "yellow", "red"
+IDLE, HIT, PARTLY, MISS, NOTHING = map(Style.parse, ("blue", "bold green", "yellow", "red", "dim"))
+WIDEST = 4  # columns of a cell
 LEGEND = (("█", HIT), " there and asked ", ("█", IDLE), " idle ", (MISSED, MISS), " missed")
 
 
@@ -37,19 +42,21 @@ class SlotsMap:
         yield from self._rows(options.max_width, max(height, 1))
         yield Text.assemble(*LEGEND)
 
-    def _rows(self, width: int, height: int) -> Iterator[Text]:
+    def _rows(self, width: int, height: int) -> Iterator[Segment]:
+        """Segments, since a Text of a span for each cell takes ten times as long to draw."""
         layers, experts = self._there_LE.shape
         label = len(str(layers - 1)) + 1
         per_row, per_cell = -(-layers // height), -(-experts // max(width - label, 1))
         there_RC = blocks(self._there_LE, per_row, per_cell) / blocks(np.ones_like(self._there_LE), per_row, per_cell)
         asked_RC = blocks(self._asked_LE, per_row, per_cell)
         hit_RC = blocks(self._asked_LE * self._there_LE, per_row, per_cell)
-        wide = min(2, max(1, (width - label) // there_RC.shape[1]))
+        wide = min(WIDEST, max(1, (width - label) // there_RC.shape[1]))
         for r in range(len(there_RC)):
-            line = Text(f"{r * per_row:>{label - 1}} ", style="dim")
-            for c in range(there_RC.shape[1]):
-                line.append(*_cell(there_RC[r, c], asked_RC[r, c], hit_RC[r, c], wide))
-            yield line
+            yield Segment(f"{r * per_row:>{label - 1}} ", NOTHING)
+            facts = zip(there_RC[r].tolist(), asked_RC[r].tolist(), hit_RC[r].tolist(), strict=True)
+            for style, alike in groupby((_cell(*cell) for cell in facts), lambda cell: cell[1]):
+                yield Segment("".join(sign * wide for sign, _ in alike), style)
+            yield Segment.line()
 
 
 def blocks(values_LE: FloatArray, per_row: int, per_cell: int) -> FloatArray:
@@ -60,9 +67,9 @@ def blocks(values_LE: FloatArray, per_row: int, per_cell: int) -> FloatArray:
     return summed
 
 
-def _cell(there: float, asked: float, hit: float, wide: int) -> tuple[str, str]:
-    """Sign and style of one cell; `asked` and `hit` in tokens."""
+def _cell(there: float, asked: float, hit: float) -> tuple[str, Style]:
+    """Sign and style of one cell; `there`: share of its experts, `asked` and `hit` in tokens."""
     style = IDLE if asked <= 0 else HIT if hit >= 0.9 * asked else PARTLY if hit >= 0.5 * asked else MISS
     if there <= 0:
-        return (MISSED if asked > 0 else ABSENT) * wide, style if asked > 0 else "dim"
-    return LEVELS[min(int(np.ceil(there * len(LEVELS))), len(LEVELS)) - 1] * wide, style
+        return (MISSED, MISS) if asked > 0 else (ABSENT, NOTHING)
+    return LEVELS[math.ceil(there * len(LEVELS)) - 1], style
