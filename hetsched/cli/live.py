@@ -7,6 +7,7 @@ on a real one copies go on.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -58,6 +60,13 @@ class Watched:
             asked_LE,
             lately,
         )
+
+
+def watched(args: argparse.Namespace, handle: Any, speculation: Any, most: int) -> Watched:
+    """The run of the verb's arguments; `most`: tokens at most."""
+    kind = "emulated" if handle.engine.accelerator.emulated else "measured"
+    title = Path(args.model).name, f"{handle.hardware.name} ({kind})", handle.scheduler.policy.name
+    return Watched(handle, speculation, title, args.prompt, most)
 
 
 class Streamer:

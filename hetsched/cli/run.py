@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from hetsched.errors import InputError
@@ -88,7 +87,11 @@ def run(args: argparse.Namespace) -> int:
             if ids is None:
                 made = _chat(args, handle, model, tokenizer, most, sampling.settings)
             elif args.live:
-                made = _live(args, handle, speculation, model, tokenizer, ids, most, sampling.settings)
+                from .live import generate_live, watched
+
+                made = generate_live(
+                    watched(args, handle, speculation, most), model, tokenizer, ids, most, **sampling.settings
+                )
             else:
                 made = generate(model, tokenizer, ids, most, stream=not args.json, **sampling.settings)
         stats = {**handle.stats(), "speculation": speculation and speculation.stats()}
@@ -126,16 +129,6 @@ def _chat(
 
     conversation = Conversation(tokenizer, args.system, context=handle.plan.context, room=most)
     return chat(model, tokenizer, conversation, args.prompt, remember=args.speculate == "off", **settings)
-
-
-def _live(args: argparse.Namespace, handle: Any, speculation: Any, *run: Any) -> Generated:
-    """The text on a screen of its own; `run`: model, tokenizer, ids, most tokens, settings."""
-    from .live import Watched, generate_live
-
-    *given, most, settings = run
-    kind = "emulated" if handle.engine.accelerator.emulated else "measured"
-    title = Path(args.model).name, f"{handle.hardware.name} ({kind})", handle.scheduler.policy.name
-    return generate_live(Watched(handle, speculation, title, args.prompt, most), *given, most, **settings)
 
 
 def _show(made: Generated, wall: dict[str, Any], stats: dict[str, Any], most: int) -> None:

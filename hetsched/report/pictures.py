@@ -94,7 +94,9 @@ def _line(cells: Sequence[Any]) -> Text:
     """One line of pyte's characters."""
     line = Text()
     for (fg, bg, bold, italic, reverse), alike in groupby(cells, lambda c: (c.fg, c.bg, c.bold, c.italics, c.reverse)):
-        style = Style(color=_colour(fg), bgcolor=_colour(bg), bold=bold, italic=italic, reverse=reverse)
+        style = Style(
+            color=_colour(fg), bgcolor=_colour(bg), bold=bold or None, italic=italic or None, reverse=reverse or None
+        )
         line.append("".join(cell.data for cell in alike), style)
     line.rstrip()
     return line
