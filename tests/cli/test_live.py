@@ -27,6 +27,11 @@ def asked(folder: Path, tokens: int, *more: str) -> list[str]:
     return ["run", "--live", "--model", str(folder), *given, *MACHINE, *more]
 
 
+def is_drawn(written: bytes) -> bool:
+    """Whether a screen is whole: another one has been begun."""
+    return b"predicted" in written.rpartition(HOME)[0]
+
+
 def is_whole(screen: list[str]) -> None:
     """Every panel is there, and each line ends where a border does: nothing has run over, nothing was cut."""
     text = "\n".join(screen)
@@ -42,7 +47,7 @@ def is_whole(screen: list[str]) -> None:
 def test_a_run_from_its_screen_to_its_summary(folder: Path) -> None:
     """It begins at 80 x 24, is pulled to 200 x 50 on the way, and ends with the text and the usual lines."""
     terminal = Terminal(80, 24, *asked(folder, 600, "--speculate", "2", "--greedy"))
-    terminal.until(lambda written: written.count(HOME) > 1)
+    terminal.until(is_drawn)
     small = terminal.own_screen()
     terminal.resize(200, 50)
     assert terminal.ended() == 0
@@ -66,7 +71,7 @@ def test_a_run_from_its_screen_to_its_summary(folder: Path) -> None:
 def test_ctrl_c_leaves_a_clean_terminal(folder: Path) -> None:
     """The old screen, the cursor, the text so far, one line, and the code of an interruption."""
     terminal = Terminal(80, 24, *asked(folder, 100_000, "--greedy"), NO_COLOR="1")
-    terminal.until(lambda written: written.count(HOME) > 1)
+    terminal.until(is_drawn)
     is_whole(terminal.own_screen())
     terminal.press_ctrl_c()
     assert terminal.ended() == 130
