@@ -112,12 +112,18 @@ def _colour(name: str) -> str | None:
 
 def command_lines(arguments: Sequence[str], columns: int) -> list[Text]:
     """The command as it is typed, in lines that end with a backslash where it goes on."""
-    lines = ["$ hetsched"]
+    pieces: list[str] = []
     for word in map(shlex.quote, arguments):
-        if len(lines[-1]) + len(word) + 3 > columns:  # a blank, and another with the backslash
+        if pieces and pieces[-1].startswith("--") and " " not in pieces[-1] and not word.startswith("-"):
+            pieces[-1] += f" {word}"  # an option and its value stay together
+        else:
+            pieces.append(word)
+    lines = ["$ hetsched"]
+    for piece in pieces:
+        if len(lines[-1]) + len(piece) + 3 > columns:  # a blank, and another with the backslash
             lines[-1] += " \\"
             lines.append("     ")
-        lines[-1] += f" {word}"
+        lines[-1] += f" {piece}"
     return [Text(line, style="bold") for line in lines]
 
 

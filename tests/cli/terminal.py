@@ -35,6 +35,15 @@ class Terminal:
         )
         os.close(theirs)
 
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever a test has come to, the run does not outlive it."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
     def until(self, seen: Callable[[bytes], bool]) -> None:
         """Read until `written` satisfies `seen`, or the end."""
         end_s = time.monotonic() + PATIENCE_S

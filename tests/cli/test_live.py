@@ -46,11 +46,11 @@ def is_whole(screen: list[str]) -> None:
 @posix
 def test_a_run_from_its_screen_to_its_summary(folder: Path) -> None:
     """It begins at 80 x 24, is pulled to 200 x 50 on the way, and ends with the text and the usual lines."""
-    terminal = Terminal(80, 24, *asked(folder, 600, "--speculate", "2", "--greedy"))
-    terminal.until(is_drawn)
-    small = terminal.own_screen()
-    terminal.resize(200, 50)
-    assert terminal.ended() == 0
+    with Terminal(80, 24, *asked(folder, 600, "--speculate", "2", "--greedy")) as terminal:
+        terminal.until(is_drawn)
+        small = terminal.own_screen()
+        terminal.resize(200, 50)
+        assert terminal.ended() == 0
     large = terminal.own_screen()
     for screen, columns, rows in ((small, 80, 24), (large, 200, 50)):
         is_whole(screen)
@@ -70,11 +70,11 @@ def test_a_run_from_its_screen_to_its_summary(folder: Path) -> None:
 @posix
 def test_ctrl_c_leaves_a_clean_terminal(folder: Path) -> None:
     """The old screen, the cursor, the text so far, one line, and the code of an interruption."""
-    terminal = Terminal(80, 24, *asked(folder, 100_000, "--greedy"), NO_COLOR="1")
-    terminal.until(is_drawn)
-    is_whole(terminal.own_screen())
-    terminal.press_ctrl_c()
-    assert terminal.ended() == 130
+    with Terminal(80, 24, *asked(folder, 100_000, "--greedy"), NO_COLOR="1") as terminal:
+        terminal.until(is_drawn)
+        is_whole(terminal.own_screen())
+        terminal.press_ctrl_c()
+        assert terminal.ended() == 130
     after = [line for line in terminal.after() if line]
     first = expected(folder, "word1 the sea was calm word2", 8, do_sample=False).split()
     assert after[0].split()[:2] == first[:2]
@@ -88,8 +88,8 @@ def test_ctrl_c_leaves_a_clean_terminal(folder: Path) -> None:
 @pytest.mark.model
 @pytest.mark.skipif(not (DEMO / "config.json").is_file(), reason="the demo model is not built: hetsched demo builds it")
 def test_the_demo_model_writes_its_text() -> None:
-    terminal = Terminal(80, 24, *asked(DEMO, 24, "--greedy"))
-    assert terminal.ended() == 0
+    with Terminal(80, 24, *asked(DEMO, 24, "--greedy")) as terminal:
+        assert terminal.ended() == 0
     screen = terminal.own_screen()
     is_whole(screen)
     assert "24 of 24" in "\n".join(screen)
