@@ -1,8 +1,8 @@
 """`run --live`: a screen that is drawn between tokens, and without a terminal a line now and then.
 
 Nothing is done in the hot path and there is no thread: after a token the screen is drawn if it is time, at most
-MOST_PER_S times a second and never for more than SHARE of the time. An emulated machine's time stands still meanwhile;
-on a real one copies go on.
+MOST_PER_S times a second and, where drawing is slow, for SHARE of the time. An emulated machine's time stands still
+meanwhile; on a real one copies go on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hetsched.report.tables import console, say
 
 from .generating import Generated, generate
 
-MOST_PER_S, SHARE = 8, 0.05
+MOST_PER_S, SHARE, LONGEST_S = 8, 0.05, 2.0  # a terminal that was stopped by Ctrl-S is no reason to wait for long
 LINE_TOKENS = 16  # from one line to the next, where there is no screen
 
 
@@ -105,7 +105,7 @@ def generate_live(run: Watched, model: Any, tokenizer: Any, ids: Any, most: int,
         raise InputError("this model's text is searched for with beams and comes at once: drop --live, or add --greedy")
     to = console()
     if not sys.stdout.isatty() or to.is_dumb_terminal:
-        lines = Streamer(tokenizer, run, _write, lambda: _line(run))
+        lines = Streamer(tokenizer, run, _write, _Lines(run).say_if_due)
         return generate(model, tokenizer, ids, most, stream=False, streamer=lines, **settings)
     try:
         with _errors_afterwards(), _screen(run, to) as screen:
@@ -120,9 +120,17 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _line(run: Watched) -> None:
-    if run.tokens % LINE_TOKENS == 0:
-        say(live_line(run.read()))
+class _Lines:
+    """Says how a run stands, every LINE_TOKENS tokens or, where several come at once, soon after."""
+
+    def __init__(self, run: Watched) -> None:
+        self._run, self._next = run, LINE_TOKENS
+
+    def say_if_due(self) -> None:
+        """Say it, if there are tokens enough."""
+        if self._run.tokens >= self._next:
+            self._next = self._run.tokens - self._run.tokens % LINE_TOKENS + LINE_TOKENS
+            say(live_line(self._run.read()))
 
 
 class _Screen:
@@ -146,7 +154,7 @@ class _Screen:
             self._live.update(LiveView(self._run.read()), refresh=True)
         finally:
             self._drawing, now_s = False, time.perf_counter()
-            self._next_s = now_s + max(1 / MOST_PER_S, (now_s - begin_s) / SHARE)
+            self._next_s = now_s + min(max(1 / MOST_PER_S, (now_s - begin_s) / SHARE), LONGEST_S)
 
 
 @contextmanager
