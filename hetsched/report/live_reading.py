@@ -24,7 +24,7 @@ class Lately(NamedTuple):
 
 @dataclass(frozen=True)
 class LiveReading:
-    """A run at one moment. `stats`: handle.stats(); `asked_LE`: tokens since the last reading; `state_LE`: Residency's.
+    """A run at one moment. `stats`: handle.stats(); `asked_LE`: tokens of late; `state_LE`: Residency's.
 
     `text` is what has been written, `wall_s` since the first reading, `most`: tokens that it may become.
     """
@@ -58,11 +58,13 @@ class Window:
     def __init__(self) -> None:
         self._kept: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self._seen_LE: IntArray | int = 0
+        self._asked_LE: IntArray | None = None
 
     def since(self, stats: dict[str, Any], seen_LE: IntArray) -> tuple[Lately, IntArray]:
         """What has changed since the oldest reading kept, and tokens [L, E] of each expert since the last one.
 
-        `stats` as of handle.stats(), `seen_LE`: tokens of each expert so far.
+        Where nothing was asked for since, what was before that. `stats` as of handle.stats(), `seen_LE`: tokens of each
+        expert so far.
         """
         names = "decode_tokens", "decode_s", "active", "hits", "total_s", "gpu_s", "link_s", "cpu_s"
         self._kept.append({name: stats[name] for name in names})
@@ -74,7 +76,9 @@ class Window:
             {lane: _share(more[f"{lane}_s"], more["total_s"]) or 0.0 for lane in ("gpu", "link", "cpu")},
         )
         asked_LE, self._seen_LE = seen_LE - self._seen_LE, seen_LE
-        return lately, asked_LE
+        if self._asked_LE is None or asked_LE.any():
+            self._asked_LE = asked_LE
+        return lately, self._asked_LE
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -89,8 +89,8 @@ def _text_panel(reading: LiveReading, width: int, height: int) -> Panel:
 
 def _title(reading: LiveReading, width: int) -> Text:
     """What runs where: as much as there is room for, and in any case that it is lossy where it is."""
-    label = Text("" if reading.stats["lossless"] else "LOSSY ", style="bold red")
-    return label.append(_fitting(reading.title, width - len(label)), style="not bold cyan")
+    label = "" if reading.stats["lossless"] else "LOSSY "
+    return Text.assemble((label, "bold red"), _fitting(reading.title, width - len(label)))
 
 
 def _so_far(reading: LiveReading) -> tuple[str, ...]:
@@ -129,8 +129,8 @@ def _speed(reading: LiveReading) -> Sheet:
 
 
 def _three(figure: float) -> str:
-    """A speed by its first three digits, or all that stand before the point."""
-    return f"{figure:.3g}" if figure < 1000 else f"{figure:.0f}"
+    """A speed by some three digits, or all that stand before the point."""
+    return f"{figure:.1f}" if figure < 100 else f"{figure:.0f}"
 
 
 def _lanes(reading: LiveReading) -> Sheet:

@@ -17,7 +17,7 @@ from tests.report.screens import COMMAND, environment
 
 OWN_BEGINS, OWN_ENDS = b"\x1b[?1049h", b"\x1b[?1049l"  # the screen of a program of its own
 HOME = b"\x1b[H"  # each drawing begins with it
-PATIENCE_S = 180.0  # for what never comes
+PATIENCE_S = 500.0  # for what never comes
 
 
 class Terminal:

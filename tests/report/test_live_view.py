@@ -92,6 +92,14 @@ def test_no_size_is_too_small(columns: int, rows: int) -> None:
     assert max(len(line) for line in lines) <= columns
 
 
+def test_only_what_is_lossy_is_called_so_and_in_red() -> None:
+    stats = {**reading().stats, "lossless": True}
+    assert "\x1b[1;31mLOSSY" in drawn(LiveView(reading()), 80, 24, colours=True)[0]
+    first = drawn(LiveView(reading(stats=stats)), 80, 24, colours=True)[0]
+    assert "LOSSY" not in first
+    assert "\x1b[1;31m" not in first
+
+
 def test_a_text_moves_no_cursor() -> None:
     """Escape sequences of a model's text are blanks, and its end is what is seen."""
     lines = drawn(LiveView(reading(text="\x1b[2J\x07\tred\x1b[31m herring\n" + "the end")), 80, 24)
@@ -136,6 +144,7 @@ def test_lately_is_a_difference() -> None:
     assert (lately.tokens_per_s, lately.hit_rate) == (2.0, 0.25)
     assert lately.busy == {"gpu": 0.75, "link": 0.0, "cpu": 0.0}
     assert asked_LE.tolist() == (2 * ones_LE).tolist()
+    assert window.since(now, 3 * ones_LE)[1].tolist() == (2 * ones_LE).tolist()  # drawn again: nothing is new
 
 
 def test_a_cell_an_expert_where_there_is_room() -> None:
