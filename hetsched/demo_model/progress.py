@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn
+
+from hetsched.report.progress_columns import times, words
 
 Tick: TypeAlias = Callable[[float], None]  # told the fraction of the stage that is done, 0 to 1
 
@@ -25,12 +27,10 @@ class Stages:
         self._shares = {name: share / total for name, share in shares.items()}
         self._done = 0.0
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
+            words(),
             BarColumn(),
             TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            *times(),
             console=Console(stderr=True),
             disable=not shown,
         )

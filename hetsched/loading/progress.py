@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from ..machine.sizes import show_bytes
+from ..report.progress_columns import whole, words
 from ..report.tables import console as stderr_console
 
 
@@ -36,11 +37,11 @@ class LoadProgress:
         self._title, self._shown, self._total_bytes = title, shown, total_bytes
         self._console = console or stderr_console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
+            words(),
             BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            DownloadColumn(binary_units=True, table_column=whole()),
+            TransferSpeedColumn(table_column=whole()),
+            TimeRemainingColumn(table_column=whole()),
             console=self._console,
             disable=not (shown and self._console.is_terminal),
             transient=True,

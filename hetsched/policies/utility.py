@@ -97,8 +97,9 @@ class Utility(Kernelled):
         from .utility_steps import CPU_SHARE, LINK_PRICE_S
 
         numbers, utility_LE = self._own[0], self._own[1]
-        tables = (utility_LE, *self._forecast)
-        return Foreseen(*(table.copy() for table in tables), float(numbers[LINK_PRICE_S]), float(numbers[CPU_SHARE]))
+        next_LE, demand_LE = self._forecast
+        shares = float(numbers[LINK_PRICE_S]), float(numbers[CPU_SHARE])
+        return Foreseen(utility_LE.copy(), next_LE.copy(), demand_LE.copy(), *shares)
 
     def kernels(self) -> PolicyKernels:
         """The layer's integer program, by the solver unless one token's answer is settled without; then swaps."""

@@ -28,6 +28,11 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     return made
 
 
+def say(text: str) -> None:
+    """Tell a person on standard error; a terminal breaks lines between words."""
+    console(stderr=True).print(Text(text))
+
+
 @dataclass(frozen=True)
 class Column:
     """`drop`: the order in which columns go where there is no room, 1 first; 0 stays. `prose`: broken between words."""
