@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 TEXT = """how often tokens of two sets of prompts choose each expert, ranked by the difference; --out writes a steering
 towards the first set: its experts are forced on and the second set's off. Prompts are read as they are, without chat
 template"""
+EXAMPLES: tuple[str, ...] = (
+    "hetsched analyse experts --model demo --prompts-a a.txt --prompts-b b.txt",
+    "hetsched analyse experts --model demo --prompts-a a.txt --prompts-b b.txt --out steer.yaml --plot steer.svg",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -14,6 +14,12 @@ from .replaying import decision_seconds, replay_bar
 
 GUARDED = "gpt-oss-20b"  # unless --models says otherwise
 REPLAYED = ("gpt-oss-20b", "qwen3-30b-a3b")  # unless --models says otherwise
+EXAMPLES: tuple[str, ...] = (
+    "hetsched bench --model demo -p 512 -n 128 -r 5",
+    "hetsched bench --model demo --hardware rtx-4090 --strategies hetsched,static-frequency --json",
+    "hetsched bench --overhead --models gpt-oss-20b --plot overhead.svg",
+    "hetsched bench --faults --steps 200",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -15,6 +15,11 @@ from .shapes import model_or_name
 
 if TYPE_CHECKING:
     from hetsched.replay import Comparison
+EXAMPLES: tuple[str, ...] = (
+    "hetsched compare --trace trace.npz --model gpt-oss-20b --hardware rtx-4060-laptop-8gb,rtx-4090 --plot pictures",
+    "hetsched compare --trace trace.npz --model gpt-oss-20b --hardware t4 --strategies hetsched,gdsf --csv",
+    "hetsched compare --trace trace.npz --model gpt-oss-20b --hardware t4 --speculation",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -22,6 +22,10 @@ from .replaying import (
 from .shapes import model_or_name
 
 PROTOCOLS = ("published", "honest", "caching-study")  # evaluate.PROTOCOLS, which takes long to import
+EXAMPLES: tuple[str, ...] = (
+    "hetsched evaluate --protocol honest --trace trace.npz --model gpt-oss-20b",
+    "hetsched evaluate --protocol caching-study --trace trace.npz --model gpt-oss-20b --json",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -13,6 +13,12 @@ from .option_types import at_least_one, finite_float, seed
 from .paths import InputFile, OutputFile
 from .replaying import replay_bar
 
+EXAMPLES: tuple[str, ...] = (
+    "hetsched predictor train --trace trace.npz --out learned.npz --epochs 3",
+    "hetsched predictor eval --trace other.npz --predictor learned.npz",
+    "hetsched predictor info learned.npz --json",
+)
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb with its own verbs."""

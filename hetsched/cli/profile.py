@@ -36,6 +36,12 @@ CHECK_S = 20.0
 HOST_S = 2.0  # what measuring the engine itself is shown to take
 DEVICES = ("auto", "cpu", "cuda")
 LEAST_WIDTH, MOST_WIDTH = 16, 1 << 17  # of an expert: no model comes near either end
+EXAMPLES: tuple[str, ...] = (
+    "hetsched profile --model qwen3-30b-a3b",
+    "hetsched profile --geometry hidden=2048,ffn=768 --dtype bf16 --quick --out here.yaml",
+    "hetsched profile --check --quick",
+    "hetsched profile --kernels --format mxfp4,q8_0",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

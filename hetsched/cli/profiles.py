@@ -27,6 +27,14 @@ from .paths import InputFile, NameOrPath, OutputText, PlotFile
 from .shapes import model_named
 
 DRAWN_MODEL = "qwen3-30b-a3b"
+EXAMPLES: tuple[str, ...] = (
+    "hetsched profiles list",
+    "hetsched profiles show gpt-oss-20b --format bf16,mxfp4 --context 32768",
+    "hetsched profiles show t4 --plot t4.svg --model gpt-oss-20b",
+    "hetsched profiles derive rtx-4090 --out my-4090.yaml",
+    "hetsched profiles validate my-4090.yaml",
+    "hetsched profiles diff rtx-4090 rtx-3090-24gb",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

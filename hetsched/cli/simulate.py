@@ -11,6 +11,11 @@ from .paths import OutputFile
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
 from .shapes import model_or_name
 
+EXAMPLES: tuple[str, ...] = (
+    "hetsched simulate --trace trace.npz --model gpt-oss-20b --hardware rtx-4060-laptop-8gb",
+    "hetsched simulate --trace trace.npz --model gpt-oss-20b --hardware t4 --strategy on-demand-lru --json",
+)
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""

@@ -44,6 +44,11 @@ PHASES = ("decode", "verify", "prefill")
 DEFAULT = (
     "exact,cp-sat,mathopt-highs,greedy-dali,list-hybrimoe,ratio-freetoken,rule-fiddler,threshold-spac,sort,all-cpu"
 )
+EXAMPLES: tuple[str, ...] = (
+    "hetsched solve --random 200",
+    "hetsched solve --random 50 --solvers exact,greedy-dali,sort --size 12 --json",
+    "hetsched solve --trace trace.npz --model gpt-oss-20b --hardware rtx-4090 --phase prefill --plot solve.svg",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -23,6 +23,15 @@ from .trace_synth import add_synth_options, synth_params
 
 if TYPE_CHECKING:
     from hetsched.steering.file import Steering
+EXAMPLES: tuple[str, ...] = (
+    "hetsched trace synth --layers 24 --experts 32 --top-k 4 --tokens 2000 --sequences 8 --out trace.npz",
+    "hetsched trace info trace.npz --plot trace.svg",
+    "hetsched trace record --model demo --prompts prompts.txt --out demo.npz",
+    "hetsched trace import log.csv --num-experts 64 --out log.npz",
+    "hetsched trace split trace.npz --at 0.5 --out fit.npz score.npz",
+    "hetsched trace concat fit.npz score.npz --out both.npz",
+    "hetsched trace speculate trace.npz --drafts 4 --acceptance 0.7 --out drafted.npz",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from hetsched import __version__
 from hetsched.cli import _parser, main
+from hetsched.errors import InputError
 from tests.report.screens import piped
 
 
@@ -31,6 +33,8 @@ OPTIONS = [
     if action.option_strings and action.nargs != 0 and action.default not in (None, "", argparse.SUPPRESS)
 ]
 
+ODD_VALUES = ("--", "-", "=", "--=", "%", "%s%(prog)s", "\udcff", "'", "{}", "-1", "9" * 5000, "[red]", "")
+
 
 def test_bare_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
@@ -45,6 +49,26 @@ def test_version(option: str) -> None:
     assert piped(option) == (f"hetsched {__version__}\n", "")
 
 
+@pytest.mark.parametrize("parser", ALL, ids=lambda parser: parser.prog)
+def test_every_verb_has_the_version(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever else it asks for."""
+    with pytest.raises(SystemExit) as left:
+        main([*parser.prog.split()[1:], "--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"hetsched {__version__}\n"
+
+
+@pytest.mark.parametrize("parser", ALL, ids=lambda parser: parser.prog)
+def test_no_value_breaks_the_parser(parser: argparse.ArgumentParser) -> None:
+    """It is taken or refused in one line."""
+    for option in (
+        action.option_strings[-1] for action in parser._actions if action.option_strings and action.nargs != 0
+    ):
+        for value in ODD_VALUES:
+            with contextlib.suppress(InputError):
+                parser.parse_args([f"{option}={value}"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "verb", "message"),
     [
@@ -57,7 +81,17 @@ def test_version(option: str) -> None:
         (["profiles"], "hetsched profiles", "the following arguments are required: VERB"),
         (["profiles", "diff", "t4"], "hetsched profiles diff", "required: second"),
         (["compare", "--trace", "x"], "hetsched compare", "required: --model, --hardware"),
-        (["doctor", "--no\nsuch"], "hetsched", "unrecognized arguments: --no such"),
+        (["doctor", "--no\nsuch"], "hetsched doctor", "unrecognized arguments: --no such"),
+        (["doctor", "more"], "hetsched doctor", "unrecognized arguments: more"),
+        (["--versoin"], "hetsched", "unrecognized arguments: --versoin: did you mean '--version'?"),
+        (["compar"], "hetsched", "invalid choice: 'compar': did you mean 'compare'? (choose from demo, run,"),
+        (["trace", "inof"], "hetsched trace", "did you mean 'info'?"),
+        (["run", "--modle", "demo"], "hetsched run", "unrecognized arguments: --modle: did you mean '--model'?"),
+        (["run", "--model", "demo", "--polcy=x"], "hetsched run", "--polcy=x: did you mean '--policy'?"),
+        (["solve", "--random", "3", "--phase", "prefil"], "hetsched solve", "did you mean 'prefill'? (choose from"),
+        (["solve", "--random", "3", "--zzz"], "hetsched solve", "unrecognized arguments: --zzz; see"),
+        (["profile", "--dtype=--"], "hetsched profile", "argument --dtype: '--' is no value"),
+        (["bench", "--model", "demo", "-p--"], "hetsched bench", "argument -p: '--' is no value"),
     ],
 )
 def test_a_usage_error_is_one_line(
