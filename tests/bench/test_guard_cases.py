@@ -56,9 +56,9 @@ def test_every_kind_of_case_is_there() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--hardware", "rtx-4090,t4"], "one machine, not with 2"),
-        (["--models", "gpt-oss-20b,demo"], "one model, not with 2"),
-        (["--tokens", "3"], "--tokens belongs to another benchmark"),
+        (["--hardware", "rtx-4090,t4"], "one machine, not 2"),
+        (["--models", "gpt-oss-20b,demo"], "one model, not 2; name one with --models"),
+        (["--tokens", "3"], "--tokens belongs to --model and --engine-overhead"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

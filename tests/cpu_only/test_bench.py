@@ -1,4 +1,4 @@
-"""`hetsched bench --cpu`: three ways of one model in turns, and a report of what was measured."""
+"""`hetsched bench --cpu-only`: three ways of one model in turns, and a report of what was measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def one_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_has_a_row_for_each_phase(one_tiny_model: None, capsys: pytest.CaptureFixture[str]) -> None:
     """The promised keys; ratios lie within their ranges and seconds are positive."""
-    assert main(["bench", "--cpu", "--json"]) == 0
+    assert main(["bench", "--cpu-only", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "hetsched-bench-cpu/1"
     assert [(row["phase"], row["tokens"]) for row in document["rows"]] == [("decode", 1), ("prefill", 24)]
