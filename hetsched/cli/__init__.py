@@ -31,6 +31,7 @@ VERBS = (
     "compare",
     "evaluate",
     "bench",
+    "completion",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 

@@ -50,12 +50,12 @@ class Parser(argparse.ArgumentParser):
     def show_examples(self, examples: Sequence[str]) -> None:
         """Let --help show whole command lines: here, and each also in the parser of the verb within that it uses."""
         self.examples += examples
-        for name, parser in self._verbs().items():
+        for name, parser in self.verbs().items():
             parser.show_examples([line for line in examples if f"{line} ".startswith(f"{self.prog} {name} ")])
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError: what was meant, and where to read on; an unknown option goes before a missing one."""
-        own = takewhile(lambda word: word.startswith("-"), self._words) if self._verbs() else self._words
+        own = takewhile(lambda word: word.startswith("-"), self._words) if self.verbs() else self._words
         unknown = next(filter(self._is_unknown, own), None)
         if unknown is not None and not message.startswith("argument "):
             message = f"{_UNKNOWN}{unknown}{_meant(unknown.partition('=')[0], self._options())}"
@@ -72,10 +72,10 @@ class Parser(argparse.ArgumentParser):
     def _refuse_dashes(self) -> None:
         """Raise InputError for "--" as a value, which argparse takes for the end of the options and stumbles over."""
         for word in self._words:
-            if re.fullmatch(r"--[\w-]+=--|-\w=?--", word) and not self._verbs():
+            if re.fullmatch(r"--[\w-]+=--|-\w=?--", word) and not self.verbs():
                 self.error(f"argument {word[:-2].rstrip('=')}: '--' is no value")
 
-    def _verbs(self) -> dict[str, Parser]:
+    def verbs(self) -> dict[str, Parser]:
         """The parsers of the verbs that this one has."""
         found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         return dict(found[0].choices) if found else {}

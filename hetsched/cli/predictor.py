@@ -9,14 +9,14 @@ from typing import Any
 
 from hetsched.report.tables import console
 
-from .option_types import at_least_one, finite_float, seed
+from .option_types import at_least_one, finite_float, seed, share
 from .paths import InputFile, OutputFile
 from .replaying import replay_bar
 
 EXAMPLES: tuple[str, ...] = (
-    "hetsched predictor train --trace trace.npz --out learned.npz --epochs 3",
-    "hetsched predictor eval --trace other.npz --predictor learned.npz",
-    "hetsched predictor info learned.npz --json",
+    "hetsched predictor train --trace trace.npz --out learned.safetensors --epochs 3",
+    "hetsched predictor eval --trace other.npz --predictor learned.safetensors",
+    "hetsched predictor info learned.safetensors --json",
 )
 
 
@@ -50,7 +50,7 @@ def _add_train(verbs: Any) -> None:
     text = "stop after so many minutes of this run; the file then depends on the machine's speed"
     train.add_argument("--minutes", type=finite_float(0, 1e6, low_excluded=True), metavar="M", help=text)
     text = "learn from the first share of the sequences, score the others (default: %(default)s)"
-    train.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
+    train.add_argument("--fit-sequences", type=share, default=0.5, metavar="SHARE", help=text)
     text = "learn from hidden states, too, as 'hetsched trace record --hidden' writes them"
     train.add_argument("--hidden", action="store_true", help=text)
     text = "honest: what is known before a layer's router runs; published: the router's own input, and later tokens"

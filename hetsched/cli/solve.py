@@ -23,10 +23,10 @@ from hetsched.types import Phase
 from .option_types import (
     NotedOption,
     at_least_one,
-    finite_float,
     names_list,
     non_empty_text,
     refuse_given,
+    seconds,
     seed,
     share,
     whole,
@@ -64,8 +64,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "with --random: experts of each problem (default: 1 to 32, drawn)"
     parser.add_argument("--size", type=whole(0, MAX_SIZE), action=NotedOption, metavar="N", help=text)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
-    text = "seconds a call; later answers are failures"
-    parser.add_argument("--time-limit", type=finite_float(0, 1e6, low_excluded=True), metavar="S", help=text)
+    text = "of a call, as 0.05 or 50ms; later answers are failures"
+    parser.add_argument("--time-limit", type=seconds(0, 1e6, low_excluded=True), metavar="SECONDS", help=text)
     text = "draw quality against time into FILE (.png, .svg or .pdf)"
     parser.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")

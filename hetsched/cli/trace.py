@@ -15,7 +15,7 @@ from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import add_steer_option, add_trust_option
 from .drafting import MOST_DRAFTS, acceptance_from, add_derivation_options
-from .option_types import at_least_one, non_empty_text, whole
+from .option_types import at_least_one, non_empty_text, share, whole
 from .parser import Parser, last_value_first
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
 from .progress import progress_bar
@@ -113,7 +113,7 @@ def _add_split(verbs: Any) -> None:
     split.reordered = lambda words: last_value_first(words, "--out", ("--at", "--sequences"))
     split.add_argument("file", action=InputFile, metavar="FILE")
     how = split.add_mutually_exclusive_group(required=True)
-    how.add_argument("--at", type=float, metavar="FRACTION", help="into the first share of the sequences and the rest")
+    how.add_argument("--at", type=share, metavar="SHARE", help="into the first share of the sequences and the rest")
     how.add_argument(
         "--sequences", type=non_empty_text, metavar="A:B", help="keep sequences A to B - 1, counted from 0"
     )

@@ -125,7 +125,12 @@ def test_it_is_refused(
         (types.at_least_one, {"1": 1}, ["0", "one", "-1"]),
         (types.finite_float(1, 2), {"1": 1.0, "2e0": 2.0}, ["nan", "inf", "-inf", "0.9", "2.1", "", "1e400"]),
         (types.finite_float(0, 2, low_excluded=True), {"1e-9": 1e-9}, ["0", "-0.0"]),
-        (types.share, {"0.25": 0.25}, ["25%", "1.01"]),
+        (types.share, {"0.25": 0.25, "25%": 0.25, "100%": 1.0}, ["1.01", "101%", "%", "-1%", "nan%"]),
+        (
+            types.seconds(0, 60),
+            {"20us": 2e-5, "2E-5": 2e-5, "1.5 ms": 1.5e-3, "1min": 60.0, "5": 5.0},
+            ["61", "2min", "-1", "s", "5 miles", "nan", "1e999s"],
+        ),
         (types.non_empty_text, {"a b": "a b"}, ["", " "]),
         (types.file_path, {"a": Path("a")}, ["", " "]),
         (types.names_list, {"a, b": ["a", "b"]}, ["", ",", "a,", "a,a", "a,,b"]),
