@@ -61,6 +61,7 @@ ROOMS = [
     "demo_model",
     "testing",
     "bench",
+    "schemas",
     "cli",
     "__main__",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from hetsched.cli import main
 from hetsched.report.bench_model_view import model_markdown
+from tests.documents import document_of
 from tests.loading.made_packed import made_packed
 
 SMALL = ["-p", "6", "-n", "3", "-r", "2", "--gpu-memory", "50%"]
@@ -19,7 +19,7 @@ SMALL = ["-p", "6", "-n", "3", "-r", "2", "--gpu-memory", "50%"]
 def test_every_strategy_is_two_rows(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--model", str(checkpoint), *SMALL, "--strategies", "static-frequency,cpu-only", "--json"]
     assert main(["bench", *asked]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = document_of(capsys.readouterr().out)
     assert document["schema"] == "hetsched-bench-model/1"
     assert document["emulated"]
     assert document["format"] == "fp32"
@@ -39,7 +39,7 @@ def test_seconds_hold_decisions_and_the_engine(checkpoint: Path, capsys: pytest.
     """On an emulated machine too, whose lanes know neither."""
     asked = ["--model", str(checkpoint), *SMALL, "--strategies", "hetsched", "--json"]
     assert main(["bench", *asked]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    rows = document_of(capsys.readouterr().out)["rows"]
     for row in rows[:2]:
         assert row["decision_s_per_token"] > 0 < row["host_s_per_token"]
         assert 1 / min(row["samples"]) > row["host_s_per_token"]
@@ -72,7 +72,7 @@ def test_lossy_speeds_stand_apart(checkpoint: Path, capsys: pytest.CaptureFixtur
     """In a table that says so."""
     asked = ["--model", str(checkpoint), *SMALL, "--strategies", "hetsched", "--json"]
     assert main(["bench", *asked]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = document_of(capsys.readouterr().out)
     document["rows"][1]["lossless"] = False
     tables = model_markdown(document).split("**Emulated seconds, rtx-4060-laptop-8gb; LOSSY**")
     assert "pp6" in tables[0]

@@ -28,6 +28,7 @@ from hetsched.machine import gallery
 from hetsched.report.bench_plot import plot_overhead
 from hetsched.report.bench_view import overhead_view
 from hetsched.scheduler import Scheduler
+from tests.documents import document_of
 
 CONTRACT = {"model", "hardware", "layer_overhead_s", "predicted_step_s", "executed_step_s", "error"}
 
@@ -108,7 +109,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_document_keeps_the_contract(document: dict[str, Any]) -> None:
-    (row,) = json.loads(json.dumps(document))["rows"]
+    (row,) = document_of(json.dumps(document))["rows"]
     assert document["schema"] == "hetsched-bench/1"
     assert document["emulated"]
     assert row.keys() >= CONTRACT

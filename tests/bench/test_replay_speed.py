@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from hetsched.cli import main
+from tests.documents import document_of
 
 
 def test_every_strategy_on_every_model_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     models = ["--models", "gpt-oss-20b", "--hardware", "rtx-4090", "--layer-steps", "72"]
     assert main(["bench", "--replay-speed", "--json", *models, "--strategies", "static-frequency,sp-moe"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = document_of(capsys.readouterr().out)
     assert document["schema"] == "hetsched-replay-speed/1"
     rows = {row["strategy"]: row for row in document["rows"]}
     assert rows.keys() == {"static-frequency", "sp-moe"}

@@ -49,7 +49,8 @@ def test_bash_completes(words: list[str], found: set[str], tmp_path: Path, capsy
     main(["completion", "bash"])
     (tmp_path / "script").write_text(capsys.readouterr().out)
     (tmp_path / "trace.npz").write_text("")
-    asked = f'COMP_WORDS=(hetsched {" ".join(words)}); COMP_CWORD={len(words)}; _shtab_hetsched "" {words[-1]} {words[-2] if words[1:] else "hetsched"}'
+    before = ["hetsched", *words][-2]
+    asked = f'COMP_WORDS=(hetsched {" ".join(words)}); COMP_CWORD={len(words)}; _shtab_hetsched "" {words[-1]} {before}'
     ran = subprocess.run(
         [str(BASH), "-c", f'source ./script; {asked}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
         cwd=tmp_path,
