@@ -11,7 +11,7 @@ HEAD = """# JSON documents
 
 With `--json` a verb prints one document on standard output and nothing else there; progress, warnings and errors go to
 standard error. `schema` names what it is and its version, and there is a
-[JSON Schema](https://json-schema.org) of each in the package (`hetsched/schemas/`), so that a program can check what it
+JSON Schema (draft 2020-12) of each in the package (`hetsched/schemas/`), so that a program can check what it
 reads. Within a version nothing is renamed or taken away; a new field may come in. No number is NaN or infinite: what
 was not measured is null. Names carry units: `_s` seconds, `_bytes` bytes, `_per_s` a second; shares and rates are
 from 0 to 1.
@@ -33,9 +33,13 @@ def _section(name: str, schema: dict[str, Any]) -> Iterator[str]:
     for number, shape in enumerate(schema.get("anyOf", [schema])):
         if number:
             yield from ("or", "")
-        yield from ("| field | type | meaning |", "| --- | --- | --- |")
-        yield from _rows(shape, "")
-        yield ""
+        yield from _table(shape)
+    for part, shape in schema.get("$defs", {}).items():
+        yield from (f"Where it says {part}: {_type(shape)}", "", *(_table(shape) if _is(shape, "object") else ()))
+
+
+def _table(shape: dict[str, Any]) -> Iterator[str]:
+    yield from ("| field | type | meaning |", "| --- | --- | --- |", *_rows(shape, ""), "")
 
 
 def _rows(shape: dict[str, Any], before: str) -> Iterator[str]:
