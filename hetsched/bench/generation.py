@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -84,7 +85,7 @@ def model_document(
     for strategy in settings.strategies:
         asked = {} if str(options.get("hardware")).lower() == "cpu" else {"policy": strategy}
         with attach(model, **{**options, **asked}) as handle:
-            taken_R = _repeated(model, settings, lambda handle=handle: _reading(handle), tick)
+            taken_R = _repeated(model, settings, partial(_reading, handle), tick)
             stats, geometry = handle.stats(), handle.geometry
         clock = "emulated" if stats["emulated"] else "measured"
         backend = f"{stats['accelerator']}, {stats['policy']}"

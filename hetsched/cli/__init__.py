@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _code(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="hetsched", description="Schedule the experts of a Mixture-of-Experts model whose GPU is too small."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 from ..errors import MissingDependencyError
 from ..machine import gallery
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
     parser = _parser()
     names = {group: installed(f"hetsched.{group}") for group in ("policies", "solvers", "forecasters")}
-    known = {"hardware": gallery.machines(), "policy": names["policies"], "strategy": names["policies"]}
+    known: dict[str, Iterable[str]] = {"hardware": gallery.machines()}
+    known |= {"policy": names["policies"], "strategy": names["policies"]}
     known |= {"solver": names["solvers"], "forecaster": names["forecasters"]}
     for action in _actions(parser):
         if isinstance(action, PathOption):
