@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "experts to list and to force, the strongest (default: %(default)s)"
     experts.add_argument("--top", type=at_least_one, default=10, metavar="N", help=text)
     text = "steering file to write, for --steer (.json or .yaml)"
-    experts.add_argument("--out", action=OutputFile, metavar="FILE", help=text)
+    experts.add_argument("-o", "--out", action=OutputFile, metavar="FILE", help=text)
     text = "draw the differences into FILE (.png, .svg or .pdf)"
     experts.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
     add_trust_option(experts)

@@ -10,6 +10,7 @@ from typing import Any
 from .attaching import load_model
 from .bench_options import CPU, FAULTS, GUARD, MODEL, OVERHEAD, REPLAY, add_bench_options, only, settle
 from .option_types import non_empty_text
+from .parser import formerly
 from .replaying import decision_seconds, replay_bar
 
 EXAMPLES: tuple[str, ...] = (
@@ -29,9 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     which.add_argument(MODEL, type=non_empty_text, metavar="PATH", help=text)
     for flag, (_, text) in BENCHMARKS.items():
         which.add_argument(flag, dest="benchmark", action="store_const", const=flag, default=MODEL, help=text)
-    which.add_argument(  # as it was called first
-        "--overhead", dest="benchmark", action="store_const", const=OVERHEAD, default=MODEL, help=argparse.SUPPRESS
-    )
+    formerly(parser, "--overhead", OVERHEAD)
     add_bench_options(parser)
     parser.set_defaults(run=run)
 

@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     parser = _parser()
     names = {group: installed(f"hetsched.{group}") for group in ("policies", "solvers", "forecasters")}
     known: dict[str, Iterable[str]] = {"hardware": gallery.machines()}
-    known |= {"policy": names["policies"], "strategy": names["policies"]}
-    known |= {"solver": names["solvers"], "forecaster": names["forecasters"]}
+    known |= {"policy": names["policies"], "solver": names["solvers"], "forecaster": names["forecasters"]}
     for action in _actions(parser):
         if isinstance(action, PathOption):
             action.complete = shtab.DIR if isinstance(action, NewFolder) else shtab.FILE  # type: ignore[attr-defined]

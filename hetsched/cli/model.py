@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "make SmolLM2-135M-Instruct into a sparse Mixture-of-Experts checkpoint"
     build = verbs.add_parser("build", help=text, description=text)
     build.add_argument(
-        "--out", action=NewFolder, required=True, metavar="DIR", help="folder to write; must be new or empty"
+        "-o", "--out", action=NewFolder, required=True, metavar="DIR", help="folder to write; must be new or empty"
     )
     build.add_argument(
         "--heal-steps",

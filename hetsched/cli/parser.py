@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
         )
         self.reordered: Callable[[list[str]], list[str]] = list
+        self.former: dict[str, str] = {}
         self.examples: list[str] = []
         self._words: list[str] = []
 
@@ -35,7 +36,8 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's, of the words as a verb wants them put: `reordered`; what is left over is an error here."""
-        self._words = self.reordered(list(sys.argv[1:] if args is None else args))
+        words = [self._as_called_now(word) for word in (sys.argv[1:] if args is None else args)]
+        self._words = self.reordered(words)
         self._refuse_dashes()
         known: tuple[argparse.Namespace, list[str]] = super().parse_known_args(self._words, namespace)
         if known[1]:
@@ -69,6 +71,11 @@ class Parser(argparse.ArgumentParser):
             text = f"invalid choice: {value!r:.60}{_meant(str(value), names)} (choose from {known})"
             raise argparse.ArgumentError(action, text)
 
+    def _as_called_now(self, word: str) -> str:
+        """An option by the name that it has today."""
+        name, joined, value = word.partition("=")
+        return f"{self.former.get(name, name)}{joined}{value}"
+
     def _refuse_dashes(self) -> None:
         """Raise InputError for "--" as a value, which argparse takes for the end of the options and stumbles over."""
         for word in self._words:
@@ -92,6 +99,12 @@ class Parser(argparse.ArgumentParser):
         return not any(option.startswith(name) for option in known) and (name.startswith("--") or name[:2] not in known)
 
 
+def formerly(parser: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Let an option's old name be understood, and stand nowhere."""
+    assert isinstance(parser, Parser)
+    parser.former[old] = new
+
+
 def _meant(word: str, known: Sequence[str]) -> str:
     """The nearest of the known names, as a question; nothing where none is near."""
     near = difflib.get_close_matches(word[:60].lower(), known, n=1, cutoff=0.6)
@@ -109,7 +122,7 @@ def last_value_first(words: list[str], option: str, valued: Sequence[str]) -> li
         if word.startswith("-") and word != "-":
             name, _, joined = word.partition("=")
             owner = "" if joined else name
-        elif owner and option.startswith(owner) and len(owner) > 2:
+        elif owner and (owner == option[1:3] or (option.startswith(owner) and len(owner) > 2)):  # -o is --out
             values.append(i)
         elif any(known.startswith(owner) for known in valued) and len(owner) > 2:
             owner = ""

@@ -40,7 +40,7 @@ def _add_train(verbs: Any) -> None:
     text = "learn from the first sequences of a trace; goes on where an interrupted run stopped"
     train = _verb(verbs, "train", _train, text)
     train.add_argument("--trace", required=True, action=InputFile, metavar="FILE", help="recorded routing (.npz)")
-    train.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="predictor (.safetensors)")
+    train.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="predictor (.safetensors)")
     text = "compact: decides in replays and models; published: MoE-Beyond's, to be scored (default: %(default)s)"
     architectures = ("compact", "published")
     train.add_argument("--architecture", type=str.lower, choices=architectures, default="compact", help=text)

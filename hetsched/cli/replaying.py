@@ -20,6 +20,7 @@ from hetsched.replay.steps import MODES
 from hetsched.report.tables import console
 
 from .option_types import at_least_one, non_empty_text, seconds, share, whole
+from .parser import formerly
 from .paths import InputFile, NameOrPath
 
 BOUND_WINDOWS = 12
@@ -61,7 +62,9 @@ def add_trace_options(parser: argparse.ArgumentParser) -> None:
         help="what it was recorded on: see 'hetsched profiles list'; or 'demo'",
     )
     name = non_empty_text
-    parser.add_argument("--dtype", type=name, metavar="NAME", help="experts stored as (default: as published)")
+    formerly(parser, "--dtype", "--format")
+    text = "experts stored in it, q4_k or q4_k/q6_k (gate and up, down) (default: as published)"
+    parser.add_argument("--format", type=name, dest="dtype", metavar="NAME", help=text)
     text = "fit frequencies and predictors on the first share of the sequences, score the others (default: 0.5)"
     fit = parser.add_mutually_exclusive_group()
     fit.add_argument("--fit-sequences", type=share, metavar="SHARE", help=text)

@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     source.add_argument("--trace", action=InputFile, metavar="FILE", help="layers of a recorded routing trace (.npz)")
     source.add_argument("--random", type=whole(1, MAX_RANDOM), metavar="N", help="N random problems of many kinds")
     text = "strategies (default: %(default)s)"
-    parser.add_argument("--solvers", type=names_list, default=DEFAULT, metavar="A,B,...", help=text)
+    parser.add_argument("--solvers", type=names_list, default=DEFAULT, metavar="A[,B]", help=text)
     _add_trace_options(parser)
     text = "with --random: experts of each problem (default: 1 to 32, drawn)"
     parser.add_argument("--size", type=whole(0, MAX_SIZE), action=NotedOption, metavar="N", help=text)
@@ -85,7 +85,7 @@ def _add_trace_options(parser: argparse.ArgumentParser) -> None:
     text = "with --trace: kind of step that its tokens make (default: %(default)s)"
     parser.add_argument("--phase", type=str.lower, choices=PHASES, action=NotedOption, default="decode", help=text)
     text = "with --trace: tokens of a step (default: 1, 5 or 256, by phase)"
-    parser.add_argument("--tokens", type=at_least_one, action=NotedOption, metavar="T", help=text)
+    parser.add_argument("--tokens", type=at_least_one, action=NotedOption, metavar="N", help=text)
     text = "with --trace: layers drawn from it (default: %(default)s)"
     parser.add_argument("--instances", type=at_least_one, action=NotedOption, default=200, metavar="N", help=text)
 

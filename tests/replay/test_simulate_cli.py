@@ -139,7 +139,7 @@ def test_what_is_charged_for_the_host(files, capfd, options, host_s, note):
     document = document_of(out_of(capfd, "compare", *files, "--strategies", "cpu-only", "--json", *options))
     assert document["rows"][0]["host_s_per_token"] == pytest.approx(LAYERS * host_s)
     assert any(note in said for said in document["notes"])
-    simulated = document_of(out_of(capfd, "simulate", *files, "--strategy", "cpu-only", "--json", *options))
+    simulated = document_of(out_of(capfd, "simulate", *files, "--policy", "cpu-only", "--json", *options))
     assert simulated["stats"]["host_s_per_token"] == pytest.approx(LAYERS * host_s)
     assert simulated["host_charge"] == document["host_charge"]
 
@@ -149,7 +149,7 @@ def test_a_host_that_is_not_known_is_measured_once(files, capfd, tmp_path, monke
     monkeypatch.setenv("HETSCHED_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("hetsched.bench.host_cost.measure_host", lambda: known)
     known = KnownHost(HostCost(2e-4, 1e-4, 3e-4), "now", date.today().isoformat())
-    asked = ["simulate", *files, "--strategy", "cpu-only", "--json", "--host", "measured"]
+    asked = ["simulate", *files, "--policy", "cpu-only", "--json", "--host", "measured"]
     for lines in (2, 0):
         assert main(asked) == 0
         said = capfd.readouterr()

@@ -13,7 +13,7 @@ import pytest
 from hetsched import __version__
 from hetsched.cli import _parser, main
 from hetsched.errors import InputError
-from tests.report.screens import piped
+from tests.report.screens import on_terminal, piped
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -128,6 +128,56 @@ def test_model_build_takes_debug(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(ValueError):
         main(["model", "build", "--out", str(tmp_path), "--debug"])
+
+
+def test_options_are_called_alike() -> None:
+    """One name a thing: files to write are -o too, lists look like lists, and old names are not shown."""
+    shown = [(p, a) for p in ALL for a in p._actions if a.option_strings and a.help != argparse.SUPPRESS]
+    names = {name for _, action in shown for name in action.option_strings}
+    assert not names & {"--dtype", "--strategy", "--num-experts", "--overhead", "--output", "--gpu-mem", "--no-json"}
+    assert {tuple(a.option_strings) for _, a in shown if "--out" in a.option_strings} == {("-o", "--out")}
+    for name, kind in (("--json", "store_true"), ("--seed", "N"), ("--trace", "FILE"), ("--max-new-tokens", "N")):
+        found = [action for _, action in shown if name in action.option_strings]
+        assert {action.metavar or "store_true" for action in found} == {kind}
+        assert len(found) > 1
+    assert {p.prog for p, a in shown if "," in str(a.metavar) and "[," not in str(a.metavar)} <= {
+        "hetsched compare",  # --drafts 1,2,4,auto
+        "hetsched profile",  # --geometry hidden=N,ffn=N
+        "hetsched trace import",  # --columns layer=NAME,...
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["simulate", "--strategy", "x"], ["simulate", "--policy", "x"]),
+        (["compare", "--dtype=int4"], ["compare", "--format=int4"]),
+        (["trace", "import", "log", "--num-experts", "4"], ["trace", "import", "log", "--experts", "4"]),
+        (["bench", "--overhead"], ["bench", "--engine-overhead"]),
+        (["bench", "--replay"], ["bench", "--replay-speed"]),
+        (["bench", "--cpu"], ["bench", "--cpu-only"]),
+        (
+            ["trace", "split", "t.npz", "--at", "0.5", "-o", "a", "b"],
+            ["trace", "split", "--at", "50%", "--out", "a", "b", "t.npz"],
+        ),
+    ],
+    ids=str,
+)
+def test_old_names_are_understood(old: list[str], new: list[str]) -> None:
+    needed = ["--trace", "t", "--model", "m", "--hardware", "h"] if old[0] in ("simulate", "compare") else []
+    needed = ["--out", "o"] if old[1] == "import" else needed
+    parsed = [vars(_parser().parse_args([*words, *needed])) for words in (old, new)]
+    assert [{k: v for k, v in one.items() if k not in ("paths", "given")} for one in parsed] == [
+        {k: v for k, v in parsed[0].items() if k not in ("paths", "given")}
+    ] * 2
+
+
+def test_no_colour_where_none_is_wanted() -> None:
+    """NO_COLOR, on a terminal: bold at most."""
+    told = "import os; {}from hetsched.cli import main; main(['profiles', 'list']); main(['doctor'])"
+    colour = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38;)[\d;]*m")
+    assert colour.search(on_terminal(100, "-c", told.format("")))
+    assert not colour.search(on_terminal(100, "-c", told.format("os.environ['NO_COLOR'] = '1'; ")))
 
 
 @pytest.mark.parametrize("parser", ALL, ids=lambda parser: parser.prog)

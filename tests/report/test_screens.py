@@ -59,7 +59,7 @@ def test_compare(replay: list[str]) -> None:
 
 
 def test_simulate(replay: list[str]) -> None:
-    asked = ["simulate", *replay, "--strategy", "static-frequency"]
+    asked = ["simulate", *replay, "--policy", "static-frequency"]
     found = document_of(piped(*asked, "--json")[0])["row"]
     assert f"{found['tokens_per_s']:.1f} tokens/s, {1e3 * found['step_s']:.2f} ms a step" in screen(80, *asked)
 
