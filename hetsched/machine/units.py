@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .profile import Source
-from .sizes import show_bytes
 from .yaml_lines import Node
 
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
@@ -123,13 +122,12 @@ def _number(node: Node) -> float | None:
 
 
 def human(value: float, unit: str) -> str:
-    """The figure as people read it: '24.0 GiB', '25.2 GB/s', '15 µs', '1.24 x'."""
+    """The figure as people read it: '24 GiB', '25.2 GB/s', '15 µs', '1.24 x'."""
     if unit == "1":
         return f"{value:.2f} x"
     if unit == "s":
         scale, name = next(((f, n) for f, n in ((1.0, "s"), (1e-3, "ms")) if value >= f), (1e-6, "µs"))
         return f"{value / scale:.3g} {name}"
-    if unit == "B":
-        return show_bytes(value)
-    prefix, factor = max(((p, f) for p, f in _DECIMAL.items() if f <= max(value, 1.0)), key=lambda pair: pair[1])
+    ladder = {**_BINARY, "": 1.0} if unit == "B" else _DECIMAL
+    prefix, factor = max(((p, f) for p, f in ladder.items() if f <= max(value, 1.0)), key=lambda pair: pair[1])
     return f"{value / factor:.3g} {prefix}{unit}"
