@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hetsched.formats import format_of
 from hetsched.integrations.load_report import report_of
 from hetsched.loading.gguf_tokenizer import tokenizer_of
 from hetsched.loading.load import load_model
+from tests.documents import document_of
 from tests.packed.models import logits
 
 EMULATED: dict[str, Any] = {"hardware": "rtx-4060-laptop-8gb", "gpu_memory": "40%", "time_scale": 1.0}
@@ -178,7 +178,7 @@ def test_the_command_line_packs_and_verifies(
     monkeypatch.setattr("hetsched.cli.model.demo_model_path", lambda: source)
     out = tmp_path / "out"
     assert main(["model", "build", "--format", "Q4_K", "--out", str(out), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
+    said = document_of(capsys.readouterr().out)
     assert said["schema"] == "hetsched-model/1"
     assert set(said["bytes_by_format"]) == {"q4_k", "q8_0"}
     base = ["--model", said["path"], "--hardware", "rtx-4060-laptop-8gb", "--gpu-memory", "40%", "--time-scale", "1"]
@@ -186,7 +186,7 @@ def test_the_command_line_packs_and_verifies(
     assert "bit-identical" in capsys.readouterr().out
     more = ["--prompt", "the", "--max-new-tokens", "2", "--json"]
     assert main(["run", *base, *more]) == 0
-    assert json.loads(capsys.readouterr().out)["tokens"]
+    assert document_of(capsys.readouterr().out)["tokens"]
     (tmp_path / "prompts").write_text("the")
     trace = ["--prompts", str(tmp_path / "prompts"), "--out", str(tmp_path / "t.npz"), "--max-new-tokens", "2"]
     assert main(["trace", "record", "--model", said["path"], *trace]) == 0

@@ -66,6 +66,7 @@ ROOMS = [
     "demo_model",
     "testing",
     "bench",
+    "schemas",
     "cli",
     "__main__",
 ]

@@ -1,4 +1,4 @@
-"""Models for `hetsched bench --cpu`: the demo model if it is built, a small one, and one with a large model's experts.
+"""Models for `hetsched bench --cpu-only`: the demo model if built, a small one, and one with a large model's experts.
 
 Shapes: E experts.
 """

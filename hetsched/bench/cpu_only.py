@@ -1,4 +1,4 @@
-"""`hetsched bench --cpu`: without an accelerator, hetsched against transformers' eager and grouped_mm, side by side.
+"""`hetsched bench --cpu-only`: without an accelerator, beside transformers' eager and grouped_mm.
 
 Whole forward passes of one model in one process, in turns, so that a busy moment of the machine meets all three alike.
 """

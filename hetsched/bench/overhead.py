@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 
 def overhead_document(settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
-    """Measure every model on every machine; the document of `hetsched bench --overhead --json`."""
+    """Measure every model on every machine; the document of `hetsched bench --engine-overhead --json`."""
     cases = [Case.of(model, hardware, settings) for model in settings.models for hardware in settings.hardware]
     total, done = len(cases) * PASSES * (settings.steps + STEPS_BEFORE), 0
 

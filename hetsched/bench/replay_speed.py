@@ -1,4 +1,4 @@
-"""`hetsched bench --replay`: layer-steps a second that strategies replay, on synthetic routing of a model's shape."""
+"""`hetsched bench --replay-speed`: layer-steps a second that strategies replay, on drawn routing of a model's shape."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ReplaySettings:
 
 
 def replay_document(settings: ReplaySettings, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Time every replay; the document of `hetsched bench --replay --json`."""
+    """Time every replay; the document of `hetsched bench --replay-speed --json`."""
     cases = [(gallery.model(model), strategy) for model in settings.models for strategy in settings.strategies]
     rows = []
     for done, (geometry, strategy) in enumerate(cases):

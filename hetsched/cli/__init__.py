@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from hetsched import __version__
 from hetsched.errors import InputError, MissingDependencyError, Terminated
 from hetsched.report.encoding import make_streams_safe
 from hetsched.signals import asked
@@ -37,6 +36,7 @@ VERBS = (
     "bench",
     "explain",
     "timeline",
+    "completion",
 )
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -62,15 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _code(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="hetsched", description="Schedule the experts of a Mixture-of-Experts model whose GPU is too small."
     )
-    parser.add_argument("-V", "--version", action="version", version=f"hetsched {__version__}")
     parser.set_defaults(debug=False, run=lambda _: _help(parser))  # run: without any verb
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB")
-    for verb in VERBS:
-        import_module(f"hetsched.cli.{verb}").add_parser(subparsers)
+    modules = [import_module(f"hetsched.cli.{verb}") for verb in VERBS]
+    for module in modules:
+        module.add_parser(subparsers)
+    parser.show_examples([line for module in modules for line in module.EXAMPLES])
     return parser
 
 

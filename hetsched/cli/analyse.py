@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 TEXT = """how often tokens of two sets of prompts choose each expert, ranked by the difference; --out writes a steering
 towards the first set: its experts are forced on and the second set's off. Prompts are read as they are, without chat
 template"""
+EXAMPLES: tuple[str, ...] = (
+    "hetsched analyse experts --model demo --prompts-a a.txt --prompts-b b.txt",
+    "hetsched analyse experts --model demo --prompts-a a.txt --prompts-b b.txt --out steer.yaml --plot steer.svg",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "experts to list and to force, the strongest (default: %(default)s)"
     experts.add_argument("--top", type=at_least_one, default=10, metavar="N", help=text)
     text = "steering file to write, for --steer (.json or .yaml)"
-    experts.add_argument("--out", action=OutputFile, metavar="FILE", help=text)
+    experts.add_argument("-o", "--out", action=OutputFile, metavar="FILE", help=text)
     text = "draw the differences into FILE (.png, .svg or .pdf)"
     experts.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
     add_trust_option(experts)

@@ -15,6 +15,11 @@ from .shapes import model_or_name
 
 if TYPE_CHECKING:
     from hetsched.replay import Comparison
+EXAMPLES: tuple[str, ...] = (
+    "hetsched compare --trace trace.npz --model gpt-oss-20b --hardware rtx-4060-laptop-8gb,rtx-4090 --plot pictures",
+    "hetsched compare --trace trace.npz --model gpt-oss-20b --hardware t4 --strategies hetsched,gdsf --csv",
+    "hetsched compare --trace trace.npz --model gpt-oss-20b --hardware t4 --speculation",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,9 +30,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "machines: see 'hetsched profiles list'"
     parser.add_argument("--hardware", required=True, type=names_list, metavar="A[,B]", help=text)
     text = "shares of the experts' bytes that the GPU has (default: 0.25)"
-    parser.add_argument("--gpu-fraction", type=shares_list, default=[0.25], metavar="0.1,0.25,...", help=text)
+    parser.add_argument("--gpu-fraction", type=shares_list, default=[0.25], metavar="SHARE[,SHARE]", help=text)
     text = "policies (default: all); with arguments as in class-lru+cpu_share=0.25, hot-static+profile=FILE"
-    parser.add_argument("--strategies", type=non_empty_text, default="all", metavar="A,B|all", help=text)
+    parser.add_argument("--strategies", type=non_empty_text, default="all", metavar="A[,B]|all", help=text)
     parser.add_argument(
         "--jobs", type=at_least_one, default=1, metavar="N", help="worker processes (default: %(default)s)"
     )

@@ -36,7 +36,7 @@ def compared_speculation(
     hardware: list[HardwareProfile],
     progress: Callable[[float, int], None],
 ) -> SpeculationComparison:
-    """The comparison that the options ask for. `--dtype` may name several precisions."""
+    """The comparison that the options ask for. `--format` may name several precisions."""
     from hetsched.replay import compare_speculation
 
     for name, (usual, reason) in UNUSED.items():
@@ -70,4 +70,4 @@ def _dtypes(text: str | None) -> list[str | None]:
     try:
         return [None] if text is None else list(names_list(text))
     except argparse.ArgumentTypeError as error:
-        raise InputError(f"--dtype: {error}") from None
+        raise InputError(f"--format: {error}") from None

@@ -23,6 +23,11 @@ PROMPT = "What is a map?"
 CALIBRATION = "Explain how to bake bread at home, step by step."
 AGAIN = Sampling({}, DEFAULT_SEED)  # each strategy draws the same tokens
 STRATEGIES = ("cpu-only", "layer-split", "on-demand-lru", "static-frequency", "hetsched")
+EXAMPLES: tuple[str, ...] = (
+    "hetsched demo",
+    'hetsched demo --prompt "What is a map?" --max-new-tokens 40',
+    "hetsched demo --hardware rtx-4090 --gpu-memory 10% --json",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

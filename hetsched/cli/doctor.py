@@ -11,6 +11,11 @@ from rich.text import Text
 from hetsched.measure.inventory import Item, inventory, is_healthy
 from hetsched.report.tables import Column, Page, Sheet, console
 
+EXAMPLES: tuple[str, ...] = (
+    "hetsched doctor",
+    "hetsched doctor --json",
+)
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""

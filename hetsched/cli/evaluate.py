@@ -22,6 +22,10 @@ from .replaying import (
 from .shapes import model_or_name
 
 PROTOCOLS = ("published", "honest", "caching-study")  # evaluate.PROTOCOLS, which takes long to import
+EXAMPLES: tuple[str, ...] = (
+    "hetsched evaluate --protocol honest --trace trace.npz --model gpt-oss-20b",
+    "hetsched evaluate --protocol caching-study --trace trace.npz --model gpt-oss-20b --json",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,13 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "machine, which the honest protocol needs: see 'hetsched profiles list'"
     parser.add_argument("--hardware", type=non_empty_text, metavar="NAME", help=text)
     text = "forecasters (default: all; caching-study: transition)"
-    parser.add_argument("--forecaster", type=names_list, metavar="A,B|all", help=text)
+    parser.add_argument("--forecaster", type=names_list, metavar="A[,B]|all", help=text)
     text = (
         "policies of the honest protocol; those that take a forecaster run with each (default: on-demand-lru,hetsched)"
     )
-    parser.add_argument("--strategies", type=non_empty_text, action=NotedOption, metavar="A,B|all", help=text)
+    parser.add_argument("--strategies", type=non_empty_text, action=NotedOption, metavar="A[,B]|all", help=text)
     text = "shares of the experts' bytes that the GPU has (default: 0.1; caching-study: 0.05 to 0.75)"
-    parser.add_argument("--gpu-fraction", type=shares_list, metavar="0.1,0.25,...", help=text)
+    parser.add_argument("--gpu-fraction", type=shares_list, metavar="SHARE[,SHARE]", help=text)
     text = "judge what is said of a layer N layers before it (default: 1, the layer before)"
     parser.add_argument("--distance", type=at_least_one, default=1, metavar="N", help=text)
     add_charge_options(parser, NotedOption)

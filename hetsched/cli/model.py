@@ -21,6 +21,11 @@ DENSE = "dense"
 TEXT = """let a model write to six held-out prompts, without hetsched, as its generation_config.json says, and measure
 how much it repeats itself: distinct-2, and the share of tokens inside a 4-gram that the text has more than once, both
 averaged over the texts"""
+EXAMPLES: tuple[str, ...] = (
+    "hetsched model build --out moe-demo",
+    "hetsched model build --out moe-demo-q4 --format q4_0 --gguf",
+    "hetsched model text --model demo --greedy --max-new-tokens 60",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "make SmolLM2-135M-Instruct into a sparse Mixture-of-Experts checkpoint"
     build = verbs.add_parser("build", help=text, description=text)
     build.add_argument(
-        "--out", action=NewFolder, required=True, metavar="DIR", help="folder to write; must be new or empty"
+        "-o", "--out", action=NewFolder, required=True, metavar="DIR", help="folder to write; must be new or empty"
     )
     build.add_argument(
         "--heal-steps",

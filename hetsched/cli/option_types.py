@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hetsched.errors import InputError
+from hetsched.machine.durations import parse_seconds
 
 MAX_SEED = 2**63 - 1
 
@@ -47,7 +48,25 @@ def finite_float(low: float, high: float, *, low_excluded: bool = False) -> Call
     return parsed
 
 
-share = finite_float(0, 1)
+_share = finite_float(0, 1)
+
+
+def share(text: str) -> float:
+    """A type: a share from 0 to 1, which may be written 25%, as of --gpu-memory."""
+    return _share(text) if not text.endswith("%") else finite_float(0, 100)(text[:-1]) / 100
+
+
+def seconds(low: float, high: float, *, low_excluded: bool = False) -> Callable[[str], float]:
+    """A type: a duration from `low` to `high` seconds, as 0.002, 2ms or 1min."""
+    allowed = finite_float(low, high, low_excluded=low_excluded)
+
+    def parsed(text: str) -> float:
+        try:
+            return allowed(repr(parse_seconds(text)))
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
 
 
 def non_empty_text(text: str) -> str:

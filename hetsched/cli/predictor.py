@@ -9,9 +9,15 @@ from typing import Any
 
 from hetsched.report.tables import console
 
-from .option_types import at_least_one, finite_float, seed
+from .option_types import at_least_one, finite_float, seed, share
 from .paths import InputFile, OutputFile
 from .replaying import replay_bar
+
+EXAMPLES: tuple[str, ...] = (
+    "hetsched predictor train --trace trace.npz --out learned.safetensors --epochs 3",
+    "hetsched predictor eval --trace other.npz --predictor learned.safetensors",
+    "hetsched predictor info learned.safetensors --json",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,7 +40,7 @@ def _add_train(verbs: Any) -> None:
     text = "learn from the first sequences of a trace; goes on where an interrupted run stopped"
     train = _verb(verbs, "train", _train, text)
     train.add_argument("--trace", required=True, action=InputFile, metavar="FILE", help="recorded routing (.npz)")
-    train.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="predictor (.safetensors)")
+    train.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="predictor (.safetensors)")
     text = "compact: decides in replays and models; published: MoE-Beyond's, to be scored (default: %(default)s)"
     architectures = ("compact", "published")
     train.add_argument("--architecture", type=str.lower, choices=architectures, default="compact", help=text)
@@ -44,7 +50,7 @@ def _add_train(verbs: Any) -> None:
     text = "stop after so many minutes of this run; the file then depends on the machine's speed"
     train.add_argument("--minutes", type=finite_float(0, 1e6, low_excluded=True), metavar="M", help=text)
     text = "learn from the first share of the sequences, score the others (default: %(default)s)"
-    train.add_argument("--fit-sequences", type=float, default=0.5, metavar="SHARE", help=text)
+    train.add_argument("--fit-sequences", type=share, default=0.5, metavar="SHARE", help=text)
     text = "learn from hidden states, too, as 'hetsched trace record --hidden' writes them"
     train.add_argument("--hidden", action="store_true", help=text)
     text = "honest: what is known before a layer's router runs; published: the router's own input, and later tokens"

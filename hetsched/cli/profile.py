@@ -36,6 +36,12 @@ CHECK_S = 20.0
 HOST_S = 2.0  # what measuring the engine itself is shown to take
 DEVICES = ("auto", "cpu", "cuda")
 LEAST_WIDTH, MOST_WIDTH = 16, 1 << 17  # of an expert: no model comes near either end
+EXAMPLES: tuple[str, ...] = (
+    "hetsched profile --model qwen3-30b-a3b",
+    "hetsched profile --geometry hidden=2048,ffn=768 --format bf16 --quick --out here.yaml",
+    "hetsched profile --check --quick",
+    "hetsched profile --kernels --format mxfp4,q8_0",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,16 +50,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("profile", help="measure this machine", description=text)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--model", action=NameOrPath, help=f"gallery name, config.json, folder or GGUF file (default: {DEFAULT_MODEL})"
+        "--model",
+        action=NameOrPath,
+        metavar="NAME",
+        help=f"gallery name, config.json, folder or GGUF file (default: {DEFAULT_MODEL})",
     )
     name = non_empty_text
     what.add_argument("--geometry", type=name, metavar="hidden=N,ffn=N", help="an expert's shape instead of a model")
-    text = "what the expert weights are stored as, q4_k or q4_k/q6_k (gate and up, down) (default: the model's own)"
-    parser.add_argument("--dtype", type=name, metavar="NAME", help=text)
+    text = (
+        "what the expert weights are stored as, q4_k or q4_k/q6_k (gate and up, down); with --kernels several, such as "
+    )
+    text += "mxfp4,q8_0, or all (default: the model's own)"
+    parser.add_argument("--format", type=names_list, metavar="A[,B]", help=text)
+    parser.add_argument("--dtype", type=name, help=argparse.SUPPRESS)  # --format's old name; with --kernels: our own
     text = "auto, cpu, cuda, or a gallery machine whose GPU to emulate (default: %(default)s)"
     parser.add_argument("--device", type=str.lower, action=NotedOption, default="auto", help=text)
     parser.add_argument("--quick", action="store_true", help="under 20 seconds; less repetition")
-    parser.add_argument("--out", action=OutputFile, metavar="FILE", help="write here instead of the cache folder")
+    parser.add_argument("-o", "--out", action=OutputFile, metavar="FILE", help="write here instead of the cache folder")
     parser.add_argument(
         "--check", action="store_true", help="compare predictions with measurements between those of the table"
     )
@@ -62,8 +75,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--kernels", action="store_true", help="compare the CPU kernels instead: rate, share of the roof"
     )
     parser.add_argument("--lossy", action="store_true", help="with --kernels: the quantised ones too, with their error")
-    text = "the same as --dtype; with --kernels several: formats as checkpoints store them, such as mxfp4,q8_0, or all"
-    parser.add_argument("--format", type=names_list, metavar="F[,F...]", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 

@@ -27,6 +27,14 @@ from .paths import InputFile, NameOrPath, OutputText, PlotFile
 from .shapes import model_named
 
 DRAWN_MODEL = "qwen3-30b-a3b"
+EXAMPLES: tuple[str, ...] = (
+    "hetsched profiles list",
+    "hetsched profiles show gpt-oss-20b --format bf16,mxfp4 --context 32768",
+    "hetsched profiles show t4 --plot t4.svg --model gpt-oss-20b",
+    "hetsched profiles derive rtx-4090 --out my-4090.yaml",
+    "hetsched profiles validate my-4090.yaml",
+    "hetsched profiles diff rtx-4090 rtx-3090-24gb",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = f"with --plot: model whose expert is drawn (default: {DRAWN_MODEL})"
     show.add_argument("--model", type=non_empty_text, metavar="NAME", help=text)
     text = "of a model: what it needs with its experts in these formats, such as bf16,mxfp4,q4_k/q6_k"
-    show.add_argument("--format", type=names_list, metavar="F[,F...]", help=text)
+    show.add_argument("--format", type=names_list, metavar="A[,B]", help=text)
     text = "with --format: tokens that the KV cache has room for (default: 4096)"
     show.add_argument("--context", type=at_least_one, metavar="N", help=text)
     validate = _verb(verbs, "validate", _validate, "check files against the schema; all problems by key and line")
@@ -52,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "name", action=NameOrPath, help="gallery name, or path of a profile file with a 'datasheet' section"
     )
     text = "where to write the profile (default: -, standard output)"
-    make.add_argument("--out", action=OutputText, metavar="FILE", help=text)
+    make.add_argument("-o", "--out", action=OutputText, metavar="FILE", help=text)
     diff = _verb(verbs, "diff", _diff, "what differs between two profiles")
     diff.add_argument("first", type=non_empty_text, help="gallery name, or path of a profile file")
     diff.add_argument("second", type=non_empty_text, help="the other one")

@@ -19,7 +19,8 @@ from hetsched.machine.profile import HardwareProfile
 from hetsched.replay.steps import MODES
 from hetsched.report.tables import console
 
-from .option_types import at_least_one, finite_float, non_empty_text, whole
+from .option_types import at_least_one, non_empty_text, seconds, share, whole
+from .parser import formerly
 from .paths import InputFile, NameOrPath
 
 BOUND_WINDOWS = 12
@@ -61,10 +62,12 @@ def add_trace_options(parser: argparse.ArgumentParser) -> None:
         help="what it was recorded on: see 'hetsched profiles list'; or 'demo'",
     )
     name = non_empty_text
-    parser.add_argument("--dtype", type=name, metavar="NAME", help="experts stored as (default: as published)")
+    formerly(parser, "--dtype", "--format")
+    text = "experts stored in it, q4_k or q4_k/q6_k (gate and up, down) (default: as published)"
+    parser.add_argument("--format", type=name, dest="dtype", metavar="NAME", help=text)
     text = "fit frequencies and predictors on the first share of the sequences, score the others (default: 0.5)"
     fit = parser.add_mutually_exclusive_group()
-    fit.add_argument("--fit-sequences", type=float, metavar="SHARE", help=text)
+    fit.add_argument("--fit-sequences", type=share, metavar="SHARE", help=text)
     text = "fit them on this trace of the model instead, all of it, and score all of --trace"
     fit.add_argument("--fit-trace", action=InputFile, metavar="FILE", help=text)
     parser.add_argument(
@@ -184,9 +187,9 @@ def _seconds(option: str, text: str, words: dict[str, float | None]) -> float | 
     if text.lower() in words:
         return words[text.lower()]
     try:
-        return finite_float(0, 1)(text)
+        return seconds(0, 1)(text)
     except argparse.ArgumentTypeError:
         known = ", ".join(repr(word) for word in words)
         raise InputError(
-            f"{option} {text!r:.60} is neither {known} nor seconds from 0 to 1; write for instance 0.00002"
+            f"{option} {text!r:.60} is neither {known} nor seconds from 0 to 1; write for instance 0.00002 or 20us"
         ) from None

@@ -31,6 +31,12 @@ from .speculating import add_speculation_options, refuse_idle_draft, speculating
 
 SCHEMA = "hetsched-run/1"
 TOKENS, CHAT_TOKENS = 64, 512
+EXAMPLES: tuple[str, ...] = (
+    'hetsched run --model demo --prompt "What is a map?" --hardware rtx-4060-laptop-8gb --gpu-memory 25%',
+    'hetsched run --model demo --prompt "What is a map?" --greedy --hardware cpu --json',
+    "hetsched run --model demo --chat --seed 7",
+    'hetsched run --model demo --prompt "What is a map?" --speculate auto --draft prompt-lookup',
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,9 +7,15 @@ import json
 from dataclasses import replace
 
 from .option_types import non_empty_text, share
+from .parser import formerly
 from .paths import OutputFile
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
 from .shapes import model_or_name
+
+EXAMPLES: tuple[str, ...] = (
+    "hetsched simulate --trace trace.npz --model gpt-oss-20b --hardware rtx-4060-laptop-8gb",
+    "hetsched simulate --trace trace.npz --model gpt-oss-20b --hardware t4 --policy on-demand-lru --json",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,7 +29,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "share of the experts' bytes that the GPU has (default: %(default)s)"
     parser.add_argument("--gpu-fraction", type=share, default=0.25, metavar="SHARE", help=text)
     text = "policy, with arguments as in hot-static+profile=FILE (default: %(default)s)"
-    parser.add_argument("--strategy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
+    formerly(parser, "--strategy", "--policy")
+    parser.add_argument("--policy", type=non_empty_text, default="hetsched", metavar="NAME", help=text)
     text = "begin with what earlier runs have learned, if FILE is there, and write it with what this one adds"
     parser.add_argument("--learned", action=OutputFile, metavar="FILE", help=text)
     text = "write what was decided and what it took, layer by layer: for hetsched explain, timeline and report"
@@ -52,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     memory = load(args.learned, study.geometry) if args.learned else None
     study = replace(study, learned=memory.sums if memory else None)
     with libraries_silenced(), replay_bar("replaying") as progress:
-        report = replay_one(study, args.strategy, args.gpu_fraction, progress, args.log)
+        report = replay_one(study, args.policy, args.gpu_fraction, progress, args.log)
     if memory:
         save(args.learned, memory.after(report.scheduler))
     if args.json:

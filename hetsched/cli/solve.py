@@ -23,10 +23,10 @@ from hetsched.types import Phase
 from .option_types import (
     NotedOption,
     at_least_one,
-    finite_float,
     names_list,
     non_empty_text,
     refuse_given,
+    seconds,
     seed,
     share,
     whole,
@@ -44,6 +44,11 @@ PHASES = ("decode", "verify", "prefill")
 DEFAULT = (
     "exact,cp-sat,mathopt-highs,greedy-dali,list-hybrimoe,ratio-freetoken,rule-fiddler,threshold-spac,sort,all-cpu"
 )
+EXAMPLES: tuple[str, ...] = (
+    "hetsched solve --random 200",
+    "hetsched solve --random 50 --solvers exact,greedy-dali,sort --size 12 --json",
+    "hetsched solve --trace trace.npz --model gpt-oss-20b --hardware rtx-4090 --phase prefill --plot solve.svg",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,13 +59,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     source.add_argument("--trace", action=InputFile, metavar="FILE", help="layers of a recorded routing trace (.npz)")
     source.add_argument("--random", type=whole(1, MAX_RANDOM), metavar="N", help="N random problems of many kinds")
     text = "strategies (default: %(default)s)"
-    parser.add_argument("--solvers", type=names_list, default=DEFAULT, metavar="A,B,...", help=text)
+    parser.add_argument("--solvers", type=names_list, default=DEFAULT, metavar="A[,B]", help=text)
     _add_trace_options(parser)
     text = "with --random: experts of each problem (default: 1 to 32, drawn)"
     parser.add_argument("--size", type=whole(0, MAX_SIZE), action=NotedOption, metavar="N", help=text)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
-    text = "seconds a call; later answers are failures"
-    parser.add_argument("--time-limit", type=finite_float(0, 1e6, low_excluded=True), metavar="S", help=text)
+    text = "of a call, as 0.05 or 50ms; later answers are failures"
+    parser.add_argument("--time-limit", type=seconds(0, 1e6, low_excluded=True), metavar="SECONDS", help=text)
     text = "draw quality against time into FILE (.png, .svg or .pdf)"
     parser.add_argument("--plot", action=PlotFile, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -80,7 +85,7 @@ def _add_trace_options(parser: argparse.ArgumentParser) -> None:
     text = "with --trace: kind of step that its tokens make (default: %(default)s)"
     parser.add_argument("--phase", type=str.lower, choices=PHASES, action=NotedOption, default="decode", help=text)
     text = "with --trace: tokens of a step (default: 1, 5 or 256, by phase)"
-    parser.add_argument("--tokens", type=at_least_one, action=NotedOption, metavar="T", help=text)
+    parser.add_argument("--tokens", type=at_least_one, action=NotedOption, metavar="N", help=text)
     text = "with --trace: layers drawn from it (default: %(default)s)"
     parser.add_argument("--instances", type=at_least_one, action=NotedOption, default=200, metavar="N", help=text)
 

@@ -15,14 +15,23 @@ from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
 
 from .attaching import add_steer_option, add_trust_option
 from .drafting import MOST_DRAFTS, acceptance_from, add_derivation_options
-from .option_types import at_least_one, non_empty_text, whole
-from .parser import Parser, last_value_first
+from .option_types import at_least_one, non_empty_text, share, whole
+from .parser import Parser, formerly, last_value_first
 from .paths import InputFile, NameOrPath, OutputFile, PlotFile
 from .progress import progress_bar
 from .trace_synth import add_synth_options, synth_params
 
 if TYPE_CHECKING:
     from hetsched.steering.file import Steering
+EXAMPLES: tuple[str, ...] = (
+    "hetsched trace synth --layers 24 --experts 32 --top-k 4 --tokens 2000 --sequences 8 --out trace.npz",
+    "hetsched trace info trace.npz --plot trace.svg",
+    "hetsched trace record --model demo --prompts prompts.txt --out demo.npz",
+    "hetsched trace import log.csv --experts 64 --out log.npz",
+    "hetsched trace split trace.npz --at 0.5 --out fit.npz score.npz",
+    "hetsched trace concat fit.npz score.npz --out both.npz",
+    "hetsched trace speculate trace.npz --drafts 4 --acceptance 0.7 --out drafted.npz",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -67,7 +76,7 @@ def _add_record(verbs: Any) -> None:
     )
     text = 'one prompt a line, or .jsonl with "prompt" on each'
     record.add_argument("--prompts", required=True, action=InputFile, metavar="FILE", help=text)
-    record.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    record.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
     record.add_argument(
         "--max-new-tokens", type=at_least_one, default=64, metavar="N", help="at most (default: %(default)s)"
     )
@@ -88,8 +97,11 @@ def _add_import(verbs: Any) -> None:
     text = "make a trace from a JSONL or CSV log with a row for each token and layer"
     imported = _verb(verbs, "import", _import, text)
     imported.add_argument("file", action=InputFile, metavar="FILE")
-    imported.add_argument("--num-experts", type=at_least_one, required=True, metavar="E", help="in each layer")
-    imported.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    formerly(imported, "--num-experts", "--experts")
+    imported.add_argument(
+        "--experts", dest="num_experts", type=at_least_one, required=True, metavar="N", help="in each layer"
+    )
+    imported.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
     imported.add_argument("--format", type=str.lower, choices=("jsonl", "csv"), help="(default: by the suffix)")
     text = (
         "the file's names for layer, token, experts and, where it has them, sequence, phase, weights; "
@@ -104,18 +116,18 @@ def _add_split(verbs: Any) -> None:
     split.reordered = lambda words: last_value_first(words, "--out", ("--at", "--sequences"))
     split.add_argument("file", action=InputFile, metavar="FILE")
     how = split.add_mutually_exclusive_group(required=True)
-    how.add_argument("--at", type=float, metavar="FRACTION", help="into the first share of the sequences and the rest")
+    how.add_argument("--at", type=share, metavar="SHARE", help="into the first share of the sequences and the rest")
     how.add_argument(
         "--sequences", type=non_empty_text, metavar="A:B", help="keep sequences A to B - 1, counted from 0"
     )
     text = "one file with --sequences, two with --at"
-    split.add_argument("--out", required=True, action=OutputFile, nargs="+", metavar="FILE", help=text)
+    split.add_argument("-o", "--out", required=True, action=OutputFile, nargs="+", metavar="FILE", help=text)
 
 
 def _add_concat(verbs: Any) -> None:
     concat = _verb(verbs, "concat", _concat, "join traces of one model; sequences are numbered anew")
     concat.add_argument("files", action=InputFile, nargs="+", metavar="FILE")
-    concat.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    concat.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
 
 
 def _add_synth(verbs: Any) -> None:

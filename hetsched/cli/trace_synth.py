@@ -22,7 +22,7 @@ STATISTICS = {"skew": 1.1, "locality": 0.25, "drift": 0.45}  # about those of gp
 
 def add_synth_options(synth: argparse.ArgumentParser) -> None:
     """--out, --like, shape, length, statistics, --seed."""
-    synth.add_argument("--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
+    synth.add_argument("-o", "--out", required=True, action=OutputFile, metavar="FILE", help="trace to write (.npz)")
     synth.add_argument(
         "--like", action=InputFile, metavar="FILE", help="fit shape, length and statistics of each layer to it"
     )

@@ -28,6 +28,11 @@ from .option_types import NotedOption, at_least_one, is_given, names_list, non_e
 SCHEMA = "hetsched-verify/1"
 PROMPTS = ("Write a short story about a lighthouse.", "How do I sort a list in Python?", "What is the moon made of?")
 DEFAULT_HARDWARE = "rtx-4060-laptop-8gb"
+EXAMPLES: tuple[str, ...] = (
+    "hetsched verify --model demo --max-new-tokens 16",
+    "hetsched verify --model demo --gpu-memory 10%,50% --json",
+    "hetsched verify --model demo --gpu-precision int8 --gpu-memory 25% --perplexity 512",
+)
 
 
 @dataclass

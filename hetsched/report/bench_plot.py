@@ -10,7 +10,7 @@ from hetsched.report.figures import check_format, save_figure
 
 
 def plot_overhead(document: dict[str, Any], path: Path) -> None:
-    """Draw a document of `hetsched bench --overhead` into a file. Raises InputError where that cannot be written."""
+    """Draw a document of `hetsched bench --engine-overhead`. Raises InputError where it cannot be written."""
     check_format(path)
     from matplotlib import colormaps
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ MICRO = 1e6
 
 
 def overhead_view(document: dict[str, Any]) -> RenderableType:
-    """The whole report of `hetsched bench --overhead`."""
+    """The whole report of `hetsched bench --engine-overhead`."""
     rows, facts = document["rows"], document["machine"]
     load = "" if facts["load"] is None else f", load {facts['load']:.1f}"
     host = f"{facts['processor']}, {facts['cores']} cores{load}, torch {facts['torch']}, seed {document['seed']}"
@@ -48,7 +48,7 @@ def overhead_view(document: dict[str, Any]) -> RenderableType:
 
 
 def replay_view(document: dict[str, Any]) -> RenderableType:
-    """The whole report of `hetsched bench --replay`."""
+    """The whole report of `hetsched bench --replay-speed`."""
     headings = ("layers", "experts", "top-k", "layer-steps/s", "slowest", "fastest")
     table = Sheet(Column("", prose=True), "", *figures(*headings, drop=("fastest", "slowest", "top-k")))
     for row in document["rows"]:

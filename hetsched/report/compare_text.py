@@ -7,6 +7,7 @@ import io
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from hetsched.machine.sizes import show_bytes
 from hetsched.report.compare_view import headline
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def markdown(comparison: Comparison) -> str:
     """A table for each machine and fraction, best first and in bold, with the notes beneath."""
     lines = [headline(comparison.facts), ""]
     for (hardware, fraction), rows in comparison.groups():
-        lines += [f"**{hardware}, {fraction:.0%} of the experts on the GPU** ({rows[0].gpu_bytes / 1e9:.2f} GB)", ""]
+        lines += [f"**{hardware}, {fraction:.0%} of the experts on the GPU** ({show_bytes(rows[0].gpu_bytes)})", ""]
         lines += [_line(HEADINGS), _line(["---", *["---:"] * (len(HEADINGS) - 1)])]
         lines += [_line(_cells(row)) for row in rows]
         if bound := comparison.bound(hardware, fraction):

@@ -74,7 +74,7 @@ def import_rows(
     InputError naming line and column, or the token that has no row.
     """
     if not 1 <= num_experts <= MAX_EXPERTS:
-        raise InputError(f"--num-experts is {num_experts}; it must lie in 1..{MAX_EXPERTS}")
+        raise InputError(f"--experts is {num_experts}; it must lie in 1..{MAX_EXPERTS}")
     extent = _Extent()
     for row in file.rows(at_bytes):
         extent.add(file.path, row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from hetsched.bench.guard_cases import Case
 from hetsched.cli import main
 from hetsched.machine import gallery
 from hetsched.machine.drift import TrueMachine
+from tests.documents import document_of
 
 KEYS = ["case", "best_simple", "best_simple_s", "hetsched_s", "ratio", "switches"]
 
@@ -25,7 +25,7 @@ def two_cases(*given: Any) -> Iterator[Case]:
 def test_the_document_and_the_target(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "cases", two_cases)
     assert main(["bench", "--guard", "--steps", "200", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = document_of(capsys.readouterr().out)
     assert document["schema"] == "hetsched-guard/1"
     assert [list(row) for row in document["rows"]] == [KEYS, KEYS]
     for row in document["rows"]:
@@ -56,9 +56,9 @@ def test_every_kind_of_case_is_there() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--hardware", "rtx-4090,t4"], "one machine, not with 2"),
-        (["--models", "gpt-oss-20b,demo"], "one model, not with 2"),
-        (["--tokens", "3"], "--tokens belongs to another benchmark"),
+        (["--hardware", "rtx-4090,t4"], "one machine, not 2"),
+        (["--models", "gpt-oss-20b,demo"], "one model, not 2; name one with --models"),
+        (["--tokens", "3"], "--tokens belongs to --model and --engine-overhead"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

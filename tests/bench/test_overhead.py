@@ -1,4 +1,4 @@
-"""`hetsched bench --overhead`: what it measures with, what it reports, and that its models are of the true shape."""
+"""`hetsched bench --engine-overhead`: what it measures with, what it reports, and its models' true shape."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from hetsched.machine import gallery
 from hetsched.report.bench_plot import plot_overhead
 from hetsched.report.bench_view import overhead_view
 from hetsched.scheduler import Scheduler
+from tests.documents import document_of
 
 CONTRACT = {"model", "hardware", "layer_overhead_s", "predicted_step_s", "executed_step_s", "error"}
 
@@ -108,7 +109,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_document_keeps_the_contract(document: dict[str, Any]) -> None:
-    (row,) = json.loads(json.dumps(document))["rows"]
+    (row,) = document_of(json.dumps(document))["rows"]
     assert document["schema"] == "hetsched-bench/1"
     assert document["emulated"]
     assert row.keys() >= CONTRACT
@@ -182,14 +183,14 @@ def test_it_is_shown_and_drawn(document: dict[str, Any], tmp_path: Path) -> None
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--overhead", *arguments]) == 2
+    assert main(["bench", "--engine-overhead", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert len(said.err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    "words", [["--faults", "--plot", "x.png"], ["--overhead", "--steps", "3"], ["--cpu", "--tokens", "3"]]
+    "words", [["--faults", "--plot", "x.png"], ["--engine-overhead", "--steps", "3"], ["--cpu", "--tokens", "3"]]
 )
 def test_an_option_of_another_benchmark_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *words]) == 2

@@ -1,18 +1,17 @@
-"""`hetsched bench --replay`: what it replays is what it says."""
+"""`hetsched bench --replay-speed`: what it replays is what it says."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
 from hetsched.cli import main
+from tests.documents import document_of
 
 
 def test_every_strategy_on_every_model_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     models = ["--models", "gpt-oss-20b", "--hardware", "rtx-4090", "--layer-steps", "72"]
-    assert main(["bench", "--replay", "--json", *models, "--strategies", "static-frequency,sp-moe"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    assert main(["bench", "--replay-speed", "--json", *models, "--strategies", "static-frequency,sp-moe"]) == 0
+    document = document_of(capsys.readouterr().out)
     assert document["schema"] == "hetsched-replay-speed/1"
     rows = {row["strategy"]: row for row in document["rows"]}
     assert rows.keys() == {"static-frequency", "sp-moe"}
@@ -27,9 +26,9 @@ def test_every_strategy_on_every_model_is_a_row(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--replay", "--hardware", "rtx-4090,t4"], "one machine"),
-        (["--replay", "--tokens", "3"], "--tokens belongs to another benchmark"),
-        (["--overhead", "--layer-steps", "3"], "--layer-steps belongs to another benchmark"),
+        (["--replay", "--hardware", "rtx-4090,t4"], "one machine, not 2; name one with --hardware"),
+        (["--replay-speed", "--tokens", "3"], "--tokens belongs to --model and --engine-overhead; drop it"),
+        (["--overhead", "--layer-steps", "3"], "--layer-steps belongs to --replay-speed; drop it"),
     ],
 )
 def test_options_of_other_benchmarks_are_refused(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hetsched.cli import VERBS, main
+from tests.documents import document_of
 
 MACHINE = ["--hardware", "rtx-4060-laptop-8gb", "--time-scale", "1"]
 
@@ -35,7 +36,7 @@ def test_run_json(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     argv = ["run", "--model", str(checkpoint), "--prompt", "the sea was calm", "--max-new-tokens", "5", "--json"]
     code, out, _ = call(capsys, *argv, *MACHINE, "--gpu-memory", "25%")
     assert code == 0
-    document = json.loads(out)
+    document = document_of(out)
     assert document["schema"] == "hetsched-run/1"
     assert 1 <= document["tokens"] <= 5
     assert document["prompt_tokens"] == 4
@@ -59,13 +60,13 @@ def test_run_on_this_machine_is_measured(capsys: pytest.CaptureFixture[str], che
     argv = ["run", "--model", str(checkpoint), "--prompt", "the sea", "--max-new-tokens", "3", "--json"]
     code, out, _ = call(capsys, *argv)
     assert code == 0
-    assert json.loads(out)["emulated"] is False
+    assert document_of(out)["emulated"] is False
 
 
 def test_verify_json(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     argv = ["verify", "--model", str(checkpoint), "--max-new-tokens", "6", "--gpu-memory", "10%,50%", "--json"]
     code, out, _ = call(capsys, *argv)
-    document = json.loads(out)
+    document = document_of(out)
     assert document == {
         "schema": "hetsched-verify/1",
         "tokens_compared": document["tokens_compared"],
@@ -98,7 +99,7 @@ def test_verify_compares_fast_kernels_step_by_step(
 
     monkeypatch.setattr(verify, "_steps", one_other)
     code, out, _ = call(capsys, *argv, "--cpu-kernel", "torch-fp32", "--json")
-    document = json.loads(out)
+    document = document_of(out)
     assert code == 1
     assert (document["tokens_compared"], document["tokens_equal"]) == (6, 5)
     assert document["max_abs_logit_diff"] == pytest.approx(2 * float(steps[0][2].abs().max()), rel=1e-3)
@@ -114,7 +115,7 @@ def test_verify_fails_when_tokens_differ(
     monkeypatch.setattr(executor, "expert_ffn", lambda *args: -3 * right(*args))
     argv = ["verify", "--model", str(checkpoint), "--max-new-tokens", "6", "--gpu-memory", "25%", "--json"]
     code, out, _ = call(capsys, *argv)
-    document = json.loads(out)
+    document = document_of(out)
     assert code == 1
     assert not document["bit_identical"]
     assert document["max_abs_logit_diff"] > 0
@@ -203,4 +204,4 @@ def test_errors_that_are_nobodys_input_are_exit_1(
 def test_profiles_list_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "profiles", "list", "--json")
     assert code == 0
-    assert "rtx-4060-laptop-8gb" in {machine["name"] for machine in json.loads(out)["machines"]}
+    assert "rtx-4060-laptop-8gb" in {machine["name"] for machine in document_of(out)["machines"]}

@@ -20,6 +20,7 @@ from hetsched.demo_model.repetition import distinct_share, held_out_prompts, rep
 from hetsched.errors import InputError
 from hetsched.loading import progress
 from hetsched.loading.checkpoint import Reader
+from tests.documents import document_of
 
 MACHINE = ["--hardware", "rtx-4060-laptop-8gb", "--time-scale", "2", "--gpu-memory", "25%"]
 PROMPT = "the sea was calm"
@@ -42,7 +43,7 @@ def ran(capsys: pytest.CaptureFixture[str], folder: Path, *more: str) -> dict[st
     """The document of a run of 12 tokens."""
     argv = ["run", "--model", str(folder), "--prompt", PROMPT, "--max-new-tokens", "12", *MACHINE, "--json", *more]
     assert main(argv) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    document: dict[str, Any] = document_of(capsys.readouterr().out)
     return document
 
 
@@ -168,7 +169,7 @@ def test_verify_compares_both_sides_under_the_checkpoint_s_settings(
     monkeypatch.setattr(transformers.GenerationMixin, "generate", spied)
     argv = ["verify", "--model", str(folder), "--max-new-tokens", "6", "--gpu-memory", "25%", "--json"]
     assert main(argv) == 0
-    assert json.loads(capsys.readouterr().out)["bit_identical"]
+    assert document_of(capsys.readouterr().out)["bit_identical"]
     assert seen == [(3.0, False, 1)] * 6
 
 
@@ -277,7 +278,7 @@ def test_model_text_reports_what_its_texts_hold(capsys: pytest.CaptureFixture[st
     documents = []
     for more in ([], ["--repetition-penalty", "1"]):
         assert main([*argv, *more]) == 0
-        documents.append(json.loads(capsys.readouterr().out))
+        documents.append(document_of(capsys.readouterr().out))
     assert [document["repetition_penalty"] for document in documents] == [1.5, 1.0]
     for document in documents:
         rows = document["rows"]

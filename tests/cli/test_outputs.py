@@ -116,7 +116,7 @@ def test_an_empty_name_is_bad_usage(capsys: pytest.CaptureFixture[str], trace: P
         ["model", "build", "--out", "~nobody-of-that-name/model"],
         ["model", "build", "--out", "nowhere/../new"],
         ["compare", "--trace", "T", "--model", "gpt-oss-20b", "--hardware", "rtx-4090", "--plot", "-"],
-        ["bench", "--overhead", "--plot", "/nope/f.png"],
+        ["bench", "--engine-overhead", "--plot", "/nope/f.png"],
         ["trace", "info", "T", "--plot", "x.bmp"],
         ["profiles", "show", "rtx-4090", "--plot", "/nope/f.png"],
     ],

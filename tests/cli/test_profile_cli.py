@@ -15,6 +15,7 @@ from hetsched.errors import InputError, UnknownNameError
 from hetsched.machine import gallery
 from hetsched.machine.profile_yaml import load_profile
 from hetsched.measure import inventory
+from tests.documents import document_of
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def call(*words: str) -> int:
 
 def document(capsys: pytest.CaptureFixture[str]) -> Any:
     """All of standard output, which must be one JSON document."""
-    return json.loads(capsys.readouterr().out)
+    return document_of(capsys.readouterr().out)
 
 
 TINY = ("profile", "--geometry", "hidden=64,ffn=32", "--dtype", "fp32", "--device", "cpu", "--quick")

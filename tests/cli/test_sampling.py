@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from hetsched.cli import main
 from hetsched.cli.sampling import DEFAULT_SEED
 from tests.cli.chatting import MACHINE, SYSTEM, TEMPLATE, USER, chat_folder, configure, expected
+from tests.documents import document_of
 
 PROMPT = "the sea was calm"
 ASKED = f"{USER} {PROMPT} word2"  # as the template writes it
@@ -26,7 +26,7 @@ def ran(capsys: pytest.CaptureFixture[str], folder: Path, *more: str) -> dict[st
     """The document of a run of 12 tokens."""
     argv = ["run", "--model", str(folder), "--prompt", PROMPT, "--max-new-tokens", "12", *MACHINE, "--json", *more]
     assert main(argv) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    document: dict[str, Any] = document_of(capsys.readouterr().out)
     return document
 
 

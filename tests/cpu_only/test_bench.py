@@ -1,8 +1,7 @@
-"""`hetsched bench --cpu`: three ways of one model in turns, and a report of what was measured."""
+"""`hetsched bench --cpu-only`: three ways of one model in turns, and a report of what was measured."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from hetsched.bench import cpu_models, cpu_only
 from hetsched.cli import main
 from tests.conftest import tiny_moe
+from tests.documents import document_of
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def one_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_has_a_row_for_each_phase(one_tiny_model: None, capsys: pytest.CaptureFixture[str]) -> None:
     """The promised keys; ratios lie within their ranges and seconds are positive."""
-    assert main(["bench", "--cpu", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    assert main(["bench", "--cpu-only", "--json"]) == 0
+    document = document_of(capsys.readouterr().out)
     assert document["schema"] == "hetsched-bench-cpu/1"
     assert [(row["phase"], row["tokens"]) for row in document["rows"]] == [("decode", 1), ("prefill", 24)]
     for row in document["rows"]:

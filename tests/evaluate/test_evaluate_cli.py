@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -16,6 +15,7 @@ from hetsched.cli import evaluate as verb
 from hetsched.cli import main
 from hetsched.cli.evaluate import PROTOCOLS as CHOICES
 from hetsched.evaluate import PROTOCOLS, evaluate
+from tests.documents import document_of
 from tests.replay.compare_made import MACHINE, model_file, trace_file
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def out_of(capfd: Any, arguments: list[str]) -> str:
 def test_json_is_the_contract(files: list[str], capfd: Any, protocol: str) -> None:
     """One document, with the fields that others rely on; every number is a number or null."""
     text = out_of(capfd, asked(files, protocol, "--json"))
-    document = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    document = document_of(text)
     assert document["schema"] == "hetsched-evaluate/1"
     assert document["protocol"] == protocol
     for row in document["rows"]:

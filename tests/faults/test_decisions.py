@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from typing import Any
 
@@ -25,6 +24,7 @@ from hetsched.testing.broken_plugins import NONSENSE, PLAN_NONSENSE, PLAN_RAISES
 from hetsched.testing.dispatch_problems import degenerate_problems
 from hetsched.testing.faults import Dice, InjectedFault
 from hetsched.types import ExpertId, Fetch, Lane, Outcome, Phase, Plan
+from tests.documents import document_of
 
 SHAPE = MoEGeometry("shape", num_layers=3, num_experts=8, top_k=3, hidden=512, ffn=1024)
 
@@ -192,7 +192,7 @@ def test_the_benchmark_prints_one_document(
     monkeypatch.setattr(bench, "Ground", lambda: ground)
     monkeypatch.setattr(bench, "cases", lambda ground: [("one", lambda: second_attach(ground))])
     assert main(["bench", "--faults", "--steps", "6", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = document_of(capsys.readouterr().out)
     assert document["schema"] == "hetsched-faults/1"
     assert [set(row) for row in document["rows"]] == [
         {"fault", "injected", "survived", "tokens_lost", "outcome"} for _ in range(2)

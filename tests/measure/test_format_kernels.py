@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from hetsched.machine.profile import ExpertShape
 from hetsched.measure import experts, format_kernels
 from hetsched.measure.timing import Timing
 from tests.cli.test_cli import call
+from tests.documents import document_of
 
 SHAPE = ExpertShape(64, 32, "bf16")
 KEYS = ["format", "tokens", "kernel", "gb_per_s", "weights_per_s", "share", "lossless"]
@@ -84,7 +84,7 @@ def test_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
         patch.setattr(format_kernels.format_table, "__defaults__", ((1, 256), lambda _: None))
         patch.setattr("hetsched.measure.request.QUICK_S", 0.1)
         code, out, _ = call(capsys, *argv, "--format", f"{packed},{unpacked}")
-    found = json.loads(out)
+    found = document_of(out)
     assert code == 0
     assert found["schema"] == "hetsched-kernels/1"
     assert found["read_gb_per_s"] > 0

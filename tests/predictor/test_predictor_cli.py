@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hetsched.policies.utility import Utility
 from hetsched.predictor.learned import Learned
 from hetsched.predictor.training import Options, train
 from tests.cli.test_cli import call
+from tests.documents import document_of
 from tests.predictor.made import hinted, mixed, saved
 
 
@@ -21,7 +21,7 @@ def test_the_three_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     trace, out = str(saved(tmp_path / "t.npz", mixed(400))), str(tmp_path / "p.safetensors")
     verb = ["predictor", "train", "--trace", trace, "--out", out, "--epochs", "2"]
     code, text, _ = call(capsys, *verb, "--json")
-    told = json.loads(text)
+    told = document_of(text)
     assert code == 0
     assert (told["schema"], told["architecture"], told["split_by"]) == (
         "hetsched-predictor-train/1",
@@ -29,13 +29,13 @@ def test_the_three_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         "sequences",
     )
     code, text, _ = call(capsys, "predictor", "eval", "--trace", trace, "--predictor", out, "--json")
-    scored = json.loads(text)
+    scored = document_of(text)
     assert scored["schema"] == "hetsched-predictor-eval/1"
     assert [row["forecaster"] for row in scored["rows"]] == ["learned", "ewma", "transition"]
     keys = {"recall", "precision", "f1_positive", "f1_macro", "log_score", "calibration_error"}
     assert all(keys <= set(row) and row["tokens"] == 200 for row in scored["rows"])
     code, text, _ = call(capsys, "predictor", "info", out, "--json")
-    info = json.loads(text)
+    info = document_of(text)
     assert info["schema"] == "hetsched-predictor-info/1"
     assert 0 < info["forecast_s"] < 1
     for argv in (["info", out], ["eval", "--trace", trace, "--predictor", out, "--max-tokens", "20"]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import replace
 from datetime import date
 
@@ -22,6 +21,7 @@ from hetsched.replay.study import Study
 from hetsched.report.compare_plot import plot_comparison
 from hetsched.report.simulate_gantt import COLUMNS, layers_drawn
 from hetsched.report.simulate_view import time_of
+from tests.documents import document_of
 from tests.replay.compare_made import LAYERS, MACHINE, TOP_K, geometry, model_file, random_trace, trace_file
 
 ROW = ["hardware", "gpu_fraction", "gpu_bytes", "strategy", "step_s", "tokens_per_s", "hit_rate", "late_share"]
@@ -51,7 +51,7 @@ def test_json_is_the_contract(files, capfd, tmp_path):
     """One document on standard output, with the fields that others rely on."""
     asked = ["compare", *files, "--strategies", "cpu-only,hetsched", "--gpu-fraction", "0.25,0.5", "--json"]
     text = out_of(capfd, *asked)
-    document = json.loads(text)
+    document = document_of(text)
     assert document["schema"] == "hetsched-compare/1"
     assert document["trace"].endswith("trace.npz")
     assert document["model"] == tmp_path.name  # the folder of its config.json
@@ -71,7 +71,7 @@ def test_json_is_the_contract(files, capfd, tmp_path):
 
 def test_csv_and_markdown_say_the_same(files, capfd):
     shown = ["compare", *files, "--strategies", "static-frequency,cpu-only"]
-    document = json.loads(out_of(capfd, *shown, "--json"))
+    document = document_of(out_of(capfd, *shown, "--json"))
     read = list(csv.DictReader(io.StringIO(out_of(capfd, *shown, "--csv"))))
     assert [row["strategy"] for row in read] == [row["strategy"] for row in document["rows"]]
     assert [float(row["tokens_per_s"]) for row in read] == [row["tokens_per_s"] for row in document["rows"]]
@@ -95,7 +95,7 @@ def test_a_failed_strategy_is_exit_code_one(files, capfd):
     bad = "tests.replay.compare_made:Raises"
     assert main(["compare", *files, "--strategies", f"{bad},cpu-only", "--json"]) == 1
     captured = capfd.readouterr()
-    assert [row["strategy"] for row in json.loads(captured.out)["rows"]] == ["cpu-only"]
+    assert [row["strategy"] for row in document_of(captured.out)["rows"]] == ["cpu-only"]
     assert len(captured.err.splitlines()) == 1
     assert "a fault of its own" in captured.err
 
@@ -136,10 +136,10 @@ def test_bad_input_is_one_line(files, capfd, verb, extra, message):
     ],
 )
 def test_what_is_charged_for_the_host(files, capfd, options, host_s, note):
-    document = json.loads(out_of(capfd, "compare", *files, "--strategies", "cpu-only", "--json", *options))
+    document = document_of(out_of(capfd, "compare", *files, "--strategies", "cpu-only", "--json", *options))
     assert document["rows"][0]["host_s_per_token"] == pytest.approx(LAYERS * host_s)
     assert any(note in said for said in document["notes"])
-    simulated = json.loads(out_of(capfd, "simulate", *files, "--strategy", "cpu-only", "--json", *options))
+    simulated = document_of(out_of(capfd, "simulate", *files, "--policy", "cpu-only", "--json", *options))
     assert simulated["stats"]["host_s_per_token"] == pytest.approx(LAYERS * host_s)
     assert simulated["host_charge"] == document["host_charge"]
 
@@ -149,14 +149,14 @@ def test_a_host_that_is_not_known_is_measured_once(files, capfd, tmp_path, monke
     monkeypatch.setenv("HETSCHED_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("hetsched.bench.host_cost.measure_host", lambda: known)
     known = KnownHost(HostCost(2e-4, 1e-4, 3e-4), "now", date.today().isoformat())
-    asked = ["simulate", *files, "--strategy", "cpu-only", "--json", "--host", "measured"]
+    asked = ["simulate", *files, "--policy", "cpu-only", "--json", "--host", "measured"]
     for lines in (2, 0):
         assert main(asked) == 0
         said = capfd.readouterr()
         assert len(said.err.splitlines()) == lines
-        assert json.loads(said.out)["row"]["host_s_per_token"] == pytest.approx(LAYERS * 2e-4)
+        assert document_of(said.out)["row"]["host_s_per_token"] == pytest.approx(LAYERS * 2e-4)
     save_profile(replace(machine(MACHINE), host=HostCost(1e-4, 1e-4, 1e-4)), tmp_path / "own.yaml")
-    document = json.loads(out_of(capfd, *asked, "--hardware", str(tmp_path / "own.yaml")))
+    document = document_of(out_of(capfd, *asked, "--hardware", str(tmp_path / "own.yaml")))
     assert document["row"]["host_s_per_token"] == pytest.approx(LAYERS * 1e-4)
 
 
@@ -184,13 +184,13 @@ def test_nothing_to_draw(tmp_path):
 def test_simulate_adds_up(files, capfd):
     """Parts of the time make up all of it, layers' hit rates the hit rate, and the row is compare's."""
     text = out_of(capfd, "simulate", *files, "--strategy", "hetsched", "--json")
-    document = json.loads(text)
+    document = document_of(text)
     assert document["schema"] == "hetsched-simulate/1"
     parts = time_of(document["stats"])
     assert sum(parts.values()) == pytest.approx(document["stats"]["total_s"])
     assert min(parts.values()) >= -1e-12
     assert np.mean(document["hit_rate_by_layer"]) == pytest.approx(document["row"]["hit_rate"])
-    rows = json.loads(out_of(capfd, "compare", *files, "--strategies", "hetsched", "--json"))["rows"]
+    rows = document_of(out_of(capfd, "compare", *files, "--strategies", "hetsched", "--json"))["rows"]
     assert document["row"].keys() == rows[0].keys()
     for figure, value in document["row"].items():  # layer by layer, and in one compiled loop: sums in another order
         assert rows[0][figure] == (pytest.approx(value) if isinstance(value, float) else value)

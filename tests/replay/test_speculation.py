@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hetsched.traces.speculative import Acceptance, speculate
 from hetsched.traces.split import split
 from hetsched.traces.verified import drafting, text_of
 from tests.cli.test_cli import call
+from tests.documents import document_of
 from tests.replay.compare_made import MACHINE, geometry, model_file, random_trace, trace_file
 
 CHARGE_S = 2e-5
@@ -188,7 +188,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     argv = [str(word) for word in ("--trace", trace_file(tmp_path), "--model", model_file(tmp_path), *fixed)]
     code, out, err = call(capsys, "compare", *argv, "--speculation", "--acceptance", "0.6", "--json")
     assert code == 0, err
-    document = json.loads(out)
+    document = document_of(out)
     assert set(document["rows"][0]["speculation"]) == {"acceptance", "mean_k", "go_share"}
     assert {"over_best_speculative", "over_standard_mean"} <= set(document["headline"])
     ran = {(r["system"], r["drafts"]) for r in document["rows"]}

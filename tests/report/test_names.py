@@ -17,6 +17,7 @@ from hetsched.machine import gallery
 from hetsched.machine.hardware import is_this_machine, resolve_hardware
 from hetsched.plugins import installed, installed_name, plugin
 from hetsched.replay.strategies import strategies_of
+from tests.documents import document_of
 from tests.report.screens import small_trace
 
 
@@ -71,7 +72,7 @@ def test_phases_and_choices(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     def rows(*arguments: str) -> list[tuple[Any, ...]]:
         asked = ["solve", "--trace", trace, "--instances", "3", "--json", *arguments]
         assert main(asked) == 0
-        document = json.loads(capfd.readouterr().out)
+        document = document_of(capfd.readouterr().out)
         return [(row["solver"], row["mean_ratio"], row["failures"]) for row in document["rows"]]
 
     small = ("--model", "demo", "--hardware", "t4", "--phase", "verify", "--solvers", "exact,sort")

@@ -39,7 +39,7 @@ if sys.argv[1:] != ["bare"]:
     cpu_only.subjects = lambda: [cpu_models.Subject("tiny", "fp32", tiny_moe)]
     cpu_only.PHASES = (("decode", 1), ("prefill", 24))
     cpu_only.MAX_ROUNDS = 3
-sys.exit(main(["bench", "--cpu"]))
+sys.exit(main(["bench", "--cpu-only"]))
 """
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.documents import document_of
 from tests.report.screens import piped, screen, small_trace
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
@@ -44,7 +44,7 @@ def row(text: str, name: str) -> str:
 def test_compare(replay: list[str]) -> None:
     """A row a strategy with its whole figures; what is dropped is named, and a pipe has it."""
     asked = ["compare", *replay, "--strategies", "belady,static-frequency,moe-spac-fixed"]
-    rows = json.loads(piped(*asked, "--json")[0])["rows"]
+    rows = document_of(piped(*asked, "--json")[0])["rows"]
     narrow, whole = screen(80, *asked), piped(*asked)[0]
     for r in rows:
         always = [f"{r['tokens_per_s']:.1f}", f"{1e3 * r['step_s']:.2f}", f"{r['hit_rate']:.1%}"]
@@ -59,8 +59,8 @@ def test_compare(replay: list[str]) -> None:
 
 
 def test_simulate(replay: list[str]) -> None:
-    asked = ["simulate", *replay, "--strategy", "static-frequency"]
-    found = json.loads(piped(*asked, "--json")[0])["row"]
+    asked = ["simulate", *replay, "--policy", "static-frequency"]
+    found = document_of(piped(*asked, "--json")[0])["row"]
     assert f"{found['tokens_per_s']:.1f} tokens/s, {1e3 * found['step_s']:.2f} ms a step" in screen(80, *asked)
 
 
@@ -77,7 +77,7 @@ def test_solve() -> None:
 
 @pytest.mark.parametrize("columns", [80, 100, 200])
 def test_profiles_list_names_everything(columns: int) -> None:
-    found = json.loads(piped("profiles", "list", "--json")[0])
+    found = document_of(piped("profiles", "list", "--json")[0])
     shown = screen(columns, "profiles", "list")
     for kind in ("machines", "models"):
         for item in found[kind]:
@@ -96,7 +96,7 @@ def test_profiles_show_and_diff() -> None:
 
 def test_doctor(tmp_path: Path) -> None:
     """Names, marks and the longest finding, of which a pipe has the whole line."""
-    items = json.loads(piped("doctor", "--json")[0])["items"]
+    items = document_of(piped("doctor", "--json")[0])["items"]
     narrow, whole = screen(80, "doctor"), piped("doctor")[0]
     for item in items:
         if item["name"] == "host memory":  # what is free changes from call to call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import runpy
 from argparse import ArgumentParser
@@ -16,6 +15,7 @@ from hetsched.dispatch.contest import contest
 from hetsched.dispatch.problem import DispatchProblem, frozen
 from hetsched.errors import InputError
 from tests.cli.test_cli import call
+from tests.documents import document_of
 from tests.traces.made import saved
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "compare_solvers.py"
@@ -58,7 +58,7 @@ def test_json_is_the_contract(capfd: pytest.CaptureFixture[str], tmp_path: Path)
     """One document, rows for every requested solver in order, and a plot on request."""
     plot = tmp_path / "quality.svg"
     assert run("--random", "12", "--solvers", "sort,exact,mathopt-highs", "--json", "--plot", str(plot)) == 0
-    document = json.loads(capfd.readouterr().out)
+    document = document_of(capfd.readouterr().out)
     assert (document["schema"], document["instances"]) == ("hetsched-solve/1", 12)
     assert [row["solver"] for row in document["rows"]] == ["sort", "exact", "mathopt-highs"]
     keys = {"solver", "mean_ratio", "worst_ratio", "proved", "median_s", "p99_s", "failures"}
@@ -112,7 +112,7 @@ def test_the_geometry_is_that_of_the_trace(capfd: pytest.CaptureFixture[str], tm
     options = ["--solvers", "sort", "--instances", "3"]
     named = str(saved(tmp_path / "n.npz", **shape, meta={"model": "deepseek-ai/DeepSeek-V2-Lite"}))
     assert run("--trace", named, *options, "--json") == 0
-    document = json.loads(capfd.readouterr().out)
+    document = document_of(capfd.readouterr().out)
     assert (document["model"], document["hardware"]) == ("deepseek-v2-lite", "rtx-4060-laptop-8gb")
     silent = str(saved(tmp_path / "s.npz", **shape))
     for arguments in (["--trace", silent], ["--trace", named, "--model", "gpt-oss-20b"]):

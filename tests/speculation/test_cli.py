@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hetsched.cli import main
+from tests.documents import document_of
 
 MACHINE = ["--hardware", "rtx-4060-laptop-8gb", "--time-scale", "1", "--gpu-memory", "25%"]
 
@@ -20,7 +21,7 @@ def argv(folder: Path, *more: str) -> list[str]:
 
 def ran(capsys: pytest.CaptureFixture[str], folder: Path, *more: str) -> dict[str, Any]:
     assert main(argv(folder, "--json", *more)) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    document: dict[str, Any] = document_of(capsys.readouterr().out)
     return document
 
 

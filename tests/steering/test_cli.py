@@ -12,6 +12,7 @@ import pytest
 from hetsched.cli import main
 from hetsched.steering.file import read_steering
 from hetsched.traces.trace import load_trace
+from tests.documents import document_of
 
 MACHINE = ("--hardware", "rtx-4060-laptop-8gb", "--time-scale", "1", "--policy", "static-frequency")
 
@@ -55,7 +56,7 @@ def analysed(capsys: pytest.CaptureFixture[str], checkpoint: Path, a: str, b: st
     argv = ("analyse", "experts", "--model", str(checkpoint), "--prompts-a", a, "--prompts-b", b, "--json", *more)
     code, out, _ = call(capsys, *argv)
     assert code == 0
-    return json.loads(out)
+    return document_of(out)
 
 
 def test_two_subjects_are_told_apart(
@@ -138,7 +139,7 @@ def test_run_is_labelled(capsys: pytest.CaptureFixture[str], checkpoint: Path, s
     lines = [line for line in err.splitlines() if "rtx-4060" in line or "tokens/s" in line]
     assert len(lines) == 3
     assert all(line.startswith("LOSSY, steered by code.yaml (") for line in lines)
-    document = json.loads(call(capsys, *argv, "--json")[1])
+    document = document_of(call(capsys, *argv, "--json")[1])
     assert document["lossless"] is False
     assert document["steered"]["file"] == "code.yaml"
     _, _, err = call(capsys, *argv, "--gpu-precision", "int4")

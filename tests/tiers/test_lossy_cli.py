@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from hetsched.cli import main
 from hetsched.cli.verify_perplexity import compared, decode_losses, text_rows
 from tests.conftest import tiny_moe
+from tests.documents import document_of
 
 MACHINE = ("--hardware", "rtx-4060-laptop-8gb", "--time-scale", "1")
 WORDS = "the sea was calm the sea was word1 word2 word3 calm the"
@@ -31,9 +31,9 @@ def test_run_is_labelled(capsys: pytest.CaptureFixture[str], checkpoint: Path) -
     assert len(lines) == 3
     assert all(line.startswith("LOSSY, int4 experts on the GPU: ") for line in lines)
     assert "LOSSY" not in call(capsys, *argv)[2]
-    document = json.loads(call(capsys, *argv, "--gpu-precision", "int4", "--json")[1])
+    document = document_of(call(capsys, *argv, "--gpu-precision", "int4", "--json")[1])
     assert (document["lossless"], document["gpu_precision"]) == (False, "int4")
-    document = json.loads(call(capsys, *argv, "--json")[1])
+    document = document_of(call(capsys, *argv, "--json")[1])
     assert (document["lossless"], document["gpu_precision"]) == (True, "exact")
 
 
@@ -52,7 +52,7 @@ def test_verify_reports_the_perplexity_of_both(capsys: pytest.CaptureFixture[str
     argv = ("verify", "--model", str(checkpoint), "--prompt", WORDS, "--perplexity", "12", *MACHINE)
     argv = (*argv, "--gpu-memory", "10%,100%", "--gpu-precision", "int4", "--policy", "static-frequency")
     code, out, _ = call(capsys, *argv, "--json")
-    document = json.loads(out)
+    document = document_of(out)
     assert code == 0
     assert document["schema"] == "hetsched-perplexity/1"
     assert document["tokens"] == 11

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from hetsched.traces.trace import FORMAT, load_trace, save_trace
 from tests.cli.test_cli import call
+from tests.documents import document_of
 from tests.traces.made import made, same, saved
 from tests.traces.test_import import jsonl, rows_of
 
@@ -23,7 +23,7 @@ def document(capsys: pytest.CaptureFixture[str], *argv: Any) -> Any:
     """The one JSON document that a verb prints; nothing else on standard output."""
     code, out, err = call(capsys, "trace", *map(str, argv), "--json")
     assert code == 0, err
-    return json.loads(out)
+    return document_of(out)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
@@ -67,7 +67,7 @@ def test_info_lists_all_that_is_wrong(capsys: pytest.CaptureFixture[str], tmp_pa
     assert (code, len(out.splitlines()), err.count("\n")) == (2, 2, 1)
     code, out, _ = call(capsys, "trace", "info", str(tmp_path / "t.npz"), "--json")
     assert code == 2
-    assert len(json.loads(out)["problems"]) == 2
+    assert len(document_of(out)["problems"]) == 2
 
 
 def test_speculate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
