@@ -27,10 +27,6 @@ ROOT = Path(__file__).parents[1]
 FILES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`(hetsched [^`]+)`(?!`)")
-COMING = {  # documented beside their making; to be emptied
-    *("plan", "explain", "timeline", "report", "serve", "completion", "run --log", "run --live", "simulate --log"),
-    *("bench --engine-overhead", "bench --replay-speed", "bench --cpu-only"),
-}
 LANGUAGES = ("python", "sh", "", "toml", "yaml", "json", "text")
 
 
@@ -68,11 +64,6 @@ def spans(text: str) -> Iterator[list[str]]:
     """The same in running text and tables, where `[--option]`, `...` and `a|b` stand for what is up to the reader."""
     for span in SPAN.findall(BLOCK.sub("", text)):
         yield re.sub(r"[\[\]]|\.\.\.", " ", span).split()[1:]
-
-
-def is_coming(words: list[str]) -> bool:
-    """Whether what the words ask for is not here yet."""
-    return words[0] in COMING or any(f"{words[0]} {word}" in COMING for word in words[1:])
 
 
 def options_of(words: list[str]) -> list[str]:
@@ -114,17 +105,15 @@ def test_python_code_runs(name: str, ground: Path) -> None:
 def test_command_lines_are_understood(name: str) -> None:
     """By the parser of the command line: verbs, options and values are what they are taken for."""
     for line in command_lines(read(name)):
-        if not is_coming(words_of(line)):
-            _parser().parse_args(words_of(line))
+        _parser().parse_args(words_of(line))
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_commands_in_the_text_exist(name: str) -> None:
     """A verb in a code span is one, and has the options that are named with it."""
     for words in spans(read(name)):
-        if not is_coming(words):
-            assert words[0] in VERBS or words[0].startswith("-"), words
-            assert options_of(words) == [], words
+        assert words[0] in VERBS or words[0].startswith("-"), words
+        assert options_of(words) == [], words
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -133,12 +122,6 @@ def test_blocks_say_what_they_are(name: str) -> None:
     text = read(name)
     assert [b.language for b in blocks(text) if b.language not in LANGUAGES] == []
     assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * len(blocks(text))
-
-
-def test_what_was_to_come_is_checked_once_it_is_here() -> None:
-    for coming in COMING:
-        verb, *options = coming.split()
-        assert options_of([verb, *options]) if options else verb not in VERBS, coming
 
 
 def test_there_is_code_to_run() -> None:

@@ -38,6 +38,12 @@ VERBS = (
     "timeline",
     "completion",
 )
+FIRST_STEPS = (
+    "hetsched demo",
+    "hetsched plan --model gpt-oss-120b --hardware rtx-3090",
+    "hetsched run --model PATH --prompt 'The lighthouse keeper' --hardware rtx-4060-laptop-8gb",
+    "hetsched VERB --help",
+)
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -72,6 +78,7 @@ def _parser() -> Parser:
     for module in modules:
         module.add_parser(subparsers)
     parser.show_examples([line for module in modules for line in module.EXAMPLES])
+    parser.examples = list(FIRST_STEPS)  # all would be too many here
     return parser
 
 
