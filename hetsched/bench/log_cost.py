@@ -1,6 +1,6 @@
 """What a run log costs a layer: steps with and without it by lot, in one process, on one attached model.
 
-`python -m hetsched.bench.log_cost` prints the document. Times are the calling thread's processor seconds in the engine,
+Times are the calling thread's processor seconds in the engine,
 the emulated machine's own apart; a layer's time is what it takes on the emulated clock. Making lines of what was
 recorded, which happens between requests, is told apart.
 
@@ -9,7 +9,6 @@ Shapes: C calls of expert modules.
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -55,13 +54,7 @@ class InTurns:
         return out
 
 
-def log_cost_document(
-    model: str = "qwen3-30b-a3b",
-    hardware: str = "rtx-4060-laptop-8gb",
-    steps: int = 200,
-    layers: int = 4,
-    seed: int = 0,
-) -> dict[str, Any]:
+def log_cost_document(model: str, hardware: str, steps: int, layers: int, seed: int) -> dict[str, Any]:
     """Measure; the document "hetsched-bench-log/1". Raises InputError for unknown names."""
     from hetsched.integrations.transformers import attach
 
@@ -98,7 +91,3 @@ def log_cost_document(
         "lines_s": lines_s,
         "bytes_a_layer": size / max(1, recorded),
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(log_cost_document(), indent=1))

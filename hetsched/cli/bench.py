@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .attaching import load_model
-from .bench_options import CPU, FAULTS, GUARD, MODEL, OVERHEAD, REPLAY, add_bench_options, only, settle
+from .bench_options import CPU, FAULTS, GUARD, LOG, MODEL, OVERHEAD, REPLAY, add_bench_options, only, settle
 from .option_types import non_empty_text
 from .parser import formerly
 from .replaying import decision_seconds, replay_bar
@@ -85,6 +85,14 @@ def _overhead(args: argparse.Namespace) -> int:
     return _show(args, document, overhead_view)
 
 
+def _log(args: argparse.Namespace) -> int:
+    from hetsched.bench.log_cost import log_cost_document
+    from hetsched.report.bench_view import log_cost_view
+
+    model, hardware = only(args.models, "model", "--models"), only(args.hardware, "machine", "--hardware")
+    return _show(args, log_cost_document(model, hardware, args.tokens, args.layers, args.seed), log_cost_view)
+
+
 def _replay(args: argparse.Namespace) -> int:
     from hetsched.bench.replay_speed import ReplaySettings, replay_document
     from hetsched.report.bench_view import replay_view
@@ -134,6 +142,7 @@ def _show(args: argparse.Namespace, document: dict[str, Any], view: Callable[[di
 
 BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     OVERHEAD: (_overhead, "executed against predicted step time, and the engine's own time a layer"),
+    LOG: (_log, "what a run log costs a layer, steps with and without it by lot"),
     FAULTS: (_faults, "inject faults and count what survives"),
     GUARD: (_guard, "hetsched against the best simple strategy under profiles that lie, hostile routing and drift"),
     REPLAY: (_replay, "layer-steps a second that strategies replay, on synthetic routing of a model's shape"),

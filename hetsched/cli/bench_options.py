@@ -15,9 +15,10 @@ from .paths import PlotFile
 
 MACHINE = ["rtx-4060-laptop-8gb"]
 STRATEGIES = ["hetsched", "static-frequency", "on-demand-lru"]
-MODEL, OVERHEAD, FAULTS, GUARD, REPLAY, CPU = (
+MODEL, OVERHEAD, LOG, FAULTS, GUARD, REPLAY, CPU = (
     "--model",
     "--engine-overhead",
+    "--log-cost",
     "--faults",
     "--guard",
     "--replay-speed",
@@ -26,28 +27,29 @@ MODEL, OVERHEAD, FAULTS, GUARD, REPLAY, CPU = (
 # What each option is with each benchmark that takes it, unless it is given.
 TAKES: dict[str, dict[str, Any]] = {
     "prompt_tokens": {MODEL: 512},
-    "tokens": {MODEL: 128, OVERHEAD: 64},
+    "tokens": {MODEL: 128, OVERHEAD: 64, LOG: 200},
     "repetitions": {MODEL: 5},
     "strategies": {MODEL: STRATEGIES, REPLAY: STRATEGIES},
     "trust_remote_code": {MODEL: False},
     "markdown": {MODEL: False},
     "models": {
         OVERHEAD: ["demo", "qwen3-30b-a3b"],
+        LOG: ["qwen3-30b-a3b"],
         GUARD: ["gpt-oss-20b"],
         REPLAY: ["gpt-oss-20b", "qwen3-30b-a3b"],
     },
-    "hardware": {MODEL: MACHINE, OVERHEAD: MACHINE, GUARD: MACHINE, REPLAY: MACHINE},
+    "hardware": {MODEL: MACHINE, OVERHEAD: MACHINE, LOG: MACHINE, GUARD: MACHINE, REPLAY: MACHINE},
     "gpu_memory": {MODEL: "25%", OVERHEAD: "25%"},
     "policy": {OVERHEAD: "hetsched"},
     "forecaster": {OVERHEAD: None},
-    "layers": {OVERHEAD: 4},
+    "layers": {OVERHEAD: 4, LOG: 4},
     "demo_as": {OVERHEAD: "gpt-oss-20b"},
     "decision": {OVERHEAD: "measured"},
     "plot": {OVERHEAD: None},
     "steps": {FAULTS: 500, GUARD: 500},
     "layer_steps": {REPLAY: 100_000},
     "emulated": {GUARD: False},
-    "seed": {MODEL: 0, OVERHEAD: 0, GUARD: 0, REPLAY: 0},
+    "seed": {MODEL: 0, OVERHEAD: 0, LOG: 0, GUARD: 0, REPLAY: 0},
 }
 
 

@@ -35,6 +35,7 @@ EXAMPLES: tuple[str, ...] = (
     'hetsched run --model demo --prompt "What is a map?" --hardware rtx-4060-laptop-8gb --gpu-memory 25%',
     'hetsched run --model demo --prompt "What is a map?" --greedy --hardware cpu --json',
     "hetsched run --model demo --chat --seed 7",
+    'hetsched run --model demo --prompt "What is a map?" --hardware rtx-4060-laptop-8gb --log run.jsonl',
     'hetsched run --model demo --prompt "What is a map?" --speculate auto --draft prompt-lookup',
 )
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "hetsched serve --model demo --hardware rtx-4060-laptop-8gb --port 8000",
     "hetsched serve --model ~/models/Qwen3-30B-A3B --gpu-memory 8GiB --parallel 8 --context 8192",
-    "HETSCHED_API_KEY=secret hetsched serve --model demo --host 0.0.0.0",
 )
 KEY_VARIABLE = "HETSCHED_API_KEY"
 LOOPBACK = ("127.", "::1", "localhost")

@@ -9,8 +9,8 @@ from .paths import InputFile, OutputFile
 
 SCHEMA = "hetsched-timeline/1"
 EXAMPLES = (
-    "hetsched run --model demo --hardware rtx-4060-laptop-8gb --prompt 'The lighthouse' --log run.jsonl",
     "hetsched timeline run.jsonl -o trace.json",
+    "hetsched timeline run.jsonl -o trace.json --json",
 )
 
 

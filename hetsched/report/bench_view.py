@@ -114,3 +114,15 @@ def _breakdown(row: dict[str, Any], meaning: dict[str, str]) -> Sheet:
 
 def _against(error: float, target: float) -> Text:
     return Text(f"{error:.2%}", style="green" if error <= target else "yellow")
+
+
+def log_cost_view(document: dict[str, Any]) -> RenderableType:
+    """The whole report of `hetsched bench --log-cost`."""
+    without_us, with_us = (1e6 * document["engine_s"][key] for key in ("without", "with"))
+    title = f"{document['model']} on {document['hardware']} (emulated): a run log's cost"
+    table = Sheet(Column("µs a layer"), *figures("without", "with", "added"), title=title)
+    table.add("engine", f"{without_us:.0f}", f"{with_us:.0f}", f"{1e6 * document['added_s']:.1f}")
+    share = f"added: {document['added_share']:.1%} of a layer's emulated {1e6 * document['layer_s']:.0f} µs"
+    made_us, size = 1e6 * document["lines_s"], document["bytes_a_layer"]
+    lines = f"between requests: {made_us:.0f} µs and {size:.0f} bytes of lines a layer"
+    return Page(table, "", *notes([share, lines]))

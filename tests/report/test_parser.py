@@ -207,4 +207,4 @@ def test_the_time_scale_is_attachs() -> None:
 
     assert ATTACH_TIME_SCALE == DEFAULT_SCALE
     scales = {p.prog: p.get_default("time_scale") for p in ALL if p.get_default("time_scale") is not None}
-    assert scales == {"hetsched demo": 4.0, "hetsched run": 20.0, "hetsched verify": 1.0}
+    assert scales == {"hetsched demo": 4.0, "hetsched run": 20.0, "hetsched serve": 20.0, "hetsched verify": 1.0}
