@@ -78,7 +78,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _analysis(args: argparse.Namespace, sets: list[list[str]]) -> Analysis:
-    model, tokenizer = load_model(args.model, progress=not args.json, trust_remote_code=args.trust_remote_code)
+    model, tokenizer = load_model(
+        args.model,
+        progress=not args.json,
+        trust_remote_code=args.trust_remote_code,
+        prompts=lambda tokenizer: [_encoded(tokenizer, prompt).ids_T for prompts in sets for prompt in prompts],
+    )
     from hetsched.integrations.activation_counts import count_activations
     from hetsched.integrations.expert_modules import expert_modules
     from hetsched.integrations.model_shape import geometry_of, layers_of
