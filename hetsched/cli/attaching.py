@@ -15,7 +15,6 @@ from hetsched.loading.progress import stage
 from hetsched.machine.demo_geometry import DEMO as DEMO
 from hetsched.machine.hardware import is_this_machine
 from hetsched.memory.plan import USUAL_CONTEXT
-from hetsched.reading import refusing
 from hetsched.report.steering_view import steered_words
 
 from .option_types import NotedOption, at_least_one, finite_float, non_empty_text, refuse_given
@@ -201,12 +200,12 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     import transformers
 
     from hetsched.loading.gguf_tokenizer import tokenizer_of
-    from hetsched.loading.remote_code import refused_code
+    from hetsched.loading.remote_code import at_work
 
     if is_gguf(folder):
         return tokenizer_of(folder)
     fix = "download its tokenizer's files again"
-    with refusing(f"{folder} has no tokenizer that transformers reads", fix), refused_code(folder):
+    with at_work(folder, f"{folder} has no tokenizer that transformers reads", fix):
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 

@@ -40,7 +40,8 @@ def encode(tokenizer: Any, prompt: str, system: str | None = None) -> Any:
         return encode_messages(tokenizer, [*system_message(system), {"role": "user", "content": prompt}])
     if system is not None:
         require_template(tokenizer, "--system")
-    return tokenizer(prompt, return_tensors="pt")["input_ids"]
+    with refusing("the tokenizer makes no tokens of the prompt", "download its files again"):
+        return tokenizer(prompt, return_tensors="pt")["input_ids"]
 
 
 def encode_messages(tokenizer: Any, messages: Sequence[Message]) -> Any:

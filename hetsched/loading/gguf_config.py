@@ -15,10 +15,10 @@ import transformers
 
 from ..errors import InputError
 from ..geometry import MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH
-from ..reading import refusing
 from .generation_file import check_generation
 from .gguf_file import Gguf
 from .gguf_theirs import is_theirs, their_config
+from .remote_code import at_work
 
 COMMON = {
     "context_length": "max_position_embeddings",
@@ -49,6 +49,7 @@ MOST = {
     "attention.head_count": MAX_WIDTH,
     "context_length": 1 << 40,
 }
+AGAIN = "download it again"
 ENDS = ("eos", "eot", "eom")  # tokens that end an answer
 SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "penalty_repeat": "repetition_penalty"}
 
@@ -128,7 +129,7 @@ def config_of(gguf: Gguf) -> Any:
     if not gguf.value("expert_count"):
         raise InputError(f"{gguf.files[0]} has no routed experts; hetsched needs a Mixture-of-Experts model")
     _refuse_odd_numbers(gguf)
-    with refusing(f"{gguf.files[0]}'s metadata are no model's that transformers knows", "download it again"):
+    with at_work(gguf.files[0], f"{gguf.files[0]}'s metadata are no model's that transformers knows", AGAIN):
         config = their_config(gguf) if known is None else _ours(gguf, known)
     config._name_or_path = str(gguf.files[0])
     return config

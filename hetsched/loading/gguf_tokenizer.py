@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..reading import refusing
 from .gguf_file import Gguf
+from .remote_code import at_work
 
 WHOLE = "tokenizer.huggingface.json"  # a tokenizer.json as it is, which `hetsched model build` writes beside the rest
 USUAL_SPLITS = (None, "default", "gpt-2", "olmo")  # llama.cpp's names of GPT-2's way
@@ -21,7 +21,7 @@ NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_to
 def tokenizer_of(path: Path) -> Any:
     """The tokenizer, chat template included. Raises InputError where the file has none that transformers knows."""
     gguf = Gguf(path)
-    with refusing(f"{gguf.files[0]} has no tokenizer that transformers reads", "download it again"):
+    with at_work(path, f"{gguf.files[0]} has no tokenizer that transformers reads", "download it again"):
         return _tokenizer(gguf)
 
 

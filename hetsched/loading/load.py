@@ -19,7 +19,6 @@ from ..integrations.load_report import LoadReport, remember
 from ..integrations.model_shape import geometry_of, layers_of, rest_of
 from ..integrations.transformers import attach
 from ..machine.memory import check_room
-from ..reading import refusing
 from .checkpoint import AGAIN, Checkpoint, Reader, holds_weights
 from .experts import ExpertPlan, Filled, fill_experts, plan_experts, put_experts
 from .generation_file import read_generation
@@ -32,7 +31,7 @@ from .model_on_meta import on_meta, plain_config, read_config, resolved_dtype
 from .packed_tensors import refuse_lone
 from .progress import LoadProgress, stage
 from .quantization import packing_of
-from .remote_code import refused_code
+from .remote_code import at_work
 from .saving import refuse_saving
 from .sources import mapping_of
 
@@ -238,7 +237,7 @@ def _not_read_here(folder: Path, config: Any) -> str:
 def _by_transformers(folder: Path, dtype: Any, reason: str, trust_remote_code: bool) -> Any:
     """from_pretrained, for what this package does not read; attach() then moves the experts a layer at a time."""
     auto, given = transformers.AutoModelForCausalLM, {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
-    with refusing(f"{folder} holds no weights that transformers reads", AGAIN), refused_code(folder):
+    with at_work(folder, f"{folder} holds no weights that transformers reads", AGAIN):
         model = _complete(folder, lambda **more: auto.from_pretrained(folder, **given, **more)).eval()
     remember(model, LoadReport(0, _bytes_of(model), 0, 0, 0, reason))
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,13 @@ import transformers
 
 from ..errors import InputError
 from ..machine.model_yaml import read_config_file
-from ..reading import refusing
 from .generation_file import read_generation
 from .gguf_config import config_of
 from .gguf_file import Gguf
 from .hub import is_gguf
-from .remote_code import refused_code
+from .remote_code import at_work
 
 CORRECT = "correct it, or download it again"
-META = torch.device("meta")
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -34,23 +33,27 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
         raise InputError(f"{folder} is no model folder: it has no config.json; give a checkpoint folder")
     read_config_file(folder / "config.json")  # a library would believe any number in it
     read_generation(folder)
-    with refusing(f"{folder}/config.json is no model's that transformers knows", CORRECT), refused_code(folder):
+    with at_work(folder, f"{folder}/config.json is no model's that transformers knows", CORRECT):
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def on_meta(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
     """The model of this config, its weights without memory. Raises InputError where there is none to be had."""
+    folder = Path(config._name_or_path)
+    with at_work(folder, f"transformers makes no model of {folder}/config.json", CORRECT), torch.device("meta"):
+        return _maker(config, trust_remote_code)(copy.deepcopy(config), dtype=dtype)
+
+
+def _maker(config: Any, trust_remote_code: bool) -> Callable[..., Any]:
+    """What makes a model of the config."""
     auto: Any = transformers.AutoModelForCausalLM
     named: Any = getattr(transformers, (config.architectures or [""])[0], None)
     if type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {}):
-        make = functools.partial(auto.from_config, trust_remote_code=trust_remote_code)
-    elif named is not None:
-        make = named._from_config
-    else:
+        return functools.partial(auto.from_config, trust_remote_code=trust_remote_code)
+    if named is None:
         raise InputError(f"transformers has no model for {config.model_type} ({config.architectures})")
-    folder = Path(config._name_or_path)
-    with refusing(f"transformers makes no model of {folder}/config.json", CORRECT), refused_code(folder), META:
-        return make(copy.deepcopy(config), dtype=dtype)
+    make: Callable[..., Any] = named._from_config
+    return make
 
 
 def resolved_dtype(dtype: str | torch.dtype | None, config: Any, stored: torch.dtype | None = None) -> torch.dtype:
