@@ -93,9 +93,7 @@ def load(path: str | Path, geometry: MoEGeometry) -> Memory:
     if told != shape:
         raise InputError(f"{path}: was learned of a model with {told}, this one has {shape}; name another file")
     if sum(array.nbytes for array in arrays.values()) > MOST_BYTES:
-        raise InputError(
-            f"{path}: its sums have more than {MOST_BYTES:,} bytes, which no run learns; name another file"
-        )
+        raise InputError(f"{path}: its sums take more than {MOST_BYTES:,} bytes, as no run's do; name another file")
     _check(path, arrays, (geometry.num_layers, geometry.num_experts))
     return Memory(shape, {name: np.array(array) for name, array in arrays.items()})
 

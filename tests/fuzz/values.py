@@ -7,7 +7,25 @@ import math
 from random import Random
 from typing import Any
 
-NUMBERS = 0, -1, 1, 2**31, 10**9, 2**63, 2**64, -(2**70), 10**400, 0.5, 1e308, -1e308, math.inf, -math.inf, math.nan
+NUMBERS = (
+    0,
+    -1,
+    1,
+    2**31,
+    999,
+    30_000,
+    10**9,
+    2**63,
+    2**64,
+    -(2**70),
+    10**400,
+    0.5,
+    1e308,
+    -1e308,
+    math.inf,
+    -math.inf,
+    math.nan,
+)
 TEXTS = (
     "",
     " ",
