@@ -191,7 +191,7 @@ def _files(folder: Path) -> dict[Path, set[str]]:
     if not isinstance(weights, dict):
         raise InputError(f"{index} has no weight_map with a file for each tensor; {AGAIN}")
     for name, file in weights.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or not file or Path(file).name != file:
             raise InputError(f"{index}: {name:.80} is in {brief(file)}, which is no file name of its folder; {AGAIN}")
     shards: dict[Path, set[str]] = {}
     for name, file in weights.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -33,7 +33,7 @@ TEMPLATES = (
 
 def damage(path: Path, random: Random) -> str:
     """Damage the file where it lies; what was done, in words."""
-    kinds: list[Callable[[Path, Random], str]] = [_bytes, _absent]
+    kinds: Sequence[Callable[[Path, Random], str]] = [_bytes, _absent]
     if path.suffix in (".json", ".yaml", ".jsonl"):
         kinds = [_value] * 8 + [_nested, _bytes, _absent]
     elif path.suffix == ".safetensors":

@@ -29,7 +29,7 @@ SHORT = "--max-new-tokens 2 --hardware rtx-4060-laptop-8gb --gpu-memory 25% --ti
 
 def prepare(folder: Path) -> None:
     """Make the good files. Takes seconds, and trains a predictor for one pass."""
-    _checkpoint(folder / "model")
+    checkpoint(folder / "model")
     for name in ("sharded", "chat", "draft"):
         shutil.copytree(folder / "model", folder / name)
     _sharded(folder / "sharded")
@@ -54,7 +54,8 @@ def quiet(line: str) -> None:
     assert code == 0, f"{line}: {said.getvalue()}"
 
 
-def _checkpoint(folder: Path) -> None:
+def checkpoint(folder: Path) -> None:
+    """A checkpoint with a tokenizer of words, and settings of every kind."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
