@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -196,7 +197,7 @@ def _files(folder: Path) -> dict[Path, set[str]]:
     shards: dict[Path, set[str]] = {}
     for name, file in weights.items():
         shards.setdefault(folder / file, set()).add(name)
-    absent = [file for file in shards if not file.is_file()]
+    absent = [file for file in shards if not os.path.isfile(file)]  # is_file() raises for a name too long
     if absent:
         raise InputError(
             f"{absent[0]} is missing, one of {len(absent)} of {len(shards)} shards that are; download it again"

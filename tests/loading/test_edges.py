@@ -58,6 +58,12 @@ def test_an_index_names_files_of_its_folder(tmp_path: Path, place: Any) -> None:
         Checkpoint(tmp_path)
 
 
+def test_an_index_with_a_name_that_no_file_has(tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"x": "x" * 300}}))
+    with pytest.raises(InputError, match="is missing"):
+        Checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": []}', "[" * 5000 + "]" * 5000, "9" * 5000, "{"])
 def test_an_index_of_another_kind(tmp_path: Path, text: str) -> None:
     (tmp_path / INDEX).write_text(text)
