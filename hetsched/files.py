@@ -134,8 +134,8 @@ def _same(one: Path, other: Path) -> bool:
     with contextlib.suppress(OSError):
         if one.exists() and other.exists():
             return one.samefile(other)
-    return one.resolve() == other.resolve()
+    return os.path.realpath(one) == os.path.realpath(other)  # resolve() raises for a loop of links
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

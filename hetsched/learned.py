@@ -10,8 +10,6 @@ Shapes: L layers, E experts.
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,13 @@ import numpy.typing as npt
 from .errors import InputError
 from .forecast import POPULARITY, Learned
 from .geometry import MoEGeometry
-from .reading import open_regular
+from .reading import parse_json
 from .scheduler import Scheduler
-from .traces.archive import write_arrays
+from .traces.archive import read_arrays, write_arrays
 
 FORMAT = "hetsched-learned/1"
-MOST_BYTES = 2 << 30  # of a file
+MOST_BYTES = 2 << 30  # of all sums
 _WHAT = "learned statistics (.npz)"
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -85,21 +82,20 @@ def load(path: str | Path, geometry: MoEGeometry) -> Memory:
     shape = shape_of(geometry)
     if not Path(path).exists():
         return Memory(shape)
+    arrays = read_arrays(path, what=_WHAT)
     try:
-        with open_regular(path, _WHAT, MOST_BYTES) as file, np.load(file, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
-        meta = json.loads(str(arrays.pop("meta")))
+        meta = parse_json(str(arrays.pop("meta")))
         written, told = meta["format"], meta["shape"]
-    except InputError:
-        raise
-    except (*_DAMAGE, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: not {_WHAT}, or damaged: {error}; name another file, or a new one") from error
     if written != FORMAT:
         raise InputError(f"{path}: its format is {str(written)[:40]!r}, this version reads {FORMAT!r}; name a new file")
     if told != shape:
         raise InputError(f"{path}: was learned of a model with {told}, this one has {shape}; name another file")
+    if sum(array.nbytes for array in arrays.values()) > MOST_BYTES:
+        raise InputError(f"{path}: its sums take more than {MOST_BYTES:,} bytes, as no run's do; name another file")
     _check(path, arrays, (geometry.num_layers, geometry.num_experts))
-    return Memory(shape, arrays)
+    return Memory(shape, {name: np.array(array) for name, array in arrays.items()})
 
 
 def _check(path: str | Path, arrays: Learned, shape: tuple[int, int]) -> None:

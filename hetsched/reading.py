@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +14,31 @@ from .errors import InputError
 
 TEXT_BYTES = 16 << 20  # of a text read whole: prompts, config.json, an index of shards
 JSON_DEPTH = 64  # objects and lists inside one another
+_SAID = 300  # characters of what a library said
+
+
+@contextmanager
+def refusing(text: str, fix: str) -> Iterator[None]:
+    """Whatever a library raises inside about a file that it reads, as InputError: the text, what it said, the fix.
+
+    Libraries check what they know of, and do with the rest what its type lets them: errors of any class. A package that
+    is not installed is another matter, and so is what was refused already.
+    """
+    try:
+        yield
+    except (InputError, ModuleNotFoundError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a library in Rust
+            raise
+        raise InputError(f"{text}: {_said(error)}; {fix}") from error
+
+
+def _said(error: BaseException) -> str:
+    """An error's text on one line, with its class where the text alone says little."""
+    text = " ".join(str(error).split())
+    name = "" if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: "
+    return f"{name}{text[:_SAID]}".removesuffix(": ").rstrip(".")
 
 
 def open_regular(path: str | Path, what: str, limit_bytes: int | None = None) -> IO[bytes]:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hetsched.errors import InputError
-from hetsched.geometry import MAX_LAYERS, MoEGeometry, from_config
+from hetsched.geometry import MAX_LAYERS, MoEGeometry, from_config, is_installed_format
 from hetsched.machine import gallery
 from hetsched.machine.model_yaml import load_geometry, load_model_card
 from hetsched.machine.profile_yaml import load_profile
 from hetsched.machine.yaml_lines import FILE_BYTES, FileError
-from hetsched.reading import JSON_DEPTH, open_regular, parse_json, read_bytes, read_text_file
+from hetsched.reading import JSON_DEPTH, open_regular, parse_json, read_bytes, read_text_file, refusing
 from hetsched.traces.prompts import read_prompts
 from hetsched.traces.rows import row_file
 from hetsched.traces.trace import load_trace
@@ -128,6 +129,7 @@ def test_wrong_values_are_shown_in_short(tmp_path: Path) -> None:
         ({"mlp_only_layers": 3}, "mlp_only_layers"),
         ({"vocab_size": 10**30}, "vocab_size"),
         ({"first_k_dense_replace": 10**12}, "first_k_dense_replace"),
+        ({"num_experts": 1 << 15, "num_hidden_layers": 900}, "no model has more than"),
     ],
 )
 def test_absurd_sizes_are_refused_in_one_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -141,6 +143,41 @@ def test_absurd_sizes_are_refused_in_one_line(tmp_path: Path, change: dict[str, 
             load_geometry(tmp_path)
 
 
+def test_what_a_library_raises_is_one_line() -> None:
+    """Of whatever class; but what was refused already, a missing package and an interruption are left as they are."""
+
+    class PanicException(BaseException):
+        """As a library in Rust raises it."""
+
+    for error, said in (
+        (KeyError("heads"), "f: KeyError: 'heads'; mend it"),
+        (OSError("no\nsuch  file."), "f: no such file; mend it"),
+        (RecursionError(), "f: RecursionError; mend it"),
+        (PanicException("called unwrap"), "f: PanicException: called unwrap; mend it"),
+    ):
+        with pytest.raises(InputError) as caught, refusing("f", "mend it"):
+            raise error
+        assert str(caught.value) == said
+    for left in (InputError("as it is"), ModuleNotFoundError("tiktoken"), KeyboardInterrupt()):
+        with pytest.raises(type(left)) as kept, refusing("f", "mend it"):
+            raise left
+        assert kept.value is left
+
+
+@pytest.mark.parametrize("key", ["dtype", "dtypes"])
+def test_a_class_that_a_file_names_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """On the command line "module:Class" is what the user asks for; in a file it is what somebody else does."""
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    document = yaml.safe_load(gallery.models()["olmoe-1b-7b"].read_text())
+    document[key] = ["trap:Format"] if key == "dtypes" else "trap:Format"
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(FileError, match=r"'trap:Format'.*allowed"):
+        load_model_card(tmp_path / "x.yaml")
+    assert not is_installed_format("trap:Format")
+    assert is_installed_format("q4_k/q6_k")
+
+
 def test_a_run_refuses_them_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Before transformers makes a list of ten thousand million layers, in a nested section as well."""
     for config in ({**CONFIG, "num_hidden_layers": 10**10}, {"text_config": {"num_hidden_layers": 10**10}}):
@@ -150,7 +187,7 @@ def test_a_run_refuses_them_too(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         assert "num_hidden_layers of the config is 10000000000" in err
 
 
-@pytest.mark.parametrize("change", [{"num_layers": 10_001}, {"hidden": 2**25}, {"ffn": 1.5}, {"top_k": True}])
+@pytest.mark.parametrize("change", [{"num_layers": 1_001}, {"hidden": 2**25}, {"ffn": 1.5}, {"top_k": True}])
 def test_a_geometry_has_sizes_that_some_model_could_have(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
         MoEGeometry(**{"name": "m", "num_layers": 1, "num_experts": 4, "top_k": 1, "hidden": 8, "ffn": 8, **change})

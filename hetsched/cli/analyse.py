@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetsched.errors import InputError
+from hetsched.reading import refusing
 from hetsched.report.tables import console
 
 from .attaching import DEMO, add_trust_option, load_model
@@ -82,7 +83,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _analysis(args: argparse.Namespace, sets: list[list[str]]) -> Analysis:
-    model, tokenizer = load_model(args.model, progress=not args.json, trust_remote_code=args.trust_remote_code)
+    model, tokenizer = load_model(
+        args.model,
+        progress=not args.json,
+        trust_remote_code=args.trust_remote_code,
+        prompts=lambda tokenizer: [_encoded(tokenizer, prompt).ids_T for prompts in sets for prompt in prompts],
+    )
     from hetsched.integrations.activation_counts import count_activations
     from hetsched.integrations.expert_modules import expert_modules
     from hetsched.integrations.model_shape import geometry_of, layers_of
@@ -112,7 +118,8 @@ def _encoded(tokenizer: Any, prompt: str) -> Prompt:
 
     from hetsched.integrations.activation_counts import Prompt
 
-    made = tokenizer(prompt, return_special_tokens_mask=True)
+    with refusing("the tokenizer makes no tokens of the prompt", "download its files again"):
+        made = tokenizer(prompt, return_special_tokens_mask=True)
     counted_T = np.array(made["special_tokens_mask"]) == 0
     if not counted_T.any():
         raise InputError(f"the prompt {prompt!r:.60} has no tokens of its own; leave it out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hetsched.report.steering_view import steered_words
 
 from .option_types import NotedOption, at_least_one, finite_float, non_empty_text, refuse_given
 from .paths import InputFile
+from .prompting import check_ids
 from .prompting import check_prompt as check_prompt
 from .prompting import encode as encode
 
@@ -149,10 +150,12 @@ def load_model(
     progress: bool = True,
     trust_remote_code: bool = False,
     options: Sequence[Mapping[str, Any]] = (),
+    prompts: Callable[[Any], Iterable[Any]] = lambda _: (),
 ) -> tuple[Any, Any]:
     """Model and tokenizer from a checkpoint folder, a GGUF file, the hub, or the demo model, which is built if absent.
 
     `options`: attach()'s, once or several times, to be checked before the demo model is built or any weight is read.
+    `prompts`: token ids by the tokenizer, to be checked, too.
 
     Raises InputError for a folder without config.json or a model without routed experts, before any weight is read.
     """
@@ -170,8 +173,11 @@ def load_model(
     folder = model_folder(name, progress=progress)
     transformers.utils.logging.disable_progress_bar()
     with stage("reading config and tokenizer", shown=progress):
-        from_config(read_config(folder, trust_remote_code=trust_remote_code))
+        config = read_config(folder, trust_remote_code=trust_remote_code)
+        from_config(config)
         tokenizer = load_tokenizer(folder, trust_remote_code)
+        for ids in prompts(tokenizer):
+            check_ids(ids, config.get_text_config().vocab_size)
     # The demo model is stored in bf16, which most CPUs emulate slowly; its arithmetic is done in fp32.
     dtype = torch.float32 if name == DEMO else None
     model = loaded(folder, dtype=dtype, progress=progress, trust_remote_code=trust_remote_code, options=options)
@@ -194,17 +200,13 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     import transformers
 
     from hetsched.loading.gguf_tokenizer import tokenizer_of
-    from hetsched.loading.remote_code import refused_code
+    from hetsched.loading.remote_code import at_work
 
     if is_gguf(folder):
         return tokenizer_of(folder)
-    try:
-        with refused_code(folder):
-            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} has no tokenizer that transformers reads: {error}") from error
+    fix = "download its tokenizer's files again"
+    with at_work(folder, f"{folder} has no tokenizer that transformers reads", fix):
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def model_folder(name: str, *, progress: bool = True) -> Path:

@@ -6,6 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from hetsched.errors import InputError
+
+NO_NUMBERS = "the model computes infinities, or what is no number: its weights are damaged, or no others fit its config"
 GREEDY = {"do_sample": False, "num_beams": 1}
 
 
@@ -56,7 +59,8 @@ def generate(model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, strea
         settings["streamer"] = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = ids.to(model.device)
     begin_s = time.perf_counter()
-    out = model.generate(
+    out = _generated(
+        model,
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_new_tokens,
@@ -71,6 +75,16 @@ def generate(model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, strea
     if stream and not as_it_comes:
         print(text)
     return Generated(text, new, wall_s, stopped_by(new, config.eos_token_id, max_new_tokens))
+
+
+def _generated(model: Any, ids: Any, **settings: Any) -> Any:
+    """generate()'s ids. Raises InputError where a token is to be drawn by numbers that are none."""
+    try:
+        return model.generate(ids, **settings)
+    except RuntimeError as error:
+        if "probability tensor contains" not in str(error):
+            raise
+        raise InputError(f"{NO_NUMBERS}; download the checkpoint again") from error
 
 
 def stopped_by(new: list[int], eos: int | list[int] | None, max_new_tokens: int) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from hetsched.errors import InputError
+from hetsched.reading import refusing
 
 Message = dict[str, str]  # role ("system", "user" or "assistant") and content
 
@@ -14,6 +17,16 @@ def check_prompt(prompt: str) -> None:
     """Raise InputError for a prompt without tokens."""
     if not prompt.strip():
         raise InputError("the prompt has no tokens; give --prompt some text")
+
+
+def check_ids(ids: Any, vocabulary: int) -> None:
+    """Raise InputError for a prompt whose token ids, of any shape, are none, or beyond a model's vocabulary."""
+    again = "the tokenizer's files are damaged, or another model's; download them again"
+    numbers = np.asarray(ids).reshape(-1)
+    if not len(numbers):
+        raise InputError(f"the tokenizer makes no tokens of the prompt: {again}")
+    if int(numbers.max()) >= vocabulary:
+        raise InputError(f"the tokenizer makes token {numbers.max()} of the prompt, of {vocabulary} there are: {again}")
 
 
 def encode(tokenizer: Any, prompt: str, system: str | None = None) -> Any:
@@ -27,20 +40,17 @@ def encode(tokenizer: Any, prompt: str, system: str | None = None) -> Any:
         return encode_messages(tokenizer, [*system_message(system), {"role": "user", "content": prompt}])
     if system is not None:
         require_template(tokenizer, "--system")
-    return tokenizer(prompt, return_tensors="pt")["input_ids"]
+    with refusing("the tokenizer makes no tokens of the prompt", "download its files again"):
+        return tokenizer(prompt, return_tensors="pt")["input_ids"]
 
 
 def encode_messages(tokenizer: Any, messages: Sequence[Message]) -> Any:
     """Token ids [1, T] of a chat up to where the model answers. Raises InputError where the template refuses it."""
-    from jinja2 import TemplateError
-
-    try:
+    fix = "drop --system" if messages[0]["role"] == "system" else "correct the template"
+    with refusing("this model's chat template refuses the prompt", fix):
         encoded = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-    except TemplateError as error:
-        drop = "; drop --system" if messages[0]["role"] == "system" else ""
-        raise InputError(f"this model's chat template refuses the prompt: {error}{drop}") from error
     return encoded["input_ids"]
 
 

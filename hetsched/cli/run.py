@@ -27,7 +27,7 @@ from .option_types import at_least_one, non_empty_text
 from .paths import OutputFile
 from .prompting import check_prompt, encode, require_template
 from .sampling import add_sampling_options, refuse_idle_sampling, sampling_of, seeded
-from .speculating import add_speculation_options, refuse_idle_draft, speculating
+from .speculating import add_speculation_options, check_draft, refuse_idle_draft, speculating
 
 SCHEMA = "hetsched-run/1"
 TOKENS, CHAT_TOKENS = 64, 512
@@ -80,12 +80,15 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     most = args.max_new_tokens or (CHAT_TOKENS if args.chat else TOKENS)
     options = {**machine_options(args), "learned": args.learned, "log": args.log, **context_options(args)}
-    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=[options])
+    model, tokenizer = load_model(
+        args.model,
+        trust_remote_code=args.trust_remote_code,
+        options=[options],
+        prompts=lambda tokenizer: _prompts(args, tokenizer),
+    )
     sampling = sampling_of(args, model.generation_config)
     ids = None
-    if args.chat:
-        require_template(tokenizer, "--chat")
-    else:
+    if not args.chat:
         ids = encode(tokenizer, args.prompt, args.system)
         if args.context is None:
             options["context"] = context_for(int(ids.shape[1]) + most)
@@ -127,6 +130,17 @@ def _check(args: argparse.Namespace) -> None:
         check_prompt(args.prompt)
     refuse_idle_sampling(args)
     refuse_idle_draft(args)
+
+
+def _prompts(args: argparse.Namespace, tokenizer: Any) -> list[Any]:
+    """Token ids that say whether tokenizer and chat template are of use.
+
+    Raises InputError where they are not, or the draft model is none, before any weight of the model is read.
+    """
+    check_draft(args, tokenizer)
+    if args.chat:
+        require_template(tokenizer, "--chat")
+    return [encode(tokenizer, args.prompt or "?", args.system)]
 
 
 def _chat(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 from hetsched.errors import InputError
 from hetsched.files import user_path
 from hetsched.loading.progress import stage
 
-from .attaching import DEMO, model_folder
+from .attaching import DEMO, load_tokenizer, model_folder
 from .drafting import MOST_DRAFTS
 from .option_types import NotedOption, is_given, non_empty_text, whole
 
@@ -38,29 +39,34 @@ def refuse_idle_draft(args: argparse.Namespace) -> None:
         )
 
 
-def speculating(args: argparse.Namespace, handle: Any, tokenizer: Any) -> AbstractContextManager[Any]:
-    """The context in which the attached model speculates as was asked; of None where it does not.
+def check_draft(args: argparse.Namespace, tokenizer: Any) -> None:
+    """Load the draft model, if there is to be one. Raises InputError for none, or one whose tokens are others."""
+    if args.speculate == "off" or _is_name(args.draft):
+        return
+    theirs, _ = _draft_model(args.draft)
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise InputError(f"draft model {args.draft} has another tokenizer than the model; choose one of its family")
 
-    Raises InputError for a draft model with another tokenizer.
-    """
+
+def speculating(args: argparse.Namespace, handle: Any, tokenizer: Any) -> AbstractContextManager[Any]:
+    """The context in which the attached model speculates as was asked; of None where it does not."""
     if args.speculate == "off":
         return nullcontext()
-    draft = args.draft.lower() if _is_name(args.draft) else _draft_model(args.draft, tokenizer)
+    draft = args.draft.lower() if _is_name(args.draft) else _draft_model(args.draft)[1]
     speculation: AbstractContextManager[Any] = handle.speculate(draft, args.speculate)
     return speculation
 
 
-def _draft_model(name: str, tokenizer: Any) -> Any:
-    """A draft model as its checkpoint stores it. Raises InputError for one whose tokens are others."""
+@lru_cache(maxsize=1)
+def _draft_model(name: str) -> tuple[Any, Any]:
+    """Tokenizer and model of a draft, as its checkpoint stores them. Raises InputError where it has none."""
     import torch
-    import transformers
+
+    from hetsched.loading.load import load_dense
 
     folder = model_folder(name)
     with stage("loading the draft model"):
-        theirs = transformers.AutoTokenizer.from_pretrained(folder)
-        if theirs.get_vocab() != tokenizer.get_vocab():
-            raise InputError(f"draft model {name} has another tokenizer than the model; choose one of its family")
-        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        return load_tokenizer(folder), load_dense(folder, torch.float32)
 
 
 def _is_name(draft: str) -> bool:

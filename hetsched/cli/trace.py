@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,11 @@ def _record_prompts(
 
     from .attaching import encode, load_model
 
-    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code)
+    model, tokenizer = load_model(
+        args.model,
+        trust_remote_code=args.trust_remote_code,
+        prompts=lambda tokenizer: [encode(tokenizer, prompt) for prompt in prompts],
+    )
     generate = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
     if tokenizer.pad_token_id is None:
         generate["pad_token_id"] = tokenizer.eos_token_id
@@ -238,7 +243,7 @@ def _split(args: argparse.Namespace) -> None:
 
     if len(args.out) != (2 if args.at is not None else 1):
         raise InputError(f"--out has {len(args.out)} files; --at makes two, --sequences one")
-    if len({path.resolve() for path in args.out}) < len(args.out):
+    if len({os.path.realpath(path) for path in args.out}) < len(args.out):
         raise InputError(f"--out names {args.out[0]} twice, and one part would overwrite the other; name two files")
     trace = load_trace(args.file)
     parts: tuple[RoutingTrace, ...]

@@ -116,7 +116,12 @@ def run(args: argparse.Namespace) -> int:
     for prompt in asked:
         check_prompt(prompt)
     options = options_of(args)
-    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=options)
+    model, tokenizer = load_model(
+        args.model,
+        trust_remote_code=args.trust_remote_code,
+        options=options,
+        prompts=lambda tokenizer: [encode(tokenizer, prompt) for prompt in asked],
+    )
     from hetsched import attach
 
     prompts = [encode(tokenizer, prompt) for prompt in asked]

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from hetsched.errors import InputError
+from hetsched.reading import refusing
 
 from .attaching import load_model, lossy_label, options_of
 
@@ -28,7 +29,12 @@ def run(args: argparse.Namespace) -> int:
             "--perplexity compares lossy copies with exact weights; add --gpu-precision int8, int4 or auto"
         )
     options = options_of(args)
-    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=options)
+    model, tokenizer = load_model(
+        args.model,
+        trust_remote_code=args.trust_remote_code,
+        options=options,
+        prompts=lambda tokenizer: text_rows(tokenizer, args.prompt, args.perplexity),
+    )
     from hetsched import attach
 
     rows = text_rows(tokenizer, args.prompt, args.perplexity)
@@ -65,7 +71,8 @@ def text_rows(tokenizer: Any, prompts: list[str] | None, tokens: int) -> list[li
         pieces = [text[len(text) * i // count :][:STEP_CHARACTERS] for i in range(count)]
     rows = []
     for piece in pieces:
-        row = tokenizer.encode(piece, add_special_tokens=False)[: min(ROW_TOKENS, tokens)]
+        with refusing("the tokenizer makes no tokens of the text", "download its files again"):
+            row = tokenizer.encode(piece, add_special_tokens=False)[: min(ROW_TOKENS, tokens)]
         tokens -= len(row)
         rows.append(row)
     if not any(len(row) > 1 for row in rows):

@@ -6,7 +6,8 @@ from typing import Any
 
 from ..errors import InputError
 
-MAX_LAYERS, MAX_EXPERTS, MAX_WIDTH, MAX_PARAMS = 10_000, 1 << 15, 1 << 24, 1 << 50
+MAX_LAYERS, MAX_EXPERTS, MAX_WIDTH, MAX_PARAMS = 1_000, 1 << 15, 1 << 24, 1 << 50
+MAX_ALL_EXPERTS = 1 << 20  # of all layers together
 
 
 def require_whole(value: Any, low: int, most: int, what: str) -> int:

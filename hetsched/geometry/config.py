@@ -120,8 +120,9 @@ def _moe_layers(text: dict[str, Any], all_layers: int) -> list[int]:
     listed = text.get("mlp_only_layers") or ()
     if not isinstance(listed, list | tuple):
         raise InputError(f"mlp_only_layers of the config is {brief(listed)}; it must be a list of layer numbers")
+    dense = {each for each in listed if isinstance(each, int)}
     first_sparse = whole(text, MAX_LAYERS, "first_k_dense_replace")
-    return [layer for layer in range(first_sparse, all_layers) if (layer + 1) % step == 0 and layer not in listed]
+    return [layer for layer in range(first_sparse, all_layers) if (layer + 1) % step == 0 and layer not in dense]
 
 
 def _shared_params(text: dict[str, Any], hidden: int, ffn: int) -> int:

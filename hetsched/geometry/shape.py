@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..errors import InputError
-from .checks import MAX_EXPERTS, MAX_LAYERS, MAX_PARAMS, MAX_WIDTH, require_whole
+from .checks import MAX_ALL_EXPERTS, MAX_EXPERTS, MAX_LAYERS, MAX_PARAMS, MAX_WIDTH, require_whole
 from .stored import stored_bytes, stored_name
 
 _MOST = {
@@ -51,6 +51,9 @@ class MoEGeometry:
         for low, limits in ((1, _MOST), (0, _MOST_OR_NONE)):
             for field, most in limits.items():
                 require_whole(getattr(self, field), low, most, f"{field} of {self.name}")
+        if self.num_layers * self.num_experts > MAX_ALL_EXPERTS:
+            all_experts = f"{self.num_layers} layers of {self.num_experts} experts"
+            raise InputError(f"{self.name} has {all_experts}; no model has more than {MAX_ALL_EXPERTS} of them in all")
         if self.top_k > self.num_experts:
             raise InputError(f"top_k {self.top_k} of {self.name} exceeds num_experts {self.num_experts}")
         if self.experts_L and (len(self.experts_L) != self.num_layers or max(self.experts_L) != self.num_experts):

@@ -83,3 +83,8 @@ class _WeightBits(Mapping[str, float]):
 
 
 WEIGHT_BITS: Mapping[str, float] = _WeightBits()
+
+
+def is_installed_format(name: str) -> bool:
+    """Whether a file may name this: what is installed, or a width alone. Never "module:Class", which would be run."""
+    return ":" not in name and name in WEIGHT_BITS

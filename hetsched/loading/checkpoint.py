@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ..errors import InputError
+from ..geometry.checks import brief
+from ..reading import read_json, refusing
 from .packed_tensors import PackedTensor, UnpackedSlice, packed_tensors
 from .quantization import Packing
 
+AGAIN = "download it again"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # More than this is never mapped for experts at a time, since mapped pages that were read count as the process's memory.
 MAPPED_BYTES = 256 << 20
@@ -175,10 +178,8 @@ def holds_weights(folder: Path) -> bool:
 
 def opened(file: Path) -> Any:
     """safetensors' handle of a file; a context manager. Raises InputError for a file that cannot be read."""
-    try:
+    with refusing(f"{file} is truncated or damaged", AGAIN):
         return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is truncated or damaged ({error}); download it again") from error
 
 
 def _files(folder: Path) -> dict[Path, set[str]]:
@@ -186,14 +187,17 @@ def _files(folder: Path) -> dict[Path, set[str]]:
     if (folder / SINGLE).is_file():
         return {folder / SINGLE: set()}
     index = folder / INDEX
-    try:
-        weights: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{index} is damaged ({error!r}); download it again") from error
+    whole = read_json(index, "an index of shards", AGAIN)
+    weights = whole.get("weight_map") if isinstance(whole, dict) else None
+    if not isinstance(weights, dict):
+        raise InputError(f"{index} has no weight_map with a file for each tensor; {AGAIN}")
+    for name, file in weights.items():
+        if not isinstance(file, str) or not file or Path(file).name != file:
+            raise InputError(f"{index}: {name:.80} is in {brief(file)}, which is no file name of its folder; {AGAIN}")
     shards: dict[Path, set[str]] = {}
     for name, file in weights.items():
         shards.setdefault(folder / file, set()).add(name)
-    absent = [file for file in shards if not file.is_file()]
+    absent = [file for file in shards if not os.path.isfile(file)]  # is_file() raises for a name too long
     if absent:
         raise InputError(
             f"{absent[0]} is missing, one of {len(absent)} of {len(shards)} shards that are; download it again"

@@ -15,8 +15,10 @@ import transformers
 
 from ..errors import InputError
 from ..geometry import MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH
+from .generation_file import check_generation
 from .gguf_file import Gguf
 from .gguf_theirs import is_theirs, their_config
+from .remote_code import at_work
 
 COMMON = {
     "context_length": "max_position_embeddings",
@@ -47,6 +49,7 @@ MOST = {
     "attention.head_count": MAX_WIDTH,
     "context_length": 1 << 40,
 }
+AGAIN = "download it again"
 ENDS = ("eos", "eot", "eom")  # tokens that end an answer
 SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "penalty_repeat": "repetition_penalty"}
 
@@ -126,13 +129,8 @@ def config_of(gguf: Gguf) -> Any:
     if not gguf.value("expert_count"):
         raise InputError(f"{gguf.files[0]} has no routed experts; hetsched needs a Mixture-of-Experts model")
     _refuse_odd_numbers(gguf)
-    try:
+    with at_work(gguf.files[0], f"{gguf.files[0]}'s metadata are no model's that transformers knows", AGAIN):
         config = their_config(gguf) if known is None else _ours(gguf, known)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a config's class does with values that it does not check
-        said = " ".join(str(error).split())
-        raise InputError(f"{gguf.files[0]}'s metadata are no model's that transformers knows: {said}") from error
     config._name_or_path = str(gguf.files[0])
     return config
 
@@ -174,7 +172,9 @@ def generation_config_of(gguf: Gguf, config: Any) -> Any:
         "do_sample": bool(said.get("temperature")),
         "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
     }
-    return transformers.GenerationConfig(bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id, **said)
+    said |= {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
+    check_generation(said, str(gguf.files[0]))
+    return transformers.GenerationConfig(**said)
 
 
 def _one(gguf: Gguf, key: str) -> Any:

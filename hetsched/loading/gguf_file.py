@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,16 @@ class _Header:
         found = [(self._string(), *self._place()) for _ in range(num_tensors)]
         align = int(metadata.get("general.alignment", ALIGNMENT))
         begin = -(-self._at // align) * align
-        return metadata, [self._tensor(*each, begin) for each in found]
+        tensors = [self._tensor(*each, begin) for each in found]
+        self._refuse_overlap(tensors)
+        return metadata, tensors
+
+    def _refuse_overlap(self, tensors: list[GgufTensor]) -> None:
+        """Raise InputError where two tensors share bytes: one of them is not what it is said to be."""
+        laid = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.num_bytes))
+        for one, other in pairwise(laid):
+            if one.begin + one.num_bytes > other.begin:
+                raise InputError(f"{self._file} has {one.name} and {other.name} in one place; it is damaged")
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: int, offset: int, begin: int) -> GgufTensor:
         if kind not in set(GGMLQuantizationType):

@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
 from .gguf_file import Gguf
+from .remote_code import at_work
 
 WHOLE = "tokenizer.huggingface.json"  # a tokenizer.json as it is, which `hetsched model build` writes beside the rest
 USUAL_SPLITS = (None, "default", "gpt-2", "olmo")  # llama.cpp's names of GPT-2's way
@@ -20,12 +20,17 @@ NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_to
 
 def tokenizer_of(path: Path) -> Any:
     """The tokenizer, chat template included. Raises InputError where the file has none that transformers knows."""
+    gguf = Gguf(path)
+    with at_work(path, f"{gguf.files[0]} has no tokenizer that transformers reads", "download it again"):
+        return _tokenizer(gguf)
+
+
+def _tokenizer(gguf: Gguf) -> Any:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    gguf = Gguf(path)
     said = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf.metadata.items()}
     if WHOLE in gguf.metadata:
         tokens = said.get("tokens", [])
@@ -34,12 +39,8 @@ def tokenizer_of(path: Path) -> Any:
         template = gguf.metadata.get("tokenizer.chat_template")
         whole = Tokenizer.from_str(gguf.metadata[WHOLE])
         return PreTrainedTokenizerFast(tokenizer_object=whole, chat_template=template, **more)
-    try:
-        architecture, parts, config = get_gguf_tokenizer(str(gguf.files[0]))
-        backend, more = convert_gguf_tokenizer(architecture, parts)
-    except (KeyError, ValueError, TypeError) as error:
-        said_text = " ".join(str(error).split())
-        raise InputError(f"{gguf.files[0]} has no tokenizer that transformers reads: {said_text}") from error
+    architecture, parts, config = get_gguf_tokenizer(str(gguf.files[0]))
+    backend, more = convert_gguf_tokenizer(architecture, parts)
     split = said.get("pre")
     if said.get("model") == "gpt2" and split not in GGUF_PRE_TOKENIZER_SPLITS and split not in USUAL_SPLITS:
         warnings.warn(

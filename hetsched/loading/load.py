@@ -19,8 +19,9 @@ from ..integrations.load_report import LoadReport, remember
 from ..integrations.model_shape import geometry_of, layers_of, rest_of
 from ..integrations.transformers import attach
 from ..machine.memory import check_room
-from .checkpoint import Checkpoint, Reader, holds_weights
+from .checkpoint import AGAIN, Checkpoint, Reader, holds_weights
 from .experts import ExpertPlan, Filled, fill_experts, plan_experts, put_experts
+from .generation_file import read_generation
 from .gguf_config import generation_config_of
 from .gguf_file import GgufReader
 from .gguf_plan import GgufPlan
@@ -30,7 +31,7 @@ from .model_on_meta import on_meta, plain_config, read_config, resolved_dtype
 from .packed_tensors import refuse_lone
 from .progress import LoadProgress, stage
 from .quantization import packing_of
-from .remote_code import refused_code
+from .remote_code import at_work
 from .saving import refuse_saving
 from .sources import mapping_of
 
@@ -102,6 +103,12 @@ def load_model(
     return model.eval()
 
 
+def load_dense(folder: Path, dtype: torch.dtype) -> Any:
+    """A model for other purposes than to be attached to, by transformers. Raises InputError for no whole checkpoint."""
+    read_config(folder)
+    return _by_transformers(folder, dtype, "it is not attached", False)
+
+
 def _of_gguf(
     path: Path, dtype: str | torch.dtype | None, progress: bool, unpack: bool, options: Sequence[Mapping[str, Any]]
 ) -> Any:
@@ -109,13 +116,14 @@ def _of_gguf(
     with stage("reading the file's header", shown=progress):
         plan = GgufPlan(path, dtype, unpack=unpack)
         _check_options(options, plan.twin)
+        generation = generation_config_of(plan.gguf, plan.twin.config)
     check_room(str(path), plan.expert_bytes, plan.rest_bytes)
     with LoadProgress(path.name, plan.expert_bytes, shown=progress) as bar, GgufReader() as reader:
         weights, filled = plan.read(reader, bar.advance)
         model = _assembled(plan.twin, path, weights)
     plan.put(model, filled)
     model.name_or_path = model.config.name_or_path = str(path)
-    model.generation_config = generation_config_of(plan.gguf, model.config)
+    model.generation_config = generation
     remember(model, plan.report())
     return model.eval()
 
@@ -229,11 +237,8 @@ def _not_read_here(folder: Path, config: Any) -> str:
 def _by_transformers(folder: Path, dtype: Any, reason: str, trust_remote_code: bool) -> Any:
     """from_pretrained, for what this package does not read; attach() then moves the experts a layer at a time."""
     auto, given = transformers.AutoModelForCausalLM, {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
-    try:
-        with refused_code(folder):
-            model = _complete(folder, lambda **more: auto.from_pretrained(folder, **given, **more)).eval()
-    except OSError as error:
-        raise InputError(f"{folder} holds no weights that transformers reads: {error}") from error
+    with at_work(folder, f"{folder} holds no weights that transformers reads", AGAIN):
+        model = _complete(folder, lambda **more: auto.from_pretrained(folder, **given, **more)).eval()
     remember(model, LoadReport(0, _bytes_of(model), 0, 0, 0, reason))
     return model
 
@@ -242,11 +247,11 @@ def _read_generation_config(model: Any, folder: Path) -> None:
     """As from_pretrained does: the folder's, else what config.json says of it."""
     if not model.can_generate():
         return
-    read = transformers.GenerationConfig.from_pretrained
-    try:
-        model.generation_config = read(folder)
-    except OSError:
-        model.generation_config = read(folder, config_file_name="config.json", _from_model_config=True)
+    found = read_generation(folder)
+    if found is None:
+        read = transformers.GenerationConfig.from_pretrained
+        found = read(folder, config_file_name="config.json", _from_model_config=True)
+    model.generation_config = found
 
 
 def _bytes_of(module: torch.nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import transformers
 
 from ..errors import InputError
 from ..machine.model_yaml import read_config_file
-from ..reading import read_json
+from .generation_file import read_generation
 from .gguf_config import config_of
 from .gguf_file import Gguf
 from .hub import is_gguf
-from .remote_code import refused_code
+from .remote_code import at_work
 
-GENERATION = "generation_config.json"
+CORRECT = "correct it, or download it again"
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -31,41 +32,28 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no model folder: it has no config.json; give a checkpoint folder")
     read_config_file(folder / "config.json")  # a library would believe any number in it
-    if (folder / GENERATION).is_file():
-        # transformers would pass over one that is damaged
-        read_json(folder / GENERATION, "a generation config", "correct it, or remove it")
-    try:
-        with refused_code(folder):
-            return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a config's class does with values that it does not check
-        raise InputError(f"{folder}/config.json is no model's that transformers knows: {_said(error)}") from error
+    read_generation(folder)
+    with at_work(folder, f"{folder}/config.json is no model's that transformers knows", CORRECT):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def on_meta(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
     """The model of this config, its weights without memory. Raises InputError where there is none to be had."""
+    folder = Path(config._name_or_path)
+    with at_work(folder, f"transformers makes no model of {folder}/config.json", CORRECT), torch.device("meta"):
+        return _maker(config, trust_remote_code)(copy.deepcopy(config), dtype=dtype)
+
+
+def _maker(config: Any, trust_remote_code: bool) -> Callable[..., Any]:
+    """What makes a model of the config."""
     auto: Any = transformers.AutoModelForCausalLM
     named: Any = getattr(transformers, (config.architectures or [""])[0], None)
     if type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {}):
-        make = functools.partial(auto.from_config, trust_remote_code=trust_remote_code)
-    elif named is not None:
-        make = named._from_config
-    else:
+        return functools.partial(auto.from_config, trust_remote_code=trust_remote_code)
+    if named is None:
         raise InputError(f"transformers has no model for {config.model_type} ({config.architectures})")
-    folder = Path(config._name_or_path)
-    try:
-        with refused_code(folder), torch.device("meta"):
-            return make(copy.deepcopy(config), dtype=dtype)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"transformers makes no model of {folder}/config.json: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"
+    make: Callable[..., Any] = named._from_config
+    return make
 
 
 def resolved_dtype(dtype: str | torch.dtype | None, config: Any, stored: torch.dtype | None = None) -> torch.dtype:

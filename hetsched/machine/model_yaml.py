@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..geometry import WEIGHT_BITS, MoEGeometry, from_config, require_sane_sizes
+from ..geometry import WEIGHT_BITS, MoEGeometry, from_config, is_installed_format, require_sane_sizes
 from ..reading import read_json
 from .units import number
 from .yaml_lines import Node, read_yaml
@@ -78,7 +78,7 @@ def _read(root: Node) -> ModelCard | None:
     title, repository = root.text("title"), root.text("repository", required=True)
     variants = tuple(str(item.value) for item in dtypes.items()) if dtypes else (dtype,)
     for variant in dict.fromkeys((dtype, *variants)):
-        if variant not in WEIGHT_BITS:
+        if not is_installed_format(variant):
             (dtypes or root).note(f"{variant!r} is no dtype; allowed: {', '.join(WEIGHT_BITS)}")
     if config is None or published is None or root.problems:
         return None

@@ -6,7 +6,7 @@ from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
-from ..geometry import WEIGHT_BITS
+from ..geometry import WEIGHT_BITS, is_installed_format
 from .datasheet import PCIE_LANE_BYTES_PER_S, Datasheet
 from .profile import DenseTable, ExpertShape, LatencyTable, Source
 from .units import FFN, number, read_source
@@ -98,7 +98,7 @@ def _sheet_value(node: Node, kind: str) -> Any:
 
 def _read_shape(node: Node) -> ExpertShape:
     dtype = node.text("dtype", required=True)
-    known = dtype in WEIGHT_BITS
+    known = is_installed_format(dtype)
     if dtype and not known:
         node.note(f"dtype is {dtype!r}; allowed: {', '.join(WEIGHT_BITS)}")
     shape = ExpertShape(

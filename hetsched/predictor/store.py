@@ -21,6 +21,12 @@ ARCHITECTURES = ("compact", "published")
 LIMIT_BYTES = 4 << 30
 _WHAT = "a predictor of 'hetsched predictor train'"
 _COUNTS = ("layers", "num_experts", "top_k", "width")
+_TOLD = {  # what a predictor says of its making, by section: "" is in all of them, others where the section is
+    "": {"protocol": "text", "trace": "text", "seed": "whole", "fit_sequences": "number"},
+    "training": {"best_score": "number", "best_epoch": "whole", "epochs": "number", "steps": "whole"},
+    "held_out": {"recall": "number", "tokens": "whole"},
+}
+_KINDS: dict[str, Any] = {"text": str, "whole": int, "number": (int, float)}
 
 
 class Stored(NamedTuple):
@@ -102,4 +108,19 @@ def _problem(meta: Mapping[str, Any]) -> str:
         value, least = meta.get(name), 0 if name == "hidden" else 1
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 20:
             return f"its {name} is {value!r:.60}, not a whole number from {least}"
+    sections = {section: meta.get(section) if section else meta for section in _TOLD}
+    for section, values in sections.items():
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            return f"its {section} is {values!r:.60}, not an object"
+        for name, kind in _TOLD[section].items():
+            value = values.get(name)
+            if not _is_kind(value, kind):
+                return f"its {section and section + '.'}{name} is {value!r:.60}, not a {kind}"
     return ""
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    is_right = isinstance(value, _KINDS[kind]) and not isinstance(value, bool)
+    return is_right and (kind == "text" or bool(abs(value) <= 1e300))  # which is true of no NaN

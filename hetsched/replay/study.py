@@ -6,6 +6,7 @@ Shapes: L layers, E experts, S steps.
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -282,7 +283,7 @@ def _opened(source: Path | RoutingTrace) -> RoutingTrace:
 
 def _same(one: Path | RoutingTrace, other: Path | RoutingTrace) -> bool:
     if isinstance(one, Path) and isinstance(other, Path):
-        return one.resolve() == other.resolve()
+        return os.path.realpath(one) == os.path.realpath(other)
     return one is other
 
 

@@ -35,6 +35,7 @@ _CHUNK_BYTES = 1 << 20
 _LOCAL_HEADER = 30  # bytes of a zip local file header before name and extra field
 _ZIP64_EXTRA = 20
 _PADDING_ID = 0xD935  # extra-field id that zipalign uses for padding
+_TRACE = "a routing trace (.npz)"
 _DAMAGE = (
     OSError,
     ValueError,
@@ -49,23 +50,25 @@ _DAMAGE = (
 Array = npt.NDArray[Any]
 
 
-def read_arrays(path: str | Path, names: Iterable[str]) -> dict[str, Array]:
-    """Those of the named arrays that the .npz file holds; large ones are read-only views of the file.
+def read_arrays(path: str | Path, names: Iterable[str] | None = None, what: str = _TRACE) -> dict[str, Array]:
+    """Those of the named arrays that the .npz file holds (None: all); large ones are read-only views of the file.
+
+    `what`: the file ought to be, for messages.
 
     The file must not be changed in place while they are used (replacing it is safe). Raises InputError for a file that
     is no .npz, is damaged, or holds pickles.
     """
-    wanted = {f"{name}.npy": name for name in names}
     if not os.path.exists(path):
-        raise InputError(f"{path}: no such trace file")
+        raise InputError(f"{path}: no such file; give {what}")
     try:
-        with open_regular(path, "a routing trace (.npz)") as file, zipfile.ZipFile(file) as archive:
-            members = [info for info in archive.infolist() if info.filename in wanted]
-            return {wanted[info.filename]: _member(archive, file, info) for info in members}
+        with open_regular(path, what) as file, zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            wanted = members if names is None else members.keys() & set(names)
+            return {name: _member(archive, file, members[name]) for name in sorted(wanted)}
     except InputError:
         raise
     except _DAMAGE as error:
-        raise InputError(f"{path}: not a routing trace (an .npz without pickles), or damaged: {error}") from error
+        raise InputError(f"{path}: not {what}, without pickles, or damaged: {error}; name another file") from error
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Array], *, compress: bool = False) -> None:

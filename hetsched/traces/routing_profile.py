@@ -8,6 +8,7 @@ Shapes: L layers, E experts.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..files import user_path
+from ..reading import read_text_file
 from ..types import FloatArray
 
 COLUMNS = ("layer", "expert", "count")
@@ -23,12 +26,11 @@ Row = tuple[int, int, float]
 
 def read_routing_profile(path: str | Path) -> list[Row]:
     """The rows of a profile; a header line may come first. Raises InputError, naming the line, for what is no row."""
+    text = read_text_file(user_path(path), "a routing profile, a CSV file of your own").removeprefix("\ufeff")
     try:
-        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_rows(str(path), csv.reader(file)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"routing profile {path} cannot be read: {reason}; give a CSV file of your own") from error
+        rows = list(_rows(str(path), csv.reader(io.StringIO(text, newline=""))))
+    except csv.Error as error:
+        raise InputError(f"routing profile {path} cannot be read: {error}; give a CSV file of your own") from error
     if not rows:
         raise InputError(f"routing profile {path} has no row; write lines of {', '.join(COLUMNS)}")
     return rows

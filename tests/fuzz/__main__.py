@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -10,24 +11,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 
-from . import cases, ground, interruption
-from .running import run
+from hetsched import cli
 
-
-def ready() -> None:
-    """Import what commands import, so that each begins at once."""
-    import matplotlib.pyplot  # noqa: F401
-    import torch
-    import transformers  # noqa: F401
-
-    import hetsched.integrations.transformers
-    import hetsched.loading.load
-    import hetsched.replay.study  # noqa: F401
-
-    torch.set_num_threads(1)
+from . import cases, good_files, ground, interruption
 
 
 def main() -> int:
@@ -42,15 +32,15 @@ def main() -> int:
     parser.add_argument("--interrupted", type=int, metavar="TIMES", help=text)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    ready()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # of no use once torch is imported
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
         os.environ["HETSCHED_CACHE"] = str(place / "cache")
         (place / "ground").mkdir()
-        ground.prepare(place / "ground")
-        if args.undamaged:
-            return _undamaged(place)
+        good_files.prepare(place / "ground")
+        failed = _undamaged(place)
+        if args.undamaged or failed:
+            return failed
         if args.interrupted:
             return interruption.soak(place, args.interrupted)
         begin_s = time.monotonic()
@@ -65,9 +55,7 @@ def main() -> int:
         print(json.dumps([case._asdict() for case in bad]))
     else:
         for case in sorted(bad, key=lambda case: case.verdict.faults):
-            shown = " ".join(word[:60] for word in case.words).replace(str(place), "")
-            print(f"{case.number}: {', '.join(case.verdict.faults)}, code {case.verdict.code}: {shown!r} {case.done}")
-            print("    " + "\n    ".join(case.verdict.said.strip().splitlines()[-3:])[:600])
+            print(_told(case, place))
         print(
             f"{len(found)} tried in {time.monotonic() - begin_s:.0f} s; exit codes {dict(codes)}; faults {dict(faults)}"
         )
@@ -75,27 +63,41 @@ def main() -> int:
 
 
 def _undamaged(place: Path) -> int:
-    """Every command once; exit code 1 where one does not work."""
+    """Every command once; exit code 1 where one does not work.
+
+    Here and in no process of its own: those that follow find all that commands import imported, and kernels compiled.
+    """
     failed = 0
     for command in ground.COMMANDS:
-        folder = place / "case"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(place / "ground", folder)
-        verdict = run(cases.filled(command.words, folder), folder)
-        if verdict.code or verdict.faults:
-            failed += 1
-            print(f"{' '.join(command.words)}: {verdict}")
-    return int(failed > 0)
+        folder = place / "whole"
+        cases.laid(place / "ground", folder, command.words)
+        (folder / "out").mkdir()
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            code = cli.main(cases.filled(command.words, folder))
+        shutil.rmtree(folder)
+        if code:
+            failed = 1
+            print(f"{command.line}: code {code}: {said.getvalue()}")
+    return failed
 
 
 def several(numbers: range, place: Path, worker: int, kind: str) -> list[cases.Case]:
-    """The cases of one worker."""
+    """The cases of one worker; broken promises are told as they are found."""
     found = []
     for number in numbers:
-        found.append(cases.tried(number, place / "ground", place / f"case{worker}", kind))
-        print(".", end="", file=sys.stderr, flush=True)
+        case = cases.tried(number, place / "ground", place / f"case{worker}", kind)
+        print(f"\n{_told(case, place)}" if case.verdict.faults else ".", end="", file=sys.stderr, flush=True)
+        found.append(case)
     print(file=sys.stderr)
     return found
+
+
+def _told(case: cases.Case, place: Path) -> str:
+    shown = " ".join(word[:60] for word in case.words).replace(f"{place}/", "")
+    said = "\n    ".join(case.verdict.said.strip().splitlines()[-3:])[:600]
+    head = f"{case.number}: {', '.join(case.verdict.faults)}, code {case.verdict.code}, {case.verdict.seconds:.1f} s"
+    return f"{head}: {shown!r} {case.done}\n    {said}"
 
 
 if __name__ == "__main__":

@@ -32,13 +32,12 @@ def tried(number: int, ground: Path, folder: Path, kind: str = "any") -> Case:
     shutil.rmtree(folder, ignore_errors=True)
     if of_files:
         command = random.choice([command for command in COMMANDS if command.reads])
-        _laid(ground, folder)
+        laid(ground, folder, command.words)
         name = random.choice(command.reads)
         done = f"{name}: {damage.damage(folder / name, random)}"
         words = filled(command.words, folder)
     else:
-        _laid(ground, folder)
-        words, done = _line(random, folder), ""
+        words, done = _line(random, ground, folder), ""
     return Case(number, words, done, run(words, folder))
 
 
@@ -51,13 +50,19 @@ def _filled(word: str, folder: Path) -> str:
     return str(folder / word[1:-1]) if word.startswith("{") else word
 
 
-def _laid(ground: Path, folder: Path) -> None:
-    shutil.copytree(ground, folder, symlinks=True)
+def laid(ground: Path, folder: Path, words: Sequence[str]) -> None:
+    """Copy the good files that the words stand for into a new folder."""
+    folder.mkdir()
+    for name in {word[1:-1] for word in words if word.startswith("{") and not word.startswith("{out/")}:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (shutil.copytree if (ground / name).is_dir() else shutil.copyfile)(ground / name, folder / name)
 
 
-def _line(random: Random, folder: Path) -> list[str]:
+def _line(random: Random, ground: Path, folder: Path) -> list[str]:
     """A command line of any verb; those that the ground has no command for have their name alone."""
     every = parsers(_parser())
     way = random.choice(sorted(every))
     known = [command.words for command in COMMANDS if command.words[: len(way)] == way]
-    return hostile(filled(random.choice(known or [way]), folder), every[way], random)
+    words = random.choice(known or [way])
+    laid(ground, folder, words)
+    return hostile(filled(words, folder), every[way], random)

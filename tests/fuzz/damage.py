@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import yaml
 
+from .binary import damage_arrays, damage_gguf
+from .values import HOSTILE, changed, dumped
+
 DEEP = 5000
-NUMBERS = 0, -1, 1, 2**31, 10**9, 2**63, 2**64, -(2**70), 10**400, 0.5, 1e308, -1e308, math.inf, -math.inf, math.nan
-TEXTS = (
+TEMPLATES = (
+    "{{ 1 / 0 }}",
+    "{{ raise_exception('no') }}",
+    "{{ messages[9].content }}",
+    "{% if %}",
+    "{{ ''.__class__.__mro__ }}",
+    "{{ 'x' * 10**12 }}",
+    "{% for a in range(10**9) %}{% endfor %}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{% include 'x' %}",
+    "{{ undefined.x }}",
     "",
     " ",
-    "x" * 300,
-    "\0",
-    "../../etc/passwd",
-    "/",
-    "~nobody/x",
-    "é\u202e",
-    "1e5",
-    "bf16",
-    "typing:Any",
-    "sys:exit",
 )
-HOLDERS: tuple[Any, ...] = [], [[]], [None], {}, {"": {}}, {"a": [1, {"b": None}]}, [0] * 1000, ["a"] * 3
-HOSTILE: tuple[Any, ...] = None, True, False, *NUMBERS, *TEXTS, *HOLDERS
 
 
 def damage(path: Path, random: Random) -> str:
     """Damage the file where it lies; what was done, in words."""
-    kinds: list[Callable[[Path, Random], str]] = [_bytes, _absent]
+    kinds: Sequence[Callable[[Path, Random], str]] = [_bytes, _absent]
     if path.suffix in (".json", ".yaml", ".jsonl"):
         kinds = [_value] * 8 + [_nested, _bytes, _absent]
     elif path.suffix == ".safetensors":
         kinds = [_header] * 3 + [_bytes] * 2 + [_absent]
     elif path.suffix in (".csv", ".txt"):
         kinds = [_line] * 3 + [_bytes, _absent]
-    elif path.suffix in (".npz", ".gguf"):
-        kinds = [_bytes] * 6 + [_absent]
+    elif path.suffix == ".jinja":
+        kinds = [_template] * 3 + [_bytes, _absent]
+    elif path.suffix == ".npz":
+        kinds = [damage_arrays] * 4 + [_bytes] * 2 + [_absent]
+    elif path.suffix == ".gguf":
+        kinds = [damage_gguf] * 4 + [_bytes] * 2 + [_absent]
     return random.choice(kinds)(path, random)
 
 
@@ -95,49 +97,16 @@ def _value(path: Path, random: Random) -> str:
     lines = text.splitlines() if path.suffix == ".jsonl" else [text]
     number = random.randrange(len(lines))
     document = json.loads(lines[number]) if path.suffix != ".yaml" else yaml.safe_load(text)
-    changed, said = _changed(document, random)
-    lines[number] = yaml.safe_dump(changed) if path.suffix == ".yaml" else _dumped(changed)
+    document, said = changed(document, random)
+    lines[number] = yaml.safe_dump(document) if path.suffix == ".yaml" else dumped(document)
     path.write_text("\n".join(lines))
     return said
 
 
-def _dumped(document: Any) -> str:
-    """As json.dumps, also of integers longer than Python prints."""
-    text = json.dumps(document, ensure_ascii=False).replace('"10**400"', "1" + "0" * 5000)
-    return text.encode("utf-8", "replace").decode()
-
-
-def _changed(document: Any, random: Random) -> tuple[Any, str]:
-    places = list(_places(document, ()))
-    if not places:
-        return random.choice(HOSTILE), "the whole document"
-    *way, key = random.choice(places)
-    holder = document
-    for step in way:
-        holder = holder[step]
-    name = ".".join(str(step)[:40] for step in (*way, key))
-    kind = random.random()
-    if kind < 0.75:
-        value = random.choice(HOSTILE)
-        holder[key] = "10**400" if isinstance(value, int) and abs(value) > 2**100 else value
-        return document, f"{name} = {str(value)[:40]!r}"
-    if kind < 0.9 or isinstance(holder, list):
-        del holder[key]
-        return document, f"{name} is missing"
-    holder[f"{key}x"] = holder.pop(key)
-    return document, f"{name} is named {key}x"
-
-
-def _places(document: Any, way: tuple[Any, ...]) -> Any:
-    """All places of values, the way to each."""
-    if len(way) > 8:
-        return
-    entries = (
-        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    )
-    for key, value in list(entries)[:200]:
-        yield (*way, key)
-        yield from _places(value, (*way, key))
+def _template(path: Path, random: Random) -> str:
+    text = random.choice(TEMPLATES)
+    path.write_text(text if random.random() < 0.5 else path.read_text() + text)
+    return f"with {text!r}"
 
 
 def _nested(path: Path, random: Random) -> str:
@@ -150,8 +119,14 @@ def _header(path: Path, random: Random) -> str:
     """A safetensors file with another header."""
     data = path.read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
-    changed, said = _changed(json.loads(data[8 : 8 + size]), random)
-    header = _dumped(changed).encode()
+    header = json.loads(data[8 : 8 + size])
+    texts = header.get("__metadata__", {})
+    if "hetsched" in texts and random.random() < 0.5:
+        inner, said = changed(json.loads(texts["hetsched"]), random)
+        texts["hetsched"] = dumped(inner)
+    else:
+        header, said = changed(header, random)
+    header = dumped(header).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
     return f"header: {said}"
 

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-PATIENCE_S, GRACE_S = 5.0, 2.0  # what still goes on after the first is asked to end, and has to within the second
+from hetsched.cli.generating import NO_NUMBERS
+
+PATIENCE_S, GRACE_S = 5.0, 2.0  # work that is still going on is interrupted then, and has to end within the second
 SPEED = float(os.environ.get("FUZZ_SLOWER", "4"))  # a shared machine may be so many times slower
 MEMORY_BYTES = 3 << 30  # more than the parent had: what a measured layer of a big model takes
 OUT = "out"
@@ -74,6 +76,8 @@ def _broken(code: int, said: str) -> list[str]:
         return ["internal error"]
     if code not in (0, 1, 2):  # 1: a command that worked, and whose answer is no
         return [f"ended by {code}"]
+    if code == 2 and NO_NUMBERS in said:  # found by the work itself, whose beginning was told
+        return []
     if code == 2 and (said.rstrip("\n").count("\n") or not errors):
         return ["several lines" if said.strip() else "silent"]
     return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,23 @@ ARCHITECTURES = {
 }
 
 
-def write(path: Path, model: Any, up: Any, down: Any, dense: Any = KIND.Q8_0, tensors: int = 0) -> None:
-    """`model` as a GGUF file, gate and up in type `up`; at most so many tensors a shard (0: one file)."""
+def write(
+    path: Path,
+    model: Any,
+    up: Any,
+    down: Any,
+    dense: Any = KIND.Q8_0,
+    tensors: int = 0,
+    more: Callable[[Any], None] = lambda _: None,
+) -> None:
+    """`model` as a GGUF file, gate and up in type `up`; at most so many tensors a shard (0: one file).
+
+    `more`: adds metadata to the writer.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, ARCHITECTURES[config.model_type], split_max_tensors=tensors)
     add_metadata(writer, config)
+    more(writer)
     for name, value in stored(model):
         kind = down if ".ffn_down_exps" in name else up if "_exps" in name else dense
         if value.ndim == 1 or "ffn_gate_inp" in name or "exps.bias" in name:

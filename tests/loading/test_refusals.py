@@ -163,7 +163,7 @@ def test_a_dense_weight_of_another_shape_is_named(folder: Path) -> None:
 
 def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
-    refused(folder, "model.safetensors.index.json is damaged")
+    refused(folder, "model.safetensors.index.json is no JSON", "download it again")
 
 
 @pytest.mark.parametrize("value", [{"num_attention_heads": 0}, {"model_type": ["a", "b"]}, {"hidden_size": "many"}])

@@ -196,6 +196,6 @@ def test_another_model_of_the_same_name_is_recorded_anew(
 
 
 def test_missing_files_and_verbs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "no such trace file" in refused(capsys, "info", tmp_path / "absent.npz")
+    assert "no such file" in refused(capsys, "info", tmp_path / "absent.npz")
     assert "cannot draw" in refused(capsys, "info", saved(tmp_path / "t.npz"), "--plot", tmp_path / "p.doc")
     assert call(capsys, "trace")[0] == 2
