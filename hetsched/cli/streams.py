@@ -16,14 +16,17 @@ class OutputError(OSError):
 def open_closed() -> None:
     """Something in the place of streams that are closed, as after `>&-`, before a file to be written gets their number.
 
-    Standard output refuses what is written to it, as a closed one does; what would be said on standard error is lost.
+    Standard input is at its end, standard output refuses what is written to it, as a closed one does, and what would
+    be said on standard error is lost.
     """
     while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
         if number == 2:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.close(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115, for the life of the process
     if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, for the life of the process
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
