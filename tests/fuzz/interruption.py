@@ -39,7 +39,7 @@ LONG = (
     Command("plan --model {geometry.yaml} --hardware rtx-4060-laptop-8gb --trace {trace.npz}"),
     Command("report {run.jsonl} --out {out/new.html}"),
     Command("report {compare.json} --out {out/new.html}"),
-    Command("explain {run.jsonl}"),
+    Command("explain {run.jsonl} --step 3 --layer 1"),
     Command("timeline {run.jsonl} --out {out/new.json}"),
     Command("predictor eval --predictor {predictor.safetensors} --trace {trace.npz}"),
     Command(f"serve --model {{model}} --port 0 --grace 1 {SERVED}"),
@@ -129,5 +129,6 @@ def _laid(place: Path) -> Path:
 def _alone(command: Command, place: Path) -> tuple[float, dict[str, str]]:
     """What the command takes when it is left alone, at most MOST_S, and what it makes."""
     begin_s = time.monotonic()
-    run(filled(command.words, _laid(place)), place / "case", Ask(MOST_S))
+    verdict = run(filled(command.words, _laid(place)), place / "case", Ask(MOST_S))
+    assert verdict.code in (0, 1, 128 + signal.SIGINT), f"{command.line}: {verdict}"
     return time.monotonic() - begin_s, _made(place / "case" / OUT)
