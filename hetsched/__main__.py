@@ -35,6 +35,7 @@ def main() -> NoReturn:
 def _leave(code: int) -> NoReturn:
     """End the process. After an interruption at once: a solver's thread may still be at work, and is not waited for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is Python's own farewell
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if code in (INTERRUPTED, TERMINATED):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

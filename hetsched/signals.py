@@ -10,13 +10,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 from .errors import Terminated
 
 ASK_AGAIN_S = 0.02
+CLEANING_S = 2.0  # after a request, in which another one does not disturb whoever puts things in order
 
 _asked: list[type[BaseException]] = []
+_lost: list[type[BaseException]] = []  # what Python ignored
+_raised_s: list[float] = []
 
 
 def listen() -> None:
@@ -40,6 +44,11 @@ def asked() -> BaseException | None:
 def _end(number: int, frame: FrameType | None) -> None:
     request = KeyboardInterrupt if number == signal.SIGINT else Terminated
     _asked.append(request)
+    now_s = time.monotonic()
+    if _raised_s and now_s - _raised_s[-1] < CLEANING_S and not _lost:
+        return  # Ctrl-C was pressed twice, or whoever ends a whole group tells the leader, too
+    _lost.clear()
+    _raised_s.append(now_s)
     raise request
 
 
@@ -49,6 +58,7 @@ def _not_lost(ignored: sys.UnraisableHookArgs) -> None:
     if ignored.exc_type not in numbers:
         sys.__unraisablehook__(ignored)
         return
+    _lost.append(ignored.exc_type)
     again = threading.Timer(ASK_AGAIN_S, os.kill, (os.getpid(), numbers[ignored.exc_type]))
     again.daemon = True
     again.start()

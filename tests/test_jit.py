@@ -200,3 +200,30 @@ def test_one_template_in_one_thread_and_in_many_is_kept_apart() -> None:
 
     alone, shared = jit.specialised("same", template, 1), jit.threaded("same", template, 1)
     assert alone.__qualname__ != shared.__qualname__
+
+
+KEPT = """
+from hetsched.jit import compiled_and_kept
+
+@compiled_and_kept
+def one_more(number):
+    return number + 1
+
+print(one_more(1), sum(one_more.stats.cache_hits.values()))
+"""
+
+
+@pytest.mark.parametrize("damage", [b"", b"half", b"junk"])
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+def test_a_kept_kernel_that_is_damaged_is_compiled_anew(tmp_path: Path, damage: bytes, ending: str) -> None:
+    script = tmp_path / "kept.py"
+    script.write_text(KEPT)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
+
+    def says() -> str:
+        return subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True).stdout
+
+    assert (says(), says()) == ("2 0\n", "2 1\n")
+    (kept,) = (tmp_path / "kernels").rglob(f"*.{ending}")
+    kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2] if damage == b"half" else damage)
+    assert (says(), says()) == ("2 0\n", "2 1\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +14,7 @@ from hetsched.signals import asked
 
 from .parser import Parser
 from .paths import preflight
+from .streams import OutputError, open_closed, output_told_whole, say, silence
 
 VERBS = (
     "demo",
@@ -44,6 +45,7 @@ FIRST_STEPS = (
     "hetsched run --model PATH --prompt 'The lighthouse keeper' --hardware rtx-4060-laptop-8gb",
     "hetsched VERB --help",
 )
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EBADF)  # of what is written to
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -52,19 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Errors are one line on standard error.
     """
+    open_closed()
     make_streams_safe()
     try:
-        args = _parser().parse_args(argv)
-        preflight(args)
-        return int(args.run(args))
+        with output_told_whole():
+            args = _parser().parse_args(argv)
+            preflight(args)
+            return int(args.run(args))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return DONE
     except (Exception, KeyboardInterrupt, Terminated) as caught:
         if "--debug" in (sys.argv if argv is None else argv):  # the arguments may not have been understood
             raise
         error = asked() or _of_missing_package(caught) or caught
-        print(f"hetsched: {_line(error)}", file=sys.stderr)
+        say(f"hetsched: {_line(error)}")
         return _code(error)
 
 
@@ -104,5 +108,8 @@ def _code(error: BaseException) -> int:
 def _line(error: BaseException) -> str:
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         return "interrupted; nothing is half-written"
+    if isinstance(error, OSError) and (isinstance(error, OutputError) or error.errno in NO_ROOM):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room there, or write to another place"
     text = " ".join(str(error).split())
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text} (--debug shows where)"

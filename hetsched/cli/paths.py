@@ -6,7 +6,9 @@ A verb declares an option with `action=InputFile`, `OutputFile`, `PlotFile`, ...
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from ..report.figures import FORMATS, check_format
 from .option_types import NotedOption
 
 STDOUT = Path("-")
+MAYBE_FILES = ("model", "hardware", "true_hardware", "draft", "strategy", "strategies", "policy", "forecaster")
 
 
 class PathArgument(NamedTuple):
@@ -132,4 +135,17 @@ def preflight(args: argparse.Namespace) -> None:
     for named in told:
         named.role.check(named)
     outputs = [named.path for named in told if issubclass(named.role, OutputFile) and named.path != STDOUT]
-    check_distinct(outputs, [named.path for named in told if not issubclass(named.role, OutputFile)])
+    inputs = [named.path for named in told if not issubclass(named.role, OutputFile)]
+    check_distinct(outputs, [*inputs, *_named_files(args)] if outputs else inputs)
+
+
+def _named_files(args: argparse.Namespace) -> Iterator[Path]:
+    """Files among what is told by a name or a path: "demo" or a folder, "hot-static+profile=FILE"."""
+    for dest in MAYBE_FILES:
+        value = getattr(args, dest, None)
+        for text in value if isinstance(value, list) else [value]:
+            for part in re.split(r"[,+]", text) if isinstance(text, str) else ():
+                for path in {part, part.rpartition("=")[2]}:
+                    with contextlib.suppress(OSError, ValueError, InputError):
+                        if path and user_path(path).exists():
+                            yield user_path(path)

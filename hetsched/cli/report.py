@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import check_distinct, replacing
+from ..files import check_distinct, check_file, replacing
 from ..machine.sizes import show_bytes
 from ..reading import open_regular, read_json
 from .paths import InputFile, OutputFile
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, draw, write; 0."""
     target: Path = args.out or args.source.with_suffix(".html")
     check_distinct([target], [args.source])
+    check_file(target)
     html = _page(args.source).html().encode()
     with replacing(target) as temporary:
         temporary.write_bytes(html)

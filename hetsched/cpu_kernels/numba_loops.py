@@ -9,8 +9,10 @@ sixteen registers. Names: w rows of weights, x rows of input, y rows of output, 
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, prange, set_num_threads, types
+from numba import carray, prange, set_num_threads, types
 from numba.extending import intrinsic
+
+from ..jit.kept import kept_njit
 
 __all__ = ["linear", "set_num_threads", "swiglu", "swiglu_alone"]
 
@@ -40,13 +42,13 @@ def pointer(_context, _address):
     return types.CPointer(types.uint16)(types.int64), build
 
 
-@njit(nogil=True, cache=True)
+@kept_njit(nogil=True)
 def matrix(address, num_rows, num_columns):
     """The weights [num_rows, num_columns] at an address."""
     return carray(pointer(address), (num_rows, num_columns))
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def one_row(w, x):
     """One row, one token."""
     a = ZERO
@@ -55,7 +57,7 @@ def one_row(w, x):
     return a
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def four_rows(wa, wb, wc, wd, x):
     """Four rows, one token."""
     a = b = c = d = ZERO
@@ -68,7 +70,7 @@ def four_rows(wa, wb, wc, wd, x):
     return a, b, c, d
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def four_rows_two_tokens(wa, wb, wc, wd, x0, x1):
     """Four rows, two tokens."""
     a0 = b0 = c0 = d0 = a1 = b1 = c1 = d1 = ZERO
@@ -85,7 +87,7 @@ def four_rows_two_tokens(wa, wb, wc, wd, x0, x1):
     return a0, b0, c0, d0, a1, b1, c1, d1
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def two_rows_four_tokens(wa, wb, x0, x1, x2, x3):
     """Two rows, four tokens."""
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = ZERO
@@ -102,7 +104,7 @@ def two_rows_four_tokens(wa, wb, x0, x1, x2, x3):
     return a0, a1, a2, a3, b0, b1, b2, b3
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def two_rows_three_tokens(wa, wb, x0, x1, x2):
     """Two rows, three tokens."""
     a0 = a1 = a2 = b0 = b1 = b2 = ZERO
@@ -117,7 +119,7 @@ def two_rows_three_tokens(wa, wb, x0, x1, x2):
     return a0, a1, a2, b0, b1, b2
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def two_rows_two_tokens(wa, wb, x0, x1):
     """Two rows, two tokens."""
     a0 = a1 = b0 = b1 = ZERO
@@ -130,7 +132,7 @@ def two_rows_two_tokens(wa, wb, x0, x1):
     return a0, a1, b0, b1
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def rows_of_few(w, x, y, first, last):
     """One or two tokens: four rows at a time, a quarter of the range apart."""
     tokens, apart = x.shape[0], (last - first) // 4
@@ -146,7 +148,7 @@ def rows_of_few(w, x, y, first, last):
             y[t, r] = one_row(w[r], x[t])
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def last_tokens(w, x, y, a, b, t):
     """Rows a and b for the last one to three tokens, from t on; nothing when there are none."""
     left = x.shape[0] - t
@@ -159,7 +161,7 @@ def last_tokens(w, x, y, a, b, t):
         y[t, a], y[t + 1, a], y[t + 2, a], y[t, b], y[t + 1, b], y[t + 2, b] = sums
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def rows_of_many(w, x, y, first, last):
     """Three tokens and more: two rows at a time, half of the range apart, four tokens at a time."""
     fours, apart = x.shape[0] // 4 * 4, (last - first) // 2
@@ -174,7 +176,7 @@ def rows_of_many(w, x, y, first, last):
             y[t, r] = one_row(w[r], x[t])
 
 
-@njit(nogil=True, cache=True)
+@kept_njit(nogil=True)
 def rows(w, x, y, first, last):
     """Output columns `first` to `last` for all tokens."""
     if x.shape[0] < 3:
@@ -183,13 +185,13 @@ def rows(w, x, y, first, last):
         rows_of_many(w, x, y, first, last)
 
 
-@njit(nogil=True, cache=True)
+@kept_njit(nogil=True)
 def bounds(count, part, parts):
     """Rows of one part. Parts start at multiples of four, so that the same rows are left over for any number."""
     return count * part // parts // 4 * 4, count if part + 1 == parts else count * (part + 1) // parts // 4 * 4
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def activate(h, u, first, last):
     """silu(h) * u, in place over h."""
     for t in range(h.shape[0]):
@@ -197,7 +199,7 @@ def activate(h, u, first, last):
             h[t, i] *= u[t, i] / (ONE + np.exp(-h[t, i]))
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@kept_njit(nogil=True, fastmath=FAST)
 def inner(gate_up, ends, x, h, u, first, last):
     """Columns `first` to `last` of h = silu(gate(x)) * up(x), each expert on its own rows."""
     hidden, ffn = x.shape[1], h.shape[1]
@@ -209,7 +211,7 @@ def inner(gate_up, ends, x, h, u, first, last):
         activate(h[a:b], u[a:b], first, last)
 
 
-@njit(nogil=True, cache=True)
+@kept_njit(nogil=True)
 def outer(down, ends, h, y, first, last):
     """Columns `first` to `last` of y = down(h)."""
     hidden, ffn = y.shape[1], h.shape[1]
@@ -218,7 +220,7 @@ def outer(down, ends, h, y, first, last):
         rows(matrix(down[i], hidden, ffn), h[a:b], y[a:b], first, last)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@kept_njit(parallel=True, nogil=True)
 def swiglu(gate_up, down, ends, x, h, u, y, parts):
     """y [S, H] = down(silu(gate(x)) * up(x)) for several experts. `parts` row ranges, one a thread.
 
@@ -233,14 +235,14 @@ def swiglu(gate_up, down, ends, x, h, u, y, parts):
         outer(down, ends, h, y, first, last)
 
 
-@njit(nogil=True, cache=True)
+@kept_njit(nogil=True)
 def swiglu_alone(gate_up, down, ends, x, h, u, y):
     """The same in the calling thread, which need not wake others."""
     inner(gate_up, ends, x, h, u, 0, h.shape[1])
     outer(down, ends, h, y, 0, y.shape[1])
 
 
-@njit(parallel=True, nogil=True, fastmath=FAST, cache=True)
+@kept_njit(parallel=True, nogil=True, fastmath=FAST)
 def linear(w, x, y, parts):
     """y = x times the transposed w."""
     for p in prange(parts):

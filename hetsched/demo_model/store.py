@@ -10,16 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hetsched.errors import InputError
+from hetsched.machine.sizes import show_bytes
 
+MOST_BYTES = 300 << 20  # of a checkpoint, in 16 bits
 STALE_AFTER_S = 600.0  # a live build holds its temporary folder for the seconds of saving, no longer
 
 
 def require_free(out: Path) -> None:
-    """Check that `out` can be written: raises `InputError` where it is a file or a folder that is not empty."""
+    """Check that `out` can be written: raises `InputError` for a file, a folder that is not empty, a full disk."""
     if out.is_file():
         raise InputError(f"{out} is a file, and the demo model needs a folder: name another folder")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} exists and is not empty: name another folder, or remove this one first")
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < MOST_BYTES:
+        raise InputError(
+            f"{there} has {show_bytes(free)} free, and the demo model takes up to {show_bytes(MOST_BYTES)}: make room, "
+            "or name a folder elsewhere"
+        )
 
 
 def publish(out: Path, write: Callable[[Path], None]) -> bool:

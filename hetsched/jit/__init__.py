@@ -10,7 +10,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,6 +18,7 @@ from numba import njit, typeof
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .kept import keep
 from .parts import Entry, Part
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,8 +52,7 @@ def compiled_and_kept(function: F) -> F:
 
 def _kept(function: F, signature: str = "") -> F:
     entry = Entry(function, signature=signature)
-    with suppress(RuntimeError):  # no folder to keep it in
-        entry.enable_caching()
+    keep(entry)
     return cast(F, entry)
 
 
@@ -144,8 +144,7 @@ def threaded(name: str, template: Callable[[int], F], stamp: int, **kernels: Any
     def make() -> Any:
         bound = _bound(f"{name} threaded", template(stamp), kernels)  # apart, on disk, from what runs in one thread
         made = njit(parallel=True, nogil=True, error_model="numpy")(bound)
-        with suppress(RuntimeError):  # no folder to keep it in
-            made.enable_caching()
+        keep(made)
         return made
 
     return cast(F, _once((name, template, stamp, "threaded"), kernels, make))

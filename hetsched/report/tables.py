@@ -22,7 +22,7 @@ LEAST_PROSE = 16
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console that prints text as it is: no markup, no highlighting, and no line broken where no terminal reads."""
-    made = Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    made = _Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
     if not made.is_jupyter and not made.file.isatty():
         made.width = UNLIMITED
     return made
@@ -31,6 +31,14 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
 def say(text: str) -> None:
     """Tell a person on standard error; a terminal breaks lines between words."""
     console(stderr=True).print(Text(text))
+
+
+class _Console(Console):
+    """rich's, which leaves it to the command line what follows when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while a BrokenPipeError is handled."""
+        raise
 
 
 @dataclass(frozen=True)

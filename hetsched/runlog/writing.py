@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,6 +20,9 @@ from ..scheduler import Scheduler
 from ..types import FloatArray
 from .lines import End, Event, Frame, Header, Layer, header_line, layer_line, model_facts, seconds
 
+if sys.platform != "win32":
+    import fcntl
+
 MAX_BYTES = 64 << 20
 BESIDE = 8  # other lines may take one such part of the layers' bytes
 
@@ -27,7 +31,7 @@ class RunWriter:
     """Writes lines as they come, each at once and whole, so that a log that is cut short can be read.
 
     Layers are kept until the file has `max_bytes`: the first ones; `dropped` counts those that found no room, and
-    `dropped_lines` other lines. Raises InputError for a place that cannot be written to.
+    `dropped_lines` other lines. Raises InputError for a place that cannot be written to, or that another run writes.
     """
 
     def __init__(self, path: str | Path, header: Header, max_bytes: int = MAX_BYTES) -> None:
@@ -37,7 +41,8 @@ class RunWriter:
         self._process = os.getpid()  # a fork's child has the same file open, and is not who is logged
         check_file(self.path)
         try:
-            self._file = self.path.open("wb", buffering=0)
+            self._file = self.path.open("ab", buffering=0)
+            self._take()
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
         self._put([_text(header_line(header))])
@@ -75,14 +80,28 @@ class RunWriter:
         """No more lines. May be called twice."""
         self._file.close()
 
+    def _take(self) -> None:
+        """Empty the file, which is nobody else's before it is closed. (On Windows nothing is locked.)"""
+        try:
+            if sys.platform != "win32":
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.truncate(0)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(f"{self.path} is being written by another process; choose another place") from None
+
     def _put(self, lines: Sequence[bytes]) -> None:
-        if lines and os.getpid() == self._process:
-            text = b"".join(lines)
-            try:
-                self._file.write(text)
-            except OSError as error:
-                raise InputError(f"{self.path}: cannot be written: {error.strerror}; choose another place") from error
-            self.num_bytes += len(text)
+        if os.getpid() != self._process:
+            return
+        text = memoryview(b"".join(lines))
+        end = self.num_bytes + len(text)
+        try:
+            while text:  # of a nearly full disk a part is taken, without an error
+                text = text[self._file.write(text) :]
+        except OSError as error:
+            self._file.truncate(self.num_bytes)  # whole lines
+            raise InputError(f"{self.path}: cannot be written: {error.strerror}; choose another place") from error
+        self.num_bytes = end
 
 
 def header_of(

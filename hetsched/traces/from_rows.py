@@ -155,8 +155,11 @@ class _Fill:
 
 
 def _on_disk(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...], value: int) -> npt.NDArray[Any]:
-    array = np.memmap(path, dtype, "w+", 0, shape)
-    if value:
+    """A mapped array whose bytes are all on the disk: one that is full says so here, and ends nobody by SIGBUS later.
+
+    Raises OSError.
+    """
+    with path.open("wb") as file:
         for part in chunks(shape[0], int(np.prod(shape[1:]))):
-            array[part] = value
-    return array.view(np.ndarray)
+            file.write(np.full((part.stop - part.start, *shape[1:]), value, dtype).data)
+    return np.memmap(path, dtype, "r+", 0, shape).view(np.ndarray)

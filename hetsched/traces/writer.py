@@ -7,10 +7,12 @@ time works on a path.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -92,7 +94,7 @@ class TraceWriter:
             self._files = {name: self._open(name) for name in self._names}
         except OSError as error:
             self._close()
-            raise InputError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
+            raise self._unwritable(error) from error
         except BaseException:
             self._close()
             raise
@@ -100,17 +102,19 @@ class TraceWriter:
     def append(self, **arrays: npt.NDArray[Any]) -> None:
         """Add tokens: experts [T, L, K], sequence, phase [T] and the extras, converted to the types of the format."""
         assert set(arrays) == set(self._names)
-        for name, file in self._files.items():
-            np.ascontiguousarray(arrays[name], _DTYPES[name]).tofile(file)
+        with self._written():
+            for name, file in self._files.items():
+                file.write(np.ascontiguousarray(arrays[name], _DTYPES[name]).data)
         self.tokens += len(arrays["experts"])
 
     def commit(self, progress: int = 0) -> None:
         """Make what was appended survive a crash; `progress` is what a later writer finds as `.progress`."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        with self._written():
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            write_journal(self._folder, {**self._identity, "tokens": self.tokens, "progress": progress})
         self.progress = progress
-        write_journal(self._folder, {**self._identity, "tokens": self.tokens, "progress": progress})
 
     def finish(self, routers: Routers | None = None, /, **meta: Any) -> dict[str, Any]:
         """Write the trace file from all that was appended and remove the unfinished work; the meta object stored.
@@ -123,7 +127,8 @@ class TraceWriter:
             raise InputError(f"{self.path}: not written: there are no tokens")
         full = {**trace_meta(self.num_experts, self.shape[1], self.shape[0]), **meta}
         for name, file in self._files.items():
-            file.flush()
+            with self._written():
+                file.flush()
             require_bytes(self._folder, name, self._num_bytes(name), exact=True)
         arrays = {name: self.array(name) for name in self._names}
         also = {} if routers is None else routers.arrays()
@@ -169,9 +174,20 @@ class TraceWriter:
         file.truncate(self._num_bytes(name))
         return file
 
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"{self.path}: cannot be written: {error.strerror}; choose another place")
+
     def _close(self) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # of what is in no journal: a full disk said so before
+                file.close()
         if self._owner is not None:
             self._owner.release()
 

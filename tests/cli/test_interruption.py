@@ -113,14 +113,19 @@ def test_an_interrupted_verb_says_so_in_a_line(
 
 def _ends(program: str, sent: signal.Signals, tmp_path: Path) -> tuple[int, str]:
     """Exit code and standard error of `program`, which prints a line when it wants the signal."""
+    return _says(program, sent, tmp_path)[::2]
+
+
+def _says(program: str, sent: signal.Signals, tmp_path: Path) -> tuple[int, str, str]:
+    """Exit code, what follows on standard output, and standard error."""
     environment = {**os.environ, "HETSCHED_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
     argv = [sys.executable, "-c", program]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "now\n"
         process.send_signal(sent)
-        _, err = process.communicate()
-    return process.returncode, err
+        out, err = process.communicate()
+    return process.returncode, out, err
 
 
 IN_A_CALLBACK = """
@@ -211,6 +216,26 @@ main()
 AS_AN_IMPORT_ERROR = SWALLOWED.replace("LOSE", "raise ImportError('initialisation failed') from error")
 BY_A_SOLVER = SWALLOWED.replace("LOSE", "interruptible(lambda: time.sleep(600), lambda: None)")
 
+CLEANING_UP = """
+import os, signal, sys, time
+from hetsched import cli
+from hetsched.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def verb(args):
+    try:
+        print("now")
+        time.sleep(600)
+    finally:
+        os.kill(os.getpid(), signal.SENT)
+        time.sleep(0.01)
+        print("in order")
+
+cli.preflight = verb
+sys.argv = ["hetsched", "profiles", "list"]
+main()
+"""
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -229,6 +254,12 @@ def test_the_process_ends(program: str, sent: signal.Signals, tmp_path: Path) ->
 def test_the_process_ends_while_it_is_starting(sent: signal.Signals, tmp_path: Path) -> None:
     found = _ends(WHILE_IMPORTING, sent, tmp_path)
     assert found == (CODES[sent], "hetsched: interrupted before anything was done\n")
+
+
+@pytest.mark.parametrize("sent", CODES)
+def test_a_second_request_does_not_disturb_the_cleaning_up(sent: signal.Signals, tmp_path: Path) -> None:
+    found = _says(CLEANING_UP.replace("SENT", sent.name), sent, tmp_path)
+    assert found == (CODES[sent], "in order\n", "hetsched: interrupted; nothing is half-written\n")
 
 
 @pytest.mark.parametrize("sent", CODES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -137,6 +139,57 @@ def test_outputs_are_checked_before_any_work(
         monkeypatch.setattr(verb, "run", entered)
     monkeypatch.setattr(model, "_build", entered)
     refused(capsys, *(str(trace) if part == "T" else part for part in argv))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "--prompt", "x", "--model", "FILE", "--log", "FILE"],
+        ["run", "--prompt", "x", "--model", "FILE", "--learned", "LINK"],
+        ["run", "--prompt", "x", "--model", "FOLDER", "--log", "FILE"],
+        ["run", "--prompt", "x", "--model", "demo", "--hardware", "FILE", "--log", "FILE"],
+        ["simulate", "--trace", "T", "--model", "m", "--hardware", "h", "--strategy", "a+b=FILE", "--log", "FILE"],
+        ["serve", "--model", "FILE", "--learned", "FILE"],
+    ],
+    ids=" ".join,
+)
+def test_what_may_be_a_name_is_an_input_where_it_is_a_file(
+    capsys: pytest.CaptureFixture[str], trace: Path, argv: list[str]
+) -> None:
+    """A model, a machine, an argument of a strategy; under another name of the file, and inside a folder, too."""
+    (trace.parent / "folder").mkdir()
+    places = {"T": trace, "FOLDER": trace.parent / "folder", "FILE": trace.parent / "folder" / "model.gguf"}
+    places["FILE"].write_text("weights")
+    places["LINK"] = trace.parent / "link"
+    places["LINK"].hardlink_to(places["FILE"])
+    words = [word.replace("FILE", str(places["FILE"])) if "=" in word else places.get(word, word) for word in argv]
+    assert "is an input" in refused(capsys, *words)
+    assert places["FILE"].read_text() == "weights"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limits of resources")
+@pytest.mark.parametrize("verb", ["synth", "import", "split"])
+def test_a_full_disk_is_said_in_a_line(trace: Path, verb: str) -> None:
+    """Files of this process may have so many bytes and no more: what is written to in the end fails half-way."""
+    log, folder = trace.with_name("log.csv"), trace.parent / "out"
+    folder.mkdir()
+    log.write_text("layer,token,experts\n" + "".join(f"0,{token},1;2\n" for token in range(2000)))
+    argv = {
+        "synth": ["--layers", "9", "--experts", "8", "--top-k", "2", "--tokens", "4000", "--sequences", "4"],
+        "import": [str(log), "--num-experts", "4"],
+        "split": [str(trace), "--sequences", "0:3"],
+    }[verb]
+    program = f"""
+import resource, sys
+from hetsched.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+sys.exit(main({["trace", verb, *argv, "--out", str(folder / "x.npz")]!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "x.npz: cannot be written: File too large" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(folder.iterdir())
 
 
 def test_a_plot_beside_nothing_needs_no_folder_yet(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--undamaged", action="store_true", help="only whether every command works on good files")
     text = "instead: interrupt every long command so many times, at random moments, by SIGINT and SIGTERM in turn"
     parser.add_argument("--interrupted", type=int, metavar="TIMES", help=text)
+    parser.add_argument("--only", default="", metavar="BEGINNING", help="of commands that are interrupted")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # of no use once torch is imported
@@ -42,7 +43,7 @@ def main() -> int:
         if args.undamaged or failed:
             return failed
         if args.interrupted:
-            return interruption.soak(place, args.interrupted)
+            return interruption.soak(place, args.interrupted, args.only)
         begin_s = time.monotonic()
         numbers = range(args.first, args.first + args.cases)
         chunks = [(numbers[i :: args.workers], place, i, args.kind) for i in range(args.workers)]

@@ -33,20 +33,25 @@ class Verdict(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """A request to end, so long after the beginning."""
+    """A request to end, so long after the beginning; `again_s`: so long after it, the same again."""
 
     after_s: float
     number: signal.Signals = signal.SIGINT
+    again_s: float | None = None
 
 
 LATE = Ask(PATIENCE_S * SPEED)
 
 
-def run(words: Sequence[str], folder: Path, ask: Ask = LATE) -> Verdict:
-    """Run it with `folder` as the working folder, in which `out` is new and empty; ask it to end where it goes on."""
+def run(words: Sequence[str], folder: Path, ask: Ask = LATE, *, keep: bool = False) -> Verdict:
+    """Run it with `folder` as the working folder; ask it to end where it goes on.
+
+    `out` in that folder is new and empty; `keep`: as it was left.
+    """
     out, log = folder / OUT, folder.parent / f"{folder.name}.log"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
+    if not keep:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
     before, begin_s = _listing(folder), time.monotonic()
     pid = os.fork()
     if not pid:
@@ -124,12 +129,15 @@ def _child(words: Sequence[str], out: Path, log: Path) -> None:
 
 def _awaited(pid: int, ask: Ask) -> tuple[int, bool, bool, resource.struct_rusage]:
     """Exit code, whether it had to be interrupted, whether that helped not, and what it used."""
-    for limit_s, number in ((ask.after_s, ask.number), (GRACE_S * SPEED, signal.SIGKILL)):
+    requests = [(ask.after_s, ask.number), (GRACE_S * SPEED, signal.SIGKILL)]
+    if ask.again_s is not None:
+        requests[1:1] = [(ask.again_s, ask.number)]
+    for i, (limit_s, number) in enumerate(requests):
         end_s = time.monotonic() + limit_s
         while time.monotonic() < end_s:
             done, status, used = os.wait4(pid, os.WNOHANG)
             if done:
-                return os.waitstatus_to_exitcode(status), number == signal.SIGKILL, False, used
+                return os.waitstatus_to_exitcode(status), i > 0, False, used
             time.sleep(0.005)
         os.kill(pid, number)
     _, status, used = os.wait4(pid, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from dataclasses import replace
 
 import jsonschema
@@ -171,3 +173,47 @@ def test_a_replay_that_fails_leaves_its_log_without_an_end(log_path):
     found = read_run(log)
     assert found.end is None
     assert [row.step for row in found.layers[-3:]] == [39, 39, 39]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked on Windows")
+def test_two_runs_do_not_write_one_log(tmp_path, run_log):
+    path = tmp_path / "run.jsonl"
+    first = RunWriter(path, run_log.header)
+    with pytest.raises(InputError, match="being written by another process"):
+        RunWriter(path, run_log.header)
+    first.layers(run_log.layers[:3])
+    first.close()
+    assert read_run(path).layers == run_log.layers[:3]
+    RunWriter(path, run_log.header).close()
+    assert not read_run(path).layers
+
+
+class _Narrow:
+    """A file on a disk that takes a few bytes at a time, and `room` in all."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+
+    def write(self, text):
+        if not self._room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part = min(len(text), 100, self._room)
+        self._room -= part
+        return self._file.write(text[:part])
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("room", [10**9, 150])
+def test_a_log_on_a_full_disk_has_whole_lines(tmp_path, run_log, room):
+    path = tmp_path / "run.jsonl"
+    writer = RunWriter(path, run_log.header)
+    writer._file = _Narrow(writer._file, room)
+    if room > 1000:
+        writer.layers(run_log.layers)
+    else:
+        with pytest.raises(InputError, match="No space left"):
+            writer.layers(run_log.layers)
+    writer.close()
+    assert read_run(path).layers == (run_log.layers if room > 1000 else run_log.layers[:0])
