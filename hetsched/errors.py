@@ -7,7 +7,16 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input: the message names the value, what is allowed, and the fix. The CLI exits with 2."""
+    """Bad input: the message names the value, what is allowed, and the fix, on one line. The CLI exits with 2."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: object) -> str:
+    """A text on one line, whatever values it quotes: line ends are blanks, and what would not be shown is escaped."""
+    text = " ".join(str(message).split())
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def known_as(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,6 @@ Shapes: C calls of expert modules.
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ..report.documents import print_document
 from .hollow import hollow_model, timing_only
 from .overhead import machine_facts
 
@@ -101,4 +101,4 @@ def log_cost_document(
 
 
 if __name__ == "__main__":
-    print(json.dumps(log_cost_document(), indent=1))
+    print_document(log_cost_document(), indent=1)

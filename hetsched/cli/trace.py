@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetsched.errors import InputError
+from hetsched.report.documents import print_document
 from hetsched.report.steering_view import steered_words
 from hetsched.report.tables import console
 from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
@@ -149,15 +149,17 @@ def _info(args: argparse.Namespace) -> None:
         trace = load_trace(args.file)
     except InputError:
         problems = report(args.file)
-        document = json.dumps({"schema": SCHEMA, "file": args.file.name, "problems": problems})
-        print(document if args.json else "\n".join(problems))
+        if args.json:
+            print_document({"schema": SCHEMA, "file": args.file.name, "problems": problems})
+        else:
+            print("\n".join(problems))
         raise
     with progress_bar("counting") as show:
         summary = summarise(trace, args.sample_tokens or SAMPLE_TOKENS, show)
     if args.plot:
         plot_trace(args.file.stem, summary, args.plot)
     if args.json:
-        print(json.dumps(trace_document(args.file.name, summary)))
+        print_document(trace_document(args.file.name, summary))
     else:
         console().print(trace_view(args.file.name, summary))
 
@@ -307,7 +309,7 @@ def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:
             }
         )
     if args.json:
-        print(json.dumps({"schema": f"hetsched-trace-{args.trace_verb}/1", "files": files, **more}))
+        print_document({"schema": f"hetsched-trace-{args.trace_verb}/1", "files": files, **more})
         return
     for f in files:
         shape = f"{f['layers']} layers, {f['top_k']} of {f['num_experts']} experts"

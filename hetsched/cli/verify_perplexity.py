@@ -6,13 +6,13 @@ Shapes: S tokens of a row.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
 from typing import Any
 
 from hetsched.errors import InputError
+from hetsched.report.documents import print_document
 
 from .attaching import load_model, lossy_label, options_of
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             if not args.json:
                 print(_line(results[-1]))
     if args.json:
-        print(json.dumps({"schema": SCHEMA, "tokens": len(exact), "rows": results}))
+        print_document({"schema": SCHEMA, "tokens": len(exact), "rows": results})
     return 0
 
 
