@@ -42,6 +42,7 @@ _KINDS: dict[type, tuple[Callable[[str], Any], str]] = {  # of defaults: how the
     float: (float, "a number"),
 }
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+MOST = 10**9  # of a number that follows a name; one whose default is not negative is not either
 _TUNING = re.compile(r"\+(?=[A-Za-z_]\w*=)")
 
 
@@ -64,7 +65,8 @@ def plugin(group: str, spec: Any) -> Any:
     command), or InputError for what is no such plug-in, or arguments that the constructor does not take.
     """
     if not isinstance(spec, str):
-        return _fitting(group, spec, spec)
+        _refuse_needy(group, spec, _fitting(group, spec, spec))
+        return spec
     name, *arguments = _TUNING.split(spec)
     found = _fitting(group, name, _loaded(group, name))
     if arguments:
@@ -85,20 +87,21 @@ def _fitting(group: str, spec: Any, found: Any) -> Any:
     kind, named = KINDS.get(group, group), f"{spec!r:.100}"
     if missing:
         raise InputError(f"{named} is no {kind}: it has no method {missing[0]}; name one that is installed, or a class")
+    if not isinstance(found, type) and not isinstance(getattr(found, "name", None), str):
+        raise InputError(f"{named} is no {kind}: it has no name; give it one, a text")
     if isinstance(found, type) and (getattr(found, "_is_protocol", False) or inspect.isabstract(found)):
         raise InputError(f"{named} says what a {kind} has, and is none itself; name a class that has it")
     return found
 
 
-def _refuse_needy(group: str, spec: str, found: Any) -> None:
+def _refuse_needy(group: str, spec: Any, found: Any) -> None:
     """Raise InputError for a class whose constructor wants arguments that nobody gives."""
     if not isinstance(found, type):
         return
     needed = [known.name for known in _parameters(found) if known.default is known.empty and known.kind in _NAMED]
     if missing := needed[_GIVEN.get(group, 0) :]:
-        raise InputError(
-            f"{spec!r:.100} wants the argument {missing[0]!r}; write {spec:.100}+{missing[0]}=..., or make it"
-        )
+        how = f"write {spec:.100}+{missing[0]}=..." if isinstance(spec, str) else "give an object"
+        raise InputError(f"{spec!r:.100} wants the argument {missing[0]!r}; {how}, or let it have a default")
 
 
 def _parameters(found: type) -> list[inspect.Parameter]:
@@ -132,17 +135,19 @@ def _tuned(name: str, found: Any, arguments: list[str]) -> Any:
 
 
 def _value(what: str, text: str, usual: Any) -> Any:
-    """The text as what the default is. Raises InputError where it is none."""
+    """The text as what the default is. Raises InputError where it is none, or no number that anything could be."""
     kind = type(usual)
     if kind not in _KINDS:
         return text
     read, said = _KINDS[kind]
+    least = 0 if usual >= 0 else -MOST
     try:
         value = read(text)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         value = math.nan
-    if value != value:
-        raise InputError(f"{what} is {text!r:.60}; it takes {said}")
+    if not least <= value <= MOST:
+        ends = "" if kind is bool else f" from {least:g} to {MOST:g}"
+        raise InputError(f"{what} is {text!r:.60}; it takes {said}{ends}")
     return value
 
 

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     problems, facts = _random(args) if args.trace is None else _recorded(args)
     with libraries_silenced():
         held = contest(names, problems, args.time_limit)
-    rows = held.rows(names)
+    rows = held.rows(solver.name for solver in held.solvers[: len(names)])
     if args.plot:
         from hetsched.report.solve_plot import plot_rows
 
