@@ -137,8 +137,10 @@ def _tuned(name: str, found: Any, arguments: list[str]) -> Any:
 def _value(what: str, text: str, usual: Any) -> Any:
     """The text as what the default is. Raises InputError where it is none, or no number that anything could be."""
     kind = type(usual)
-    if kind not in _KINDS:
+    if usual is None or kind is str or usual is inspect.Parameter.empty:
         return text
+    if kind not in _KINDS:
+        raise InputError(f"{what} is {kind.__name__}, which no text says; make an object in Python, and hand that over")
     read, said = _KINDS[kind]
     least = 0 if usual >= 0 else -MOST
     try:

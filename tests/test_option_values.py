@@ -47,15 +47,16 @@ SMALL = MoEGeometry("small", num_layers=2, num_experts=4, top_k=2, hidden=32, ff
 
 def said(call: Any, **given: Any) -> str:
     """What InputError says of a call, "" where it works. Any other exception is the test's failure."""
+    refused = ""
     try:
         made = call(**given)
     except InputError as error:
-        assert str(error).strip()
-        assert one_line(error) == str(error)
-        return str(error)
-    if hasattr(made, "detach"):
-        made.detach()
-    return ""
+        refused = str(error) or "without a word"
+    else:
+        if hasattr(made, "detach"):
+            made.detach()
+    assert one_line(refused) == refused
+    return refused
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError, UnknownNameError
 from ..files import check_file, user_path
 from ..forecast.fed import LIVE, refuse_needs
+from ..forecast.given import check_frequency
 from ..geometry import MoEGeometry
 from ..learned import load
 from ..machine import gallery
@@ -30,7 +31,7 @@ from .cpu_lane import check_cpu_kernel, refuse_decisions
 from .dense_kernel import check_dense_kernel
 from .gpu_precision import check_gpu_precision, tier_for
 from .model_shape import RestOfModel
-from .option_kinds import check_frequency, check_kinds
+from .option_kinds import check_kinds
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
 from ..steering.file import Steering
-from ..types import FloatArray
 
 # Plug-ins are checked by hetsched.plugins, `context` and `batch` with their limits.
 KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -30,6 +26,7 @@ KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "recalibrate": ((bool,), "True or False"),
     "follow_cache": ((bool,), "True or False"),
 }
+MOST = 2**63  # of a number; no float is more, or none
 _NEVER_NONE = ("recalibrate", "follow_cache")
 
 
@@ -40,21 +37,7 @@ def check_kinds(given: Mapping[str, Any]) -> None:
         if value is None and name not in _NEVER_NONE:
             continue
         is_right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-        if not is_right or (isinstance(value, float) and not math.isfinite(value)):
+        if not is_right or (isinstance(value, (int, float)) and not -MOST < value < MOST):
             raise InputError(f"{name} is {value!r:.80}; it takes {said}")
         if isinstance(value, str) and not value.strip():
             raise InputError(f"{name} is empty; it takes {said}")
-
-
-def check_frequency(frequency_LE: FloatArray | None, geometry: MoEGeometry) -> None:
-    """Raise InputError for what holds no tokens per expert of this model."""
-    if frequency_LE is None:
-        return
-    shape = geometry.num_layers, geometry.num_experts
-    try:
-        counts_LE = np.asarray(frequency_LE, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"frequency_LE holds no numbers: {error}; give tokens per expert {list(shape)}") from error
-    if counts_LE.shape != shape or not np.isfinite(counts_LE).all() or (counts_LE < 0).any():
-        said = f"of shape {list(counts_LE.shape)}" if counts_LE.shape != shape else "with numbers that are no counts"
-        raise InputError(f"frequency_LE is {said}; give tokens per expert {list(shape)}, none below 0")
