@@ -131,6 +131,7 @@ def _child(words: Sequence[str], out: Path, log: Path, told: Path) -> None:
         traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
+            sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code if code is not None else 0)
 
