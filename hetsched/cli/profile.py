@@ -130,7 +130,7 @@ def parse_geometry(text: str, dtype: str) -> MoEGeometry:
 
 
 def _is_width(text: str) -> bool:
-    return text.isdecimal() and len(text) < 10 and LEAST_WIDTH <= int(text) <= MOST_WIDTH
+    return text.isascii() and text.isdecimal() and len(text) < 10 and LEAST_WIDTH <= int(text) <= MOST_WIDTH
 
 
 def _measure_and_show(args: argparse.Namespace, geometry: MoEGeometry) -> int:

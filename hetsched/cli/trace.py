@@ -248,7 +248,9 @@ def _split(args: argparse.Namespace) -> None:
         parts = split(trace, args.at)
     else:
         first, colon, last = args.sequences.partition(":")
-        if not colon or not all(part == "" or (part.isdecimal() and len(part) < 12) for part in (first, last)):
+        if not colon or not all(
+            part == "" or (part.isascii() and part.isdecimal() and len(part) < 12) for part in (first, last)
+        ):
             raise InputError(
                 f"--sequences {args.sequences!r:.60} is not understood; write A:B, for instance 0:10 or 10:"
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hetsched.errors import InputError
 from hetsched.traces.trace import load_trace
 
-from .option_types import at_least_one, seed
+from .option_types import at_least_one, finite_float, seed
 from .paths import InputFile, OutputFile
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def add_synth_options(synth: argparse.ArgumentParser) -> None:
     }
     for name, default in STATISTICS.items():
         synth.add_argument(
-            f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default}, or as in --like)"
+            f"--{name}",
+            type=finite_float(0, 1e6),
+            metavar="X",
+            help=f"{texts[name]} (default: {default}, or as in --like)",
         )
     synth.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
 
