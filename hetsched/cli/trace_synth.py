@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hetsched.errors import InputError
 from hetsched.traces.trace import load_trace
 
-from .option_types import at_least_one, finite_float, seed
+from .option_types import at_least_one, seed
 from .paths import InputFile, OutputFile
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def add_synth_options(synth: argparse.ArgumentParser) -> None:
     for name, default in STATISTICS.items():
         synth.add_argument(
             f"--{name}",
-            type=finite_float(0, 1e6),
+            type=float,
             metavar="X",
             help=f"{texts[name]} (default: {default}, or as in --like)",
         )
