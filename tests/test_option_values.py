@@ -39,8 +39,19 @@ TEXTS = (
     "module:",
     ":",
 )
-OTHERS = b"bytes", [], {}, object(), lambda: None, int, ("a",), Path("x" * 300), Path("a\0b"), np.full((3, 8), np.nan)
-HOSTILE = *NUMBERS, *TEXTS, *OTHERS
+OTHERS: tuple[Any, ...] = (
+    b"bytes",
+    [],
+    {},
+    object(),
+    lambda: None,
+    int,
+    ("a",),
+    Path("x" * 300),
+    Path("a\0b"),
+    np.full((3, 8), np.nan),
+)
+HOSTILE: tuple[Any, ...] = *NUMBERS, *TEXTS, *OTHERS
 ATTACH = [name for name in inspect.signature(hetsched.attach).parameters if name != "model"]
 SMALL = MoEGeometry("small", num_layers=2, num_experts=4, top_k=2, hidden=32, ffn=16)
 

@@ -53,7 +53,7 @@ def refuse_odd(geometry: Any, hardware: Any, gpu_bytes: Any, trial: Any, learned
         if not isinstance(value, kind):
             raise InputError(f"{name} is {value!r:.80}; give a {kind.__name__}")
     for name, value in (("gpu_bytes", gpu_bytes), ("trial", trial)):
-        if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**63:
+        if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) < 2**63:
             raise InputError(f"{name} is {value!r:.80}; give a whole number of at least 0")
     if learned is not None and not isinstance(learned, Mapping):
         raise InputError(f"learned is {learned!r:.80}; give arrays by name, as hetsched.learned reads them")
