@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -16,11 +17,23 @@ MOST_NAME_BYTES = 200  # of a file's name: 255 are allowed, and unfinished work 
 
 
 def user_path(text: str | Path) -> Path:
-    """The path as a user writes it, ~ and ~name being home folders. Raises InputError for nobody's."""
+    """The path as a user writes it, ~ and ~name being home folders.
+
+    Raises InputError for nobody's, and for what no file can be called: after this, asking whether it exists is safe.
+    """
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        os.lstat(path)
     except RuntimeError as error:
         raise InputError(f"{str(text)[:80]!r} begins with the home folder of nobody here; write it out") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"{str(text)[:80]!r}... is longer than names of files are; choose a shorter one"
+            ) from error
+    except (TypeError, ValueError) as error:  # a NUL; what is no text
+        raise InputError(f"{str(text)[:80]!r} is no path: {error}; choose another") from error
+    return path
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from .board.seconds import Seconds
 from .cost.model import CostModel
 from .deciders import Decider
 from .deciders.asked import DEFAULT_SOLVER as DEFAULT_SOLVER
-from .deciders.asked import forecaster_of
+from .deciders.asked import forecaster_of, refuse_odd
 from .deciders.asked import refuse_idle_forecaster as refuse_idle_forecaster
 from .deciders.asked import refuse_idle_solver as refuse_idle_solver
 from .deciders.pace import Pace
@@ -28,9 +28,10 @@ from .errors import InputError
 from .faults import Fault, story
 from .forecast import Forecaster, Learned
 from .forecast.fed import Contexts, Replayed, known_before
+from .forecast.given import check_frequency
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
-from .plugins import instance
+from .plugins import instance, plugin
 from .policy import Decision, Policy, Setting, is_compiled, traits_of
 from .recalibration import Recalibration
 from .residency import Arrive, Drop, Residency
@@ -105,6 +106,8 @@ class Scheduler:
         trial: int = 0,
         recalibrate: bool = True,
     ) -> None:
+        refuse_odd(geometry, hardware, gpu_bytes, trial, learned)
+        check_frequency(frequency_LE, geometry)
         self.geometry = geometry
         self.cost = CostModel(hardware, timed_as or geometry)
         layers, experts = geometry.num_layers, geometry.num_experts
@@ -118,6 +121,7 @@ class Scheduler:
         self.stats = RunStats(geometry.expert_bytes, self.board)
         self.policy: Policy = instance("hetsched.policies", policy)
         self.traits = traits_of(self.policy)
+        plugin("hetsched.solvers", solver)
         refuse_idle_solver(self.policy, solver)
         refuse_idle_forecaster(self.policy, forecaster)
         known = contexts or (None if future is None else Replayed(future))

@@ -5,7 +5,6 @@ Whole forward passes of one model in one process, in turns, so that a busy momen
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ import hetsched
 from hetsched.machine.fingerprint import cpu_name
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 
+from ..report.documents import print_document
 from .cpu_models import Subject, subjects
 
 SCHEMA = "hetsched-bench-cpu/1"
@@ -62,7 +62,7 @@ def all_rows(progress: Progress) -> list[Row]:
 def show(rows: Sequence[Row], as_json: bool) -> int:
     """Report; always 0."""
     if as_json:
-        print(json.dumps({"schema": SCHEMA, **_where(), "rows": [row._asdict() for row in rows]}))
+        print_document({"schema": SCHEMA, **_where(), "rows": [row._asdict() for row in rows]})
     else:
         console().print(rows_view(rows, _where()))
     return 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from typing import Any
 
 from rich.progress import Progress, TimeElapsedColumn
 
 from ..accelerators.base import LaneError
+from ..report.documents import print_document
 from ..report.tables import Column, Page, Sheet, console, figures
 from ..testing import broken_plugins as plugins
 from ..testing import faults
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         task = bar.add_task("everything at random", total=args.steps)
         rows.append(soak(ground, args.steps, lambda done: bar.update(task, completed=done)))
     if args.json:
-        print(json.dumps(document(rows)))
+        print_document(document(rows))
     else:
         _print(rows, args.steps, time.perf_counter() - begin_s)
     return int(any(row.tokens_lost or row.survived != row.injected for row in rows))

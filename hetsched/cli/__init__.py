@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from hetsched.errors import InputError, MissingDependencyError, Terminated
+from hetsched.errors import InputError, MissingDependencyError, Terminated, one_line
 from hetsched.report.encoding import make_streams_safe
 from hetsched.signals import asked
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt, Terminated) as caught:
         if "--debug" in (sys.argv if argv is None else argv):  # the arguments may not have been understood
             raise
-        error = asked() or _of_missing_package(caught) or caught
+        error = asked() or _of_missing_package(caught) or _of_memory(caught) or caught
         say(f"hetsched: {_line(error)}")
         return _code(error)
 
@@ -99,6 +99,13 @@ def _of_missing_package(error: BaseException) -> InputError | None:
     return MissingDependencyError(package, "this verb", f"pip install {package}")
 
 
+def _of_memory(error: BaseException) -> InputError | None:
+    """What asks for more memory than there is, whatever option or file has asked for it."""
+    if not isinstance(error, MemoryError):
+        return None
+    return InputError(f"there is not enough memory ({one_line(error) or 'nobody says for what'}); ask for less")
+
+
 def _code(error: BaseException) -> int:
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
@@ -111,5 +118,5 @@ def _line(error: BaseException) -> str:
     if isinstance(error, OSError) and (isinstance(error, OutputError) or error.errno in NO_ROOM):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room there, or write to another place"
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text} (--debug shows where)"

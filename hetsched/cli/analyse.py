@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetsched.errors import InputError
 from hetsched.reading import refusing
+from hetsched.report.documents import print_document
 from hetsched.report.tables import console
 
 from .attaching import DEMO, add_trust_option, load_model
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         plot_analysis(analysis, args.plot)
     if args.json:
-        print(json.dumps({**analysis_document(analysis), "written": str(args.out) if args.out else None}))
+        print_document({**analysis_document(analysis), "written": str(args.out) if args.out else None})
         return 0
     console().print(analysis_view(analysis))
     if args.out:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
+
+from hetsched.report.documents import print_document
 
 from .attaching import load_model
 from .bench_options import CPU, FAULTS, GUARD, LOG, MODEL, OVERHEAD, REPLAY, add_bench_options, only, settle
@@ -134,7 +135,7 @@ def _show(args: argparse.Namespace, document: dict[str, Any], view: Callable[[di
     from hetsched.report.tables import console
 
     if args.json:
-        print(json.dumps(document))
+        print_document(document)
     else:
         console().print(view(document))
     return 0

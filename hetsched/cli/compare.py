@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING, Any
+
+from hetsched.report.documents import print_document
 
 from .drafting import add_speculation_options, refuse_speculation_options
 from .option_types import at_least_one, names_list, non_empty_text, shares_list
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if written and (missing := left_out(compared)):
         print(missing, file=sys.stderr)
     if args.json:
-        print(json.dumps(compared.document()))
+        print_document(compared.document())
     elif args.markdown:
         print(compared.markdown())
     elif args.csv:

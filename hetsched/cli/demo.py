@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from hetsched.errors import InputError
 from hetsched.machine.hardware import is_this_machine
+from hetsched.report.documents import print_document
 
 from .attaching import DEMO, add_machine_options, attached, check_prompt, encode, load_model, machine_options
 from .generating import generate
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     rows = _compare(shown, model, tokenizer, ids, args.compare_tokens, options)
     if args.json:
         told = {"schema": SCHEMA, "prompt": args.prompt, "text": made.text, "tokens": made.tokens, **wall}
-        print(json.dumps({**told, "stats": stats, "rows": rows}))
+        print_document({**told, "stats": stats, "rows": rows})
     else:
         console.print(strategy_table(rows), notes(rows[-1]))
     return 0

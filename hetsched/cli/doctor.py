@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
 from rich.text import Text
 
 from hetsched.measure.inventory import Item, inventory, is_healthy
+from hetsched.report.documents import print_document
 from hetsched.report.tables import Column, Page, Sheet, console
 
 EXAMPLES: tuple[str, ...] = (
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     items = inventory()
     ok = is_healthy(items)
     if args.json:
-        print(json.dumps({"schema": "hetsched-doctor/1", "ok": ok, "items": [asdict(item) for item in items]}))
+        print_document({"schema": "hetsched-doctor/1", "ok": ok, "items": [asdict(item) for item in items]})
     else:
         verdict = "hetsched can run models here." if ok else "hetsched cannot run models here; see 'missing' above."
         console().print(Page(_table(items), verdict))

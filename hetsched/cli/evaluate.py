@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from hetsched.errors import InputError
+from hetsched.report.documents import print_document
 
 from .option_types import NotedOption, at_least_one, names_list, non_empty_text, refuse_given, shares_list
 from .paths import PlotFile
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         came.plot(args.plot)
     if args.json:
-        print(json.dumps(came.document()))
+        print_document(came.document())
     else:
         console().print(came.table())
         if args.plot:

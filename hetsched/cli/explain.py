@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from hetsched.report.documents import print_document
 
 from ..errors import InputError
 from .option_types import whole
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         document = explained(log, args.step, args.layer, args.expert)
     if args.json:
-        print(json.dumps(document, allow_nan=False))
+        print_document(document)
     else:
         console().print(explain_view(document))
     return 0

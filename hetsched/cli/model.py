@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from typing import Any
 
@@ -11,6 +10,7 @@ from hetsched.demo_model import DEFAULT_HEAL_STEPS, build_demo_model, demo_model
 from hetsched.demo_model.packing import NAMES, container_of, pack_demo_model
 from hetsched.errors import InputError
 from hetsched.machine.sizes import show_bytes
+from hetsched.report.documents import print_document
 
 from .attaching import add_trust_option, encode, load_model
 from .option_types import NotedOption, at_least_one, non_empty_text, refuse_given, whole
@@ -74,7 +74,7 @@ def _build(args: argparse.Namespace) -> int:
         raise InputError("--gguf says what --format is written as; name one, such as --format q4_0")
     report = build_demo_model(args.out, heal_steps=args.heal_steps)
     if args.json:
-        print(json.dumps({"schema": "hetsched-model/1", "path": str(args.out), **report}))
+        print_document({"schema": "hetsched-model/1", "path": str(args.out), **report})
         return 0
     print(f"wrote {args.out}")
     for key, value in report.items():
@@ -89,7 +89,7 @@ def _pack(args: argparse.Namespace) -> int:
     container_of(name, args.gguf)
     report = pack_demo_model(demo_model_path(), args.out, name, as_gguf=args.gguf)
     if args.json:
-        print(json.dumps({"schema": "hetsched-model/1", "format": name, **report}))
+        print_document({"schema": "hetsched-model/1", "format": name, **report})
         return 0
     print(f"wrote {report['path']}, {show_bytes(report['bytes'])}")
     for each, num_bytes in report["bytes_by_format"].items():
@@ -122,7 +122,7 @@ def _text(args: argparse.Namespace) -> int:
     how = {"repetition_penalty": penalty, "seed": sampling.seed}
     if args.json:
         document = {"schema": "hetsched-model-text/1", "model": args.model, **how, **means, "rows": rows}
-        print(json.dumps(document, ensure_ascii=False))
+        print_document(document)
     else:
         drawn = "greedy" if sampling.seed is None else f"seed {sampling.seed}"
         print(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from hetsched.errors import InputError
 from hetsched.geometry import BITS_ALONE, MoEGeometry, stored_name
 from hetsched.machine.profile import ExpertShape
 from hetsched.memory.needs import needs_of
+from hetsched.report.documents import print_document
 from hetsched.report.needs_view import NeedsRow, needs_page
 from hetsched.report.tables import console
 
@@ -24,7 +24,7 @@ def show_needs(args: argparse.Namespace) -> int:
     found = {name: _row(published, config, name, args.context) for name in args.format}
     if args.json:
         rows = [_document(name, row) for name, row in found.items()]
-        print(json.dumps({"schema": SCHEMA, "model": published.name, "published": published.dtype, "rows": rows}))
+        print_document({"schema": SCHEMA, "model": published.name, "published": published.dtype, "rows": rows})
     else:
         console().print(needs_page(published, found))
     return 0

@@ -19,13 +19,18 @@ def whole(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
 
     def parsed(text: str) -> int:
         digits = text.strip().removeprefix("-")
-        number = int(text) if digits.isdecimal() and len(digits) < 20 else None  # 20 digits exceed every limit
+        number = int(text) if _is_digits(digits) and len(digits) < 20 else None  # 20 digits exceed every limit
         if number is None or not low <= number <= high:
-            limit = f"from {low} to 2^63 - 1" if digits.isdecimal() and len(digits) > 18 else allowed
+            limit = f"from {low} to 2^63 - 1" if _is_digits(digits) and len(digits) > 18 else allowed
             raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number {limit}")
         return number
 
     return parsed
+
+
+def _is_digits(text: str) -> bool:
+    """Whether these are digits as keyboards have them: int() and float() take those of any script, and "1_000"."""
+    return text.isascii() and text.isdecimal()
 
 
 at_least_one = whole(1)
@@ -37,7 +42,7 @@ def finite_float(low: float, high: float, *, low_excluded: bool = False) -> Call
 
     def parsed(text: str) -> float:
         try:
-            number = float(text)
+            number = float(text if text.isascii() and "_" not in text else "")
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number") from None
         if not low <= number <= high or (low_excluded and number == low):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from hetsched.errors import InputError
 from hetsched.files import user_path
 from hetsched.geometry import MAX_LAYERS
 from hetsched.memory.plan import USUAL_CONTEXT
+from hetsched.report.documents import print_document
 
 from .option_types import NotedOption, at_least_one, non_empty_text, refuse_given, share, whole
 from .paths import InputFile, NameOrPath, OutputFile
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     question = _question(args)
     plan = planned(question) if args.trace is None else _traced(args, question)
     if args.json:
-        print(json.dumps(document_of(plan), allow_nan=False))
+        print_document(document_of(plan))
     else:
         from hetsched.report.plan_view import plan_view
         from hetsched.report.tables import console

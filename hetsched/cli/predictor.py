@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
+from hetsched.report.documents import print_document
 from hetsched.report.tables import console
 
 from .option_types import at_least_one, finite_float, seed, share
@@ -85,7 +85,7 @@ def _train(args: argparse.Namespace) -> int:
     with replay_bar("training") as show:
         meta = train(trace, args.out, options, show)
     if args.json:
-        print(json.dumps({"schema": "hetsched-predictor-train/1", "file": str(args.out), **meta}))
+        print_document({"schema": "hetsched-predictor-train/1", "file": str(args.out), **meta})
     else:
         console().print(facts(args.out.name, meta))
     return 0
@@ -100,7 +100,7 @@ def _eval(args: argparse.Namespace) -> int:
     with replay_bar("scoring") as show:
         found = evaluate(args.predictor, trace, max_tokens=args.max_tokens, progress=show)
     if args.json:
-        print(json.dumps({"schema": "hetsched-predictor-eval/1", "predictor": args.predictor.name, **found}))
+        print_document({"schema": "hetsched-predictor-eval/1", "predictor": args.predictor.name, **found})
     else:
         console().print(scores_page(args.predictor.name, found))
     return 0
@@ -117,7 +117,7 @@ def _info(args: argparse.Namespace) -> int:
 
         told["forecast_s"] = forecast_seconds(args.file, stored)
     if args.json:
-        print(json.dumps({**told, "schema": "hetsched-predictor-info/1", "file": args.file.name}))
+        print_document({**told, "schema": "hetsched-predictor-info/1", "file": args.file.name})
     else:
         console().print(facts(args.file.name, told))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from hetsched.machine.profile import HardwareProfile
 from hetsched.machine.profile_yaml import profile_document, save_profile
 from hetsched.machine.store import find_profile, store_profile
 from hetsched.machine.units import human
+from hetsched.report.documents import print_document
 from hetsched.report.profile_view import profile_view
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 
@@ -130,13 +130,13 @@ def parse_geometry(text: str, dtype: str) -> MoEGeometry:
 
 
 def _is_width(text: str) -> bool:
-    return text.isdecimal() and len(text) < 10 and LEAST_WIDTH <= int(text) <= MOST_WIDTH
+    return text.isascii() and text.isdecimal() and len(text) < 10 and LEAST_WIDTH <= int(text) <= MOST_WIDTH
 
 
 def _measure_and_show(args: argparse.Namespace, geometry: MoEGeometry) -> int:
     profile, path = _measure(args, geometry)
     if args.json:
-        print(json.dumps(profile_document(profile)))
+        print_document(profile_document(profile))
     else:
         console().print(profile_view(profile))
     print(f"profile: {path}", file=sys.stderr)
@@ -185,7 +185,7 @@ def _check(args: argparse.Namespace, geometry: MoEGeometry) -> int:
     error, worst = median_error(rows), worst_error(rows)
     if args.json:
         errors = {"median_error": error, "worst_error": worst, "speed": speed(rows)}
-        print(json.dumps(_check_document(rows + scaled, errors)))
+        print_document(_check_document(rows + scaled, errors))
     else:
         summary = [f"median error {error:.1%}, target {TARGET_ERROR:.0%}; worst {worst:.1%}, target {WORST_ERROR:.0%}"]
         if error > TARGET_ERROR:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from hetsched.errors import InputError
@@ -11,6 +10,7 @@ from hetsched.formats import Format, format_of
 from hetsched.geometry import MoEGeometry
 from hetsched.machine.units import human
 from hetsched.plugins import installed, tuning_of
+from hetsched.report.documents import print_document
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def show_kernels(args: argparse.Namespace, geometry: MoEGeometry) -> int:
         with torch.inference_mode():
             rows = kernel_table(shape, TOKENS, request.budget_s, args.lossy)
     if args.json:
-        print(json.dumps(_document(rows, shape.dtype, shape.params)))
+        print_document(_document(rows, shape.dtype, shape.params))
         return 0
     rest = figures("time", "reads", "of roof", "over fp32", "error", drop=("reads", "over fp32", "of roof"))
     table = Sheet(Column("tokens", right=True), "kernel", *rest)
@@ -76,7 +76,7 @@ def _formats(args: argparse.Namespace, geometry: MoEGeometry, formats: dict[str,
             table = format_table(formats, request.shape, request.budget_s, report=status.update)
     if args.json:
         rows = [row._asdict() for row in table.rows]
-        print(json.dumps({"schema": SCHEMA, "read_gb_per_s": table.read_gb_per_s, "rows": rows}))
+        print_document({"schema": SCHEMA, "read_gb_per_s": table.read_gb_per_s, "rows": rows})
     else:
         console().print(_format_page(table))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hetsched.machine.profile_yaml import load_profile, profile_document, save_p
 from hetsched.machine.store import stored
 from hetsched.machine.yaml_lines import FILE_BYTES, FileError, Problem, dump_yaml
 from hetsched.reading import read_text_file
+from hetsched.report.documents import print_document
 from hetsched.report.profile_view import machine_table, model_table, profile_view
 from hetsched.report.tables import Column, Page, Sheet, console
 
@@ -91,7 +91,8 @@ def _list(args: argparse.Namespace) -> int:
             "models": [{"name": c.geometry.name, "repository": c.repository, "dtypes": c.dtypes} for c in cards],
             "measured": [{"path": str(path), "name": p.name, "date": p.date} for path, p in measured.profiles],
         }
-        return _print_json(document)
+        print_document(document)
+        return 0
     table = Sheet(Column("", prose=True), "", title="Measured here")
     for path, profile in measured.profiles:
         table.add(str(path), profile.date)
@@ -117,7 +118,8 @@ def _show(args: argparse.Namespace) -> int:
                 f"--plot draws machines, and {args.name} is a model; show a machine with --model {args.name}"
             )
         if args.json:
-            return _print_json({"schema": MODEL_SCHEMA, **card.geometry.__dict__, "repository": card.repository})
+            print_document({"schema": MODEL_SCHEMA, **card.geometry.__dict__, "repository": card.repository})
+            return 0
         console().print(Page(model_table([card], variants=True)))
         return 0
     if args.name.lower() not in gallery.machines() and not Path(args.name).suffix:
@@ -129,7 +131,8 @@ def _show(args: argparse.Namespace) -> int:
         plot_profile(profile, model_named(args.model or DRAWN_MODEL), args.plot)
         print(f"wrote {args.plot}", file=sys.stderr)
     if args.json:
-        return _print_json(profile_document(profile))
+        print_document(profile_document(profile))
+        return 0
     console().print(profile_view(profile))
     return 0
 
@@ -138,7 +141,7 @@ def _validate(args: argparse.Namespace) -> int:
     found = {path: _problems(path) for path in args.files}
     if args.json:
         rows = {str(path): [problem._asdict() for problem in problems] for path, problems in found.items()}
-        _print_json({"schema": "hetsched-validate/1", "files": rows, "ok": not any(found.values())})
+        print_document({"schema": "hetsched-validate/1", "files": rows, "ok": not any(found.values())})
     else:
         for path, problems in found.items():
             print(f"{path}: {'; '.join(map(str, problems)) or 'ok'}" if len(problems) < 2 else f"{path}:")
@@ -176,7 +179,8 @@ def _derive(args: argparse.Namespace) -> int:
         save_profile(profile, args.out)
         print(f"wrote {args.out}", file=sys.stderr)
     if args.json:
-        return _print_json(profile_document(profile))
+        print_document(profile_document(profile))
+        return 0
     if not args.out:
         sys.stdout.write(dump_yaml(profile_document(profile)))
     return 0
@@ -185,7 +189,7 @@ def _derive(args: argparse.Namespace) -> int:
 def _diff(args: argparse.Namespace) -> int:
     found = differences(gallery.machine(args.first), gallery.machine(args.second))
     if args.json:
-        _print_json({"schema": "hetsched-diff/1", "differences": [row._asdict() for row in found]})
+        print_document({"schema": "hetsched-diff/1", "differences": [row._asdict() for row in found]})
     else:
         console().print(Page(_diff_table(args, found)) if found else "no difference")
     return 1 if found else 0
@@ -197,8 +201,3 @@ def _diff_table(args: argparse.Namespace, found: list[Difference]) -> Sheet:
     for row in found:
         table.add(row.key, row.first, row.second, "" if row.ratio is None else f"{row.ratio:.2f}")
     return table
-
-
-def _print_json(document: dict[str, Any]) -> int:
-    print(json.dumps(document))
-    return 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from hetsched.errors import InputError
+from hetsched.report.documents import print_document
 from hetsched.report.tables import say
 
 from .attaching import (
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     wall = made.wall_figures(stats, options)
     if args.json and ids is not None:
         document = run_document(made, {**wall, **stored, "seed": sampling.seed}, int(ids.shape[1]), stats)
-        print(json.dumps(document))
+        print_document(document)
     else:
         _show(made, wall, stats, most)
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
+
+from hetsched.report.documents import print_document
 
 from .option_types import non_empty_text, share
 from .parser import formerly
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if memory:
         save(args.learned, memory.after(report.scheduler))
     if args.json:
-        print(json.dumps(report.document()))
+        print_document(report.document())
     else:
         console().print(simulate_view(report))
     return 0

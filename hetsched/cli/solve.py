@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from hetsched.errors import InputError
 from hetsched.machine import gallery
 from hetsched.plugins import installed_name, plugin
 from hetsched.replay.simulator import check_shape
+from hetsched.report.documents import print_document
 from hetsched.report.tables import Column, Page, Sheet, console, figures
 from hetsched.traces.trace import RoutingTrace, load_trace
 from hetsched.types import Phase
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     problems, facts = _random(args) if args.trace is None else _recorded(args)
     with libraries_silenced():
         held = contest(names, problems, args.time_limit)
-    rows = held.rows(names)
+    rows = held.rows(solver.name for solver in held.solvers[: len(names)])
     if args.plot:
         from hetsched.report.solve_plot import plot_rows
 
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             "instances": held.instances,
             "rows": [row._asdict() for row in rows],
         }
-        print(json.dumps(document, indent=2))
+        print_document(document, indent=2)
     else:
         _print(rows, held.instances)
     return 0

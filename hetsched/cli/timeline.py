@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from hetsched.report.documents import print_document
 
 from .paths import InputFile, OutputFile
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     events = write_trace(args.log, args.out)
     if args.json:
-        print(json.dumps({"schema": SCHEMA, "out": str(args.out), "events": events, "tracks": TRACKS}))
+        print_document({"schema": SCHEMA, "out": str(args.out), "events": events, "tracks": TRACKS})
     else:
         print(f"{args.out}: {events:,} events in {len(TRACKS)} tracks; open it at https://ui.perfetto.dev")
     return 0

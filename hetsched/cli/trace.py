@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetsched.errors import InputError
+from hetsched.report.documents import print_document
 from hetsched.report.steering_view import steered_words
 from hetsched.report.tables import console
 from hetsched.traces.trace import RoutingTrace, load_trace, report, save_trace
@@ -150,15 +150,17 @@ def _info(args: argparse.Namespace) -> None:
         trace = load_trace(args.file)
     except InputError:
         problems = report(args.file)
-        document = json.dumps({"schema": SCHEMA, "file": args.file.name, "problems": problems})
-        print(document if args.json else "\n".join(problems))
+        if args.json:
+            print_document({"schema": SCHEMA, "file": args.file.name, "problems": problems})
+        else:
+            print("\n".join(problems))
         raise
     with progress_bar("counting") as show:
         summary = summarise(trace, args.sample_tokens or SAMPLE_TOKENS, show)
     if args.plot:
         plot_trace(args.file.stem, summary, args.plot)
     if args.json:
-        print(json.dumps(trace_document(args.file.name, summary)))
+        print_document(trace_document(args.file.name, summary))
     else:
         console().print(trace_view(args.file.name, summary))
 
@@ -251,7 +253,9 @@ def _split(args: argparse.Namespace) -> None:
         parts = split(trace, args.at)
     else:
         first, colon, last = args.sequences.partition(":")
-        if not colon or not all(part == "" or (part.isdecimal() and len(part) < 12) for part in (first, last)):
+        if not colon or not all(
+            part == "" or (part.isascii() and part.isdecimal() and len(part) < 12) for part in (first, last)
+        ):
             raise InputError(
                 f"--sequences {args.sequences!r:.60} is not understood; write A:B, for instance 0:10 or 10:"
             )
@@ -312,7 +316,7 @@ def _written(args: argparse.Namespace, *paths: Path, **more: Any) -> None:
             }
         )
     if args.json:
-        print(json.dumps({"schema": f"hetsched-trace-{args.trace_verb}/1", "files": files, **more}))
+        print_document({"schema": f"hetsched-trace-{args.trace_verb}/1", "files": files, **more})
         return
     for f in files:
         shape = f"{f['layers']} layers, {f['top_k']} of {f['num_experts']} experts"

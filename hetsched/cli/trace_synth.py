@@ -37,7 +37,10 @@ def add_synth_options(synth: argparse.ArgumentParser) -> None:
     }
     for name, default in STATISTICS.items():
         synth.add_argument(
-            f"--{name}", type=float, metavar="X", help=f"{texts[name]} (default: {default}, or as in --like)"
+            f"--{name}",
+            type=float,
+            metavar="X",
+            help=f"{texts[name]} (default: {default}, or as in --like)",
         )
     synth.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hetsched.errors import InputError
+from hetsched.report.documents import print_document
 
 from .attaching import (
     add_machine_options,
@@ -145,7 +145,7 @@ def _show(comparison: Comparison, stats: dict[str, Any], as_json: bool) -> None:
     bit_identical = comparison.identical and comparison.max_abs_logit_diff == 0.0
     kernel = {key: stats[key] for key in ("cpu_kernel", "lossless")}
     if as_json:
-        print(json.dumps({"schema": SCHEMA, **asdict(comparison), "bit_identical": bit_identical, **kernel}))
+        print_document({"schema": SCHEMA, **asdict(comparison), "bit_identical": bit_identical, **kernel})
         return
     verdict = "bit-identical" if bit_identical else "identical tokens" if comparison.identical else "DIFFERENT"
     share = comparison.tokens_equal / max(comparison.tokens_compared, 1)

@@ -6,7 +6,6 @@ Shapes: S tokens of a row.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 from hetsched.errors import InputError
 from hetsched.reading import refusing
+from hetsched.report.documents import print_document
 
 from .attaching import load_model, lossy_label, options_of
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             if not args.json:
                 print(_line(results[-1]))
     if args.json:
-        print(json.dumps({"schema": SCHEMA, "tokens": len(exact), "rows": results}))
+        print_document({"schema": SCHEMA, "tokens": len(exact), "rows": results})
     return 0
 
 

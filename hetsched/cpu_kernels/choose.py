@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -159,7 +160,7 @@ def _named(spec: str, weights: str, known: Sequence[str]) -> list[tuple[str, int
     for name, count in pairs:
         if name not in known:
             raise UnknownNameError(f"CPU kernel for {weights}", name, known)
-        if count and not count.isdigit():
+        if count and not re.fullmatch(r"[0-9]{1,9}", count):
             raise InputError(f"{spec!r} is no choice of kernels; write NAME or NAME@TOKENS+NAME@TOKENS")
     return [(name, int(count or 1)) for name, count in pairs]
 

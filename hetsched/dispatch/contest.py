@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..plugins import plugin
+from ..plugins import instance
 from .problem import DispatchProblem
 from .solver import REL_TOL, Solution, Solver, Status, incumbent_solution
 
 QUICK_S = 1e-3
+REFERENCE = "exact"
 
 
 class Row(NamedTuple):
@@ -86,8 +87,12 @@ def contest(
     """Run solvers: installed names, "module:Class", or classes; `exact` always takes part, as the reference."""
     if time_limit_s is not None and not 0 < time_limit_s < math.inf:
         raise InputError(f"time limit is {time_limit_s} s; it must be above 0 and finite")
-    wanted = list(dict.fromkeys([*names, "exact"]))
-    solvers = [plugin("hetsched.solvers", name)() for name in wanted]
+    solvers: list[Solver] = [instance("hetsched.solvers", name) for name in names]
+    called = [solver.name for solver in solvers]
+    if twice := [name for name in called if called.count(name) > 1]:
+        raise InputError(f"two solvers are called {twice[0]!r}; name one of them")
+    if REFERENCE not in called:
+        solvers.append(instance("hetsched.solvers", REFERENCE))
     held = Contest(solvers, time_limit_s)
     held.run(problems)
     return held

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
@@ -33,6 +34,8 @@ class Eam:
     cost_s = 60e-6
 
     def __init__(self, capacity: int = 1000, strength: float = 16.0) -> None:
+        if not strength > 0:
+            raise InputError(f"eam's strength is {strength}; it must be above 0")
         self.capacity = capacity
         self.strength = strength
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
 from ..types import Demand, FloatArray
@@ -19,6 +20,8 @@ class Ewma:
     reach = 0
 
     def __init__(self, rate: float = 0.05, max_tokens: int = 64) -> None:
+        if not 0 <= rate <= 1 or max_tokens < 1:
+            raise InputError(f"ewma's rate {rate} must be 0 to 1, its max_tokens {max_tokens} at least 1")
         self.rate = rate
         self.max_tokens = max_tokens
 

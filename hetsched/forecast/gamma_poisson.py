@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..traces.split import sequence_starts
 from ..traces.trace import RoutingTrace
@@ -30,6 +31,8 @@ class GammaPoisson:
     cost_s = 12e-6
 
     def __init__(self, memory: float = 100.0) -> None:
+        if not memory >= 1:
+            raise InputError(f"gamma-poisson's memory is {memory}; it must be at least 1 token")
         self.memory = memory
 
     def start(

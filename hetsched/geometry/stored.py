@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-from ..errors import InputError, known_as
+from ..errors import InputError, known_as, nearest
 from ..formats import Format, Shape, format_of
 from ..plugins import installed, installed_name
 
@@ -26,7 +26,9 @@ def stored_name(name: str) -> str:
         return plain
     parts = [installed_name(GROUP, part) for part in name.split("/")]
     if unknown := [part for part in parts if ":" not in part and part.partition("+")[0] not in installed(GROUP)]:
-        raise InputError(f"dtype {unknown[0]!r:.60} is not one of {', '.join(WEIGHT_BITS)}")
+        near = nearest(unknown[0], WEIGHT_BITS)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise InputError(f"dtype {unknown[0]!r:.60} is not one of {', '.join(WEIGHT_BITS)}{hint}")
     if len(parts) > 2:
         raise InputError(f"dtype {name!r:.60} names {len(parts)} formats; write one, or GATE_AND_UP/DOWN")
     _formats(name)

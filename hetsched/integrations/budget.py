@@ -60,12 +60,12 @@ def accelerator_for(spec: Any, hardware: HardwareProfile, time_scale: float | No
     That is "cpu" without a GPU, "cuda" where the profile is of this machine (`here`), "emulated" for any other. A
     plug-in's class is called with the profile, an emulated one with `time_scale` as well (None: the usual one).
     """
-    if spec is not None and not isinstance(spec, str):
-        chosen: Accelerator = spec
+    if spec is not None and not isinstance(spec, (str, type)):
+        chosen: Accelerator = plugin("hetsched.accelerators", spec)
         return chosen
     kind = _kind(spec, hardware, here)
     scale = DEFAULT_SCALE if time_scale is None else time_scale
-    made: Accelerator = kind(hardware, time_scale=scale) if kind.emulated else kind(hardware)
+    made: Accelerator = kind(hardware, time_scale=scale) if _is_emulated(kind) else kind(hardware)
     return made
 
 
@@ -73,15 +73,19 @@ def refuse_idle_scale(time_scale: float | None, spec: Any, hardware: HardwarePro
     """Raise InputError for a `time_scale` that nothing would follow; the rest as for accelerator_for."""
     if time_scale is None:
         return
-    if spec is not None and not isinstance(spec, str):
+    if spec is not None and not isinstance(spec, (str, type)):
         raise InputError(
             f"time_scale {time_scale:g} was given beside an accelerator object; give it to that one instead"
         )
-    if not _kind(spec, hardware, here).emulated:
+    if not _is_emulated(_kind(spec, hardware, here)):
         raise InputError(
             f"time_scale {time_scale:g} needs an emulated machine, and {hardware.name} is this one; drop it"
         )
 
 
-def _kind(name: str | None, hardware: HardwareProfile, here: bool) -> Any:
+def _is_emulated(kind: Any) -> bool:
+    return bool(getattr(kind, "emulated", False))
+
+
+def _kind(name: str | type | None, hardware: HardwareProfile, here: bool) -> Any:
     return plugin("hetsched.accelerators", name or ("cpu" if hardware.gpu is None else "cuda" if here else "emulated"))

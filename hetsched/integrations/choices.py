@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError, UnknownNameError
 from ..files import check_file, user_path
 from ..forecast.fed import LIVE, refuse_needs
+from ..forecast.given import check_frequency
 from ..geometry import MoEGeometry
 from ..learned import load
 from ..machine import gallery
@@ -30,11 +31,12 @@ from .cpu_lane import check_cpu_kernel, refuse_decisions
 from .dense_kernel import check_dense_kernel
 from .gpu_precision import check_gpu_precision, tier_for
 from .model_shape import RestOfModel
+from .option_kinds import check_kinds
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to attach; every field has an automatic choice. See attach()."""
+    """How to attach; every field has an automatic choice. See attach(). Raises InputError for values of other kinds."""
 
     hardware: str | Path | HardwareProfile | None = None
     gpu_memory: str | int | None = None
@@ -55,6 +57,9 @@ class Options:
     batch: int = 1
     follow_cache: bool = False
     log: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        check_kinds(self.__dict__)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -117,6 +122,8 @@ def choices_of(options: Options, geometry: MoEGeometry | None = None) -> Choices
     for name, value in (("context", options.context), ("batch", options.batch)):
         if value is not None:
             require_at_least_one(name, value)
+    if geometry is not None:
+        check_frequency(options.frequency_LE, geometry)
     check_gpu_precision(options.gpu_precision, hardware)
     check_cpu_kernel(options.cpu_kernel, geometry.dtype if geometry else None)
     check_dense_kernel(options.dense_kernel, hardware, cpu_only)

@@ -23,6 +23,8 @@ def expert_modules(model: torch.nn.Module) -> list[Any]:
     Raises InputError for a model without any, for one with routed experts that transformers does not dispatch, and for
     an expert class without what the engine needs, named.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"{model!r:.80} is no model; give one of transformers, or a path to hetsched.load")
     for name, module in model.named_modules():
         if is_undispatched(name, module):
             raise InputError(

@@ -8,6 +8,7 @@ from ..errors import InputError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _MOST_DIGITS = 30
+MOST_BYTES = 2**63
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%|[kmgt]?i?b?)\s*", re.IGNORECASE)
 
 
@@ -17,6 +18,8 @@ def parse_bytes(text: str | int, whole_bytes: int | None = None) -> int:
     Raises InputError naming the value and the forms allowed.
     """
     if isinstance(text, int):
+        if abs(text) >= MOST_BYTES:
+            raise InputError(f"{str(text)[:40]} bytes are more than any machine has; write a size like 8GiB")
         return text
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     unit = match[2].lower().removesuffix("b") if match else ""

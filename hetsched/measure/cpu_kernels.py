@@ -127,7 +127,7 @@ def read_bytes_per_s(budget_s: float) -> float:
     """Rate at which all compute threads together read memory that is in no cache: the roof of CPU experts."""
     values = min(max(8 * cache_bytes(), 256 << 20), free_bytes() // 4) // 8
     memory = torch.empty(values, dtype=torch.int64)
-    for part in memory.split(1 << 24):  # so that a Ctrl-C is heard in between
-        part.fill_(1)
+    for begin in range(0, values, 1 << 24):  # so that a Ctrl-C is heard in between
+        memory[begin : begin + (1 << 24)] = 1
     timing = time_calls(lambda _: memory.sum(), budget_s)
     return values * 8 / timing.median_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -14,6 +13,7 @@ import pytest
 from hetsched.cli import evaluate as verb
 from hetsched.cli import main
 from hetsched.cli.evaluate import PROTOCOLS as CHOICES
+from hetsched.cli.parser import Parser
 from hetsched.evaluate import PROTOCOLS, evaluate
 from tests.documents import document_of
 from tests.replay.compare_made import MACHINE, model_file, trace_file
@@ -87,7 +87,7 @@ def test_choices_are_the_protocols() -> None:
         ("published", ["--forecaster", "ewmaa"], "ewma"),
         ("published", ["--forecaster", "ewma,ewma"], "named twice"),
         ("published", ["--gpu-fraction", "1.5"], "outside"),
-        ("published", ["--fit-sequences", "1.5"], "fit share"),
+        ("published", ["--fit-sequences", "1.5"], "outside"),
         ("published", ["--hardware", "no-such-machine"], "no-such-machine"),
         ("published", ["--plot", "picture.txt"], "picture.txt"),
     ],
@@ -102,7 +102,7 @@ def test_mistakes_are_one_line(files: list[str], capfd: Any, protocol: str, more
 
 def test_commands_on_the_page_are_commands() -> None:
     """All three protocols are there, and every option of every line exists."""
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     verb.add_parser(parser.add_subparsers(dest="verb"))
     lines = re.findall(r"^hetsched (.+)$", PAGE, re.MULTILINE)
     asked_for = [parser.parse_args(shlex.split(line)) for line in lines]

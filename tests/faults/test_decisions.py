@@ -99,6 +99,12 @@ def test_what_the_user_did_wrong_is_said_and_not_counted() -> None:
         def plan(self, demand: Any, view: Any) -> Any:
             raise InputError("there is no such thing")
 
+        def observe(self, demand: Any) -> None:
+            """Never called."""
+
+        def prefetch(self, demand: Any, view: Any) -> Any:
+            return ()
+
     made = scheduler(Particular())
     with pytest.raises(InputError, match="no such thing"):
         asked(made, 0, 1)

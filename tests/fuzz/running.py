@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -48,14 +49,14 @@ def run(words: Sequence[str], folder: Path, ask: Ask = LATE, *, keep: bool = Fal
 
     `out` in that folder is new and empty; `keep`: as it was left.
     """
-    out, log = folder / OUT, folder.parent / f"{folder.name}.log"
+    out, log, told = folder / OUT, folder.parent / f"{folder.name}.log", folder.parent / f"{folder.name}.told"
     if not keep:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
     before, begin_s = _listing(folder), time.monotonic()
     pid = os.fork()
     if not pid:
-        _child(words, out, log)
+        _child(words, out, log, told)
     code, interrupted, hung, used = _awaited(pid, ask)
     said = log.read_bytes().decode("utf-8", "replace")
     faults = []
@@ -64,7 +65,7 @@ def run(words: Sequence[str], folder: Path, ask: Ask = LATE, *, keep: bool = Fal
     elif interrupted:
         faults += _answered(code, said, 128 + ask.number)
     else:
-        faults += _broken(code, said)
+        faults += _broken(code, said) or (_untold(told.read_bytes()) if "--json" in words and code < 2 else [])
     if used.ru_maxrss * 1024 > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + MEMORY_BYTES:
         faults.append("memory")
     if (code and any(out.iterdir())) or _listing(folder) != before:
@@ -97,6 +98,22 @@ def _answered(code: int, said: str, right: int) -> list[str]:
     return [] if code == right and "hetsched: interrupted" in said else [f"code {code} when interrupted"]
 
 
+def _untold(told: bytes) -> list[str]:
+    """What is wrong with the document that was printed; help and completion scripts are none."""
+    text = told.decode("utf-8", "replace").strip()
+    if text.startswith(("usage:", "hetsched ", "#")):
+        return []
+    try:
+        json.loads(text, parse_constant=_refused)
+    except ValueError:
+        return ["no JSON" if text else "nothing printed"]
+    return []
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
+
+
 def _listing(folder: Path) -> list[tuple[str, int]]:
     """Files and sizes, but for what is in `out`; the cache may gain whole files."""
     paths = [path for path in folder.rglob("*") if OUT not in path.relative_to(folder).parts[:1]]
@@ -104,14 +121,14 @@ def _listing(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(path.relative_to(folder)), path.lstat().st_size) for path in kept if not path.is_dir())
 
 
-def _child(words: Sequence[str], out: Path, log: Path) -> None:
+def _child(words: Sequence[str], out: Path, log: Path, told: Path) -> None:
     """Never returns."""
     code = 70
     try:
         os.chdir(out)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number, target in ((0, os.devnull), (1, os.devnull), (2, str(log))):
-            os.dup2(os.open(target, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if number == 2 else 0), 0o600), number)
+        for number, target in ((0, os.devnull), (1, str(told)), (2, str(log))):
+            os.dup2(os.open(target, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if number else 0), 0o600), number)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         from hetsched.__main__ import main
 
@@ -123,6 +140,7 @@ def _child(words: Sequence[str], out: Path, log: Path) -> None:
         traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
+            sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code if code is not None else 0)
 
