@@ -52,7 +52,8 @@ def config_place(name: str) -> Path:
             return Path(hf_hub_download(name, "config.json"))
     except Exception as error:  # of the network, the hub, the disk; each has a class of its own
         said = " ".join(str(error).split())
-        raise InputError(f"{name} is no model here, and its config.json could not be fetched: {said}") from error
+        fix = "check the name, and the connection"
+        raise InputError(f"{name} is no model here, and its config.json could not be fetched: {said}; {fix}") from error
 
 
 def is_gguf(path: Path) -> bool:
@@ -73,13 +74,17 @@ def _fetched(name: str, progress: bool, wanted: list[str], unwanted: list[str]) 
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
+    """Nor the hub's lines about every try."""
+    from huggingface_hub.utils import logging
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    hidden = are_progress_bars_disabled()
+    hidden, verbosity = are_progress_bars_disabled(), logging.get_verbosity()
     disable_progress_bars()
+    logging.set_verbosity(40)  # errors, as in the standard library
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if not hidden:
             enable_progress_bars()
 

@@ -63,7 +63,8 @@ def true_machine(spec: str | Path | HardwareProfile | TrueMachine) -> TrueMachin
 def _plain_machine(name: str | Path) -> HardwareProfile:
     path = machines().get(str(name).lower()) or _as_path(name)
     if path is None:
-        raise UnknownNameError("machine", str(name), machines(), "or give the path of a profile YAML")
+        fix = "or give the path of a profile YAML; 'hetsched profiles derive' makes one of a datasheet"
+        raise UnknownNameError("machine", str(name), machines(), fix)
     modified_ns = path.stat().st_mtime_ns if path.exists() else 0  # load_profile says that it is not there
     return _loaded(path, modified_ns)
 

@@ -44,7 +44,8 @@ class MemoryPlan:
     """What goes where, in bytes. `pinned_bytes`: of the host's lines, those that copies read directly.
 
     `gpu_bytes`, `host_bytes`: what there is; 0 for no GPU. `slots` of `experts` experts fit on the GPU, of
-    `expert_bytes` each. `context`, `batch`: tokens of a sequence, and sequences, that the cache has room for.
+    `expert_bytes` each. `context`, `batch`: tokens of a sequence, and sequences, that the cache has room for. `shared`:
+    GPU and host have one memory, in which both have their lines.
     """
 
     gpu: Lines
@@ -57,16 +58,17 @@ class MemoryPlan:
     expert_bytes: int
     context: int
     batch: int
+    shared: bool = False
 
     @property
     def gpu_left_bytes(self) -> int:
         """GPU memory that no line takes; negative where the plan exceeds it."""
-        return self.gpu_bytes - self.gpu.total
+        return self.gpu_bytes - self.gpu.total - (self.host.total if self.shared else 0)
 
     @property
     def host_left_bytes(self) -> int:
         """Host memory that no line takes; negative where the plan exceeds it."""
-        return self.host_bytes - self.host.total
+        return self.host_bytes - self.host.total - (self.gpu.total if self.shared else 0)
 
     @property
     def fits(self) -> bool:
@@ -131,13 +133,14 @@ def plan_memory(
     draft_bytes: int = 0,
     pinnable_bytes: int = 0,
     host_expert_bytes: int | None = None,
+    shared: bool = False,
 ) -> MemoryPlan:
     """The plan of a model on a machine, from shapes and numbers alone. Without a GPU, all of it is the host's.
 
     `context` None: USUAL_CONTEXT, or all that the model was made for where that is less; the prompt may be that long.
     `expert_budget_bytes` of GPU memory for experts, None: what the other lines leave. `dense_bytes`: where weights were
     counted, else by the geometry. `host_expert_bytes`: where the host keeps more than the experts, or each in a row of
-    its own. Raises InputError for a context or batch below 1.
+    its own. `shared`: GPU and host have one memory. Raises InputError for a context or batch below 1.
     """
     context = context_or_usual(context, shape)
     require_at_least_one("context", context)
@@ -157,11 +160,14 @@ def plan_memory(
             Lines(), host, 0, host_bytes, 0, 0, geometry.total_experts, geometry.expert_bytes, context, batch
         )
     rest_of_gpu = Lines(**rest, reserve=int(RESERVE_SHARE * gpu_bytes))
+    host = Lines(experts=stored, dense=rest["dense"], staging=STAGING_BYTES)  # the dense part's copy stays there
     room = gpu_bytes - rest_of_gpu.total if expert_budget_bytes is None else expert_budget_bytes
+    if shared and expert_budget_bytes is None:
+        room -= host.total
     slots = geometry.slots(max(0, room))
     return MemoryPlan(
         Lines(**rest, reserve=rest_of_gpu.reserve, experts=slots * geometry.expert_bytes),
-        Lines(experts=stored, dense=rest["dense"], staging=STAGING_BYTES),  # the dense part's copy stays there
+        host,
         gpu_bytes,
         host_bytes,
         min(pinnable_bytes, stored) + STAGING_BYTES,
@@ -170,6 +176,7 @@ def plan_memory(
         geometry.expert_bytes,
         context,
         batch,
+        shared,
     )
 
 

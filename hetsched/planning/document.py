@@ -7,6 +7,7 @@ from typing import Any
 
 from ..machine.profile import Source
 from .memory import over_bytes
+from .model import LLAMA_CPP
 from .outlook import Outlook
 from .plan import Plan
 
@@ -52,6 +53,7 @@ def document_of(plan: Plan) -> dict[str, Any]:
             "override_tensor": plan.llama_cpp.override,
             "cache_flags": list(plan.llama_cpp.cache),
             "fork_flags": plan.llama_cpp.fork_flags,
+            "decode_tokens_per_s": plan.llama_cpp.decode,
         },
         "notes": notes_of(plan),
     }
@@ -59,13 +61,19 @@ def document_of(plan: Plan) -> dict[str, Any]:
 
 def notes_of(plan: Plan) -> list[str]:
     """What a reader of any figure should know."""
-    question = plan.question
+    question, memory = plan.question, plan.memory
     profile, longest = question.profile, question.model.shape.longest
     notes = [
-        "speeds are estimated from shapes and rates, nothing was run"
-        if plan.traced is None
-        else "decoding is simulated on the trace's held-out half, prompts are estimated; nothing was run"
+        "decoding is simulated on the trace's held-out half, prompts are estimated; nothing was run"
+        if plan.traced is not None
+        else "speeds are estimated from shapes and rates, nothing was run"
+        if memory.fits
+        else "no speed is estimated for what does not fit"
     ]
+    if question.engine.name != LLAMA_CPP:
+        notes.append(
+            "a prompt's memory is that of fused attention, or of chunks of it: eager attention stores scores too"
+        )
     if profile.source is not Source.MEASURED:
         notes.append(f"{profile.name}: figures are {profile.source.value}")
     if longest and question.context > longest:

@@ -93,7 +93,7 @@ def _formats(question: Question) -> Iterator[tuple[str, str, Question, bool]]:
         if size <= most and all(abs(size - other) >= 0.1 * other for other in seen):
             seen.append(size)
             text = f"experts in {name}" if name else f"experts as published, {question.model.published.dtype}"
-            yield "format", text, changed, False
+            yield "format", text, changed, name is None
 
 
 def _as_bytes(question: Question) -> int | None:

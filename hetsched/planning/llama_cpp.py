@@ -1,13 +1,14 @@
-"""The same placement in llama.cpp's words: --n-cpu-moe, an -ot expression, its cache flags, and forks' hot experts."""
+"""A placement in llama.cpp's words: --n-cpu-moe, an -ot expression, its cache flags, and forks' hot experts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..memory.plan import MemoryPlan
-from .memory import hot_share, layers_on_cpu
+from ..estimate import ENGINES
+from .memory import hot_share, layers_on_cpu, memory_of
 from .model import LLAMA_CPP
+from .outlook import expected_speeds
 from .question import Question
 
 EXPERTS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"  # llama.cpp's own expression for a block's routed experts
@@ -17,7 +18,8 @@ EXPERTS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"  # llama.cpp's own expression 
 class LlamaCppFlags:
     """`n_cpu_moe`: blocks, as llama.cpp counts them, whose experts are on the CPU. `override`: the same as an -ot
     value, "" for none. `cache`: flags of the KV cache. `slots`: experts of a layer for a fork's cache of hot ones, 0
-    for none. `routing`: the file that it begins with.
+    for none. `routing`: the file that it begins with. `sequences`: at once. `decode`: tokens a second expected of it,
+    None where it does not fit.
     """
 
     n_cpu_moe: int
@@ -27,12 +29,15 @@ class LlamaCppFlags:
     slots: int
     routing: str = "FILE"
     has_gpu: bool = True
+    sequences: int = 1
+    decode: float | None = None
 
     @property
     def flags(self) -> str:
         """For a command line of llama-server, llama-cli or llama-bench's relatives."""
         moe = f" --n-cpu-moe {self.n_cpu_moe}" if self.n_cpu_moe else ""
-        return " ".join([f"-ngl {99 if self.has_gpu else 0}{moe} -c {self.context}", *self.cache])
+        many = f" -np {self.sequences}" if self.sequences > 1 else ""
+        return " ".join([f"-ngl {99 if self.has_gpu else 0}{moe} -c {self.context}{many}", *self.cache])
 
     @property
     def fork_flags(self) -> str:
@@ -41,30 +46,26 @@ class LlamaCppFlags:
         return f"-ngl 99 --n-cpu-moe 99 {cache}" if self.slots else ""
 
 
-def flags_of(question: Question, memory: MemoryPlan, routing: str = "FILE") -> LlamaCppFlags:
-    """Flags that put as many experts on the GPU as the plan does, whole layers of them.
+def flags_of(question: Question, routing: str = "FILE", skew: float | None = None) -> LlamaCppFlags:
+    """Flags that put as many experts on the GPU as llama.cpp has room for, whole layers of them, the last ones.
 
-    For hetsched's plan those layers that the memory of its slots holds; they are the last ones, as llama.cpp has it.
+    They are for what llama.cpp would hold of the model, whichever engine was asked about.
     """
-    layers = question.model.layers
-    if question.profile.gpu is None:
-        on_cpu = 0  # -ngl 0 says it all
-    elif question.engine.name == LLAMA_CPP:
-        on_cpu = layers_on_cpu(question)
-    else:
-        on_cpu = len(layers) - memory.slots // question.subject.geometry.num_experts
-    blocks = layers[on_cpu - 1] + 1 if on_cpu else 0
+    own = replace(question, engine=ENGINES[LLAMA_CPP], speculation=None, draft_bytes=0)
+    layers, memory, has_gpu = own.model.layers, memory_of(own), own.profile.gpu is not None
+    on_cpu = layers_on_cpu(own) if has_gpu else 0  # -ngl 0 says it all
     types = ("-fa on", "-ctk f16 -ctv f16") if memory.gpu.kv_cache or memory.host.kv_cache else ()
-    slots = int(hot_share(question, memory) * question.subject.geometry.num_experts)
-    everything = memory.slots >= memory.experts
+    speeds = expected_speeds(own, skew)
     return LlamaCppFlags(
-        n_cpu_moe=blocks,
+        n_cpu_moe=layers[on_cpu - 1] + 1 if on_cpu else 0,
         override=override(layers[:on_cpu]) if on_cpu else "",
         cache=types,
-        context=question.context * question.batch,
-        slots=0 if everything else slots,
+        context=own.context * own.batch,
+        slots=int(hot_share(own, memory) * own.subject.geometry.num_experts) if on_cpu else 0,
         routing=routing,
-        has_gpu=question.profile.gpu is not None,
+        has_gpu=has_gpu,
+        sequences=own.batch,
+        decode=speeds and speeds[0],
     )
 
 

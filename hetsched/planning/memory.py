@@ -6,6 +6,7 @@ Shapes: L layers with experts.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..estimate.fit import WORKSPACE_BYTES
 from ..machine.profile import HardwareProfile
@@ -63,6 +64,7 @@ def _of_hetsched(question: Question) -> MemoryPlan:
         expert_budget_bytes=question.budget_bytes,
         draft_bytes=question.draft_bytes,
         pinnable_bytes=profile.pinnable_bytes,
+        shared=profile.unified_memory,
     )
 
 
@@ -73,13 +75,14 @@ def _of_llama_cpp(question: Question) -> MemoryPlan:
     on_cpu = layers_on_cpu(question)
     rest = _lines_of_llama_cpp(question, profile)
     counts_L = geometry.experts_L or (geometry.num_experts,) * geometry.num_layers
-    shared = {
+    shared: dict[str, Any] = {
         "host_bytes": profile.cpu.capacity_bytes,
         "pinned_bytes": 0,
         "experts": geometry.total_experts,
         "expert_bytes": geometry.expert_bytes,
         "context": question.context,
         "batch": question.batch,
+        "shared": profile.unified_memory and profile.gpu is not None,
     }
     if profile.gpu is None:
         host = replace(rest, experts=sum(sizes_L), dense=rest.dense + subject.embedding_bytes, reserve=0)

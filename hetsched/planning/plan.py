@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .traced import Traced
 
 ALL_RESIDENT, HOT, SPLIT, CPU_ONLY, NO_FIT = "all-resident", "hot-experts", "layer-split", "cpu-only", "does-not-fit"
+EVERY = "every expert on the GPU"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def planned(
     """
     question.check()
     memory = memory_of(question)
-    flags, remedies = flags_of(question, memory, routing), remedies_of(question)
+    flags, remedies = flags_of(question, routing), remedies_of(question)
     if not memory.fits:
         enough = [gain for gain in gains_of(question) if gain.decode is not None]
         return Plan(question, memory, NO_FIT, None, enough, flags, remedies)
@@ -137,7 +138,8 @@ def _told(plan: Plan) -> str:
     if plan.strategy == CPU_ONLY:
         return "no GPU: everything on the CPU"
     if plan.strategy == ALL_RESIDENT:
-        return "every expert on the GPU"
+        aside = plan.outlook is not None and plan.outlook.times.cpu_experts_s > 0
+        return "room for every expert on the GPU, and some are computed on the CPU beside it" if aside else EVERY
     if plan.strategy == SPLIT:
         return f"experts of {layers_on_cpu(question)} of {layers} layers on the CPU, of the others on the GPU"
     assert plan.outlook is not None

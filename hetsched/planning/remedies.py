@@ -32,12 +32,13 @@ def _changes(question: Question) -> Iterator[tuple[str, Question]]:
         yield f"--format {name}", replace(question, format=name)
     if question.profile.gpu is not None:
         alone = replace(question.profile, gpu=None, h2d=None, d2h=None)
-        yield "--hardware cpu, on such a CPU", replace(question, profile=alone, gpu_memory=None, n_cpu_moe=None)
+        yield "the CPU alone", replace(question, profile=alone, gpu_memory=None, n_cpu_moe=None)
 
 
 def _longest_context(question: Question) -> int:
     """The longest context, a power of two, whose plan fits; 0 where none does."""
     context = 1 << (question.context - 1).bit_length() - 1 if question.context > 1 else 0
+    context = min(context, question.model.shape.longest or context)
     while context and not _fits(replace(question, context_asked=context, prompt=min(question.prompt, context))):
         context //= 2
     return context

@@ -43,6 +43,7 @@ def facts_of(bench: Bench) -> dict[str, Any]:
             *([steps.note] if steps.note else []),
             *([f"fitted on all of {name_of(study.fit_source)}"] if study.fit_source is not None else []),
             "the cache is carried over between sequences; no warm-up is left out",
+            "layers with experts are replayed: a token's output head and attention over its context are not counted",
             MEASURED_NOTE if study.decision_s is None else f"every decision is charged {study.decision_s * 1e6:g} µs",
             *_host_notes(study),
             *([f"hardware is what is believed, {true.name} what is true"] if true else []),

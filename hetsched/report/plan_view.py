@@ -38,7 +38,8 @@ def plan_view(plan: Plan, remarks: Sequence[str] = ()) -> Page:
         parts += ["", _time(plan), "", _depends(plan)]
     if plan.gains:
         parts += ["", _gains(plan)]
-    return Page(*parts, "", *_llama_cpp(plan), "", *notes(remarks))
+    parts += ["", *_llama_cpp(plan)] if memory.fits else []
+    return Page(*parts, "", *notes(remarks))
 
 
 def _style(plan: Plan) -> str:
@@ -60,7 +61,8 @@ def _speeds(plan: Plan) -> Sheet:
         text = f"with {asked.drafts} drafts of {asked.acceptance:.0%}, {drafted.plain_tokens_per_s:.1f} without; {used}"
         table.add("drafts", "", _speed(drafted.tokens_per_s), "", text)
     if plan.traced is not None:
-        text = f"replay alone, {plan.traced.tokens:,} tokens of {plan.traced.trace}, {plan.traced.hit_rate:.0%} hits"
+        text = f"replay alone, without head and attention: {plan.traced.tokens:,} tokens of {plan.traced.trace}"
+        text += f", {plan.traced.hit_rate:.0%} hits"
         table.add("trace", "", _speed(plan.traced.tokens_per_s), "", text)
     return table
 
@@ -151,7 +153,8 @@ def _gains(plan: Plan) -> Sheet:
 
 def _llama_cpp(plan: Plan) -> list[RenderableType]:
     flags = plan.llama_cpp
-    lines = [f"llama.cpp: {flags.flags}"]
+    speed = "" if flags.decode is None else f" ({_speed(flags.decode)} tokens/s expected of it)"
+    lines = [f"llama.cpp{speed}: {flags.flags}"]
     lines += [f"  or, for --n-cpu-moe: -ot '{flags.override}'"] if flags.override else []
     lines += [f"  forks with a hot-expert cache: {flags.fork_flags}"] if flags.fork_flags else []
     return [Text(line, overflow="fold") for line in lines]

@@ -94,7 +94,7 @@ def test_no_eager_row_of_packed_experts(checkpoint: Path, tmp_path: Path, capsys
     ("options", "told"),
     [
         (["--hardware", "rtx-4090,t4"], "one machine"),
-        (["--layers", "3"], "--layers belongs to --engine-overhead; drop it"),
+        (["--layers", "3"], "--layers belongs to --engine-overhead and --log-cost; drop it"),
         (["--strategies", "lfuu"], "unknown policy"),
     ],
 )

@@ -27,7 +27,10 @@ def test_every_strategy_on_every_model_is_a_row(capsys: pytest.CaptureFixture[st
     ("options", "told"),
     [
         (["--replay", "--hardware", "rtx-4090,t4"], "one machine, not 2; name one with --hardware"),
-        (["--replay-speed", "--tokens", "3"], "--tokens belongs to --model and --engine-overhead; drop it"),
+        (
+            ["--replay-speed", "--tokens", "3"],
+            "--tokens belongs to --model and --engine-overhead and --log-cost; drop it",
+        ),
         (["--overhead", "--layer-steps", "3"], "--layer-steps belongs to --replay-speed; drop it"),
     ],
 )

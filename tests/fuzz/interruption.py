@@ -18,7 +18,8 @@ from random import Random
 from hetsched import cli
 
 from .cases import filled
-from .ground import REPLAY, SHORT, SMALL, Command, quiet
+from .good_files import quiet
+from .ground import REPLAY, SHORT, SMALL, Command
 from .running import OUT, Ask, run
 
 SERVED = "--max-new-tokens 2 --hardware rtx-4060-laptop-8gb --gpu-memory 25% --time-scale 1 --context 64 --parallel 1"

@@ -92,6 +92,20 @@ def test_without_a_gpu_everything_is_the_hosts() -> None:
     assert not plan(gpu_bytes=0, host_bytes=MIB).fits
 
 
+def test_one_memory_holds_both_sides() -> None:
+    """What the host has is no room for slots, and both are exceeded together."""
+    apart = plan(gpu_bytes=GIB, host_bytes=GIB, context=1000)
+    lines = apart.host.total + apart.gpu.total - apart.gpu.experts - apart.gpu.reserve
+    small = int((lines + 5.5 * apart.expert_bytes) / 0.95)  # the rest is the driver's
+    shared = plan(gpu_bytes=small, host_bytes=small, context=1000, shared=True)
+    assert (shared.slots, apart.slots) == (5, 64)
+    assert shared.gpu.total + shared.host.total <= small
+    assert shared.gpu_left_bytes == shared.host_left_bytes < shared.expert_bytes
+    less = plan(gpu_bytes=small // 2, host_bytes=small // 2, context=1000, shared=True)
+    assert plan(gpu_bytes=small // 2, host_bytes=GIB, context=1000).fits
+    assert not less.fits
+
+
 def test_the_usual_context() -> None:
     assert plan().context == 4096
     assert context_or_usual(None, ContextShape(longest=512)) == 512

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hetsched.estimate.fit import fitting_split, n_cpu_moe_flag
 from hetsched.planning.llama_cpp import flags_of, numbers_expression, override
 from hetsched.planning.memory import layers_on_cpu, memory_of
+from hetsched.planning.outlook import expected_speeds
 from tests.planning.asked import GIB, machine, question
 
 
@@ -32,7 +33,7 @@ def test_blocks_without_experts_are_counted() -> None:
     """DeepSeek-V2-Lite's first layer is dense: --n-cpu-moe 3 moves the experts of two layers."""
     asked = question("deepseek-v2-lite", "llama.cpp", profile=machine(48), n_cpu_moe=3)
     assert layers_on_cpu(asked) == 2
-    assert flags_of(asked, memory_of(asked)).n_cpu_moe == 3
+    assert flags_of(asked).n_cpu_moe == 3
     assert layers_on_cpu(question("deepseek-v2-lite", "llama.cpp", profile=machine(48), n_cpu_moe=999)) == 26
 
 
@@ -44,29 +45,36 @@ def test_as_few_layers_as_fit(model: str, gib: int) -> None:
     memory = memory_of(asked)
     split = fitting_split(asked.subject, gib * GIB, asked.context)
     assert layers_on_cpu(asked) == split.layers_on_cpu
-    assert flags_of(asked, memory).n_cpu_moe == n_cpu_moe_flag(asked.subject, split)
+    assert flags_of(asked).n_cpu_moe == n_cpu_moe_flag(asked.subject, split)
     assert memory.fits
     if split.layers_on_cpu:
         fewer = question(model, "llama.cpp", profile=machine(gib), n_cpu_moe=n_cpu_moe_flag(asked.subject, split) - 1)
         assert not memory_of(fewer).fits
 
 
-def test_hetscheds_slots_as_whole_layers() -> None:
-    """The flags put no more on the GPU than the plan does."""
-    asked = question()
-    memory = memory_of(asked)
-    flags = flags_of(asked, memory)
-    on_gpu = 48 - flags.n_cpu_moe
-    assert on_gpu * 128 <= memory.slots < (on_gpu + 1) * 128
+def test_flags_are_what_llama_cpp_has_room_for() -> None:
+    """Whichever engine was asked about; with what it is expected to come to."""
+    asked, own = question(), question(engine="llama.cpp")
+    flags, split = flags_of(asked), fitting_split(own.subject, machine(8).gpu.capacity_bytes, own.context)
+    assert flags == flags_of(own)
+    assert flags.n_cpu_moe == n_cpu_moe_flag(own.subject, split)
     assert flags.flags == f"-ngl 99 --n-cpu-moe {flags.n_cpu_moe} -c 4096 -fa on -ctk f16 -ctv f16"
-    each = sum(asked.subject.expert_bytes_L)  # one expert of every layer
-    assert flags.slots * each <= memory.expert_room_bytes < (flags.slots + 1) * each
+    each = sum(own.subject.expert_bytes_L)  # one expert of every layer
+    room = memory_of(own).expert_room_bytes
+    assert flags.slots * each <= room < (flags.slots + 1) * each
     assert flags.fork_flags.endswith(f"--moe-cache-profile FILE --moe-cache-slots {flags.slots}")
+    speeds = expected_speeds(own)
+    assert speeds is not None
+    assert flags.decode == speeds[0]
+
+
+def test_several_sequences_are_said() -> None:
+    assert " -c 16384 -np 4 " in flags_of(question(batch=4)).flags
 
 
 def test_everything_on_the_gpu_needs_no_flag() -> None:
     asked = question(profile=machine(80), engine="llama.cpp")
-    flags = flags_of(asked, memory_of(asked))
+    flags = flags_of(asked)
     assert (flags.n_cpu_moe, flags.override, flags.fork_flags) == (0, "", "")
     assert flags.flags.startswith("-ngl 99 -c ")
 

@@ -159,7 +159,7 @@ def test_hot_static_pins_the_hottest_of_each_layer(tmp_path: Path) -> None:
 def test_a_routing_profile_that_is_none_is_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         Asked(HotStatic(written(tmp_path, text)), 4, layers=2)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot read"):
         HotStatic(str(tmp_path / "gone.csv"))
 
 
