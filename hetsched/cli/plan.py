@@ -68,7 +68,7 @@ def _add_trace_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", action=InputFile, metavar="FILE", help=text)
     text = "replay only the first N tokens of that half (default: all)"
     parser.add_argument("--max-tokens", type=at_least_one, action=NotedOption, metavar="N", help=text)
-    text = "with --trace: write its hot experts as CSV for forks of llama.cpp"
+    text = "with --trace: write its routing as CSV, from which forks of llama.cpp take their hot experts"
     parser.add_argument("-o", "--out", action=OutputFile, metavar="FILE", help=text)
     text = "of that CSV: position,layer,expert,... as --moe-cache-profile reads it, or layer,expert,count "
     text += "(default: %(default)s)"
