@@ -33,8 +33,16 @@ def fitting_split(subject: Subject, gpu_bytes: int, context: int) -> Placement:
     cache_bytes = subject.shape.cache_bytes(context) * subject.kv_element_bytes / 2
     rest_bytes = subject.dense_bytes + subject.head_bytes + cache_bytes + WORKSPACE_BYTES
     room_bytes = gpu_bytes * (1 - RESERVE_SHARE) - rest_bytes
-    sizes_L = [size * subject.geometry.num_experts for size in subject.expert_bytes_L]
-    for layers_on_cpu in range(len(sizes_L)):
-        if sum(sizes_L[layers_on_cpu:]) <= room_bytes:
-            return Placement.split(layers_on_cpu)
-    return Placement.split(len(sizes_L))
+    return Placement.split(layers_beyond(room_bytes, layer_bytes_L(subject)))
+
+
+def layer_bytes_L(subject: Subject) -> list[int]:
+    """Bytes of all experts of each layer with experts."""
+    geometry = subject.geometry
+    counts_L = geometry.experts_L or (geometry.num_experts,) * geometry.num_layers
+    return [count * size for count, size in zip(counts_L, subject.expert_bytes_L, strict=True)]
+
+
+def layers_beyond(room_bytes: float, sizes_L: list[int]) -> int:
+    """The fewest first layers without which the others' experts fit into so many bytes."""
+    return next((n for n in range(len(sizes_L)) if sum(sizes_L[n:]) <= room_bytes), len(sizes_L))

@@ -46,7 +46,7 @@ class LlamaCppFlags:
         return f"-ngl 99 --n-cpu-moe 99 {cache}" if self.slots else ""
 
 
-def flags_of(question: Question, routing: str = "FILE", skew: float | None = None) -> LlamaCppFlags:
+def flags_of(question: Question, routing: str = "FILE") -> LlamaCppFlags:
     """Flags that put as many experts on the GPU as llama.cpp has room for, whole layers of them, the last ones.
 
     They are for what llama.cpp would hold of the model, whichever engine was asked about.
@@ -55,7 +55,7 @@ def flags_of(question: Question, routing: str = "FILE", skew: float | None = Non
     layers, memory, has_gpu = own.model.layers, memory_of(own), own.profile.gpu is not None
     on_cpu = layers_on_cpu(own) if has_gpu else 0  # -ngl 0 says it all
     types = ("-fa on", "-ctk f16 -ctv f16") if memory.gpu.kv_cache or memory.host.kv_cache else ()
-    speeds = expected_speeds(own, skew)
+    speeds = expected_speeds(own)
     return LlamaCppFlags(
         n_cpu_moe=layers[on_cpu - 1] + 1 if on_cpu else 0,
         override=override(layers[:on_cpu]) if on_cpu else "",

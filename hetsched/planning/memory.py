@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..estimate.fit import WORKSPACE_BYTES
+from ..estimate.fit import WORKSPACE_BYTES, layer_bytes_L, layers_beyond
 from ..machine.profile import HardwareProfile
 from ..memory.plan import RESERVE_SHARE, Lines, MemoryPlan, plan_memory
 from .model import LLAMA_CPP
@@ -34,22 +34,15 @@ def layers_on_cpu(question: Question) -> int:
         return len(moe_layers)
     if question.n_cpu_moe is not None:
         return sum(layer < question.n_cpu_moe for layer in moe_layers)
-    layer_bytes_L = _layer_bytes_L(question)
     left = profile.gpu.capacity_bytes - _lines_of_llama_cpp(question, profile).total
     room = left if question.budget_bytes is None else question.budget_bytes
-    on_gpu = 0
-    for size in reversed(layer_bytes_L):
-        room -= size
-        if room < 0:
-            break
-        on_gpu += 1
-    return len(moe_layers) - on_gpu
+    return layers_beyond(room, layer_bytes_L(question.subject))
 
 
 def hot_share(question: Question, memory: MemoryPlan) -> float:
     """The share of all experts that the memory for them would hold, were they not taken by whole layers."""
     room = memory.expert_room_bytes if question.budget_bytes is None else question.budget_bytes
-    return min(1.0, room / sum(_layer_bytes_L(question))) if question.profile.gpu else 0.0
+    return min(1.0, room / sum(layer_bytes_L(question.subject))) if question.profile.gpu else 0.0
 
 
 def _of_hetsched(question: Question) -> MemoryPlan:
@@ -71,7 +64,7 @@ def _of_hetsched(question: Question) -> MemoryPlan:
 def _of_llama_cpp(question: Question) -> MemoryPlan:
     """Layers below a number have their experts in the host's memory, mapped from the file; others do not."""
     profile, subject = question.profile, question.subject
-    geometry, sizes_L = subject.geometry, _layer_bytes_L(question)
+    geometry, sizes_L = subject.geometry, layer_bytes_L(question.subject)
     on_cpu = layers_on_cpu(question)
     rest = _lines_of_llama_cpp(question, profile)
     counts_L = geometry.experts_L or (geometry.num_experts,) * geometry.num_layers
@@ -108,10 +101,3 @@ def _lines_of_llama_cpp(question: Question, profile: HardwareProfile) -> Lines:
         draft=question.draft_bytes,
         reserve=int(RESERVE_SHARE * capacity),
     )
-
-
-def _layer_bytes_L(question: Question) -> list[int]:
-    """Bytes of all experts of each layer."""
-    geometry = question.subject.geometry
-    counts_L = geometry.experts_L or (geometry.num_experts,) * geometry.num_layers
-    return [count * size for count, size in zip(counts_L, question.subject.expert_bytes_L, strict=True)]
