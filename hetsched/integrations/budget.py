@@ -42,14 +42,16 @@ def planned(
         dense_bytes=rest.dense_bytes,
         pinnable_bytes=hardware.pinnable_bytes,
         host_expert_bytes=rest.expert_bytes,
+        shared=hardware.unified_memory,
     )
     if gpu is not None and not plan.slots:
         lines = plan.gpu
+        host = f", what the host holds in the same memory ({show_bytes(plan.host.total)})" if plan.shared else ""
         raise InputError(
             f"{hardware.name} has {show_bytes(plan.gpu_bytes)} and no room for an expert beside dense weights "
             f"({show_bytes(lines.dense)}), cache ({show_bytes(lines.kv_cache)} at context {plan.context:,}, batch "
-            f"{plan.batch}), prefill ({show_bytes(lines.prefill)}) and reserve ({show_bytes(lines.reserve)}); give a "
-            "smaller context, a gpu_memory, or hardware='cpu'"
+            f"{plan.batch}), prefill ({show_bytes(lines.prefill)}){host} and reserve ({show_bytes(lines.reserve)}); "
+            "give a smaller context, a gpu_memory, or hardware='cpu'"
         )
     return plan
 

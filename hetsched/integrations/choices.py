@@ -145,7 +145,8 @@ def sizes_of(
     )
     tier = tier_for(wanted, modules, geometry, hardware, names.timed_as, budget_bytes, frequency_LE)
     if tier.precision is not None:
-        plan = planned(budget_bytes, tier.slots, hardware, rest.with_copies(tier.slots), context, batch)
+        asked = None if options.gpu_memory is None else budget_bytes
+        plan = planned(asked, tier.slots, hardware, rest.with_copies(tier.slots), context, batch)
     return Sizes(plan, tier)
 
 

@@ -96,6 +96,8 @@ class MemoryPlan:
         if self.gpu_bytes:
             where, lines, total_bytes, left_bytes = "GPU", self.gpu, self.gpu_bytes, self.gpu_left_bytes
         shown = [f"{NAMES.get(name, name)} {show_bytes(value)}" for name, value in asdict(lines).items() if value]
+        if self.shared:
+            shown.append(f"the host's {show_bytes(self.host.total)} in the same memory")
         left = f"{show_bytes(left_bytes)} left" if left_bytes >= 0 else f"{show_bytes(-left_bytes)} TOO MUCH"
         sequences = "" if self.batch == 1 else f" x {self.batch}"
         planned = f"planned for {self.context:,}{sequences} tokens"
@@ -108,6 +110,7 @@ class MemoryPlan:
             "host": asdict(self.host),
             "gpu_bytes": self.gpu_bytes,
             "host_bytes": self.host_bytes,
+            "shared": self.shared,
             "pinned_bytes": self.pinned_bytes,
             "slots": self.slots,
             "context": self.context,

@@ -104,6 +104,8 @@ def _rooms(memory: MemoryPlan) -> list[str]:
         room = f"{memory.slots:,} of {memory.experts:,} experts on the GPU, {show_bytes(memory.expert_bytes)} each"
         more = f"; all need {show_bytes(memory.missing_bytes)} more" if memory.missing_bytes else ""
         lines.append(f"{room}{more}")
+    if memory.shared:
+        lines.append("GPU and host have one memory, in which both have their lines; what is left is left by both")
     if memory.pinned_bytes:
         lines.append(f"pinned of the host's memory: {show_bytes(memory.pinned_bytes)}")
     return lines
