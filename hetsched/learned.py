@@ -36,24 +36,6 @@ class Memory:
     shape: str
     sums: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
-    def merged(self, other: Memory) -> Memory:
-        """Both together: sums of one name add. Raises InputError for another model's, or tables of another size."""
-        if other.shape != self.shape:
-            raise InputError(f"learned of {other.shape} cannot join what was learned of {self.shape}; name one model's")
-        sums = dict(self.sums)
-        for name, array in other.sums.items():
-            if name in sums and sums[name].shape != array.shape:
-                shapes = f"{array.shape} and {sums[name].shape}"
-                raise InputError(f"learned {name} has shapes {shapes}; learn one of them anew")
-            sums[name] = sums[name] + array if name in sums else array
-        return replace(self, sums=sums)
-
-    def decayed(self, factor: float) -> Memory:
-        """As if so much of it had been seen, 0..1. Raises InputError for another factor."""
-        if not 0 <= factor <= 1:
-            raise InputError(f"a decay of {factor:g} is outside 0..1; write half as 0.5")
-        return replace(self, sums={name: factor * array for name, array in self.sums.items()})
-
     def after(self, scheduler: Scheduler) -> Memory:
         """With what a run has learned that began with this: its forecaster's sums contain those it was given."""
         known_LE = scheduler.tokens_LE.astype(float)

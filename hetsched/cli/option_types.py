@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hetsched.errors import InputError
@@ -79,11 +78,6 @@ def non_empty_text(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; give a name, or leave the option out")
     return text
-
-
-def file_path(text: str) -> Path:
-    """A type: a path that is not empty (an empty one would be the working folder)."""
-    return Path(non_empty_text(text))
 
 
 def names_list(text: str) -> list[str]:

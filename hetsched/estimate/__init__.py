@@ -5,7 +5,7 @@ Estimated, never measured: how far they are from speeds that others published st
 
 from .decode import decode
 from .engine import ENGINES, Engine, engine_named
-from .fit import fitting_split, n_cpu_moe, n_cpu_moe_flag
+from .fit import fitting_split, n_cpu_moe
 from .placement import Placement, hit_share
 from .prefill import prefill
 from .speculate import Speculation, speculate
@@ -27,7 +27,6 @@ __all__ = [
     "fitting_split",
     "hit_share",
     "n_cpu_moe",
-    "n_cpu_moe_flag",
     "prefill",
     "speculate",
     "subject_of",

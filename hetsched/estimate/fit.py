@@ -9,20 +9,13 @@ from .subject import Subject
 WORKSPACE_BYTES = 1 << 30  # llama.cpp's compute buffers at a batch of 512, logits included
 
 
-def leading_plain_layers(subject: Subject) -> int:
-    """Layers without experts, which come first in models that have any, and which the flag counts as well."""
-    return max(len(subject.shape.layers) - subject.geometry.num_layers, 0)
-
-
 def n_cpu_moe(subject: Subject, flag: int) -> Placement:
-    """The placement of --n-cpu-moe `flag`: the experts of so many layers of the model, the first ones, on the CPU."""
-    layers = max(flag - leading_plain_layers(subject), 0)
-    return Placement.split(min(layers, subject.geometry.num_layers))
+    """The placement of --n-cpu-moe `flag`: the experts of so many layers of the model, the first ones, on the CPU.
 
-
-def n_cpu_moe_flag(subject: Subject, placement: Placement) -> int:
-    """The flag that gives this placement; 0 where it needs none."""
-    return placement.layers_on_cpu and placement.layers_on_cpu + leading_plain_layers(subject)
+    Layers without experts, which come first in models that have any, are counted as well.
+    """
+    plain_layers = max(len(subject.shape.layers) - subject.geometry.num_layers, 0)
+    return Placement.split(min(max(flag - plain_layers, 0), subject.geometry.num_layers))
 
 
 def fitting_split(subject: Subject, gpu_bytes: int, context: int) -> Placement:

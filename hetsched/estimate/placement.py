@@ -8,9 +8,7 @@ from ..errors import InputError
 from ..geometry import MoEGeometry
 
 # Of 1 - (1 - share)^skew: what the most frequent experts of one half of recorded texts met of the other half's demand.
-LOW_SKEW = 1.25  # DeepSeek-V2-Lite, where the second half is of other tasks than the first
-USUAL_SKEW = 1.7  # the same, both halves of the same mix of tasks
-HIGH_SKEW = 2.3  # gpt-oss-20b
+USUAL_SKEW = 1.7  # DeepSeek-V2-Lite, both halves of the same mix of tasks
 EVEN_SKEW = 1.0  # every expert as often as any other
 
 

@@ -37,16 +37,6 @@ class Subject:
         """Bytes of an expert of each of L MoE layers."""
         return self.geometry.expert_bytes_L or (self.geometry.expert_bytes,) * self.geometry.num_layers
 
-    @property
-    def token_bytes(self) -> int:
-        """All weights that one token reads."""
-        return self.geometry.token_expert_bytes + self.dense_bytes + self.head_bytes
-
-    @property
-    def held_dense_bytes(self) -> int:
-        """All weights but the routed experts, embedding included."""
-        return self.dense_bytes + self.head_bytes + self.embedding_bytes
-
 
 def subject_of(
     config: Any, name: str = "", file: str | FileWeights | None = None, kv_element_bytes: float = 2

@@ -27,13 +27,12 @@ DRAWS, SEED = 2000, 0
 LOW, HIGH = 2.5, 97.5  # percentiles
 
 QUALITY = ("cells", "asked", "guessed", "right")
-CALIBRATION = ("said_B", "came_B")
 
 
 def measures(sums: Sums) -> dict[str, FloatArray]:
     """Every measure that these sums allow, by its name in the document; NaN where nothing was counted.
 
-    Sums may have any leading shape (last axis B for those in CALIBRATION); the measures have that shape.
+    Sums may have any leading shape (last axis B for said_B and came_B); the measures have that shape.
     """
     found: dict[str, FloatArray] = {}
     if "guessed" in sums:

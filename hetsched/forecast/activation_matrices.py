@@ -60,11 +60,6 @@ class ActivationMatrices:
         """Add one layer's demand to the request under way. Matrices stored meanwhile count from the next request on."""
         self._entries.follow(self.arrays, layer, np.array(active, np.int64), np.array(tokens, np.int64))
 
-    def similarity_C(self) -> FloatArray:
-        """Mean over layers of the cosine to each stored matrix; layers that the request has not reached count 0."""
-        self._entries.compare(self.arrays)
-        return self.arrays.similar_C[: self.count].copy()
-
     def nearest(self) -> FloatArray | None:
         """Shares of each layer's tokens [L, E] in the nearest stored request; None where nothing is stored."""
         place = self._entries.nearest(self.arrays)

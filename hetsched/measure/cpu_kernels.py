@@ -24,14 +24,9 @@ from ..geometry import MoEGeometry
 from ..machine.memory import cache_bytes, free_bytes
 from ..machine.profile import ExpertShape, HardwareProfile
 from .experts import DTYPES, ExpertPool
-from .timing import Timing, time_calls, time_together
+from .timing import time_calls, time_together
 
 CHOICE_TOKENS = (1, 4, 8, 16, 32, 64, 128)
-
-
-def time_kernel(kernel: ExpertKernel, pool: ExpertPool, hidden_TH: torch.Tensor, budget_s: float) -> Timing:
-    """Seconds of one expert's FFN, another expert on every call."""
-    return time_calls(lambda i: kernel.swiglu(hidden_TH, pool.at(i, kernel)), budget_s)
 
 
 def time_kernels(

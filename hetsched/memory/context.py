@@ -60,15 +60,6 @@ class ContextShape:
         """Bytes that the cache of `batch` sequences of so many tokens takes."""
         return batch * element_bytes * sum(layer.elements(tokens) for layer in self.layers)
 
-    def tokens_in(self, num_bytes: int, batch: int = 1, element_bytes: int = 2) -> int:
-        """The longest context, up to `longest`, whose cache takes no more than `num_bytes`."""
-        low, high = 0, max(self.longest, 1)
-        while low < high:
-            middle = (low + high + 1) // 2
-            fits = self.cache_bytes(middle, batch, element_bytes) <= num_bytes
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return low
-
     @property
     def kinds(self) -> dict[str, int]:
         """How many layers there are of each kind, in the order in which they come."""

@@ -205,16 +205,6 @@ def prefill_bytes(geometry: MoEGeometry, shape: ContextShape, tokens: int, batch
     return batch * (tokens * per_token * element + shape.vocab * (element + 4))
 
 
-def whole_model_bytes(geometry: MoEGeometry, shape: ContextShape, context: int, batch: int = 1) -> int:
-    """All weights of a model and its cache in one place, as a draft model is held; a prefill's needs are the target's.
-
-    For a draft without experts, its weights are given to plan_memory directly.
-    """
-    element = element_bytes(geometry)
-    dense = (geometry.dense_params * geometry.num_layers + geometry.other_params) * element
-    return geometry.total_expert_bytes + dense + shape.cache_bytes(context, batch, element)
-
-
 def require_at_least_one(name: str, value: Any) -> None:
     """Raise InputError for what is no whole number from 1 on."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_TOKENS:

@@ -21,8 +21,6 @@ from ..traces.trace import RoutingTrace
 from ..types import Phase
 from .model import PlannedModel
 
-LAYOUTS = ("routing", "counts")
-
 
 def check_trace(trace: RoutingTrace, model: PlannedModel, name: str) -> None:
     """Raise InputError for a trace of a model of another shape."""

@@ -12,8 +12,6 @@ from ..errors import InputError, MissingDependencyError
 from .study import Bench, Study
 from .workers import Crash, Done, Outcome, Task, attempt
 
-AUTO = "auto"
-
 
 def run_on_ray(study: Study, tasks: Sequence[Task], address: str, done: Done) -> list[Outcome]:
     """As run_in_processes, each task a remote one. `address`: "auto" for the cluster of this machine, or its address.

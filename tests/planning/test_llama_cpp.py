@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetsched.estimate.fit import fitting_split, n_cpu_moe_flag
+from hetsched.estimate.fit import fitting_split, n_cpu_moe
 from hetsched.planning.llama_cpp import flags_of, numbers_expression, override
 from hetsched.planning.memory import layers_on_cpu, memory_of
 from hetsched.planning.outlook import expected_speeds
@@ -45,11 +45,12 @@ def test_as_few_layers_as_fit(model: str, gib: int) -> None:
     memory = memory_of(asked)
     split = fitting_split(asked.subject, gib * GIB, asked.context)
     assert layers_on_cpu(asked) == split.layers_on_cpu
-    assert flags_of(asked).n_cpu_moe == n_cpu_moe_flag(asked.subject, split)
+    flag = flags_of(asked).n_cpu_moe
+    assert n_cpu_moe(asked.subject, flag) == split
     assert memory.fits
-    if split.layers_on_cpu:
-        fewer = question(model, "llama.cpp", profile=machine(gib), n_cpu_moe=n_cpu_moe_flag(asked.subject, split) - 1)
-        assert not memory_of(fewer).fits
+    if flag:
+        assert n_cpu_moe(asked.subject, flag - 1).layers_on_cpu == split.layers_on_cpu - 1
+        assert not memory_of(question(model, "llama.cpp", profile=machine(gib), n_cpu_moe=flag - 1)).fits
 
 
 def test_flags_are_what_llama_cpp_has_room_for() -> None:
@@ -57,7 +58,7 @@ def test_flags_are_what_llama_cpp_has_room_for() -> None:
     asked, own = question(), question(engine="llama.cpp")
     flags, split = flags_of(asked), fitting_split(own.subject, machine(8).gpu.capacity_bytes, own.context)
     assert flags == flags_of(own)
-    assert flags.n_cpu_moe == n_cpu_moe_flag(own.subject, split)
+    assert n_cpu_moe(own.subject, flags.n_cpu_moe) == split
     assert flags.flags == f"-ngl 99 --n-cpu-moe {flags.n_cpu_moe} -c 4096 -fa on -ctk f16 -ctv f16"
     each = sum(own.subject.expert_bytes_L)  # one expert of every layer
     room = memory_of(own).expert_room_bytes

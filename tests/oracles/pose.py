@@ -1,4 +1,4 @@
-"""From a demand and a residency to a DispatchProblem, and from its solution to ops.
+"""From a demand and a residency to a DispatchProblem, and from its solution to ops: what kernels do on a board.
 
 Shapes: N active experts of the layer, V victims, L layers, E experts.
 """
@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..dispatch.problem import Device, DispatchProblem, johnson_order
-from ..policy import Setting, View
-from ..residency import RESIDENT
-from ..types import Demand, ExpertId, Fetch, FloatArray, Lane, Run
+from hetsched.dispatch.problem import Device, DispatchProblem, johnson_order
+from hetsched.policy import Setting, View
+from hetsched.residency import RESIDENT
+from hetsched.types import Demand, ExpertId, Fetch, FloatArray, Lane, Run
 
 FREE = -1  # a place that nobody has to leave
 _CPU, _GPU, _FETCH = (int(device) for device in Device)
