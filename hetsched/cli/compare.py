@@ -12,7 +12,7 @@ from .drafting import add_speculation_options, refuse_speculation_options
 from .option_types import at_least_one, names_list, non_empty_text, shares_list
 from .paths import PlotTarget
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
-from .shapes import model_or_name
+from .shapes import config_named, model_or_name
 
 if TYPE_CHECKING:
     from hetsched.replay import Comparison
@@ -88,6 +88,7 @@ def _compared(args: argparse.Namespace, settings: dict[str, Any], hardware: Any,
         args.trace,
         model,
         dtype=dtype,
+        config=config_named(args.model),
         hardware=hardware,
         gpu_fractions=args.gpu_fraction,
         strategies=args.strategies,

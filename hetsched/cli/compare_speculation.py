@@ -10,7 +10,7 @@ from hetsched.errors import InputError
 from .drafting import speculation_from
 from .option_types import names_list
 from .replaying import BOUND_WINDOWS
-from .shapes import model_or_name, say_if_estimate
+from .shapes import config_named, model_or_name, say_if_estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +57,7 @@ def compared_speculation(
         speculation=speculation,
         strategies=args.strategies,
         dtypes=dtypes,
+        config=config_named(args.model),
         fit_sequences=args.fit_sequences,
         fit_trace=args.fit_trace,
         jobs=args.jobs,

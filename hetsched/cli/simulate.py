@@ -11,7 +11,7 @@ from .option_types import non_empty_text, share
 from .parser import formerly
 from .paths import OutputFile
 from .replaying import add_replay_options, libraries_silenced, replay_bar, replay_settings, true_machine, with_hosts
-from .shapes import model_or_name
+from .shapes import config_named, model_or_name
 
 EXAMPLES: tuple[str, ...] = (
     "hetsched simulate --trace trace.npz --model gpt-oss-20b --hardware rtx-4060-laptop-8gb",
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     machines = with_hosts([args.hardware], settings["host_s"])
     model, dtype = model_or_name(args.model, args.dtype)
     study = replace(
-        Study.of(args.trace, model, machines, dtype),
+        Study.of(args.trace, model, machines, dtype, config_named(args.model)),
         **settings,
         true_machine=true_machine(args),
         **fitted_on(args.fit_sequences, args.fit_trace),

@@ -49,6 +49,12 @@ def step(
 
 def dense_times(subject: Subject, machine: HardwareProfile, engine: Engine, tokens: int, context: int) -> Times:
     """All of a step but the routed experts, on a machine as the engine meets it; the head for every token."""
+    host_s = subject.geometry.num_layers * engine.layer_host_s(machine) + engine.step_s
+    return replace(rest_times(subject, machine, tokens, context), host_s=host_s)
+
+
+def rest_times(subject: Subject, machine: HardwareProfile, tokens: int, context: int) -> Times:
+    """The same without the engine's own time."""
     device = machine.gpu or machine.cpu
     geometry = subject.geometry
     layers = max(len(subject.shape.layers), geometry.num_layers)
@@ -62,7 +68,6 @@ def dense_times(subject: Subject, machine: HardwareProfile, engine: Engine, toke
     return Times(
         dense_s=dense_s,
         attention_s=attention_s(device, subject.shape, tokens, context, subject.kv_element_bytes),
-        host_s=geometry.num_layers * engine.layer_host_s(machine) + engine.step_s,
         head_s=roofline_s(device, subject.head_params, head_bits, tokens),
         has_gpu=machine.gpu is not None,
     )

@@ -8,8 +8,10 @@ from typing import Any
 from ..errors import InputError
 from ..geometry import MAX_WIDTH, WEIGHT_BITS, MoEGeometry, from_config, stored_bytes, text_section, whole
 from ..memory.context import ContextShape, context_shape
+from ..memory.plan import element_bytes
 from .weights import FileWeights, file_named, sixteen_bits_beside
 
+HEADS = ("num_attention_heads", "n_head", "n_heads")
 FALLBACK_BITS = {"q4_k": 5.5, "q6_k": 8.5}  # q5_0 and q8_0, in blocks of 32 instead of 256
 
 
@@ -49,6 +51,21 @@ def subject_of(
     published = from_config(config, name)
     weights = file_named(file) if isinstance(file, str) else file or sixteen_bits_beside(published.dtype)
     return subject_with(published, context_shape(config), config, weights, kv_element_bytes)
+
+
+def subject_held(published: MoEGeometry, config: Any) -> Subject | None:
+    """The subject as hetsched holds it: experts as `published` stores them, all else in the model's own numbers.
+
+    None where the config does not say how many heads or words there are, or of which kinds its layers are.
+    """
+    element, stored = element_bytes(published), sixteen_bits_beside(published.dtype)
+    bits = 8.0 * element
+    weights = replace(stored, dense_bits=bits, router_bits=bits, head_bits=bits, embedding_bits=bits)
+    try:
+        shape, heads = context_shape(config), whole(text_section(config), MAX_WIDTH, *HEADS)
+        return subject_with(published, shape, config, weights, element) if heads and shape.vocab else None
+    except InputError:  # sizes of what the experts' own geometry does not need
+        return None
 
 
 def subject_with(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..forecast import traits
-from ..replay.study import Bench
+from ..replay.opened import Bench
 from ..traces.split import sequence_starts
 from ..traces.summary import TraceSummary, summarise
 from .cache import new_cache, serve

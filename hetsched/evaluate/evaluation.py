@@ -14,8 +14,9 @@ from ..geometry import MoEGeometry
 from ..machine import gallery
 from ..machine.profile import HardwareProfile
 from ..replay.facts import facts_of
+from ..replay.opened import Bench
 from ..replay.strategies import Strategies, strategies_of
-from ..replay.study import MEASURED, Bench, Study, check_fraction, fitted_on
+from ..replay.study import MEASURED, Study, check_fraction, fitted_on
 from ..traces.split import sequence_starts
 from ..traces.trace import RoutingTrace, load_trace
 from . import caching_study as study_of_caches

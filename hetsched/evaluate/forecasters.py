@@ -12,9 +12,9 @@ from ..forecast import Forecaster
 from ..forecast.fed import Replayed, configured
 from ..plugins import installed, installed_name, plugin
 from ..policy import traits_of
+from ..replay.opened import Bench
 from ..replay.strategies import GROUP as POLICIES
 from ..replay.strategies import Strategy
-from ..replay.study import Bench
 
 GROUP = "hetsched.forecasters"
 ALL = "all"

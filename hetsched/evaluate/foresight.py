@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from ..forecast import Forecaster
 from ..jit import compiled_and_kept
+from ..replay.opened import Bench
 from ..replay.simulator import demands
-from ..replay.study import Bench
 from ..traces.split import sequence_starts
 from ..types import FloatArray, IntArray
 from .measures import BINS, Sums

@@ -18,9 +18,9 @@ from ..board import N_ACTIVE, N_DECODED, N_FETCHES, N_HITS, N_PREFETCHES, N_TOKE
 from ..machine.profile import HardwareProfile
 from ..policy import traits_of
 from ..replay.cell import Cell
+from ..replay.opened import Bench
 from ..replay.simulator import Replay
 from ..replay.strategies import Strategy
-from ..replay.study import Bench
 from ..traces.split import sequence_starts
 from ..types import FloatArray, IntArray, Phase
 from .forecasters import Named, asking, takes_forecaster

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..replay.study import Bench
+from ..replay.opened import Bench
 from ..traces.split import sequence_starts
 from ..types import FloatArray
 from .cache import HITS, LOADS, WASTED, fill, new_cache, serve

@@ -22,9 +22,10 @@ from ..traces.verified import Drafting
 from ..types import Copies, Demand, FloatArray, LinkState, Plan
 from .choosing import Drafted, simulate_choosing
 from .drafts import AUTO
+from .left_out import decoding_s
+from .opened import Bench
 from .simulator import ConstantClock, Progress, Replay, simulate
 from .strategies import Strategy
-from .study import Bench
 
 PROBE_LAYERS = 1024  # layer-steps whose decision time is charged to a strategy that is replayed in a compiled loop
 
@@ -32,6 +33,10 @@ PROBE_LAYERS = 1024  # layer-steps whose decision time is charged to a strategy 
 @dataclass(frozen=True)
 class Row:
     """What a strategy came to. Tokens are all tokens scored; those of `tokens_per_s` are decoded or verified ones.
+
+    Seconds are of layers with experts. `whole_tokens_per_s` counts besides, of each decoded token,
+    `left_out_s_per_token`: the output head, attention over the text so far, and layers without experts. None for both
+    where the model's sizes are not known.
 
     `hit_rate`: active experts wholly there when the router asked; `late_share`: those then on their way.
     `decision_s_per_token` and `host_s_per_token`, the engine's own, are on the critical path,
@@ -63,6 +68,8 @@ class Row:
     gpu_utilisation: float = 0.0
     link_utilisation: float = 0.0
     cpu_utilisation: float = 0.0
+    left_out_s_per_token: float | None = None
+    whole_tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,8 +161,20 @@ class Cell(NamedTuple):
             overlapped_s_per_token=replayed.stats.overlapped_s / max(replayed.stats.tokens, 1),
             **{name: figures[name] for name in shared},
             **lanes,
+            **self._whole(bench, replayed),
             **{name: getattr(says, name) for name in ("family", "clairvoyant", "lossless", "stand_in")},
         )
+
+    def _whole(self, bench: Bench, replayed: Replay) -> dict[str, Any]:
+        """The figures that count what the replay leaves out; none where that is not known, or nothing was decoded."""
+        left_out, stats = bench.left_out(self.machine), replayed.stats
+        if not left_out or not stats.decode_tokens:
+            return {}
+        left_out_s = decoding_s(left_out, replayed.steps, replayed.context_S)
+        return {
+            "left_out_s_per_token": left_out_s / stats.decode_tokens,
+            "whole_tokens_per_s": stats.decode_tokens / (stats.decode_s + left_out_s),
+        }
 
 
 class CellResult(NamedTuple):

@@ -50,9 +50,13 @@ class Drafted(NamedTuple):
 
 
 class _Ran(NamedTuple):
-    """One step that was run: its inputs, how many stayed, its seconds, and the board's counts after it."""
+    """One step that was run: its inputs, how many stayed, its seconds, and the board's counts after it.
+
+    `new`: it is the first of a sequence.
+    """
 
     phase: Phase
+    new: bool
     tokens: int
     kept: int
     step_s: float
@@ -85,7 +89,7 @@ def simulate_choosing(
         layers = _demands(text, verify, len(ran), phase, new, scheduler.traits.uses_weights)
         step_s, count = run_step(layers, scheduler, timeline, cost, host_s), len(verify.rows_NL)
         before_C = ran[-1].counts_C if ran else np.zeros(COUNTS, np.int64)
-        ran.append(_Ran(phase, count, verify.kept, step_s, scheduler.board.counts.copy()))
+        ran.append(_Ran(phase, new, count, verify.kept, step_s, scheduler.board.counts.copy()))
         if phase is not Phase.PREFILL:
             seen_C = (ran[-1].counts_C - before_C) / shape.num_layers
             drafted.chooser.show(count, float(seen_C[N_ACTIVE]), float(seen_C[N_HITS]))
@@ -94,7 +98,8 @@ def simulate_choosing(
         if progress is not None and len(ran) % 64 == 0:
             progress(token, text.num_tokens)
     counts_SC = np.array([step.counts_C for step in ran]).reshape(-1, COUNTS)
-    return replayed(_as_steps(ran, drafted.token_s), scheduler, np.array([step.step_s for step in ran]), counts_SC)
+    step_s_S, new_S = np.array([step.step_s for step in ran]), np.array([step.new for step in ran], np.bool_)
+    return replayed(_as_steps(ran, drafted.token_s), new_S, scheduler, step_s_S, counts_SC)
 
 
 def _steps(text: RoutingTrace, steps: Steps, drafted: Drafted) -> Iterator[tuple[int, Verify, int, Phase, bool]]:

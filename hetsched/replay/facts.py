@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from ..types import Phase
+from .opened import Bench
 from .steps import Steps
-from .study import Bench, Study, name_of
+from .study import Study, name_of
 
 MEASURED_NOTE = (
     "decisions are charged what they take on this host, compilation apart: each its own time, or for compiled "
     "strategies the mean of a trial run, called as a model's engine calls them"
+)
+NOT_WHOLE_NOTE = (
+    "layers with experts are replayed: a token's output head and attention over its context are not counted, of "
+    "a model whose other sizes are not known"
+)
+WHOLE_NOTE = (
+    "layers with experts are replayed, and tokens/s, steps and bounds are theirs; a whole token has its output head, "
+    "attention over the text so far and layers without experts besides, the same for every strategy, while no copy "
+    "goes on"
 )
 
 
@@ -43,7 +53,7 @@ def facts_of(bench: Bench) -> dict[str, Any]:
             *([steps.note] if steps.note else []),
             *([f"fitted on all of {name_of(study.fit_source)}"] if study.fit_source is not None else []),
             "the cache is carried over between sequences; no warm-up is left out",
-            "layers with experts are replayed: a token's output head and attention over its context are not counted",
+            WHOLE_NOTE if study.subject else NOT_WHOLE_NOTE,
             MEASURED_NOTE if study.decision_s is None else f"every decision is charged {study.decision_s * 1e6:g} µs",
             *_host_notes(study),
             *([f"hardware is what is believed, {true.name} what is true"] if true else []),

@@ -8,8 +8,8 @@ from ..bound.clairvoyant import Bound, all_resident_bound, clairvoyant_bound
 from ..cost.model import CostModel
 from ..errors import InputError
 from ..machine.profile import HardwareProfile
+from .opened import Bench
 from .simulator import Progress
-from .study import Bench
 
 WINDOW_STEPS = 16
 

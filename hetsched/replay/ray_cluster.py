@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import InputError, MissingDependencyError
-from .study import Bench, Study
+from .opened import Bench
+from .study import Study
 from .workers import Crash, Done, Outcome, Task, attempt
 
 

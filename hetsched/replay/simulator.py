@@ -19,8 +19,8 @@ from ..scheduler import Scheduler
 from ..stats import RunStats
 from ..traces.trace import RoutingTrace
 from ..traces.verified import Drafting
-from ..types import Demand, Float32Array, FloatArray, IntArray, Phase
-from .steps import Steps, new_requests
+from ..types import BoolArray, Demand, Float32Array, FloatArray, IntArray, Phase
+from .steps import Steps, contexts, new_requests
 from .timeline import Timeline
 from .truth import Span, TrueHardware, true_spans, without_factors
 
@@ -36,13 +36,15 @@ Progress = Callable[[int, int], None]
 class Replay:
     """What a replay came to: sums over all layers; the seconds of each step [S], host time counted.
 
-    `counts_SC`: the board's counts (N_HITS and others of board) as they stood after each step. `drafting`: how drafts
-    fared, where it is known what was rejected.
+    `counts_SC`: the board's counts (N_HITS and others of board) as they stood after each step. `steps`: those that were
+    run, `context_S` tokens of the text before each. `drafting`: how drafts fared, where it is known what was rejected.
     """
 
     stats: RunStats
     step_s_S: FloatArray
     counts_SC: IntArray
+    steps: Steps
+    context_S: IntArray
     drafting: Drafting | None = None
 
     @property
@@ -94,18 +96,21 @@ def simulate(
         step_s_S, counts_SC = _run(trace, steps, scheduler, spans, host_s, progress)
     else:
         step_s_S, counts_SC = _run_compiled(trace, steps, scheduler, parts, spans, host_s, progress)
-    return replayed(steps, scheduler, step_s_S, counts_SC)
+    return replayed(steps, new_requests(trace, steps), scheduler, step_s_S, counts_SC)
 
 
-def replayed(steps: Steps, scheduler: Scheduler, step_s_S: FloatArray, counts_SC: IntArray) -> Replay:
-    """What steps that were run came to, with what was drafted; `step_s_S` and `counts_SC` are changed."""
+def replayed(steps: Steps, new_S: BoolArray, scheduler: Scheduler, step_s_S: FloatArray, counts_SC: IntArray) -> Replay:
+    """What steps that were run came to, with what was drafted; `step_s_S` and `counts_SC` are changed.
+
+    `new_S`: the step is the first of a sequence.
+    """
     scheduler.drop_copies()  # what is under way goes with the timeline
     scheduler.residency.check()
     _discount_rejected(steps, scheduler.stats, counts_SC)
     if steps.draft_s_S is not None:  # the lanes and the link stand still meanwhile
         step_s_S += steps.draft_s_S
         scheduler.stats.record_tail(Phase.VERIFY, float(steps.draft_s_S.sum()))
-    return Replay(scheduler.stats, step_s_S, counts_SC, steps.drafting)
+    return Replay(scheduler.stats, step_s_S, counts_SC, steps, contexts(steps, new_S), steps.drafting)
 
 
 def _discount_rejected(steps: Steps, stats: RunStats, counts_SC: IntArray) -> None:

@@ -25,10 +25,11 @@ from ..types import Outcome as LayerOutcome
 from .cell import Cell, Row
 from .facts import facts_of
 from .limits import Limit
+from .opened import Bench, first_tokens
 from .result import BoundRow, gather
 from .simulator import ConstantClock, Progress, simulate
 from .strategies import refuse_unasked, refuse_unasked_forecaster, strategies_of
-from .study import Bench, Study, check_fraction, first_tokens
+from .study import Study, check_fraction
 from .workers import Outcome, Task, attempt
 
 SCHEMA = "hetsched-simulate/1"

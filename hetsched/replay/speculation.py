@@ -13,7 +13,6 @@ from ..bound.clairvoyant import all_resident_bound
 from ..cost.model import CostModel
 from ..errors import InputError
 from ..geometry import MoEGeometry
-from ..machine import gallery
 from ..machine.profile import HardwareProfile
 from ..scheduler import DEFAULT_SOLVER
 from ..traces.trace import RoutingTrace
@@ -23,9 +22,10 @@ from .drafts import AUTO, Speculation, check_drafts, drafts_text
 from .facts import facts_of
 from .headline import CellKey, Headline, cell_of, counted, headline_of
 from .limits import WINDOW_STEPS
+from .opened import Bench
 from .result import Comparison, Failure
 from .strategies import ALL, refuse_unasked, refuse_unasked_forecaster
-from .study import MEASURED, Bench, Study, fitted_on
+from .study import MEASURED, Study, fitted_on
 from .sweep import Progress, fractions_of, outcomes_of
 from .workers import Outcome
 
@@ -91,6 +91,7 @@ def compare_speculation(
     speculation: Speculation | None = None,
     strategies: str = ALL,
     dtypes: Sequence[str | None] = (None,),
+    config: Any = None,
     fit_sequences: float | None = None,
     fit_trace: str | Path | RoutingTrace | None = None,
     max_tokens: int | None = None,
@@ -115,7 +116,7 @@ def compare_speculation(
     made: list[SpeculationComparison] = []
     for done, dtype in enumerate(dtypes):
         study = replace(
-            Study.of(trace, model if dtype is None else _with_dtype(model, dtype), hardware),
+            _study(trace, model, hardware, dtype, config),
             **fitted_on(fit_sequences, fit_trace),
             max_tokens=max_tokens,
             decision_s=decision_s,
@@ -235,8 +236,17 @@ def _with_speculation(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "speculation": speculation}
 
 
-def _with_dtype(model: str | MoEGeometry, dtype: str) -> MoEGeometry:
-    return gallery.model(model, dtype) if isinstance(model, str) else model.with_dtype(dtype)
+def _study(
+    trace: str | Path | RoutingTrace,
+    model: str | MoEGeometry,
+    hardware: Sequence[str | HardwareProfile],
+    dtype: str | None,
+    config: Any,
+) -> Study:
+    """The usual study with the experts in one precision, whether the model is named or given."""
+    if isinstance(model, str):
+        return Study.of(trace, model, hardware, dtype, config)
+    return Study.of(trace, model if dtype is None else model.with_dtype(dtype), hardware, config=config)
 
 
 def _part(progress: Progress, done: int, of: int) -> Progress:

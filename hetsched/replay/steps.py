@@ -122,6 +122,13 @@ def new_requests(trace: RoutingTrace, steps: Steps) -> BoolArray:
     return is_new_S
 
 
+def contexts(steps: Steps, new_S: BoolArray) -> IntArray:
+    """Tokens of its sequence that stayed in the text before each step, int [S]. `new_S`: as new_requests says."""
+    before_S = np.cumsum(steps.kept_S) - steps.kept_S
+    context_S: IntArray = before_S - np.maximum.accumulate(np.where(new_S, before_S, 0))
+    return context_S
+
+
 def _runs(*keys_T: npt.NDArray[np.integer]) -> IntArray:
     """Where runs of equal keys begin, and the end."""
     changed_T = np.any([np.diff(key_T) != 0 for key_T in keys_T], axis=0)

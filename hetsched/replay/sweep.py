@@ -17,10 +17,11 @@ from ..traces.trace import RoutingTrace
 from .cell import Cell
 from .facts import facts_of
 from .limits import Limit
+from .opened import Bench
 from .ray_cluster import run_on_ray
 from .result import Comparison, gather
 from .strategies import ALL, Strategies, refuse_unasked, refuse_unasked_forecaster, strategies_of
-from .study import MEASURED, Bench, Study, check_fraction, fitted_on
+from .study import MEASURED, Study, check_fraction, fitted_on
 from .workers import Outcome, Task, run_here, run_in_processes
 
 Progress = Callable[[float, int], None]
@@ -34,6 +35,7 @@ def compare(
     gpu_fractions: Sequence[float] = (0.25,),
     strategies: Strategies = ALL,
     dtype: str | None = None,
+    config: Any = None,
     fit_sequences: float | None = None,
     fit_trace: str | Path | RoutingTrace | None = None,
     max_tokens: int | None = None,
@@ -53,9 +55,10 @@ def compare(
 ) -> Comparison:
     """Replay every strategy on every machine at every fraction of the experts' bytes, and rank them.
 
-    `trace`: file or object; `model`: the one it was recorded on. `strategies`: "all", names, policy objects or classes,
-    or {label: any of these}. What is fitted gets the first `fit_sequences` of the sequences (default: half), the others
-    are scored; or all of `fit_trace`, another trace of the model, and all of `trace` is scored.
+    `trace`: file or object; `model`: the one it was recorded on, `config`: values of its config.json, from which
+    whole tokens a second follow; of a model by name they are known. `strategies`: "all", names, policy objects or
+    classes, or {label: any of these}. What is fitted gets the first `fit_sequences` of the sequences (default: half),
+    the others are scored; or all of `fit_trace`, another trace of the model, and all of `trace` is scored.
     `verify`, `replay`: as steps_of. `decision_s`: a constant makes results reproducible, and the same for any `jobs`
     and on a Ray cluster (`ray`: its address, or "auto"). `host_s`: seconds a layer for the engine itself, or MEASURED:
     what each profile says of its host. `true_hardware`: what work really takes, whatever machine of `hardware` a
@@ -65,7 +68,7 @@ def compare(
     `progress(done, tasks)`: `done` counts parts of a task too. A strategy that raises is in `failures`, the others go
     on. Raises InputError for bad arguments.
     """
-    named = Study.of(trace, model, hardware, dtype)
+    named = Study.of(trace, model, hardware, dtype, config)
     study = replace(
         named,
         **fitted_on(fit_sequences, fit_trace),

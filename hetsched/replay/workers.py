@@ -16,7 +16,8 @@ from typing import NamedTuple, TypeAlias
 from ..errors import InputError
 from .cell import Cell, CellResult
 from .limits import Limit, LimitResult
-from .study import Bench, Study
+from .opened import Bench
+from .study import Study
 
 Task: TypeAlias = Cell | Limit
 Done: TypeAlias = Callable[[float], None]  # told how many tasks are done, in parts too

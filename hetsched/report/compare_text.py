@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hetsched.machine.sizes import show_bytes
-from hetsched.report.compare_view import headline
+from hetsched.report.compare_view import headline, whole
 
 if TYPE_CHECKING:
     from hetsched.replay.cell import Row
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HEADINGS: tuple[str, ...] = (
     "strategy",
     "tokens/s",
+    "whole tokens/s",
     "ms/step",
     "of the bound",
     "hit rate",
@@ -35,7 +36,7 @@ def markdown(comparison: Comparison) -> str:
         lines += [_line(HEADINGS), _line(["---", *["---:"] * (len(HEADINGS) - 1)])]
         lines += [_line(_cells(row)) for row in rows]
         if bound := comparison.bound(hardware, fraction):
-            cells = [f"*bound, {bound.kind}*", "", f"{1e3 * bound.step_s:.2f}"]
+            cells = [f"*bound, {bound.kind}*", "", "", f"{1e3 * bound.step_s:.2f}"]
             lines.append(_line(cells + [""] * (len(HEADINGS) - len(cells))))
         lines.append("")
     lines += [f"- {note}" for note in comparison.facts["notes"]]
@@ -61,6 +62,7 @@ def _cells(row: Row) -> list[str]:
     return [
         f"**{name}**" if row.rank == 1 and not marks else name,
         f"{row.tokens_per_s:.1f}",
+        whole(row),
         f"{1e3 * row.step_s:.2f}",
         "" if row.efficiency is None else f"{row.efficiency:.2f}",
         f"{row.hit_rate:.3f}",

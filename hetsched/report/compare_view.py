@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 BAR_CELLS = 6
-FIGURES = ("tokens/s", "ms/step", "of bound", "hits", "late", "moved", "wasted", "stall", "decide", "host")
+FIGURES = ("tokens/s", "whole", "ms/step", "of bound", "hits", "late", "moved", "wasted", "stall", "decide", "host")
 DROPPED = ("family", "late", "wasted", "host", "decide", "stall", "moved", "hits", "ms/step")  # if narrow, in order
-UNITS = "moved and wasted in MiB, stall, decide and host (the engine itself) in ms, a token; hits at demand"
+UNITS = (
+    "whole: tokens/s of whole tokens; moved and wasted in MiB, stall, decide and host (the engine itself) in ms, a "
+    "token; hits at demand"
+)
 
 
 def print_comparison(comparison: Comparison, to: Console | None = None) -> None:
@@ -60,7 +63,7 @@ def _table(rows: list[Row], bounds: list[BoundRow]) -> Sheet:
         style = "bold green" if is_best else "dim" if row.clairvoyant else ""
         sheet.add(str(row.rank), _name(row), *([row.family] if with_family else []), *_cells(row), style=style)
     for bound in bounds:
-        cells = ["", f"bound: {bound.kind}", *([""] if with_family else []), "", f"{1e3 * bound.step_s:.2f}"]
+        cells = ["", f"bound: {bound.kind}", *([""] if with_family else []), "", "", f"{1e3 * bound.step_s:.2f}"]
         sheet.add(*cells, *[""] * (len(headings) - len(cells)), style="dim italic")
     return sheet
 
@@ -75,6 +78,7 @@ def _cells(row: Row) -> list[str]:
     share = "" if row.efficiency is None else f"{bar(row.efficiency)} {row.efficiency:4.0%}"
     return [
         f"{row.tokens_per_s:.1f}",
+        whole(row),
         f"{1e3 * row.step_s:.2f}",
         share,
         f"{row.hit_rate:.1%}",
@@ -85,6 +89,11 @@ def _cells(row: Row) -> list[str]:
         f"{1e3 * row.decision_s_per_token:.2f}",
         f"{1e3 * row.host_s_per_token:.2f}",
     ]
+
+
+def whole(row: Row, unknown: str = "") -> str:
+    """Tokens a second with what a replay of layers with experts leaves out."""
+    return unknown if row.whole_tokens_per_s is None else f"{row.whole_tokens_per_s:.1f}"
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:

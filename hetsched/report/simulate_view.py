@@ -56,6 +56,10 @@ def _figures(report: Report) -> Sheet:
     speed = f"{row.tokens_per_s:.1f} tokens/s, {1e3 * row.step_s:.2f} ms a step"
     limits = "; ".join(f"{b.kind} {1e3 * b.step_s:.2f} ms a step" for b in report.bounds)
     table.add("speed", Text(speed, style="bold"))
+    if row.whole_tokens_per_s is not None and row.left_out_s_per_token is not None:
+        besides = "its head, attention over the text so far and layers without experts"
+        more = f"{1e3 * row.left_out_s_per_token:.2f} ms more of each for {besides}"
+        table.add("whole tokens", f"{row.whole_tokens_per_s:.1f} tokens/s: {more}")
     if row.efficiency is not None:
         table.add("of the bound", f"{bar(row.efficiency)} {row.efficiency:.0%}\n{limits}")
     table.add("hits", f"{row.hit_rate:.1%} of active experts at demand, {row.late_share:.1%} on their way")

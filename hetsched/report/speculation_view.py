@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from hetsched.machine.sizes import show_bytes
-from hetsched.report.compare_view import headline
+from hetsched.report.compare_view import headline, whole
 from hetsched.report.tables import Column, Page, Sheet, notes
 
 if TYPE_CHECKING:
@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from hetsched.replay.headline import CellKey, Headline, Verdict
     from hetsched.replay.speculation import SpeculationComparison
 
-HEADINGS = ("", "system", "strategy", "drafts", "tokens/s", "accepted", "mean K", "hits", "moved", "wasted", "stall")
+HEADINGS = (
+    *("", "system", "strategy", "drafts", "tokens/s", "whole", "accepted", "mean K", "hits"),
+    *("moved", "wasted", "stall"),
+)
 DROPPED = ("wasted", "stall", "mean K", "moved", "hits", "accepted")
 PROSE = ("system", "strategy")
-UNITS = "drafts: asked for in each step, blank: token by token; moved and wasted in MiB, stall in ms, a token"
+UNITS = (
+    "drafts: asked for in each step, blank: token by token; whole: tokens/s of whole tokens; moved and wasted in MiB, "
+    "stall in ms, a token"
+)
 SUMMARY = (
     *("precision", "machine", "experts", "tokens/s", "drafts", "speculative", "which is", "standard mean"),
     *("MoE-SpAc", "roof"),
@@ -86,6 +92,7 @@ def _cells(row: SpeculativeRow) -> list[str]:
         row.strategy,
         row.drafts,
         f"{row.tokens_per_s:.1f}",
+        whole(row),
         f"{row.acceptance:.0%}" if row.drafts else "",
         f"{row.mean_k:.2f}" if row.drafts else "",
         f"{row.hit_rate:.1%}",

@@ -9,7 +9,8 @@ import numpy as np
 
 from hetsched.evaluate.evaluation import in_two
 from hetsched.geometry import MoEGeometry
-from hetsched.replay.study import Bench, Study
+from hetsched.replay.opened import Bench
+from hetsched.replay.study import Study
 from hetsched.traces.trace import RoutingTrace
 from hetsched.types import Demand, FloatArray
 

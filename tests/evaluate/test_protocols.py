@@ -21,8 +21,9 @@ from hetsched.forecast.ewma import Ewma
 from hetsched.policies.lru import OnDemandLru
 from hetsched.replay import compare
 from hetsched.replay.cell import Cell
+from hetsched.replay.opened import Bench
 from hetsched.replay.strategies import Strategy, strategies_of
-from hetsched.replay.study import Bench, Study
+from hetsched.replay.study import Study
 from hetsched.traces.split import sequence_starts
 from hetsched.types import Demand
 from tests.evaluate.made import Scripted, bench

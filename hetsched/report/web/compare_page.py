@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...machine.sizes import show_bytes
-from ..compare_view import UNITS, headline
+from ..compare_view import UNITS, headline, whole
 from .compare_figures import figures_of, label
 from .page import Page, Section, Table, Tile
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HEADINGS = (
     "strategy",
     "tokens/s",
+    "whole",
     "of bound",
     "hits",
     "late",
@@ -114,6 +115,7 @@ def _cells(row: Row) -> list[str]:
     mib = 2.0**20
     return [
         f"{row.tokens_per_s:.1f}",
+        whole(row, "–"),
         "–" if row.efficiency is None else f"{row.efficiency:.0%}",
         f"{row.hit_rate:.1%}",
         f"{row.late_share:.1%}",
