@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,25 @@ from .errors import InputError
 TEXT_BYTES = 16 << 20  # of a text read whole: prompts, config.json, an index of shards
 JSON_DEPTH = 64  # objects and lists inside one another
 _SAID = 300  # characters of what a library said
+HEAD_BYTES = 4096  # of a file, in which its kind shows
+ZIP, BINARY = "a zip archive, as .npz and .pt files are", "a binary file"
+_KINDS = (  # first bytes, and whose they are
+    (rb"PK\x03\x04", ZIP),
+    (rb"GGUF[\x01-\x09]\0\0\0", "a GGUF file"),
+    (rb".{7}\0\{\s*\"", "a safetensors file"),
+    (rb"\x93NUMPY", "a .npy array"),
+    (rb"\x1f\x8b", "compressed by gzip"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (rb"\x89PNG|\xff\xd8\xff", "a picture"),
+    (rb"%PDF-", "a PDF"),
+    (rb"PAR1", "a Parquet file"),
+    (rb"\x80[\x02-\x05]", "a pickle"),
+    (rb"\xff\xfe|\xfe\xff", "text in UTF-16"),
+    (rb"\s*<[!?a-zA-Z]", "HTML or XML"),
+    (rb"\s*[\[{]", "JSON"),
+    (rb"(\s*#[^\n]*\n)*(---\s*\n)?\s*[A-Za-z_][\w-]*:(\s|$)", "YAML"),
+    (rb".*\0", BINARY),
+)
 
 
 @contextmanager
@@ -39,6 +59,11 @@ def _said(error: BaseException) -> str:
     text = " ".join(str(error).split())
     name = "" if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: "
     return f"{name}{text[:_SAID]}".removesuffix(": ").rstrip(".")
+
+
+def kind_of(head: bytes) -> str:
+    """What the first HEAD_BYTES of a file say that it is, to put after "is"; "" where they do not."""
+    return next((kind for first, kind in _KINDS if re.match(first, head, re.DOTALL)), "" if head else "empty")
 
 
 def open_regular(path: str | Path, what: str, limit_bytes: int | None = None) -> IO[bytes]:
@@ -76,10 +101,16 @@ def read_bytes(path: str | Path, what: str, limit_bytes: int = TEXT_BYTES) -> by
 
 def read_text_file(path: str | Path, what: str, limit_bytes: int = TEXT_BYTES) -> str:
     """All of a UTF-8 text file. Raises InputError as open_regular() does, and for what is no UTF-8."""
+    data = read_bytes(path, what, limit_bytes)
     try:
-        return read_bytes(path, what, limit_bytes).decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if kind := kind_of(data[:HEAD_BYTES]):
+            raise InputError(f"{path} is {kind}, not UTF-8 text; give {what}") from error
         raise InputError(f"{path}: not UTF-8 text: {error}; give {what}") from error
+    if "\0" in text[:HEAD_BYTES]:  # what happens to be UTF-8 nevertheless
+        raise InputError(f"{path} is {kind_of(data[:HEAD_BYTES])}, no text; give {what}")
+    return text
 
 
 def read_json(path: str | Path, what: str, fix: str) -> Any:
@@ -88,7 +119,9 @@ def read_json(path: str | Path, what: str, fix: str) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}; {fix}") from error
+        kind = kind_of(text[:HEAD_BYTES].encode())
+        reason = f"no JSON: {error}" if kind in ("", "JSON") else f"{kind}, no JSON"
+        raise InputError(f"{path} is {reason}; {fix}") from error
 
 
 def parse_json(text: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hetsched.machine import gallery
 from hetsched.machine.model_yaml import load_geometry, load_model_card
 from hetsched.machine.profile_yaml import load_profile
 from hetsched.machine.yaml_lines import FILE_BYTES, FileError
-from hetsched.reading import JSON_DEPTH, open_regular, parse_json, read_bytes, read_text_file, refusing
+from hetsched.reading import JSON_DEPTH, open_regular, parse_json, read_bytes, read_json, read_text_file, refusing
 from hetsched.traces.prompts import read_prompts
 from hetsched.traces.rows import row_file
 from hetsched.traces.trace import load_trace
@@ -70,6 +71,41 @@ def test_sizes_are_bounded(tmp_path: Path) -> None:
     for wrong in ("a\0b", "x" * 5000):
         with pytest.raises(InputError, match="cannot read"):
             open_regular(wrong, "a text")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"PK\x03\x04\x14\0\0\0\xff\xff", "a zip archive, as .npz and .pt files are"),
+        (b"GGUF\x03\0\0\0\x01\x02", "a GGUF file"),
+        (struct.pack("<Q", 40) + b'{"weight":{"dtype":"F32"}}\xff', "a safetensors file"),
+        (b"\x93NUMPY\x01\0", "a .npy array"),
+        (b"\x80\x02}q\0.", "a pickle"),
+        (b"<!DOCTYPE html><html></html>", "HTML or XML"),
+        (b"# a profile\nschema: hetsched-profile/1\n", "YAML"),
+        (b"\xff\xfea\0", "text in UTF-16"),
+        (b"\x7fELF\0\0", "a binary file"),
+        (b"", "empty"),
+    ],
+)
+def test_the_wrong_kind_of_file_is_named(tmp_path: Path, data: bytes, kind: str) -> None:
+    """By what it begins with, whatever reads it, in one line that says what is wanted."""
+    path = tmp_path / "thing"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_json(path, "a comparison", "give a comparison")
+    assert str(caught.value).startswith(f"{path} is {kind}, no")
+    assert str(caught.value).endswith("; give a comparison")
+    if kind not in ("a zip archive, as .npz and .pt files are", "a binary file"):
+        with pytest.raises(InputError, match=f"is {kind}, not a routing trace"):
+            load_trace(path)
+
+
+def test_text_that_is_as_it_should_be_is_read(tmp_path: Path) -> None:
+    """What files of other kinds begin with may stand in a text."""
+    for text in ("GGUF is a format", "PK", "<b>: write HTML", "{1, 2}", "key: value"):
+        (tmp_path / "prompts.txt").write_text(text)
+        assert read_prompts(tmp_path / "prompts.txt") == [text]
 
 
 def test_json_is_bounded_in_depth_and_digits() -> None:

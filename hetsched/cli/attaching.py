@@ -15,6 +15,7 @@ from hetsched.loading.progress import stage
 from hetsched.machine.demo_geometry import DEMO as DEMO
 from hetsched.machine.hardware import is_this_machine
 from hetsched.memory.plan import USUAL_CONTEXT
+from hetsched.reading import HEAD_BYTES, kind_of, open_regular
 from hetsched.report.steering_view import steered_words
 
 from .option_types import NotedOption, at_least_one, finite_float, non_empty_text, refuse_given
@@ -222,7 +223,9 @@ def model_folder(name: str, *, progress: bool = True) -> Path:
     if is_gguf(folder):
         return folder
     if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{name} is no model folder: it has no config.json; give a checkpoint folder, GGUF file, hub id or 'demo'"
-        )
+        kind, fix = "", "give a checkpoint folder, GGUF file, hub id or 'demo'"
+        if folder.is_file():
+            with open_regular(folder, "a model") as file:
+                kind = kind_of(file.read(HEAD_BYTES)) or "a file"
+        raise InputError(f"{name} is {f'{kind}, ' if kind else ''}no model folder: it has no config.json; {fix}")
     return folder

@@ -36,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Read, draw, write; 0."""
+    open_regular(args.source, TAKEN).close()
     target: Path = args.out or args.source.with_suffix(".html")
     check_distinct([target], [args.source])
     check_file(target)

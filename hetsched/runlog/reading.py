@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import InputError
-from ..reading import open_regular
+from ..reading import HEAD_BYTES, kind_of, open_regular
 from .copies import Copy, copies_of, copy_s_of
 from .lines import CLOCKS, SCHEMA, End, Event, Frame, Header, Layer, layer_of
 
@@ -138,6 +138,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
             except (ValueError, RecursionError) as error:
                 if not raw.endswith(b"\n") and number > 1 and len(raw) < LINE_BYTES:
                     return
+                kind = kind_of(raw[:HEAD_BYTES]) if number == 1 else ""
+                if kind not in ("", "JSON"):
+                    raise InputError(f"{path} is {kind}, no JSON lines; give {WHAT}") from error
                 raise _wrong(path, number, f"is no JSON: {getattr(error, 'msg', error)}") from error
             if not isinstance(line, dict):
                 raise _wrong(path, number, f"is {type(line).__name__}, not an object")

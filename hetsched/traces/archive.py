@@ -26,7 +26,7 @@ import numpy.typing as npt
 from ..cache import cache_folder
 from ..errors import InputError
 from ..files import replacing
-from ..reading import open_regular
+from ..reading import BINARY, HEAD_BYTES, ZIP, kind_of, open_regular
 
 READ_WHOLE_BYTES = 256 << 20  # compressed members up to this size are read into memory
 META_BYTES = 64 << 20  # of the meta text, which is stored at four bytes a character
@@ -68,6 +68,10 @@ def read_arrays(path: str | Path, names: Iterable[str] | None = None, what: str 
     except InputError:
         raise
     except _DAMAGE as error:
+        with open_regular(path, what) as file:
+            kind = kind_of(file.read(HEAD_BYTES))
+        if kind not in ("", ZIP, BINARY):
+            raise InputError(f"{path} is {kind}, not {what}; name another file") from error
         raise InputError(f"{path}: not {what}, without pickles, or damaged: {error}; name another file") from error
 
 
