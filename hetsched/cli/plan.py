@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         from hetsched.report.plan_view import plan_view
         from hetsched.report.tables import console
 
-        console().print(plan_view(plan, notes_of(plan)))
+        console().print(plan_view(plan, notes_of(plan)), crop=False)
     return 0
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..errors import InputError
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
 from ..machine.sizes import parse_bytes, show_bytes
+
+NUMBER = re.compile(r"\d{0,6}\.?\d{1,6}")
 
 
 def expert_budget(gpu_memory: str | int | None, geometry: MoEGeometry, hardware: HardwareProfile) -> int | None:
@@ -31,7 +34,16 @@ def _check(given: Any, budget: int, geometry: MoEGeometry, name: str, device_byt
             f"gpu_memory {show_bytes(budget)} is more than {name} has; give at most {show_bytes(device_bytes)}"
         )
     if budget < geometry.expert_bytes:
+        meant = _meant(str(given).strip(), device_bytes)
         raise InputError(
-            f"gpu_memory {given} ({budget} bytes) holds no expert; the least that works is "
+            f"gpu_memory {given} ({budget} bytes) holds no expert; {meant}the least that works is "
             f"{geometry.expert_bytes} bytes ({show_bytes(geometry.expert_bytes)}), or hardware='cpu' for none"
         )
+
+
+def _meant(given: str, device_bytes: int) -> str:
+    """What somebody may have meant who wrote a number without a unit."""
+    if not NUMBER.fullmatch(given) or not 0 < float(given) <= 100:
+        return ""
+    share = f"write {float(given) * (100 if float(given) < 1 else 1):g}% for that share of the experts"
+    return f"{share}, {given}GiB for a size; " if float(given) * 2**30 <= device_bytes else f"{share}; "

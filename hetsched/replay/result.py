@@ -22,7 +22,8 @@ SCHEMA = "hetsched-compare/1"
 class BoundRow(NamedTuple):
     """Mean seconds of a step that no strategy beats, over the `steps` steps of `windows` windows.
 
-    `kind`: "clairvoyant", or "all-resident", the roof with unlimited GPU memory.
+    `kind`: "clairvoyant", or "all-resident", the roof with unlimited GPU memory, where the CPU takes
+    experts that the GPU would be longer for.
     """
 
     hardware: str
@@ -141,7 +142,8 @@ def gather(tasks: Sequence[Task], outcomes: Sequence[Outcome], facts: dict[str, 
     if bounds:
         notes.append(
             f"the bound covers {bounds[0].steps} steps in {bounds[0].windows} evenly spread windows of {WINDOW_STEPS}; "
-            "efficiency is its time over the strategy's on the same steps"
+            "efficiency is its time over the strategy's on the same steps; all-resident: every expert has a slot, and "
+            "the CPU still takes some where the GPU alone would be longer"
         )
     notes += [
         f"{name} has no GPU: nothing to bound" for name in {h: None for (h, _), o in limits.items() if not o.bounds}

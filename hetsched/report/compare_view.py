@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 BAR_CELLS = 6
+BOUNDS = {"clairvoyant": "clairvoyant", "all-resident": "all-resident + CPU"}  # kinds, for people
 FIGURES = ("tokens/s", "whole", "ms/step", "of bound", "hits", "late", "moved", "wasted", "stall", "decide", "host")
 DROPPED = ("family", "late", "wasted", "host", "decide", "stall", "moved", "hits", "ms/step")  # if narrow, in order
 UNITS = (
@@ -63,7 +64,8 @@ def _table(rows: list[Row], bounds: list[BoundRow]) -> Sheet:
         style = "bold green" if is_best else "dim" if row.clairvoyant else ""
         sheet.add(str(row.rank), _name(row), *([row.family] if with_family else []), *_cells(row), style=style)
     for bound in bounds:
-        cells = ["", f"bound: {bound.kind}", *([""] if with_family else []), "", "", f"{1e3 * bound.step_s:.2f}"]
+        name = f"bound: {BOUNDS.get(bound.kind, bound.kind)}"
+        cells = ["", name, *([""] if with_family else []), "", "", f"{1e3 * bound.step_s:.2f}"]
         sheet.add(*cells, *[""] * (len(headings) - len(cells)), style="dim italic")
     return sheet
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from hetsched.machine.sizes import show_bytes
 from hetsched.machine.units import human
 from hetsched.memory.plan import NAMES
-from hetsched.report.tables import Column, Page, Sheet, figures, notes
+from hetsched.report.tables import Column, Page, Sheet, figures, notes, to_copy
 
 if TYPE_CHECKING:
     from hetsched.memory.plan import MemoryPlan
@@ -50,7 +50,9 @@ def _speeds(plan: Plan) -> Sheet:
     question = plan.question
     clock = "simulated" if plan.traced else "estimated"
     table = Sheet("tokens/s", *figures("low", "expected", "high"), Column("", prose=True))
-    table.add("decode", *map(_speed, plan.decode), f"{clock}; bottleneck {_bottleneck(plan)}", style="bold")
+    together = f", all {question.batch:,} sequences together" if question.batch > 1 else ""
+    text = f"{clock}{together}; bottleneck {_bottleneck(plan)}"
+    table.add("decode", *map(_speed, plan.decode), text, style="bold")
     table.add("prompt", *map(_speed, plan.prefill), f"estimated, {question.prompt:,} tokens")
     if plan.strategy == "hot-experts" and plan.outlook is not None:
         shares = (f"{hit or 0.0:.0%}" for hit in plan.outlook.hit)
@@ -71,7 +73,15 @@ def _bottleneck(plan: Plan) -> str:
     assert plan.outlook is not None
     times = plan.outlook.times
     name = times.bottleneck
-    return f"{name}, busy {human(times.lanes[name], 's')} of {human(times.total_s, 's')} a token"
+    return f"{name}, busy {human(times.lanes[name], 's')} of {human(times.total_s, 's')}, {_token(plan)}"
+
+
+def _token(plan: Plan) -> str:
+    """What the seconds of a token are, where steps have several."""
+    batch = plan.question.batch
+    if batch > 1:
+        return f"a token's share of a step of {batch}"
+    return "a token's share of a step with drafts" if plan.drafted is not None and plan.drafted.pays else "a token"
 
 
 def _speed(value: float | None) -> str:
@@ -114,7 +124,8 @@ def _rooms(memory: MemoryPlan) -> list[str]:
 def _time(plan: Plan) -> Sheet:
     assert plan.outlook is not None
     times = plan.outlook.times
-    table = Sheet("a token's time", *figures("expected", "share"))
+    token = _token(plan)
+    table = Sheet("a token's time" if token == "a token" else token, *figures("expected", "of it"))
     for name, seconds in times.parts.items():
         if seconds:
             text = name.removesuffix("_s").replace("_", " ")
@@ -159,4 +170,4 @@ def _llama_cpp(plan: Plan) -> list[RenderableType]:
     lines = [f"llama.cpp{speed}: {flags.flags}"]
     lines += [f"  or, for --n-cpu-moe: -ot '{flags.override}'"] if flags.override else []
     lines += [f"  forks with a hot-expert cache: {flags.fork_flags}"] if flags.fork_flags else []
-    return [Text(line, overflow="fold") for line in lines]
+    return [to_copy(line) for line in lines]

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from hetsched.machine.sizes import show_bytes
-from hetsched.report.compare_view import bar, headline
+from hetsched.report.compare_view import BOUNDS, bar, headline
 from hetsched.report.predictions_view import predictions_table
 from hetsched.report.simulate_gantt import layers_drawn
 from hetsched.report.tables import Column, Page, Sheet, notes
@@ -54,7 +54,7 @@ def _figures(report: Report) -> Sheet:
     row, stats = report.row, report.stats
     table = Sheet("", Column("", prose=True))
     speed = f"{row.tokens_per_s:.1f} tokens/s, {1e3 * row.step_s:.2f} ms a step"
-    limits = "; ".join(f"{b.kind} {1e3 * b.step_s:.2f} ms a step" for b in report.bounds)
+    limits = "; ".join(f"{BOUNDS.get(b.kind, b.kind)}: {1e3 * b.step_s:.2f} ms a step" for b in report.bounds)
     table.add("speed", Text(speed, style="bold"))
     if row.whole_tokens_per_s is not None and row.left_out_s_per_token is not None:
         besides = "its head, attention over the text so far and layers without experts"

@@ -171,6 +171,14 @@ class Page:
             yield Text(f"a wider terminal or {self._more} shows: {', '.join(dropped)}", style="dim")
 
 
+def to_copy(text: str) -> Text:
+    """A line that is copied as it is: wider than the terminal, it goes on there, and is still one line.
+
+    For a console that is asked not to crop.
+    """
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
 def notes(texts: Sequence[str]) -> list[Text]:
     """Remarks beneath a table, each once."""
     return [Text(f"· {text}", style="dim") for text in dict.fromkeys(texts)]

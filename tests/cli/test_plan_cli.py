@@ -154,7 +154,12 @@ REFUSED = {
     "draft": (["--draft", "mtp"], "belongs to --speculate"),
     "drafts of a batch": (["--speculate", "2", "--batch", "2"], "one sequence"),
     "gpu memory": (["--gpu-memory", "900GiB"], "more than rtx-3060-12gb has"),
-    "no expert": (["--gpu-memory", "1KB"], "holds no expert"),
+    "no expert": (["--gpu-memory", "1KB"], "holds no expert; the least that works"),
+    "a share without %": (
+        ["--gpu-memory", "25"],
+        "holds no expert; write 25% for that share of the experts; the least",
+    ),
+    "half": (["--gpu-memory", "0.5"], "write 50% for that share of the experts, 0.5GiB for a size; the least"),
     "format": (["--format", "q99"], "q99"),
     "engine": (["--engine", "vllm"], "invalid choice"),
 }
@@ -189,10 +194,32 @@ def test_nothing_is_cut_off(
     monkeypatch.setattr(tables, "console", lambda: made)
     code, out, _ = call(capsys, *argv)
     assert code == 0
-    assert max(map(len, out.splitlines())) <= int(columns)
+    to_copy = [line for line in out.splitlines() if line.lstrip().startswith(("llama.cpp", "or, for", "forks"))]
+    assert max(len(line) for line in out.splitlines() if line not in to_copy) <= int(columns)
+    told = document(capsys, *argv)
+    named = told["llama_cpp"]["override_tensor"], told["llama_cpp"]["fork_flags"]
+    texts = [told["llama_cpp_flags"], *named] if to_copy else []
+    for line, text in zip(to_copy, filter(None, texts), strict=True):
+        assert line.rstrip("'").endswith(text)  # whole, whatever the width
     assert "…" not in out
     assert "a wider terminal" not in out
     assert re.search("left +", out)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (ASKED["batch"], ("all 4 sequences together", "a token's share of a step of 4")),
+        (ASKED["draft model"], ("a token's share of a step with drafts",)),
+        (ASKED["llama.cpp"], ("a token's time",)),
+    ],
+)
+def test_seconds_say_whose_they_are(capsys: pytest.CaptureFixture[str], argv: list[str], said: tuple[str, ...]) -> None:
+    """A token's own, or its share of a step that has several."""
+    code, out, _ = call(capsys, *argv)
+    assert code == 0
+    assert all(text in out for text in said)
+    assert ("a token's time" in out) == (said == ("a token's time",))
 
 
 def test_no_torch_is_imported() -> None:

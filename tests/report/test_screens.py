@@ -53,6 +53,8 @@ def test_compare(replay: list[str]) -> None:
         assert {*always, *dropped, f"{1e3 * r['stall_s_per_token']:.2f}"} <= set(row(whole, r["strategy"]).split())
     assert "a wider terminal or --json shows: family, late, wasted" in narrow
     assert "wider" not in whole
+    assert "bound: all-resident + CPU" in narrow
+    assert "the CPU still takes some where the GPU alone would be longer" in whole
     assert "\x1b" not in whole
     assert "family" not in row(narrow, "strategy")
     assert {"family", "late", "wasted"} <= set(row(whole, "strategy").split())
