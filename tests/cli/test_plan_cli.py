@@ -206,6 +206,13 @@ def test_nothing_is_cut_off(
     assert re.search("left +", out)
 
 
+def test_a_context_that_the_model_was_not_made_for_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = "plan", "--model", "olmoe-1b-7b", "--hardware", MACHINE, "--context"
+    note = "the model was made for 4,096 tokens, and the context is 4,097"
+    assert note in document(capsys, *asked, "4097")["notes"]
+    assert note not in document(capsys, *asked, "4096")["notes"]
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
