@@ -42,10 +42,11 @@ from ..board import (
     TOKENS,
     VICTIM,
     Arrays,
+    Board,
     Bytes,
 )
 from ..board.contract import open_board
-from ..jit import compiled_and_kept, source_stamp
+from ..jit import compiled_and_kept, compiled_lean, source_stamp
 from ..jit.c_call import CFunction
 from ..types import FloatArray, IntArray, Outcome
 
@@ -76,7 +77,52 @@ class RawLayer(NamedTuple):
     gain_s: list[float]
 
 
-def _entries(stamp: int) -> tuple[Any, Any]:
+@compiled_lean
+def write_words(board: Board, words_I: IntArray, i: int, places: IntArray) -> int:
+    """Copy a decided layer's rows to words from `i` on; where they end."""
+    at, first = board.at, board.at[LAYER] * board.at[EXPERTS]
+    for place in places:
+        words_I[i] = at[place]
+        i += 1
+    for n in range(at[ACTIVE]):
+        words_I[i], words_I[i + at[ACTIVE]] = board.active_N[n], board.tokens_N[n]
+        i += 1
+    i += at[ACTIVE]
+    for n in range(at[RUNS]):
+        words_I[i] = board.runs_4N[EXPERT, n]
+        is_here = board.state_F[first + words_I[i]] == RESIDENT
+        words_I[i + at[RUNS]] = board.runs_4N[LANE, n] + HERE * is_here
+        i += 1
+    i += at[RUNS]
+    for n in range(at[FETCHES]):
+        words_I[i], words_I[i + at[FETCHES]] = board.fetches_3N[NEW, n], board.fetches_3N[VICTIM, n]
+        words_I[i + 2 * at[FETCHES]] = board.slot_F[board.fetches_3N[NEW, n]]
+        i += 1
+    i += 2 * at[FETCHES]
+    for n in range(at[EVICTS]):
+        words_I[i] = board.evicts_N[n]
+        i += 1
+    for n in range(at[FLYING]):
+        words_I[i] = board.flying_F[n]
+        i += 1
+    return i
+
+
+@compiled_lean
+def write_seconds(board: Board, seconds_R: FloatArray, s: int) -> int:
+    """Copy when a decided layer begins, and how the link stands, to seconds from `s` on; where they end."""
+    sums_s = board.sums_s
+    host_s = sums_s[S_HOST] - sums_s[S_HOST_INSIDE]
+    seconds_R[s] = sums_s[S_DENSE] + host_s + sums_s[S_DECISION] + sums_s[S_MAKESPAN]
+    seconds_R[s + 1], seconds_R[s + 2] = board.now[LINK_FREE_S], sums_s[S_OVERLAPPED]
+    s += 3
+    for n in range(board.at[FLYING]):
+        seconds_R[s] = board.left_s_F[n]
+        s += 1
+    return s
+
+
+def _deciding(stamp: int) -> Any:
     @compiled_and_kept
     def decided(
         bytes_B: Bytes,
@@ -89,41 +135,13 @@ def _entries(stamp: int) -> tuple[Any, Any]:
     ) -> None:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit
         board = open_board(bytes_B, ints_I, floats_R)
-        at, sums_s, i, s = board.at, board.sums_s, cursor[DONE], cursor[DONE_S]
-        first = at[LAYER] * at[EXPERTS]
-        for place in places:
-            words_I[i] = at[place]
-            i += 1
-        for n in range(at[ACTIVE]):
-            words_I[i], words_I[i + at[ACTIVE]] = board.active_N[n], board.tokens_N[n]
-            i += 1
-        i += at[ACTIVE]
-        for n in range(at[RUNS]):
-            words_I[i] = board.runs_4N[EXPERT, n]
-            is_here = board.state_F[first + words_I[i]] == RESIDENT
-            words_I[i + at[RUNS]] = board.runs_4N[LANE, n] + HERE * is_here
-            i += 1
-        i += at[RUNS]
-        for n in range(at[FETCHES]):
-            words_I[i], words_I[i + at[FETCHES]] = board.fetches_3N[NEW, n], board.fetches_3N[VICTIM, n]
-            words_I[i + 2 * at[FETCHES]] = board.slot_F[board.fetches_3N[NEW, n]]
-            i += 1
-        i += 2 * at[FETCHES]
-        for n in range(at[EVICTS]):
-            words_I[i] = board.evicts_N[n]
-            i += 1
-        for n in range(at[FLYING]):
-            words_I[i] = board.flying_F[n]
-            i += 1
-        host_s = sums_s[S_HOST] - sums_s[S_HOST_INSIDE]
-        seconds_R[s] = sums_s[S_DENSE] + host_s + sums_s[S_DECISION] + sums_s[S_MAKESPAN]
-        seconds_R[s + 1], seconds_R[s + 2] = board.now[LINK_FREE_S], sums_s[S_OVERLAPPED]
-        s += 3
-        for n in range(at[FLYING]):
-            seconds_R[s] = board.left_s_F[n]
-            s += 1
-        cursor[AT], cursor[AT_S] = i, s
+        cursor[AT] = write_words(board, words_I, cursor[DONE], places)
+        cursor[AT_S] = write_seconds(board, seconds_R, cursor[DONE_S])
 
+    return decided
+
+
+def _executing(stamp: int) -> Any:
     @compiled_and_kept
     def executed(
         bytes_B: Bytes,
@@ -153,10 +171,11 @@ def _entries(stamp: int) -> tuple[Any, Any]:
         most = 32 + 10 * board.at[EXPERTS] + 3 * board.at[LAYERS] * board.at[EXPERTS]
         return int(cursor[DONE] + most > len(words_I) or cursor[DONE_S] + most > len(seconds_R))
 
-    return decided, executed
+    return executed
 
 
-decided, executed = _entries(source_stamp("hetsched.board", "hetsched.board.contract", "hetsched.runlog.ring"))
+_STAMP = source_stamp("hetsched.board", "hetsched.board.contract", "hetsched.runlog.ring")
+decided, executed = _deciding(_STAMP), _executing(_STAMP)
 
 
 class LayerRing:

@@ -13,7 +13,7 @@ from transformers.modeling_layers import MtpModel
 import hetsched
 from hetsched.errors import InputError
 from hetsched.integrations.expert_modules import expert_modules
-from hetsched.integrations.transformers import running_model
+from hetsched.integrations.running import running_model
 from tests.architectures.experts_alone import Stack
 from tests.architectures.test_models import asking, build
 from tests.architectures.test_shapes import uneven
