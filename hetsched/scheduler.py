@@ -146,7 +146,7 @@ class Scheduler:
         self._step = -1
         self._layer = layers
         self._unobserved: Demand | None = None
-        self._begun: int | None = None  # the step whose beginning has been told
+        self._begun_step: int | None = None  # the step whose beginning has been told
         self._planned: Plan | None = None  # on the board
         self._looked = NOT_LOOKED  # ahead, in the layer under way
         self._undecided, self._last_undecided = 0, -1
@@ -199,8 +199,8 @@ class Scheduler:
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
         start = self.clock()
-        if demand.step != self._begun:
-            self._begun = demand.step
+        if demand.step != self._begun_step:
+            self._begun_step = demand.step
             self.recalibration.begin(demand.step)
             self.pace.begin(demand)
         try:

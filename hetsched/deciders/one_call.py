@@ -184,7 +184,7 @@ class OneCall:
 
     def copies(self) -> tuple[int, float]:
         """How many copies were chosen ahead, and the seconds that they are expected to save."""
-        found: tuple[int, float] = COPIED.unpack_from(self._copied)  # type: ignore[assignment]
+        found: tuple[int, float] = COPIED.unpack_from(self._copied)
         return found
 
     def _tell(self, demand: Demand, link: LinkState) -> None:
