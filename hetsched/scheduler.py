@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .board import STATUS, new_board, open_board
+from .board import S_OVERLAPPED, STATUS, new_board, open_board
 from .board.seconds import Seconds
 from .cost.model import CostModel
 from .deciders import Decider
@@ -32,7 +32,7 @@ from .forecast.given import check_frequency
 from .geometry import MoEGeometry
 from .machine.profile import HardwareProfile
 from .plugins import instance, plugin
-from .policy import Decision, Policy, Setting, is_compiled, traits_of
+from .policy import Policy, Setting, is_compiled, traits_of
 from .recalibration import Recalibration
 from .residency import Arrive, Drop, Residency
 from .shadow.watchdog import watchdog_of
@@ -51,7 +51,6 @@ from .types import (
     Outcome,
     Phase,
     Plan,
-    Run,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
 IDLE = LinkState()
 NO_SOLVER = "all-cpu"  # of a policy that asks none: it compiles nothing
 GPU = Lane.GPU
+NOT_LOOKED = 0.0, 0.0  # seconds that it took, and that it is expected to save
 WARN_AFTER = 8  # layers in a row that a policy could not decide
 
 
@@ -146,7 +146,9 @@ class Scheduler:
         self._step = -1
         self._layer = layers
         self._unobserved: Demand | None = None
-        self._runs: tuple[Run, ...] = ()  # on the board
+        self._begun_step: int | None = None  # the step whose beginning has been told
+        self._planned: Plan | None = None  # on the board
+        self._looked = NOT_LOOKED  # ahead, in the layer under way
         self._undecided, self._last_undecided = 0, -1
         self._executed: Callable[[Outcome], None] | None = getattr(self.policy, "executed", None)
         self._new_request = False  # of the step under way
@@ -190,27 +192,28 @@ class Scheduler:
         self, layer: int, active: list[int], phase: Phase, weights_E: FloatArray | None = None
     ) -> Demand:
         """The same for one token and its experts, ascending."""
-        ones, experts = [1] * len(active), self.geometry.num_experts
-        step = self._step_of(layer)
+        step = self._step if layer > self._layer else self._step_of(layer)
+        self._layer, ones, experts = layer, [1] * len(active), self.geometry.num_experts
         return Demand.listed(step, layer, phase, active, ones, 1, experts, weights_E, self._new_request)
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""
         start = self.clock()
-        self.recalibration.begin(demand.step)
-        self.pace.begin(demand)
+        if demand.step != self._begun_step:
+            self._begun_step = demand.step
+            self.recalibration.begin(demand.step)
+            self.pace.begin(demand)
         try:
-            decision = self.decider.decide(demand, link)
+            plan = self.decider.decide(demand, link)
         except Exception as error:  # any plug-in may fail in any way; the step must go on
-            decision = self._plain(demand, error)
-        if not self.board.at[STATUS]:  # else it is counted already
-            self.stats.record_answer(decision.solver_status)
-        if self.watchdog is not None:
+            plan = self._plain(demand, error)
+        if plan.solver_status and not self.board.at[STATUS]:  # else it is counted already
+            self.stats.record_answer(plan.solver_status)
+        if self.watchdog is not None and self.watchdog.has_moved:
             self.note_moves()
-        self._unobserved = demand
-        self._runs = decision.runs
-        runs, fetches, evicts, predicted_s, status = decision
-        return Plan(demand, runs, fetches, evicts, predicted_s, self.clock() - start, status)
+        self._unobserved, self._planned = demand, plan
+        plan.decision_s = self.clock() - start
+        return plan
 
     def prefetch(self, link: LinkState = IDLE) -> Copies:
         """Learn the last plan's demand and choose copies, while the lanes work. Without it nothing is prefetched.
@@ -224,16 +227,16 @@ class Scheduler:
             self.clock()  # which may tell spans by their number
             self._arrive(link.arrived)
             return Copies()
-        self._unobserved = None
+        self._unobserved, gained_s = None, 0.0
         chosen: list[Fetch] = []
         try:
-            self.decider.look_ahead(demand, link, chosen)
+            gained_s = self.decider.look_ahead(demand, link, chosen)
         except Exception as error:  # as in step; copies chosen before it are good
             self._excuse(Fault.PREFETCH, error)
-        copies = Copies(tuple(chosen), self.clock() - start)
-        self.stats.overlapped_s += copies.decision_s
-        self.pace.looked(copies.decision_s, self._views.gained_s())
-        return copies
+        took_s = self.clock() - start
+        self.board.sums_s[S_OVERLAPPED] += took_s
+        self._looked = took_s, gained_s
+        return Copies(tuple(chosen), took_s)
 
     @property
     def can_foresee(self) -> bool:
@@ -263,18 +266,20 @@ class Scheduler:
 
     def observe(self, outcome: Outcome) -> None:
         """Take note of an executed plan: what the GPU ran has arrived."""
-        demand, runs, uncounted = outcome.plan.demand, outcome.plan.runs, False
+        plan, uncounted = outcome.plan, False
+        demand = plan.demand
         if self._unobserved is demand:
             self._unobserved = None
             if self.pace.looking:
                 self.decider.learn(demand)
             else:
                 uncounted = True
-        on_board = runs is self._runs  # else it was put right on the way
+        on_board = plan is self._planned  # else it was put right on the way
         if not on_board and self.residency.num_copying:
-            self._arrive([run.expert for run in runs if run.lane is GPU])
+            self._arrive([run.expert for run in plan.runs if run.lane is GPU])
         notes = self._notes or self._noting()
-        notes.add(outcome, on_board, uncounted)
+        looked, self._looked = self._looked, NOT_LOOKED
+        notes.add(outcome, on_board, uncounted, *looked)
         if self._executed is not None:
             try:
                 self._executed(outcome)
@@ -343,7 +348,7 @@ class Scheduler:
         give_methods(policy, setting)
         return PythonDecider(policy, self.residency, self.arrays, self._views, self._excuse)
 
-    def _plain(self, demand: Demand, error: Exception) -> Decision:
+    def _plain(self, demand: Demand, error: Exception) -> Plan:
         """In place of a decision that failed, which has changed nothing: residents stay, misses run on the CPU."""
         from .board.contract import entries
 
@@ -354,7 +359,7 @@ class Scheduler:
             said = f"policy {self.policy.name} failed {WARN_AFTER} layers in a row, residents stay as they are"
             warnings.warn(f"{said}: {story(error)}", RuntimeWarning, stacklevel=2)
         entries.plain(*self.arrays, self.seconds.table(demand.num_tokens))
-        return self._views.decision()
+        return self._views.plan(demand)
 
     def _excuse(self, fault: Fault, error: Exception) -> None:
         """Count an error of a plug-in, or raise it where it is the user's or where that is what was asked for."""

@@ -5,6 +5,7 @@ Shapes: L layers, E experts, N active experts of one layer. Units: seconds and b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -194,20 +195,48 @@ class LinkState(NamedTuple):
     in_flight: tuple[tuple[ExpertId, float], ...] = ()
 
 
-class Plan(NamedTuple):
+class Plan:
     """What is to be done for one layer of one step, each part with its cause; order is the order of execution.
 
     `fetches` are the demanded ones; prefetches are decided while the lanes work (Scheduler.prefetch). `predicted_s` is
     the makespan that the decider expects after the decision, `decision_s` what deciding took.
     """
 
-    demand: Demand
-    runs: tuple[Run, ...]
-    fetches: tuple[Fetch, ...] = ()
-    evicts: tuple[Evict, ...] = ()
-    predicted_s: float = 0.0
-    decision_s: float = 0.0
-    solver_status: str = ""
+    __slots__ = ("_runs", "decision_s", "demand", "evicts", "fetches", "predicted_s", "solver_status")
+
+    def __init__(
+        self,
+        demand: Demand,
+        runs: tuple[Run, ...],
+        fetches: tuple[Fetch, ...] = (),
+        evicts: tuple[Evict, ...] = (),
+        predicted_s: float = 0.0,
+        decision_s: float = 0.0,
+        solver_status: str = "",
+    ) -> None:
+        self.demand = demand
+        self._runs: tuple[Run, ...] | None = runs
+        self.fetches = fetches
+        self.evicts = evicts
+        self.predicted_s = predicted_s
+        self.decision_s = decision_s
+        self.solver_status = solver_status
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every active expert once, with its lane."""
+        assert self._runs is not None, "whoever makes a plan without runs makes them here"
+        return self._runs
+
+    def lanes(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Of each run in order the expert's place among the active ones, and whether the GPU is to compute it."""
+        place_of = {e: at for at, e in enumerate(self.demand.active)}
+        return [place_of[run.expert.expert] for run in self.runs], [run.lane is Lane.GPU for run in self.runs]
+
+    def with_runs(self, runs: tuple[Run, ...]) -> Plan:
+        """The same with other runs."""
+        seconds = self.predicted_s, self.decision_s
+        return Plan(self.demand, runs, self.fetches, self.evicts, *seconds, self.solver_status)
 
 
 class Copies(NamedTuple):

@@ -40,6 +40,7 @@ class CostModel:
         self.geometry = geometry
         self.shape = shape
         self.version = 0  # counts recalibrations
+        self._expert_bytes = geometry.expert_bytes
         self._factors = dict.fromkeys(OPS, 1.0)
         self._memo: dict[str, dict[int, float]] = {name: {} for name in ("gpu", "cpu", "copy", "start", "dense")}
         self._sources: dict[str, Source] = {}
@@ -123,7 +124,7 @@ class CostModel:
         """Seconds to copy `num_bytes` (default: one expert) to the GPU from pinned memory; inf without a GPU."""
         if self.profile.h2d is None:
             return math.inf
-        size = self.geometry.expert_bytes if num_bytes is None else num_bytes
+        size = self._expert_bytes if num_bytes is None else num_bytes
         memo = self._memo["copy"]
         if size not in memo:
             memo[size] = self.profile.h2d.seconds(size) * self._factors["copy"]

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from ..faults import Fault
-from ..policy import Decision
-from ..types import Demand, Fetch, LinkState
+from ..types import Demand, Fetch, LinkState, Plan
 
 Excuse: TypeAlias = Callable[[Fault, Exception], None]  # counts what a plug-in raises, or raises it again
 
@@ -18,7 +17,7 @@ class Decider(Protocol):
     Whatever is wrong with a decision raises PlanError or ResidencyError, and nothing has changed then.
     """
 
-    def decide(self, demand: Demand, link: LinkState) -> Decision:
+    def decide(self, demand: Demand, link: LinkState) -> Plan:
         """Note arrivals, count hits, decide, and let it happen."""
         ...
 
@@ -26,6 +25,9 @@ class Decider(Protocol):
         """Learn the layer's demand."""
         ...
 
-    def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> None:
-        """Note arrivals, learn, choose copies, and let them begin: `chosen`, also where a later one raises."""
+    def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> float:
+        """Note arrivals, learn, choose copies, and let them begin: `chosen`, also where a later one raises.
+
+        Returns the seconds that they are expected to save; 0 where the policy does not say.
+        """
         ...

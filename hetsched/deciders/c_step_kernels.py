@@ -36,6 +36,7 @@ from ..board import NEW_REQUEST as AT_NEW_REQUEST
 from ..board import PHASE as AT_PHASE
 from ..board import TOKENS as AT_TOKENS
 from ..board.contract import FINE, apply_plan, drop, open_board
+from ..board.demand import list_demand
 from ..board.rows import misses_on_cpu
 from ..jit import borrowed, compiled_and_kept, compiled_lean, source_stamp
 from ..jit.shared import observed, publish
@@ -75,22 +76,11 @@ def open_queue(arrays: Any) -> CopyQueue:
 @compiled_lean
 def take_demand(board: Board, letter: Mail) -> None:
     """What the router asks for, experts ascending; a layer that does not follow the last one begins a new step."""
-    at, tokens_E, tokens = board.at, board.mark_E, letter.asked_4[post.TOKENS]
+    at, tokens = board.at, letter.asked_4[post.TOKENS]
     at[STEP] += letter.asked_4[post.LAYER] <= at[AT_LAYER]
     at[AT_LAYER], at[AT_TOKENS] = letter.asked_4[post.LAYER], tokens
     at[AT_PHASE], at[AT_NEW_REQUEST] = letter.asked_4[post.PHASE], letter.asked_4[post.NEW_REQUEST]
-    tokens_E[:] = 0
-    for t in range(tokens):
-        for k in range(letter.ids_TK.shape[1]):
-            e = letter.ids_TK[t, k]
-            if 0 <= e < at[EXPERTS]:
-                tokens_E[e] += 1
-    active = 0
-    for e in range(at[EXPERTS]):
-        if tokens_E[e]:
-            board.active_N[active], board.tokens_N[active] = e, tokens_E[e]
-            active += 1
-    at[ACTIVE] = active
+    list_demand(board, letter.ids_TK[:tokens])
 
 
 @compiled_lean
@@ -248,6 +238,7 @@ def _letters(stamp: int) -> Letters:
 SOURCES = (
     "hetsched.board",
     "hetsched.board.contract",
+    "hetsched.board.demand",
     "hetsched.board.rows",
     "hetsched.deciders.c_step_kernels",
     "hetsched.deciders.mail",

@@ -25,8 +25,7 @@ from ..dispatch.problem import DispatchProblem
 from ..faults import Fault
 from ..jit import announced, types_of
 from ..policies.compiled import ASKS, PolicyKernels, compiled_policy, never
-from ..policy import Decision
-from ..types import Demand, Fetch, Float32Array, LinkState
+from ..types import Demand, Fetch, Float32Array, LinkState, Plan
 from . import Excuse
 from .one_call import OneCall
 from .views import Views
@@ -70,22 +69,24 @@ class CompiledDecider:
             if calls.kernels.answer is not never and calls.solver is None:
                 calls.resume.compile(types_of(*given))
 
-    def decide(self, demand: Demand, link: LinkState) -> Decision:
+    def decide(self, demand: Demand, link: LinkState) -> Plan:
         """One compiled call; two where a solver in Python comes between."""
-        one = self._one_call()
+        one = self._one or self._one_call()
         wrong = one.step(demand, link)
         if wrong == ASKS:
             return self._answered(demand)
         if wrong:
             self.refuse(wrong)
-        return self._views.decision(one.runs(demand.layer, len(demand.active)))
+        return one.plan(demand)
 
-    def _answered(self, demand: Demand) -> Decision:
+    def _answered(self, demand: Demand) -> Plan:
         """The same by a solver in Python, whose problem is on the board."""
         calls = self.calls
         said = self._ask()
         self.refuse(calls.resume(*self._arrays, self._seconds.table(demand.num_tokens), calls.kernels.own))
-        return self._views.decision()._replace(solver_status=said)
+        plan = self._views.plan(demand)
+        plan.solver_status = said
+        return plan
 
     def _one_call(self) -> OneCall:
         if self._one is None:
@@ -97,14 +98,18 @@ class CompiledDecider:
         self._observed(demand)
         self._ahead(demand, True, False)
 
-    def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> None:
+    def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> float:
         """One compiled call."""
         if self.calls.kernels.observe is not None:
             self._observed(demand)
-        wrong = self._one_call().ahead(demand, link)
-        chosen += self._views.copies()
+        one = self._one or self._one_call()
+        wrong = one.ahead(demand, link)
+        count, gained_s = one.copies()
+        if count:
+            chosen += self._views.copies()
         if wrong:
             self.refuse(wrong)
+        return gained_s
 
     @property
     def can_foresee(self) -> bool:

@@ -34,7 +34,8 @@ class Methods:
     def plan(self, demand: Demand, view: View) -> Decision:
         """One layer."""
         self._show(demand, view)
-        return self._decider.decide(demand, view.link._replace(arrived=()))
+        plan = self._decider.decide(demand, view.link._replace(arrived=()))
+        return Decision(plan.runs, plan.fetches, plan.evicts, plan.predicted_s, plan.solver_status)
 
     def observe(self, demand: Demand) -> None:
         """Learn one layer's demand."""

@@ -133,11 +133,19 @@ class LayerNotes:
         self._arrays, self._seconds_4T = arrays, seconds.table(1)
         self._note = CFunction((noting.note, self._arguments()))
 
-    def add(self, outcome: Outcome, on_board: bool, uncounted: bool = False) -> None:
+    def add(
+        self,
+        outcome: Outcome,
+        on_board: bool,
+        uncounted: bool = False,
+        beside_s: float = 0.0,
+        gained_s: float = 0.0,
+    ) -> None:
         """One layer.
 
         `on_board`: its plan is the one that the board still has; what it ran on the GPU has then arrived, and its
         predictions are compared with what it took. `uncounted`: the board's demand is to be counted as seen.
+        `beside_s`: what looking ahead took, and `gained_s` what its copies are expected to save.
         """
         plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s, copied, copied_s = outcome
         demand = plan.demand
@@ -164,9 +172,10 @@ class LayerNotes:
             copied_s,
             plan.decision_s,
             plan.predicted_s,
-            *self._pace.taken(),
+            beside_s,
+            gained_s,
         )
-        self._note()
+        self._note.call()
 
     def _arguments(self) -> tuple[Any, ...]:
         return (*self._arrays, self._seconds_4T, self._pace.numbers_P, *self._given)

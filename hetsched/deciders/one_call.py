@@ -19,14 +19,22 @@ import numpy as np
 from ..board import (
     ACTIVE,
     ARRIVED,
+    CAUSE,
+    COPIES,
+    EVICTS,
+    EXPERT,
     EXPERTS,
+    FETCHES,
     FLYING,
     KEPT,
+    LANE,
     LAYER,
     LINK_FREE_S,
     NEW_REQUEST,
     PHASE,
+    PREDICTED_S,
     RUNS,
+    STATUS,
     STEP,
     TOKENS,
     WEIGHTED,
@@ -37,13 +45,17 @@ from ..board import (
 from ..board import open_board as sections
 from ..board.contract import open_board
 from ..board.seconds import Seconds
+from ..dispatch.answers import ANSWERS
 from ..jit import compiled_and_kept, compiled_lean, source_stamp
 from ..jit.c_call import CFunction
 from ..policies.compiled import CompiledPolicy
-from ..types import Demand, FloatArray, IntArray, LinkState, Run
-from .views import Views
+from ..types import Demand, FloatArray, IntArray, LinkState, Plan
+from .views import ToldPlan, Views
 
 HEAD = 11
+PLANNED = 4
+COPIED = struct.Struct("qd")
+TOLD_LINK, TOLD_LINK_AT = struct.Struct("2q8xd"), 8 * 6  # of the words copies under way and arrived, and seconds
 
 
 @compiled_lean
@@ -69,12 +81,28 @@ def put_demand(board: Board, words: IntArray, seconds: FloatArray) -> None:
 
 
 @compiled_lean
-def list_runs(board: Board, runs_4N: IntArray) -> None:
-    """All experts of the runs one after the other, then their tokens, lanes and causes."""
-    runs = min(board.at[RUNS], len(runs_4N) // 4)
-    for row in range(4):
-        for i in range(runs):
-            runs_4N[row * runs + i] = board.runs_4N[row, i]
+def list_plan(board: Board, words: IntArray, seconds: FloatArray) -> None:
+    """The plan: fetches, evictions, the solver's answer, the makespan; then of all runs as in Views.runs."""
+    at, runs = board.at, min(board.at[RUNS], (len(words) - PLANNED) // 3)
+    words[0], words[1], words[2], seconds[3] = at[FETCHES], at[EVICTS], at[STATUS], board.now[PREDICTED_S]
+    for i in range(runs):
+        at_first, at_last = 0, at[ACTIVE] - 1
+        while at_first < at_last:
+            middle = (at_first + at_last) >> 1
+            if board.active_N[middle] < board.runs_4N[EXPERT, i]:
+                at_first = middle + 1
+            else:
+                at_last = middle
+        words[PLANNED + i] = at_first
+        words[PLANNED + runs + i], words[PLANNED + 2 * runs + i] = board.runs_4N[LANE, i], board.runs_4N[CAUSE, i]
+
+
+@compiled_lean
+def sum_copies(board: Board, words: IntArray, seconds: FloatArray) -> None:
+    """How many copies were chosen, and what they are expected to save."""
+    words[0], seconds[1] = board.at[COPIES], 0.0
+    for i in range(words[0]):
+        seconds[1] += board.gain_s_W[i]
 
 
 class Ends(NamedTuple):
@@ -83,6 +111,7 @@ class Ends(NamedTuple):
     tell: Any
     tell_link: Any
     list: Any
+    sum: Any
 
 
 def _ends(stamp: int) -> Ends:
@@ -99,11 +128,16 @@ def _ends(stamp: int) -> Ends:
         put_link(open_board(bytes_B, ints_I, floats_R), words, seconds)
 
     @compiled_and_kept
-    def listed(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, runs_4N: IntArray) -> None:
+    def listed(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, words: IntArray, seconds: FloatArray) -> None:
         assert stamp >= 0
-        list_runs(open_board(bytes_B, ints_I, floats_R), runs_4N)
+        list_plan(open_board(bytes_B, ints_I, floats_R), words, seconds)
 
-    return Ends(tell, tell_link, listed)
+    @compiled_and_kept
+    def summed(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, words: IntArray, seconds: FloatArray) -> None:
+        assert stamp >= 0
+        sum_copies(open_board(bytes_B, ints_I, floats_R), words, seconds)
+
+    return Ends(tell, tell_link, listed, summed)
 
 
 ends = _ends(source_stamp("hetsched.board", "hetsched.board.contract", "hetsched.deciders.one_call"))
@@ -117,30 +151,41 @@ class OneCall:
         self._board = board = sections(*arrays)
         flat, experts = len(board.state_F), int(board.at[EXPERTS])
         self._experts, self._views = experts, views
-        words = np.zeros(HEAD + 2 * experts + 3 * flat, np.int64)
-        self._words, self._told = words.data, (words, words.view(np.float64))
-        self._runs_4N = np.zeros(4 * experts, np.int64)
+        self._words, told = _words(HEAD + 2 * experts + 3 * flat)
+        self._planned, planned = _words(PLANNED + 3 * experts)
+        self._copied, copied = _words(2)
         self._seconds_4T = seconds.table(1)
+        self._asked: Demand | None = None  # whose words these are
         step, ahead = self._arguments()
-        self._step = CFunction(
-            (ends.tell, (*arrays, *self._told)), (calls.step, step), (ends.list, (*arrays, self._runs_4N))
+        self._step = CFunction((ends.tell, (*arrays, *told)), (calls.step, step), (ends.list, (*arrays, *planned)))
+        self._ahead = CFunction(
+            (ends.tell_link, (*arrays, *told)), (calls.ahead, ahead), (ends.sum, (*arrays, *copied))
         )
-        self._ahead = CFunction((ends.tell_link, (*arrays, *self._told)), (calls.ahead, ahead))
 
     def step(self, demand: Demand, link: LinkState) -> int:
         """Decide a layer: what the policy's step says."""
         self._tell(demand, link)
-        return self._step()
+        return self._step.call()
 
     def ahead(self, demand: Demand, link: LinkState) -> int:
         """Learn that layer's demand and choose copies: what the policy's `ahead` says."""
-        self._tell(demand, link)
-        return self._ahead()
+        if demand is self._asked and not (link.arrived or link.in_flight):  # all but the link has been told
+            TOLD_LINK.pack_into(self._words, TOLD_LINK_AT, 0, 0, link.free_s)
+        else:
+            self._tell(demand, link)
+        return self._ahead.call()
 
-    def runs(self, layer: int, count: int) -> tuple[Run, ...]:
-        """What was decided on so many experts of this layer."""
-        n, rows = count, self._runs_4N[: 4 * count].tolist()
-        return self._views.runs(layer, rows[:n], rows[n : 2 * n], rows[2 * n : 3 * n], rows[3 * n :])
+    def plan(self, demand: Demand) -> Plan:
+        """What was decided on the demand that was told last."""
+        told, views = _plan_form(len(demand.active)).unpack_from(self._planned), self._views
+        fetches = views.fetches() if told[0] else ()
+        evicts = views.evicts() if told[1] else ()
+        return ToldPlan(views, demand, told[PLANNED:], fetches, evicts, told[3], ANSWERS[told[2]])
+
+    def copies(self) -> tuple[int, float]:
+        """How many copies were chosen ahead, and the seconds that they are expected to save."""
+        found: tuple[int, float] = COPIED.unpack_from(self._copied)
+        return found
 
     def _tell(self, demand: Demand, link: LinkState) -> None:
         seconds_4T = self._seconds.table(demand.num_tokens)
@@ -149,6 +194,7 @@ class OneCall:
             step, ahead = self._arguments()
             self._step.give(1, step)
             self._ahead.give(1, ahead)
+        self._asked = demand
         active, kept, weighted = demand.active, 0.0, demand.weights_E is not None
         if demand.kept_N is not None:
             kept, self._board.kept_N[: len(active)] = demand.num_kept, demand.kept_N
@@ -176,3 +222,14 @@ class OneCall:
 @cache
 def _form(active: int, flying: int, arrived: int) -> struct.Struct:
     return struct.Struct(f"9q2d{2 * active + flying + arrived}q{flying}d")
+
+
+@cache
+def _plan_form(active: int) -> struct.Struct:
+    return struct.Struct(f"3qd{3 * active}q")
+
+
+def _words(count: int) -> tuple[memoryview, tuple[IntArray, FloatArray]]:
+    """So many words: as bytes, and as whole numbers or seconds, whichever each is."""
+    words = np.zeros(count, np.int64)
+    return words.data, (words, words.view(np.float64))

@@ -79,7 +79,6 @@ class Pace:
         self.numbers_P = new_pace(most)
         self.looking = True
         self._step: int | None = None
-        self._beside_s = self._gained_s = 0.0
 
     @property
     def every(self) -> int:
@@ -91,13 +90,3 @@ class Pace:
         if demand.step != self._step:
             self._step = demand.step
             self.looking = bool(begin(self.numbers_P, demand.phase == Phase.PREFILL))
-
-    def looked(self, beside_s: float, gained_s: float) -> None:
-        """It took so long to look ahead, and the copies are expected to save so much."""
-        self._beside_s, self._gained_s = beside_s, gained_s
-
-    def taken(self) -> tuple[float, float]:
-        """Both of the layer that has been executed, once."""
-        taken = self._beside_s, self._gained_s
-        self._beside_s = self._gained_s = 0.0
-        return taken

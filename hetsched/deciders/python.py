@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from ..board import COPIES, Arrays, new_board, open_board
 from ..faults import Fault
-from ..policy import Decision, Policy, View
+from ..policy import Policy, View
 from ..residency import Arrive, Residency
-from ..types import Demand, Fetch, LinkState
+from ..types import Demand, Fetch, LinkState, Plan
 from . import Excuse
 from .views import PlanError, Views
 
@@ -34,14 +34,14 @@ class PythonDecider:
         entries.plan(*nothing)
         entries.copies(*nothing)
 
-    def decide(self, demand: Demand, link: LinkState) -> Decision:
+    def decide(self, demand: Demand, link: LinkState) -> Plan:
         """By the policy's `plan`."""
         self._views.tell(demand, link)
         self._contract.begin(*self._arrays)
         decision = self._asked(self._policy.plan, demand, View(self._residency.shown, link))
         self._views.write(decision)
         self._views.refuse(self._contract.plan(*self._arrays), self._policy.name)
-        return decision
+        return Plan(demand, *decision[:4], solver_status=decision.solver_status)
 
     def learn(self, demand: Demand) -> None:
         """By the policy's `observe`."""
@@ -51,8 +51,8 @@ class PythonDecider:
         except Exception as error:  # any plug-in may fail in any way; this layer is not learned
             self._excuse(Fault.LEARNING, error)
 
-    def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> None:
-        """By its `prefetch`."""
+    def look_ahead(self, demand: Demand, link: LinkState, chosen: list[Fetch]) -> float:
+        """By its `prefetch`, which does not say what its copies save."""
         self._views.tell_link(link)
         for expert in link.arrived:
             if self._residency.is_copying(expert):
@@ -64,6 +64,7 @@ class PythonDecider:
             wrong = self._contract.copies(*self._arrays)
             chosen += found[: self._board.at[COPIES]]
             self._views.refuse(wrong, self._policy.name)
+        return 0.0
 
     def _asked(self, method: Callable[..., T], demand: Demand, *shown: View) -> T:
         """The policy's answer. Its demand stays as it was; that it wrote into the lists raises PlanError."""

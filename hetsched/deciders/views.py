@@ -6,7 +6,6 @@ Shapes: F all experts flat (layer * E + expert).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 
 from ..board import (
     ACTIVE,
@@ -33,7 +32,7 @@ from ..board import (
 from ..dispatch.answers import ANSWERS
 from ..policy import Decision
 from ..residency import ResidencyError, State
-from ..types import Demand, Evict, ExpertId, Fetch, Lane, LinkState, Run
+from ..types import Demand, Evict, ExpertId, Fetch, Lane, LinkState, Plan, Run
 
 RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")  # by the numbers of board/rows.py
 FETCH_CAUSES = ("demanded: fetching beats the CPU", "missed")
@@ -52,6 +51,38 @@ LANES = (Lane.CPU, Lane.GPU)
 
 class PlanError(RuntimeError):
     """A policy's decision that breaks the contract; a fault of the policy, never of the user."""
+
+
+class ToldPlan(Plan):
+    """A plan as a board tells it: runs are numbers, as in Views.runs, until somebody looks at them."""
+
+    __slots__ = ("_numbers", "_views")
+
+    def __init__(
+        self,
+        views: Views,
+        demand: Demand,
+        numbers: Sequence[int],
+        fetches: tuple[Fetch, ...],
+        evicts: tuple[Evict, ...],
+        predicted_s: float,
+        solver_status: str,
+    ) -> None:
+        self._views, self._numbers, self._runs = views, numbers, None
+        self.demand, self.fetches, self.evicts = demand, fetches, evicts
+        self.predicted_s, self.decision_s, self.solver_status = predicted_s, 0.0, solver_status
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every active expert once, with its lane."""
+        if self._runs is None:
+            self._runs = self._views.runs(self.demand, self._numbers)
+        return self._runs
+
+    def lanes(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Of each run in order the expert's place among the active ones, and whether the GPU is to compute it."""
+        numbers, n = self._numbers, len(self._numbers) // 3
+        return numbers[:n], numbers[n : 2 * n]
 
 
 class Views:
@@ -82,11 +113,6 @@ class Views:
         seen_E = self._board.seen_F[demand.layer * self._experts : (demand.layer + 1) * self._experts]
         seen_E[demand.active] += demand.tokens
 
-    def gained_s(self) -> float:
-        """What the copies for an idle link are expected to save."""
-        copies = self._board.at[COPIES]
-        return float(self._board.gain_s_W[:copies].sum()) if copies else 0.0
-
     def tell_link(self, link: LinkState) -> None:
         """Put the link on the board."""
         board, free_s, arrived, in_flight = self._board, link.free_s, link.arrived, link.in_flight
@@ -98,33 +124,30 @@ class Views:
             board.flying_F[: len(in_flight)] = [self.flat(expert) for expert, _ in in_flight]
             board.left_s_F[: len(in_flight)] = [left_s for _, left_s in in_flight]
 
-    def decision(self, runs: tuple[Run, ...] | None = None) -> Decision:
-        """What the board says was decided; `runs`: these are known already."""
+    def plan(self, demand: Demand) -> Plan:
+        """What the board says was decided on this demand, which is the one that it was told last."""
         board, at = self._board, self._board.at
-        if runs is None:
-            runs = self.runs(int(at[LAYER]), *board.runs_4N[:, : at[RUNS]].tolist())
-        fetches: list[Fetch] = []
-        evicts: list[Evict] = []
-        if at[FETCHES]:
-            rows = board.fetches_3N[:, : at[FETCHES]].T.tolist()
-            fetches = [Fetch(self.id(f), self.id_or_none(v), False, FETCH_CAUSES[cause]) for f, v, cause in rows]
-        if at[EVICTS]:
-            evicts = [Evict(self.id(f), "given up") for f in board.evicts_N[: at[EVICTS]].tolist()]
-        predicted_s, status = float(board.now[PREDICTED_S]), ANSWERS[at[STATUS]]
-        return Decision(runs, tuple(fetches), tuple(evicts), predicted_s, status)
+        place_of = {e: at for at, e in enumerate(demand.active)}
+        experts, _, lanes, causes = board.runs_4N[:, : at[RUNS]].tolist()
+        numbers = [*map(place_of.__getitem__, experts), *lanes, *causes]
+        moved = self.fetches(), self.evicts()
+        return ToldPlan(self, demand, numbers, *moved, float(board.now[PREDICTED_S]), ANSWERS[at[STATUS]])
 
-    def runs(
-        self,
-        layer: int,
-        expert_N: Sequence[int],
-        tokens_N: Sequence[int],
-        lane_N: Sequence[int],
-        cause_N: Sequence[int],
-    ) -> tuple[Run, ...]:
-        """Runs of one layer, from their numbers; without a frame of Python for each."""
-        ids, lanes = map(self._ids[layer].__getitem__, expert_N), map(LANES.__getitem__, lane_N)
-        causes = map(RUN_CAUSES.__getitem__, cause_N)
-        return tuple(map(tuple.__new__, repeat(Run), zip(ids, tokens_N, lanes, causes, strict=True)))
+    def fetches(self) -> tuple[Fetch, ...]:
+        """The copies that the layer demands."""
+        rows = self._board.fetches_3N[:, : self._board.at[FETCHES]].T.tolist()
+        return tuple([Fetch(self.id(f), self.id_or_none(v), False, FETCH_CAUSES[cause]) for f, v, cause in rows])
+
+    def evicts(self) -> tuple[Evict, ...]:
+        """Residents that are given up."""
+        return tuple([Evict(self.id(f), "given up") for f in self._board.evicts_N[: self._board.at[EVICTS]].tolist()])
+
+    def runs(self, demand: Demand, numbers: Sequence[int]) -> tuple[Run, ...]:
+        """Runs of one layer: of all in order the places among the active experts, then lanes, then causes."""
+        n, ids = len(numbers) // 3, self._ids[demand.layer]
+        rows = zip(numbers[:n], numbers[n : 2 * n], numbers[2 * n :], strict=True)
+        active, tokens = demand.active, demand.tokens
+        return tuple([Run(ids[active[at]], tokens[at], LANES[lane], RUN_CAUSES[cause]) for at, lane, cause in rows])
 
     def copies(self) -> list[Fetch]:
         """The copies for an idle link that the board says were chosen."""

@@ -21,7 +21,8 @@ LOOKS = 4  # at overdue copies in the time that they are given at least
 class CopiesUnderWay:
     """The event of each copy until it has been reported as arrived, or as lost to `listener`, its slot then free.
 
-    `told`: by whose seconds the accelerator goes; what it says is left is reported in those of `cost`.
+    `event_of`: these. `told`: by whose seconds the accelerator goes; what it says is left is reported in those of
+    `cost`.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class CopiesUnderWay:
         self._scaled_at, self._scaled = -1, 1.0
         self._watch = CopyWatch(accelerator.cancel)
         self._age = LinkAge(time.monotonic)
-        self._event_of: dict[ExpertId, Event] = {}
+        self.event_of: dict[ExpertId, Event] = {}
         self._expert_of: dict[Event, ExpertId] = {}
         self.be_patient(patience)
 
@@ -58,16 +59,14 @@ class CopiesUnderWay:
             event = self._accelerator.copy_in(row, target, seconds=self._told.copy_s(), urgent=not fetch.prefetch)
         except Exception as error:  # a driver's; whoever needs this copy goes to the CPU lane
             event = RefusedWork(error)
-        self._event_of[fetch.expert], self._expert_of[event] = event, fetch.expert
+        self.event_of[fetch.expert], self._expert_of[event] = event, fetch.expert
 
     def of_layer(self, layer: int) -> dict[int, Event]:
         """The events of the copies of a layer's experts that have not been reported."""
-        return {expert.expert: event for expert, event in self._event_of.items() if expert.layer == layer}
+        return {expert.expert: event for expert, event in self.event_of.items() if expert.layer == layer}
 
     def link_state(self, between_layers: bool) -> LinkState:
         """The copy engine now; between layers, one that has been at the same copy for too long is cleared."""
-        if not self._event_of:
-            return NOTHING
         free_s, unfinished = self._accelerator.copy_state()
         if unfinished and between_layers and self._age.is_over(unfinished[0][0], self._limit_s()):
             self._listener.fault(Fault.OVERDUE, f"{len(unfinished)} copies behind one that did not end")
@@ -79,7 +78,7 @@ class CopiesUnderWay:
         if len(in_flight) == len(expert_of):
             return LinkState(free_s, (), in_flight)
         waiting = {expert for expert, _ in in_flight}
-        ended = [expert for expert in self._event_of if expert not in waiting]
+        ended = [expert for expert in self.event_of if expert not in waiting]
         return LinkState(free_s, tuple([expert for expert in ended if self._has_arrived(expert)]), in_flight)
 
     def _scale(self) -> float:
@@ -94,8 +93,6 @@ class CopiesUnderWay:
         `awaited`: the copies among what they depend on. When these are overdue everything is cancelled, which raises
         Cancelled here. Raises LaneError where work failed.
         """
-        if not awaited:
-            return self._accelerator.end_layer(events)
         self._watch.arm(awaited, self._limit_s())
         try:
             return self._accelerator.end_layer(events)
@@ -111,14 +108,14 @@ class CopiesUnderWay:
 
     def drop_failed(self) -> None:
         """Forget the copies that have failed."""
-        for expert in [expert for expert, event in self._event_of.items() if event.failed]:
+        for expert in [expert for expert, event in self.event_of.items() if event.failed]:
             self._has_arrived(expert)
 
     def forget(self) -> None:
         """Cancel everything; nothing is reported."""
         self._watch.disarm()
         self._accelerator.cancel()
-        self._event_of.clear()
+        self.event_of.clear()
         self._expert_of.clear()
 
     def close(self) -> None:
@@ -126,7 +123,7 @@ class CopiesUnderWay:
         self._watch.close()
 
     def _has_arrived(self, expert: ExpertId) -> bool:
-        copy = self._event_of.pop(expert)
+        copy = self.event_of.pop(expert)
         del self._expert_of[copy]
         if not copy.failed:
             self._arrived += 1
@@ -136,4 +133,4 @@ class CopiesUnderWay:
         return False
 
     def _limit_s(self) -> float:
-        return self._patience.slack_s + self._patience.times * len(self._event_of) * self._cost.copy_s()
+        return self._patience.slack_s + self._patience.times * len(self.event_of) * self._cost.copy_s()

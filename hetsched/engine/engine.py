@@ -176,7 +176,8 @@ class Engine:
         copies = self.scheduler.prefetch(link)
         self.accelerator.overlapped(copies.decision_s)
         self.host.resume()
-        self._executor.prefetch(copies.fetches)
+        if copies.fetches:
+            self._executor.prefetch(copies.fetches)
 
     def foresee(self, draft_DLE: Float32Array, begun_s: float | None = None) -> None:
         """Between passes: the next one verifies these tokens (see Context.draft_DLE); copies for it set out now.

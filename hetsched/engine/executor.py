@@ -16,7 +16,7 @@ from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
 from ..cost.model import CostModel
 from ..errors import InputError
 from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan
-from .copies import CopiesUnderWay
+from .copies import NOTHING, CopiesUnderWay
 from .cpu_packed import PackedExperts
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
@@ -27,6 +27,7 @@ from .slots import SlotPool
 from .under_way import LaneCall, LayerUnderWay, lane_calls
 
 Hidden: TypeAlias = Callable[[], torch.Tensor]
+GPU, CPU = Lane.GPU, Lane.CPU  # a global costs a third of an enum's attribute
 
 
 class AsyncExecutor:
@@ -66,7 +67,8 @@ class AsyncExecutor:
 
     def link_state(self) -> LinkState:
         """The copy engine now. Copies that failed are dropped, and told."""
-        return self._copies.link_state(between_layers=self._under_way is None)
+        copies = self._copies
+        return copies.link_state(between_layers=self._under_way is None) if copies.event_of else NOTHING
 
     def received(self, work: LayerInput) -> LayerInput:
         """The same work with its ids on the host, where they are decided on; waits for the router alone."""
@@ -87,16 +89,16 @@ class AsyncExecutor:
         """Start one layer's copies and computations; they work while the caller goes on."""
         for fetch in plan.fetches:
             self._copies.start(fetch, self._store)
-        on_host = work.hidden_TH.is_cpu and self._accelerator.grouped_experts is None
-        self._under_way = under_way = LayerUnderWay.begin(plan, work, None if on_host else self._send)
-        under_way.calls = calls = lane_calls(plan.runs, under_way.active, self._copies.of_layer(work.layer))
-        hidden_TH = self._hidden(work, not calls[-1].on_gpu)
-        for i, call in enumerate(calls):
-            if not call.on_gpu:
-                call_s = self.told.cpu_start_s(plan.demand.num_tokens)
-            else:
-                call_s = 0.0 if i else self.told.gpu_call_s()
-            self._launch(under_way, call, hidden_TH, call_s)
+        is_here = work.hidden_TH.is_cpu
+        send = None if is_here and self._accelerator.grouped_experts is None else self._send
+        self._under_way = under_way = LayerUnderWay(plan, work, send)
+        awaited = self._copies.of_layer(work.layer) if self._copies.event_of else {}
+        under_way.calls = calls = lane_calls(plan, awaited)
+        host_TH = None if is_here or calls[-1].on_gpu else self._arriving(work)
+        call_s = self.told.gpu_call_s()
+        for call in calls:
+            self._launch(under_way, call, host_TH, call_s if call.on_gpu else self.told.cpu_start_s(under_way.tokens))
+            call_s = 0.0
 
     def prefetch(self, fetches: Sequence[Fetch]) -> None:
         """Queue copies behind the demanded ones; what they displace is not active in this layer."""
@@ -114,7 +116,9 @@ class AsyncExecutor:
             makespan_s = self._wait(under_way)
         except (LaneError, Cancelled) as error:
             makespan_s = self._mend(under_way, error)
-        return self._sum(under_way), self._outcome(under_way, dense_s, makespan_s, host_s)
+        if not under_way.work.hidden_TH.is_cpu:
+            self._send_results(under_way)
+        return under_way.parts.sum(), self._outcome(under_way, dense_s, makespan_s, host_s)
 
     def abort(self) -> None:
         """After an error: nothing of the plan goes on, and copies that had not arrived are forgotten."""
@@ -134,41 +138,45 @@ class AsyncExecutor:
         row = self._store.row(expert)
         self._accelerator.copy_now(row, self._slots.buffer(expert, len(row)))
 
-    def _launch(self, under_way: LayerUnderWay, call: LaneCall, hidden_TH: Hidden, call_s: float) -> None:
+    def _launch(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden | None, call_s: float) -> None:
         """Hand a call to its lane, after its copy if there is one; `call_s` is what it takes besides."""
-        copy, counts = call.copy, under_way.counts
-        if isinstance(copy, RefusedWork):
-            call.event = copy
-            return
-        lane, each_s = (Lane.GPU, self.told.each_gpu_s) if call.on_gpu else (Lane.CPU, self.told.each_cpu_s)
-        after: tuple[Event, ...] = () if copy is None else (copy,)
+        copy, accelerator, after = call.copy, self._accelerator, tuple[Event, ...]()
         if copy is not None:
-            self._accelerator.promote(copy)
+            if isinstance(copy, RefusedWork):
+                call.event = copy
+                return
+            accelerator.promote(copy)
+            after = (copy,)
+        lane, each_s = (GPU, self.told.each_gpu_s) if call.on_gpu else (CPU, self.told.each_cpu_s)
         try:
-            if call_s and after and self._accelerator.emulated:  # the call is made while the copy is under way
-                under_way.opening = self._accelerator.launch(lane, dict, call_s)
+            if call_s and after and accelerator.emulated:  # the call is made while the copy is under way
+                under_way.opening = accelerator.launch(lane, dict, call_s)
                 after, call_s = (*after, under_way.opening), 0.0
-            kernel = partial(self._run, under_way, call, hidden_TH)
-            call.event = self._accelerator.launch(
-                lane, kernel, sum(each_s([counts[at] for at in call.at_N]), call_s), after
-            )
+            kernel = partial(self._run, under_way, call, host_TH)
+            seconds = sum(each_s(map(under_way.counts.__getitem__, call.at_N)), call_s)
+            call.event = accelerator.launch(lane, kernel, seconds, after)
         except Exception as error:  # a driver's
             call.event = RefusedWork(error)
 
     def _wait(self, under_way: LayerUnderWay) -> float:
-        awaited = [call.copy for call in under_way.calls if call.copy is not None]
-        return self._copies.wait([call.event for call in under_way.calls], awaited)
+        events, awaited = [], []
+        for call in under_way.calls:
+            events.append(call.event)
+            if call.copy is not None:
+                awaited.append(call.copy)
+        return self._copies.wait(events, awaited) if awaited else self._accelerator.end_layer(events)
 
     def _mend(self, under_way: LayerUnderWay, error: Exception) -> float:
         """Wait again, with what failed on the CPU lane; on an emulated machine what went before took as predicted."""
         spent_s = under_way.plan.predicted_s if self._accelerator.emulated else 0.0
-        hidden_TH = self._hidden(under_way.work, True)
+        work = under_way.work
+        host_TH = None if work.hidden_TH.is_cpu else self._arriving(work)
         while True:
             failed = [call for call in under_way.calls if call.event.failed]
             if not failed:
                 raise error
             for call in failed:
-                self._move(under_way, call, hidden_TH)
+                self._move(under_way, call, host_TH)
             try:
                 makespan_s = self._wait(under_way)
             except (LaneError, Cancelled) as again:
@@ -177,7 +185,7 @@ class AsyncExecutor:
             self._copies.drop_failed()
             return spent_s + makespan_s
 
-    def _move(self, under_way: LayerUnderWay, call: LaneCall, hidden_TH: Hidden) -> None:
+    def _move(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden | None) -> None:
         """Let the CPU lane do a call that failed, in the plan too."""
         experts = [under_way.active[at] for at in call.at_N]
         named = f"layer {under_way.work.layer} expert {', '.join(map(str, experts))}"
@@ -185,31 +193,40 @@ class AsyncExecutor:
         if call.on_gpu and is_short(call.event):
             self._short = f"{named} found no memory on the device"
         under_way.calls[under_way.calls.index(call)] = instead
-        self._launch(under_way, instead, hidden_TH, 0.0)
+        self._launch(under_way, instead, host_TH, 0.0)
         runs = [
             run._replace(lane=Lane.CPU, cause=cause) if run.expert.expert in experts else run
             for run in under_way.plan.runs
         ]
-        under_way.plan = under_way.plan._replace(runs=tuple(runs))
+        under_way.plan = under_way.plan.with_runs(tuple(runs))
 
-    def _run(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden) -> torch.Tensor | None:
-        """In the lane: compute the call's experts. Results of the CPU lane, where activations are elsewhere, [P, H]."""
+    def _run(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden | None) -> torch.Tensor | None:
+        """In the lane: compute the call's experts. Results of the CPU lane, where activations are elsewhere, [P, H].
+
+        `host_TH`: how the CPU lane gets activations that are elsewhere. What the thread need not be told costs time.
+        """
+        cast_to = under_way.work.cast_to
+        if cast_to is None and not torch.is_grad_enabled():
+            return self._computed(under_way, call, host_TH)
+        device = under_way.work.hidden_TH.device if call.on_gpu else torch.device("cpu")
+        with torch.no_grad(), casting(device, cast_to):
+            return self._computed(under_way, call, host_TH)
+
+    def _computed(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden | None) -> torch.Tensor | None:
         work, on_gpu = under_way.work, call.on_gpu
-        device = work.hidden_TH.device if on_gpu else torch.device("cpu")
-        with torch.no_grad(), casting(device, work.cast_to):
-            if on_gpu and self._at_once(under_way, call):
-                return None
-            hidden_TH = work.hidden_TH if on_gpu else host_TH()
-            if not on_gpu and work.cast_to is None and work.layer in self._packed:
-                part_PH = self._by_kernels(under_way, call, hidden_TH)
-                if hidden_TH is not work.hidden_TH:
-                    return part_PH
-                under_way.put(call, part_PH)
-                return None
+        if on_gpu and self._accelerator.grouped_experts is not None and self._at_once(under_way, call):
+            return None
+        hidden_TH = work.hidden_TH if on_gpu or host_TH is None else host_TH()
+        if not on_gpu and work.cast_to is None and work.layer in self._packed:
+            part_PH = self._by_kernels(under_way, call, hidden_TH)
             if hidden_TH is not work.hidden_TH:
-                return torch.cat([self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N])
-            for at in call.at_N:
-                under_way.parts.put(at, self._one(under_way, at, hidden_TH, on_gpu))
+                return part_PH
+            under_way.put(call, part_PH)
+            return None
+        if hidden_TH is not work.hidden_TH:
+            return torch.cat([self._one(under_way, at, hidden_TH, on_gpu) for at in call.at_N])
+        for at in call.at_N:
+            under_way.parts.put(at, self._one(under_way, at, hidden_TH, on_gpu))
         return None
 
     def _one(self, under_way: LayerUnderWay, at: int, hidden_TH: torch.Tensor, on_gpu: bool) -> torch.Tensor:
@@ -248,18 +265,14 @@ class AsyncExecutor:
         parts.put_weighted(call.at_N, part_PH)
         return True
 
-    def _sum(self, under_way: LayerUnderWay) -> torch.Tensor:
-        """All parts added by ascending expert, [T, H]."""
-        if not under_way.work.hidden_TH.is_cpu:
-            for call in under_way.calls:
-                if not call.on_gpu:
-                    under_way.put(call, self._send(call.event.result()))
-        return under_way.parts.sum()
+    def _send_results(self, under_way: LayerUnderWay) -> None:
+        """Bring what the CPU lane computed to where the activations are."""
+        for call in under_way.calls:
+            if not call.on_gpu:
+                under_way.put(call, self._send(call.event.result()))
 
-    def _hidden(self, work: LayerInput, on_host: bool) -> Hidden:
-        """The hidden states for the CPU lane: as they are, or on their way to the host while the GPU works."""
-        if not on_host or work.hidden_TH.is_cpu:
-            return lambda: work.hidden_TH
+    def _arriving(self, work: LayerInput) -> Hidden:
+        """The hidden states on their way to the CPU lane while the GPU works."""
         arriving: Hidden = copy_to_host(self._accelerator, work.hidden_TH, self._listener).result
         return arriving
 

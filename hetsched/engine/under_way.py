@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
 from ..accelerators.base import Event
 from ..accelerators.host_memory import Here
-from ..types import Lane, Plan, Run
+from ..types import Plan
 from .layer_work import LayerInput
 from .parts import DeviceParts, HostParts, Send
 
 NOT_LAUNCHED: Event = Here(None)
-GPU = Lane.GPU  # a global costs a third of an enum's attribute
 
 
 @dataclass(eq=False)
@@ -31,27 +30,22 @@ class LaneCall:
     event: Event = NOT_LAUNCHED
 
 
-@dataclass(eq=False)
 class LayerUnderWay:
     """The calls of a layer's lanes, and what they contribute.
 
-    `opening`: the GPU lane's call, where it is work of its own before an expert that waits for a copy.
+    `send` brings a host tensor to where a device weights results; None: the host does. `opening`: the GPU lane's call,
+    where it is work of its own before an expert that waits for a copy.
     """
 
-    plan: Plan
-    work: LayerInput
-    active: list[int]
-    counts: list[int]
-    parts: HostParts | DeviceParts
-    calls: list[LaneCall] = field(default_factory=list)
-    opening: Event | None = None
+    __slots__ = ("active", "calls", "counts", "opening", "parts", "plan", "tokens", "work")
 
-    @classmethod
-    def begin(cls, plan: Plan, work: LayerInput, send: Send | None) -> LayerUnderWay:
-        """Sort the tokens by expert. `send` brings a host tensor to where a device weights results; None: the host."""
-        active, counts = plan.demand.active, plan.demand.tokens
-        parts = HostParts(work, counts) if send is None else DeviceParts(work, counts, send)
-        return cls(plan, work, active, counts, parts)
+    def __init__(self, plan: Plan, work: LayerInput, send: Send | None) -> None:
+        demand = plan.demand
+        self.plan, self.work, self.tokens = plan, work, demand.num_tokens
+        self.active, self.counts = demand.active, demand.tokens
+        self.parts = HostParts(work, self.counts) if send is None else DeviceParts(work, self.counts, send)
+        self.calls: list[LaneCall] = []
+        self.opening: Event | None = None
 
     def put(self, call: LaneCall, rows: torch.Tensor) -> None:
         """The results of a call's experts, one below the other."""
@@ -60,22 +54,21 @@ class LayerUnderWay:
             self.parts.put(at, part)
 
 
-def lane_calls(runs: Sequence[Run], active: Sequence[int], copy_of: Mapping[int, Event]) -> list[LaneCall]:
+def lane_calls(plan: Plan, copy_of: Mapping[int, Event]) -> list[LaneCall]:
     """The calls for a plan's runs, in order; `copy_of`: what experts on the GPU wait for.
 
     The CPU lane has one. The GPU lane has one for what waits for no copy; each expert that does is one by itself, and
     what the plan wants after it does not overtake it.
     """
-    place_of = dict(zip(active, range(len(active)), strict=True))
-    on_cpu, residents, calls = LaneCall(False, []), LaneCall(True, []), list[LaneCall]()
-    for (_, e), _, lane, _ in runs:
-        if lane is not GPU:
-            on_cpu.at_N.append(place_of[e])
-        elif e in copy_of:
-            calls.append(LaneCall(True, [place_of[e]], copy_of[e]))
+    on_cpu, residents, calls, active = LaneCall(False, []), LaneCall(True, []), list[LaneCall](), plan.demand.active
+    for at, on_gpu in zip(*plan.lanes(), strict=True):
+        if not on_gpu:
+            on_cpu.at_N.append(at)
+        elif copy_of and active[at] in copy_of:
+            calls.append(LaneCall(True, [at], copy_of[active[at]]))
             residents = LaneCall(True, [])
         else:
             if not residents.at_N:
                 calls.append(residents)
-            residents.at_N.append(place_of[e])
+            residents.at_N.append(at)
     return [*calls, on_cpu] if on_cpu.at_N else calls

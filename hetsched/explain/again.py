@@ -137,7 +137,8 @@ class Again:
         same = all((here[e] == "gpu") == (lane in "rif") for e, lane in zip(row.experts, row.lane, strict=True))
         fetched = [(m.layer, m.expert) for m in row.moves if m.kind == "fetch"]
         self.agreed += same and [tuple(fetch.expert) for fetch in plan.fetches] == fetched
-        return plan._replace(decision_s=row.decide_s, predicted_s=row.predicted_s)
+        plan.decision_s, plan.predicted_s = row.decide_s, row.predicted_s
+        return plan
 
     def _begun(self, row: Layer) -> LinkState:
         """The copy engine when the lanes had begun."""

@@ -12,7 +12,7 @@ import ctypes
 import itertools
 import struct
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import llvmlite.binding as llvm
@@ -53,7 +53,8 @@ class CFunction:
         code = [_reader(entry, types_of(*arguments)) for entry, arguments in calls]
         pairs = zip(code, [words.ctypes.data for words in self.given], strict=True)
         self.words: Words = np.array([len(calls), *itertools.chain(*pairs)], np.int64)
-        self._call, self._where = PROTOTYPE(self.address), self.words.ctypes.data
+        self._where = self.words.ctypes.data
+        self.call: Callable[[], int] = partial(PROTOTYPE(self.address), self._where)  # as this object, without a frame
 
     @property
     def place(self) -> tuple[int, int]:
@@ -67,7 +68,7 @@ class CFunction:
 
     def __call__(self) -> int:
         """Call it."""
-        return int(self._call(self._where))
+        return self.call()
 
 
 @intrinsic  # type: ignore[untyped-decorator]

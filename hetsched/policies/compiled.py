@@ -233,6 +233,12 @@ class CompiledPolicy(NamedTuple):
         asks_python = self.kernels.answer is not never and self.solver is None
         return not asks_python and self.kernels.observe is None
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether there is anything to learn or to choose while the lanes work, beside counting what is asked for."""
+        kernels = self.kernels
+        return not (kernels.learn is nothing and kernels.note is never and kernels.choose is never)
+
     def c_functions(self, arrays: Arrays, seconds_4T: FloatArray) -> tuple[CFunction, CFunction]:
         """`step`, and `ahead` that learns and chooses, on this board, to be called without the interpreter."""
         given = (*arrays, seconds_4T, self.kernels.own)

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..board import (
-    ACTIVE,
     ARRIVED,
     COPIES,
     COPY_S,
@@ -65,6 +64,7 @@ from ..board import (
 )
 from ..board import recalibration as recal
 from ..board.contract import FINE, arrive, note_arrivals, open_board
+from ..board.demand import list_demand
 from ..board.recalibration import end_step, note_taken, rewrite
 from ..deciders import pace
 from ..jit import compiled_and_kept, compiled_lean
@@ -76,6 +76,7 @@ from .line import Line, add, link_state, open_line, pass_s, sort_by_urgency, wan
 
 PREFILL = 0  # as types.Phase
 SOURCES = (
+    "hetsched.board.demand",
     "hetsched.board.recalibration",
     "hetsched.deciders.pace",
     "hetsched.jit.c_call",
@@ -104,19 +105,9 @@ class Demanded(NamedTuple):
 @compiled_lean
 def demand(board: Board, asked: Demanded, s: int, layer: int) -> None:
     """Put one layer's demand on the board, experts ascending."""
-    begin, end = asked.begin_S[s], asked.end_S[s]
-    tokens_E = board.mark_E
-    tokens_E[:] = 0
-    for t in range(begin, end):
-        for k in range(asked.experts_TLK.shape[2]):
-            tokens_E[asked.experts_TLK[t, layer, k]] += 1
-    active = 0
-    for e in range(len(tokens_E)):
-        if tokens_E[e]:
-            board.active_N[active], board.tokens_N[active] = e, tokens_E[e]
-            active += 1
-    at = board.at
-    at[LAYER], at[TOKENS], at[PHASE], at[ACTIVE] = layer, end - begin, asked.phase_S[s], active
+    begin, end, at = asked.begin_S[s], asked.end_S[s], board.at
+    list_demand(board, asked.experts_TLK[begin:end, layer])
+    at[LAYER], at[TOKENS], at[PHASE] = layer, end - begin, asked.phase_S[s]
     at[NEW_REQUEST] = asked.new_S[s]
     at[WEIGHTED] = len(asked.weights_ULK) > 0
     if at[WEIGHTED]:
@@ -267,7 +258,7 @@ def _looping(stamp: int) -> Callable[..., int]:
                 pass_s(line, decision_s)
                 submit(board, line)
                 report(board, line)
-                if looking:
+                if looking and ahead[0]:
                     wrong = called(ahead[0], ahead[1])
                     if wrong != FINE:
                         return wrong

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CHECK_EVERY = 32  # layers between two checks of the residency's invariants
 STEPS_AT_ONCE = 64  # in one compiled call
+NOBODY = 0, 0  # in place of a C function
 Progress = Callable[[int, int], None]
 
 
@@ -156,7 +157,7 @@ def _run_compiled(
     learning = scheduler.recalibration.learning
     seconds_4T = scheduler.seconds.table(most)
     step, ahead = decider.calls.c_functions(scheduler.arrays, seconds_4T)
-    places = step.place, ahead.place
+    places = step.place, ahead.place if decider.calls.looks_ahead else NOBODY
     fixed = *scheduler.arrays, *places, seconds_4T, *without_factors(scheduler.cost, most), learning
     tables = {span.begin: span.tables(most) for span in spans}
     true_4T, machine = tables[0]

@@ -46,10 +46,11 @@ class LoggedScheduler(Scheduler):
         """Take note of an executed plan."""
         log = self.log
         if log is not None:
-            runs = outcome.plan.runs
-            if runs is not self._runs:  # some were moved when they failed
-                failed = {run.expert.expert for run in runs if run.lane is Lane.CPU}
-                log.failed(sorted(failed.difference(r.expert.expert for r in self._runs if r.lane is Lane.CPU)))
+            if self._planned is not None and outcome.plan is not self._planned:  # some were moved when they failed
+                before, after = (
+                    {r.expert.expert for r in plan.runs if r.lane is Lane.CPU} for plan in (self._planned, outcome.plan)
+                )
+                log.failed(sorted(after - before))
             if not log.is_open:
                 log.missed()
             elif log.ring.executed(outcome):

@@ -101,6 +101,11 @@ class Watchdog:
 
         return watched(kernels, self.arrays)
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether new_moves has anything to say."""
+        return bool(self.watch.at[MOVES] != self._told)
+
     def new_moves(self) -> list[Move]:
         """What has happened since the last call, each with a line in the log of "hetsched"; at most MOST_MOVES."""
         count = int(self.watch.at[MOVES])

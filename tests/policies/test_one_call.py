@@ -13,7 +13,7 @@ from hetsched.deciders.views import Views
 from hetsched.machine import gallery
 from hetsched.scheduler import Scheduler
 from hetsched.testing.policies import SHAPE
-from hetsched.types import Demand, ExpertId, LinkState, Phase
+from hetsched.types import Demand, ExpertId, LinkState, Phase, Plan
 
 LAYERS, EXPERTS = SHAPE.num_layers, SHAPE.num_experts
 
@@ -52,8 +52,11 @@ def test_the_board_is_told_and_read_as_by_its_views() -> None:
             assert (board.kept_N[:n] == demand.kept_N).all()
         if demand.weights_E is not None:
             assert (board.weights_E == demand.weights_E).all()
-        runs = one.runs(demand.layer, n)
-        assert runs == Views(board).decision().runs
+        plan, seen = one.plan(demand), Views(board).plan(demand)
+        runs = plan.runs
+        assert runs == seen.runs
+        assert [list(numbers) for numbers in plan.lanes()] == [list(numbers) for numbers in Plan(demand, runs).lanes()]
+        assert (plan.fetches, plan.evicts, plan.predicted_s) == (seen.fetches, seen.evicts, seen.predicted_s)
         assert [(run.expert.expert, run.num_tokens) for run in runs] == list(
             zip(demand.active, demand.tokens, strict=True)
         )

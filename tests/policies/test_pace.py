@@ -101,12 +101,12 @@ def test_a_layer_is_charged_once() -> None:
     pace = Pace(64)
     plan = Plan(Demand(0, 0, Phase.DECODE, np.ones(3, np.int64), 1), ())
     pace.begin(plan.demand)
-    pace.looked(50e-6, 3e-6)
     arrays = new_board(1, 3, 1)
     cost = CostModel(gallery.machine("rtx-4060-laptop-8gb"), SHAPE)
     notes = LayerNotes(arrays, Seconds(cost, open_board(*arrays).machine), pace)
-    for _ in range(2):
-        notes.add(Outcome(plan, 1e-4, 50e-6, 1e-4 + 10e-6, 20e-6, stall_s=5e-6), False)
+    outcome = Outcome(plan, 1e-4, 50e-6, 1e-4 + 10e-6, 20e-6, stall_s=5e-6)
+    notes.add(outcome, False, beside_s=50e-6, gained_s=3e-6)
+    notes.add(outcome, False)
     assert pace.numbers_P[5:8] == pytest.approx([0, 30e-6, 3e-6])
 
 

@@ -135,7 +135,7 @@ def test_what_is_settled_is_optimal() -> None:
         utility_LE = random.random((SHAPE.num_layers, SHAPE.num_experts)) * random.choice([0.01, 0.5, 3.0])
         price_s = float(random.choice([0.0, 0.2]))
         assert settled_on(*made.arrays, seconds_4T, utility_LE.reshape(-1), price_s)
-        problem, decision = posed_on(made.board), views.decision()
+        problem, decision = posed_on(made.board), views.plan(demand)
         new = {fetch.expert.expert for fetch in decision.fetches}
         on_gpu = {run.expert.expert for run in decision.runs if run.lane is Lane.GPU}
         choice_N = np.array([2 if e in new else int(e in on_gpu) for e in demand.active], np.int8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import threading
 import time
 
@@ -36,7 +38,7 @@ class EmulatedClock:
         if due_s > POLLED_S:
             self._stopped.wait(min(due_s - POLLED_S, threading.TIMEOUT_MAX))
         while time.perf_counter() < begin_s + due_s and not self._stopped.is_set():
-            time.sleep(0)  # a core that fell asleep wakes with cold caches, and what it does next takes twice as long
+            _yield()  # a core that fell asleep wakes with cold caches, and what it does next takes twice as long
         with self._moving:
             if not self._stopped.is_set():
                 self.now_s = until_s
@@ -55,3 +57,11 @@ class EmulatedClock:
     def start(self) -> None:
         """Time may pass again."""
         self._stopped.clear()
+
+
+def _yield() -> None:
+    """Let other threads have the interpreter, and come back at once; sleeping for 0 s takes 60 µs on Linux."""
+    if os.name == "posix":
+        select.select((), (), (), 0)
+    else:
+        time.sleep(0)
