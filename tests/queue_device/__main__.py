@@ -116,9 +116,7 @@ def main() -> None:
     report["pinned"] = one_layer(accelerator, source.pin_memory())
     accelerator.close()
     report["tokens"] = tokens(where, make)
-    report["host_nodes"] = {
-        name: tokens_of_host_nodes(where, library, name) for name in ("hetsched", "on-demand-lru")
-    }
+    report["host_nodes"] = {name: tokens_of_host_nodes(where, library, name) for name in ("hetsched", "on-demand-lru")}
     report["resized"] = resized(where, make)
     report["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("hetsched-")]
     print(json.dumps(report))

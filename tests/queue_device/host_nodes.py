@@ -121,9 +121,7 @@ def _routing(random: np.random.Generator) -> tuple[Any, Any, Any]:
     return asked_ML4, ids_MLK, weights_MLK
 
 
-def _queue_tokens(
-    library: Any, mail: Mail, routing: Any, device: torch.device, step: CStep, kernel: CFunction
-) -> None:
+def _queue_tokens(library: Any, mail: Mail, routing: Any, device: torch.device, step: CStep, kernel: CFunction) -> None:
     """Every layer: three copies to the mail, the step; beside the kernel, on a stream of its own, the look ahead."""
     main, side = torch.Stream(device), torch.Stream(device)
     on_device = [torch.from_numpy(array).to(device) for array in routing]
