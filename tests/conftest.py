@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No example is late: the first may compile a kernel, and the machine may be busy. What hangs, pytest's timeout ends.
 settings.register_profile("hetsched", deadline=None, print_blob=True)
 settings.load_profile("hetsched")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected stays to the end: no collection of garbage looks through it, now or later."""
+    gc.disable()
+    result = yield
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 @pytest.fixture(autouse=True)

@@ -66,16 +66,19 @@ def spans(text: str) -> Iterator[list[str]]:
         yield re.sub(r"[\[\]]|\.\.\.", " ", span).split()[1:]
 
 
+parser = functools.cache(_parser)  # parsing changes nothing in it
+
+
 def options_of(words: list[str]) -> list[str]:
     """Options among the words of a code span that its verb, or its sub-verb, does not have."""
-    parser = _parser()
+    known = parser()
     for word in words:
-        below = next((action for action in parser._actions if isinstance(action, _SubParsersAction)), None)
+        below = next((action for action in known._actions if isinstance(action, _SubParsersAction)), None)
         if below is None or word not in below.choices:
             break
-        parser = below.choices[word]
+        known = below.choices[word]
     named = [word.partition("=")[0] for word in words if word.startswith("--")]
-    return [option for option in named if option not in parser._option_string_actions]
+    return [option for option in named if option not in known._option_string_actions]
 
 
 @pytest.fixture
@@ -105,7 +108,7 @@ def test_python_code_runs(name: str, ground: Path) -> None:
 def test_command_lines_are_understood(name: str) -> None:
     """By the parser of the command line: verbs, options and values are what they are taken for."""
     for line in command_lines(read(name)):
-        _parser().parse_args(words_of(line))
+        parser().parse_args(words_of(line))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -84,13 +85,18 @@ def test_files_that_are_named_exist(name: str) -> None:
     assert missing_paths(text_of(name)) == []
 
 
+@functools.cache
+def words_of_sources() -> frozenset[str]:
+    """Every word of every source but this one."""
+    sources = [path for folder in ("hetsched", "solvers", "tests") for path in (ROOT / folder).rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources if path != Path(__file__))
+    return frozenset(re.findall(r"\w+", text))
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_what_is_named_in_code_is_in_the_code(name: str) -> None:
     """The last part of every single name in a code span (`Exact`, `stats()`) stands in some source of the project."""
-    sources = [path for folder in ("hetsched", "solvers", "tests") for path in (ROOT / folder).rglob("*.py")]
-    words = set(
-        re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in sources if path != Path(__file__)))
-    )
+    words = words_of_sources()
     names = [
         span.removesuffix("()").split(".")[-1]
         for span in code_spans(text_of(name))

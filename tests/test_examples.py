@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@functools.cache
 def run(name: str, *args: str) -> str:
+    """What it prints; asked for again, what it has printed."""
     done = subprocess.run([sys.executable, EXAMPLES / name, *args], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,16 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """All of these and of those within them, but for what is there for types alone."""
+    for found in body:
+        if isinstance(found, ast.If) and ast.unparse(found.test) == "TYPE_CHECKING":
+            continue
+        yield found
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from statements(getattr(found, part, []))
+
+
 def imports(name: str) -> set[str]:
     """Modules of the project that one imports at any level of its code: `import x`, `from x import y`, relative ones.
 
@@ -109,24 +121,20 @@ def imports(name: str) -> set[str]:
     """
     path, found = MODULES[name], set[str]()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-
-    def visit(node: ast.AST) -> None:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-                continue
-            if isinstance(child, ast.Import):
-                found.update(alias.name for alias in child.names)
-            elif isinstance(child, ast.ImportFrom):
-                above = package.split(".")[: len(package.split(".")) - child.level + 1] if child.level else []
-                base = ".".join([*above, *([child.module] if child.module else [])])
-                found.update(full if (full := f"{base}.{alias.name}") in MODULES else base for alias in child.names)
-            visit(child)
-
-    visit(ast.parse(path.read_text()))
+    for statement in statements(ast.parse(path.read_text()).body):
+        if isinstance(statement, ast.Import):
+            found.update(alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - statement.level + 1] if statement.level else []
+            base = ".".join([*above, *([statement.module] if statement.module else [])])
+            found.update(full if (full := f"{base}.{alias.name}") in MODULES else base for alias in statement.names)
     return (found & set(MODULES)) - {name}
 
 
-GRAPH = {name: imports(name) for name in MODULES}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """What every module imports; made by who asks first, not by who only collects these tests."""
+    return {name: imports(name) for name in MODULES}
 
 
 def room(name: str) -> str:
@@ -145,28 +153,28 @@ def test_imports_point_one_way(name: str) -> None:
     files = [module for module in MODULES if room(module) == name]
     assert files
     for module in files:
-        assert {room(other) for other in GRAPH[module]} <= allowed, module
+        assert {room(other) for other in graph()[module]} <= allowed, module
 
 
 def test_solvers_see_what_they_decide_and_nothing_else() -> None:
     """But for the study of placement, which is a program of its own."""
     solvers = {name for name in MODULES if room(name) == "hetsched_solvers"} - {"hetsched_solvers.placement.study"}
-    seen = {room(other) for name in solvers for other in GRAPH[name]}
+    seen = {room(other) for name in solvers for other in graph()[name]}
     assert seen == {"errors", "types", "jit", "interruptible", "dispatch", "hetsched_solvers"}
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
     """Modules are taken away while one of them imports none of the others; what is left are circles."""
-    left = {name: set(others) for name, others in GRAPH.items()}
+    left = {name: set(others) for name, others in graph().items()}
     while free := {name for name, others in left.items() if not others & set(left)}:
         left = {name: others for name, others in left.items() if name not in free}
     assert not left
 
 
 def test_the_graph_sees_imports_of_every_form() -> None:
-    assert "hetsched.machine.gallery" in GRAPH["hetsched.replay.study"]  # from ..machine import gallery
-    assert "hetsched.dispatch.judge" in GRAPH["hetsched.dispatch.problem"]  # in a function
-    assert "hetsched.replay.result" not in GRAPH["hetsched.report.compare_view"]  # for types alone
+    assert "hetsched.machine.gallery" in graph()["hetsched.replay.study"]  # from ..machine import gallery
+    assert "hetsched.dispatch.judge" in graph()["hetsched.dispatch.problem"]  # in a function
+    assert "hetsched.replay.result" not in graph()["hetsched.report.compare_view"]  # for types alone
 
 
 @pytest.mark.parametrize("name", DECIDING)
@@ -178,10 +186,10 @@ def test_decisions_know_no_tensor(name: str) -> None:
         assert not {part.partition(".")[0] for part in named} & {"torch", "threading", "os", "pathlib"}, module
 
 
-@pytest.mark.parametrize("module", ["hetsched", "hetsched.scheduler", "hetsched.cli", "hetsched.demo_model"])
-def test_importing_is_light(module: str) -> None:
-    """None of the heavy dependencies is imported before it is needed."""
-    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+def test_importing_is_light() -> None:
+    """None of the heavy dependencies is imported before it is needed, by any of these or by all together."""
+    light = "hetsched, hetsched.scheduler, hetsched.cli, hetsched.demo_model"
+    code = f"import sys, {light}; print([m for m in {HEAVY!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
 

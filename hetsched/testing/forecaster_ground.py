@@ -14,7 +14,7 @@ import numpy as np
 from ..forecast import NEEDS, Context, tell
 from ..geometry import MoEGeometry
 from ..traces.trace import RoutingTrace
-from ..types import Demand, FloatArray, Phase
+from ..types import Demand, FloatArray, IntArray, Phase
 
 Forecaster: TypeAlias = Any  # `observe` takes a context where the class declares needs
 Make = Callable[[], Forecaster]
@@ -48,29 +48,36 @@ class Knowing:
     gives = frozenset(NEEDS)
 
     def __init__(self, trace: RoutingTrace, tokens_per_step: int = 1) -> None:
-        self._trace, self._per_step = trace, tokens_per_step
-        self._random = np.random.default_rng(0)
+        self._per_step = tokens_per_step
         steps_T = (np.arange(trace.num_tokens) // tokens_per_step).astype(np.int32)
         self._future = replace(trace, step_T=steps_T)
+        self._said_TLE = _said_TLE(trace)
 
     def of(self, demand: Demand) -> Context:
         """Everything, for this layer of this step."""
-        ahead = range(demand.layer + 1, min(demand.layer + 4, self._trace.num_layers))
-        gates = [self._gate_TE(demand.step, layer, demand.num_tokens) for layer in ahead]
-        layers = range(self._trace.num_layers)
-        drafts = [self._gate_TE(demand.step + (l <= demand.layer), l, demand.num_tokens) for l in layers]
+        until = demand.layer + 1
+        now_T, next_T = (self._tokens_T(demand.step + later, demand.num_tokens) for later in (0, 1))
+        gates_TAE = self._said_TLE[now_T, until : until + 3]
+        drafts_TLE = self._said_TLE[now_T]
+        drafts_TLE[:, :until] = self._said_TLE[next_T, :until]
         hidden_TH = np.ones((demand.num_tokens, SHAPE.hidden), np.float32)
-        return Context(hidden_TH, np.array(gates) if gates else None, np.stack(drafts, axis=1), self._future)
+        gates_ATE = np.ascontiguousarray(gates_TAE.swapaxes(0, 1)) if gates_TAE.shape[1] else None
+        return Context(hidden_TH, gates_ATE, drafts_TLE, self._future)
 
-    def _gate_TE(self, step: int, layer: int, tokens: int) -> FloatArray:
-        trace, experts = self._trace, self._trace.num_experts
+    def _tokens_T(self, step: int, tokens: int) -> IntArray:
         begin = step * self._per_step
-        token_T = np.minimum(np.arange(begin, begin + tokens), trace.num_tokens - 1)
-        other_T = self._random.integers(trace.num_tokens, size=tokens)
-        token_T = np.where(self._random.random(tokens) < 0.25, other_T, token_T)
-        gate_TE = np.full((tokens, experts), 0.1 / max(experts - trace.top_k, 1))
-        np.put_along_axis(gate_TE, trace.experts_TLK[token_T, layer].astype(np.int64), 0.9 / trace.top_k, axis=1)
-        return gate_TE
+        return np.minimum(np.arange(begin, begin + tokens), len(self._said_TLE) - 1)
+
+
+def _said_TLE(trace: RoutingTrace) -> FloatArray:
+    """What gates and drafts say of each token's layers."""
+    random, (tokens, layers, top_k) = np.random.default_rng(0), trace.experts_TLK.shape
+    other_TL = random.integers(tokens, size=(tokens, layers))
+    token_TL = np.where(random.random((tokens, layers)) < 0.25, other_TL, np.arange(tokens)[:, None])
+    said_TLE = np.full((tokens, layers, trace.num_experts), 0.1 / max(trace.num_experts - top_k, 1))
+    experts_TLK = trace.experts_TLK[token_TL, np.arange(layers)].astype(np.int64)
+    np.put_along_axis(said_TLE, experts_TLK, 0.9 / top_k, axis=2)
+    return said_TLE
 
 
 def demands(trace: RoutingTrace, tokens_per_step: int = 1) -> Iterator[tuple[Demand, Context]]:

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-MISSING = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"building the device needs {' and '.join(MISSING)}")
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="building the device needs c++")
 
 
 @pytest.fixture(scope="module")

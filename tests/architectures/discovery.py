@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import transformers
 from transformers import PreTrainedModel
 
 MODELS = Path(transformers.__file__).parent / "models"
-MARK = "use_experts_implementation"
+# A class of this decorator, whose arguments may take lines, and perhaps of others after it; parsing takes seconds.
+DECORATED = re.compile(
+    r"^@use_experts_implementation\b.*\n(?:(?!class |def |@).*\n)*(?:@.*\n)*class (\w+)", re.MULTILINE
+)
 # Most complete first; what generates before what does not.
 ENDINGS = ("ForConditionalGeneration", "ForCausalLM", "ForBlockDiffusion", "ForTokenClassification", "Model")
 
@@ -23,20 +26,8 @@ def expert_classes() -> tuple[str, ...]:
     """ "package.Class" of every class decorated with use_experts_implementation, in order."""
     found: list[str] = []
     for path in sorted(MODELS.glob("*/modeling_*.py")):
-        text = path.read_text()
-        if MARK not in text:
-            continue
-        found += [
-            f"{path.parent.name}.{node.name}"
-            for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.ClassDef) and any(_is_mark(decorator) for decorator in node.decorator_list)
-        ]
+        found += [f"{path.parent.name}.{name}" for name in DECORATED.findall(path.read_text())]
     return tuple(found)
-
-
-def _is_mark(node: ast.expr) -> bool:
-    name = node.func if isinstance(node, ast.Call) else node
-    return isinstance(name, ast.Name) and name.id == MARK
 
 
 def modeling(package: str) -> Any:

@@ -13,6 +13,7 @@ from tests.cli.chatting import MACHINE, chat_folder, configure, expected
 from tests.cli.terminal import HOME, OWN_ENDS, Terminal
 
 DEMO = cached_folder()  # the user's own, asked for before tests are given a cache of theirs
+LONG = 250  # tokens: the run goes on when its first screen has been seen
 PANELS = ("speed", "lanes", "guard", "slots", "predicted and measured")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
 
@@ -46,7 +47,7 @@ def is_whole(screen: list[str]) -> None:
 @posix
 def test_a_run_from_its_screen_to_its_summary(folder: Path) -> None:
     """It begins at 80 x 24, is pulled to 200 x 50 on the way, and ends with the text and the usual lines."""
-    with Terminal(80, 24, *asked(folder, 600, "--speculate", "2", "--greedy")) as terminal:
+    with Terminal(80, 24, *asked(folder, LONG, "--speculate", "2", "--greedy")) as terminal:
         terminal.until(is_drawn)
         small = terminal.own_screen()
         terminal.resize(200, 50)
@@ -56,14 +57,14 @@ def test_a_run_from_its_screen_to_its_summary(folder: Path) -> None:
         is_whole(screen)
         assert (len(screen[0]), len(screen)) == (columns, rows)
         assert "drafts" in "\n".join(screen)
-    made = expected(folder, "word1 the sea was calm word2", 600, do_sample=False).split()
+    made = expected(folder, "word1 the sea was calm word2", LONG, do_sample=False).split()
     shown = "\n".join(large)
-    assert "600 of 600" in shown
+    assert f"{LONG} of {LONG}" in shown
     assert " ".join(made[-5:]) in shown.replace("\n", " ")
     after = "\n".join(terminal.after())
     assert after.split()[: len(made)] == made
     assert "tokens/s (emulated" in after
-    assert "stopped at --max-new-tokens 600" in after
+    assert f"stopped at --max-new-tokens {LONG}" in after
     assert b"\x1b[?25h" in terminal.written.rpartition(b"\x1b[?25l")[2]  # the cursor is back
 
 
@@ -88,11 +89,11 @@ def test_ctrl_c_leaves_a_clean_terminal(folder: Path) -> None:
 @pytest.mark.model
 @pytest.mark.skipif(not (DEMO / "config.json").is_file(), reason="the demo model is not built: hetsched demo builds it")
 def test_the_demo_model_writes_its_text() -> None:
-    with Terminal(80, 24, *asked(DEMO, 24, "--greedy")) as terminal:
+    with Terminal(80, 24, *asked(DEMO, 6, "--greedy")) as terminal:
         assert terminal.ended() == 0
     screen = terminal.own_screen()
     is_whole(screen)
-    assert "24 of 24" in "\n".join(screen)
+    assert "6 of 6" in "\n".join(screen)
     assert "30 layers x 16" in "\n".join(screen)
 
 

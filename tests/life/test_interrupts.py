@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,6 @@ from .test_freed import ended, own_threads
 PACKAGE = str(Path(hetsched.__file__).parent)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_state_dict_hooks")
 POINTS = int(os.environ.get("HETSCHED_TEST_INTERRUPTS", "24"))  # of the lines of one attach; 100000 takes them all
-
-
-@pytest.fixture(autouse=True)
-def _collecting_is_quick() -> Iterator[None]:
-    """What was there before the test is not looked through each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def at_line(at: int = 0) -> AtLine:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import threading
 import types
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.cpp_extension import load
 
 import hetsched
 from hetsched.accelerators.streams.device import StreamAccelerator
@@ -20,6 +18,7 @@ from hetsched.accelerators.streams.queues import Queues
 from hetsched.bench import device_check
 from hetsched.types import Lane
 from tests.conftest import tiny_moe
+from tests.queue_device.building import device_library
 from tests.queue_device.host_nodes import tokens_of_host_nodes
 
 CHUNK, COPY = 4096, 1 << 20
@@ -34,15 +33,14 @@ class UncachedQueues(Queues):
 
 
 def device_of_threads() -> tuple[torch.device, Any]:
-    """The device, and its extension. Builds it the first time; torch keeps what it built."""
-    source = Path(__file__).parent / "queue_device.cpp"
-    extension = load("hetsched_queue_device", [str(source)], extra_cflags=["-O1", "-std=c++20"])
+    """The device, and its library."""
+    library = device_library()
     torch.utils.rename_privateuse1_backend("queues")
     module: Any = types.ModuleType("torch.queues")
     module.is_available, module.device_count, module.current_device = lambda: True, lambda: 1, lambda: 0
     module._is_in_bad_fork, module.manual_seed_all = lambda: False, lambda seed: None
     torch._register_device_module("queues", module)
-    return torch.device("queues", 0), extension
+    return torch.device("queues", 0), library
 
 
 def one_layer(device: StreamAccelerator, source: torch.Tensor) -> dict[str, Any]:
@@ -105,8 +103,8 @@ def resized(device: torch.device, make: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Everything, as one JSON document."""
-    where, extension = device_of_threads()
-    extension.set_rate(1e8)
+    where, library = device_of_threads()
+    library.set_rate(1e8)
 
     def make(capacity_bytes: int) -> StreamAccelerator:
         return StreamAccelerator(UncachedQueues(where), capacity_bytes, CHUNK)
@@ -118,9 +116,7 @@ def main() -> None:
     report["pinned"] = one_layer(accelerator, source.pin_memory())
     accelerator.close()
     report["tokens"] = tokens(where, make)
-    report["host_nodes"] = {
-        name: tokens_of_host_nodes(where, extension, name) for name in ("hetsched", "on-demand-lru")
-    }
+    report["host_nodes"] = {name: tokens_of_host_nodes(where, library, name) for name in ("hetsched", "on-demand-lru")}
     report["resized"] = resized(where, make)
     report["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("hetsched-")]
     print(json.dumps(report))

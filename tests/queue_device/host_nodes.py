@@ -73,7 +73,7 @@ def grouped(mail: Any, state_S: Any, device_S: Any, host_F: Any, out_2: Any, out
         out_2[0], out_2[1] = out_2[0] + 1, 0
 
 
-def tokens_of_host_nodes(device: torch.device, extension: Any, policy: str) -> dict[str, Any]:
+def tokens_of_host_nodes(device: torch.device, library: Any, policy: str) -> dict[str, Any]:
     """Queue every layer of all tokens at once, and see what came of them."""
 
     def pinned(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -98,7 +98,7 @@ def tokens_of_host_nodes(device: torch.device, extension: Any, policy: str) -> d
     asked_ML4, ids_MLK, weights_MLK = _routing(np.random.default_rng(2))
     copying, over = CopyThread(CopyServer(queue), host_F, device_S), out_ML.size
     with copying:
-        _queue_tokens(extension, mail, (asked_ML4, ids_MLK, weights_MLK), device, step, kernel)
+        _queue_tokens(library, mail, (asked_ML4, ids_MLK, weights_MLK), device, step, kernel)
     first_L = np.arange(layers)[:, None] * experts
     expected_ML = (weights_MLK.astype(np.float64) * host_F.numpy()[first_L + ids_MLK]).sum(2)
     scheduler.residency.check()
@@ -121,16 +121,14 @@ def _routing(random: np.random.Generator) -> tuple[Any, Any, Any]:
     return asked_ML4, ids_MLK, weights_MLK
 
 
-def _queue_tokens(
-    extension: Any, mail: Mail, routing: Any, device: torch.device, step: CStep, kernel: CFunction
-) -> None:
+def _queue_tokens(library: Any, mail: Mail, routing: Any, device: torch.device, step: CStep, kernel: CFunction) -> None:
     """Every layer: three copies to the mail, the step; beside the kernel, on a stream of its own, the look ahead."""
     main, side = torch.Stream(device), torch.Stream(device)
     on_device = [torch.from_numpy(array).to(device) for array in routing]
     targets = [torch.from_numpy(array) for array in (mail.asked_4, mail.ids_TK[0], mail.weights_TK[0])]
 
     def node(stream: torch.Stream, function: CFunction) -> None:
-        extension.host_node(stream.stream_id, function.address, function.words.ctypes.data)
+        library.host_node(stream.stream_id, function.address, function.words.ctypes.data)
 
     for m in range(TOKENS):
         for layer in range(SHAPE.num_layers):

@@ -1,11 +1,15 @@
 // A device of threads for torch: memory of its own, streams that are real queues, events, a copy engine of set speed.
-#include <ATen/ATen.h>
+#define TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
-#include <ATen/native/Resize.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/view_native.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
-#include <torch/extension.h>
 #include <torch/library.h>
 
 #include <atomic>
@@ -229,7 +233,7 @@ static at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool n
 }
 static at::Tensor copy_from_and_resize(const at::Tensor& from, const at::Tensor& to) {
     if (to.sizes() != from.sizes()) {
-        auto fresh = at::empty(from.sizes(), to.options());
+        auto fresh = at::detail::empty_generic(from.sizes(), &device_memory, KEYS, to.scalar_type(), std::nullopt);
         to.unsafeGetTensorImpl()->set_storage_keep_dtype(fresh.storage());
         to.unsafeGetTensorImpl()->set_sizes_contiguous(from.sizes());
     }
@@ -274,11 +278,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 static void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) { at::native::cpu_fallback(op, stack); }
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>()); }
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-    static Hooks hooks;
-    at::RegisterPrivateUse1HooksInterface(&hooks);
-    m.def("set_rate", [](double rate) { bytes_per_s = rate; });
-    m.def("host_node", [](int64_t stream, size_t function, size_t words) {  // as cudaLaunchHostFunc
-        worker(stream).submit([=] { ((int64_t (*)(const void*))function)((const void*)words); });
-    });
+static Hooks hooks;
+static const bool registered = (at::RegisterPrivateUse1HooksInterface(&hooks), true);
+extern "C" void set_rate(double rate) { bytes_per_s = rate; }
+extern "C" void host_node(int64_t stream, size_t function, size_t words) {  // as cudaLaunchHostFunc
+    worker(stream).submit([=] { ((int64_t (*)(const void*))function)((const void*)words); });
 }

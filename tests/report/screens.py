@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 COMMAND = ("-m", "hetsched")
+# Command lines one after another, each as if alone; a process of its own for each would import all anew.
+SEVERAL = """
+import json, sys
+from hetsched.cli import main
+for words in json.loads(sys.argv[1]):
+    code = main(words)
+    print(f"\\x1e{code}\\x1e", end="", flush=True)
+"""
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -26,6 +36,25 @@ def piped(*arguments: str, code: int = 0, **more: str) -> tuple[str, str]:
     )
     assert ran.returncode == code, ran.stderr.decode()
     return ran.stdout.decode(), ran.stderr.decode()
+
+
+def all_piped(*asked: Sequence[str], **more: str) -> list[str]:
+    """Standard output through a pipe, of each command line; all end well, in one process."""
+    several = ["-c", SEVERAL, json.dumps(asked)]
+    ran = subprocess.run([sys.executable, *several], capture_output=True, env=environment(**more), timeout=500)
+    return _each(ran.stdout.decode(), [0] * len(asked), ran.stderr.decode())
+
+
+def all_on_terminal(columns: int, *asked: Sequence[str], codes: Sequence[int] | None = None) -> list[str]:
+    """As `screen`, of each command line, in one process and on one terminal."""
+    shown = on_terminal(columns, "-c", SEVERAL, json.dumps(asked))
+    return [_whole(text, columns) for text in _each(shown, codes or [0] * len(asked), shown)]
+
+
+def _each(written: str, codes: Sequence[int], said: str) -> list[str]:
+    parts = written.split("\x1e")
+    assert parts[1::2] == [str(code) for code in codes], said
+    return parts[:-1:2]
 
 
 def on_terminal(columns: int, *python: str, errors: bool = False, code: int = 0) -> str:
@@ -60,7 +89,11 @@ def on_terminal(columns: int, *python: str, errors: bool = False, code: int = 0)
 
 def screen(columns: int, *arguments: str, code: int = 0) -> str:
     """Standard output of the command on a terminal, as text; no line is longer than the terminal, none is cut."""
-    shown = ESCAPES.sub("", on_terminal(columns, *COMMAND, *arguments, code=code))
+    return _whole(on_terminal(columns, *COMMAND, *arguments, code=code), columns)
+
+
+def _whole(written: str, columns: int) -> str:
+    shown = ESCAPES.sub("", written)
     assert max(len(line) for line in shown.splitlines()) <= columns
     assert "…" not in shown
     return shown

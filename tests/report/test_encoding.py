@@ -11,7 +11,7 @@ import pytest
 
 from hetsched.cli import VERBS
 from hetsched.report.encoding import PLAIN
-from tests.report.screens import environment, piped, small_trace
+from tests.report.screens import all_piped, environment, piped, small_trace
 
 ASCII = {"PYTHONIOENCODING": "ascii"}
 
@@ -38,17 +38,17 @@ def test_every_help_in_one_process() -> None:
 
 def test_tables_and_errors(replay: list[str]) -> None:
     """Bars, dots, µ and lanes have signs of one column each, so that the columns stay straight."""
-    for asked in (
+    asked = (
         ["compare", *replay, "--strategies", "hetsched,cpu-only"],
         ["simulate", *replay],
         ["profiles", "show", "rtx-3090"],
         ["doctor"],
         ["solve", "--random", "2", "--solvers", "exact,sort"],
-    ):
-        text, plain = piped(*asked)[0], piped(*asked, **ASCII)[0]
+    )
+    for words, text, plain in zip(asked, all_piped(*asked), all_piped(*asked, **ASCII), strict=True):
         assert plain.isascii()
-        assert "?" not in plain.replace("? deciding", "") or asked[0] == "simulate"  # which draws with it
-        if asked[0] in ("compare", "profiles"):  # the same figures twice
+        assert "?" not in plain.replace("? deciding", "") or words[0] == "simulate"  # which draws with it
+        if words[0] in ("compare", "profiles"):  # the same figures twice
             assert plain == "".join(c if c.isascii() else PLAIN[c] for c in text)
 
 

@@ -5,35 +5,51 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.documents import document_of
-from tests.report.screens import piped, screen, small_trace
+from tests.report.screens import all_on_terminal, all_piped, small_trace
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
 MACHINE = "rtx-4060-laptop-8gb"
+SOLVERS = ("exact", "ratio-freetoken", "threshold-spac")
+
+
+class Told(NamedTuple):
+    """What one command line has written: on a terminal of 80 columns, through a pipe, and with --json."""
+
+    narrow: str
+    whole: str
+    document: dict[str, Any]
+
+
+def odd_name(folder: Path) -> Path:
+    """A trace whose name looks like markup."""
+    return small_trace(folder).rename(folder / "[red]x.npz")
 
 
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_trace(tmp_path_factory.mktemp("traces"))
-
-
-@pytest.fixture(scope="module")
-def replay(trace: Path) -> list[str]:
-    return [
-        "--trace",
-        str(trace),
-        "--model",
-        "demo",
-        "--hardware",
-        MACHINE,
-        "--decision",
-        "2e-5",
-        "--bound-windows",
-        "1",
-    ]
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+    """By verb; all verbs in one process for each way to be written."""
+    trace = str(odd_name(tmp_path_factory.mktemp("traces")))
+    replay = ["--trace", trace, "--model", "demo", "--hardware", MACHINE, "--decision", "2e-5", "--bound-windows", "1"]
+    asked = {
+        "compare": ["compare", *replay, "--strategies", "belady,static-frequency,moe-spac-fixed"],
+        "simulate": ["simulate", *replay, "--policy", "static-frequency"],
+        "solve": ["solve", "--random", "3", "--solvers", ",".join(SOLVERS)],
+        "profiles": ["profiles", "list"],
+        "doctor": ["doctor"],
+        "trace": ["trace", "info", trace],
+    }
+    piped = iter(all_piped(*asked.values(), *([*words, "--json"] for words in asked.values())))
+    narrow = all_on_terminal(80, *asked.values())
+    whole = [next(piped) for _ in asked]
+    return {
+        verb: Told(text, long, document_of(printed))
+        for verb, text, long, printed in zip(asked, narrow, whole, piped, strict=True)
+    }
 
 
 def row(text: str, name: str) -> str:
@@ -41,12 +57,10 @@ def row(text: str, name: str) -> str:
     return line
 
 
-def test_compare(replay: list[str]) -> None:
+def test_compare(told: dict[str, Told]) -> None:
     """A row a strategy with its whole figures; what is dropped is named, and a pipe has it."""
-    asked = ["compare", *replay, "--strategies", "belady,static-frequency,moe-spac-fixed"]
-    rows = document_of(piped(*asked, "--json")[0])["rows"]
-    narrow, whole = screen(80, *asked), piped(*asked)[0]
-    for r in rows:
+    narrow, whole, document = told["compare"]
+    for r in document["rows"]:
         always = [f"{r['tokens_per_s']:.1f}", f"{1e3 * r['step_s']:.2f}", f"{r['hit_rate']:.1%}"]
         dropped = [f"{r['late_share']:.1%}", f"{1e3 * r['decision_s_per_token']:.2f}"]
         assert set(always) <= set(row(narrow, r["strategy"]).split())
@@ -60,27 +74,24 @@ def test_compare(replay: list[str]) -> None:
     assert {"family", "late", "wasted"} <= set(row(whole, "strategy").split())
 
 
-def test_simulate(replay: list[str]) -> None:
-    asked = ["simulate", *replay, "--policy", "static-frequency"]
-    found = document_of(piped(*asked, "--json")[0])["row"]
-    assert f"{found['tokens_per_s']:.1f} tokens/s, {1e3 * found['step_s']:.2f} ms a step" in screen(80, *asked)
+def test_simulate(told: dict[str, Told]) -> None:
+    found = told["simulate"].document["row"]
+    assert f"{found['tokens_per_s']:.1f} tokens/s, {1e3 * found['step_s']:.2f} ms a step" in told["simulate"].narrow
 
 
-def test_solve() -> None:
+def test_solve(told: dict[str, Told]) -> None:
     """Every strategy in one row of eight cells, at 80 columns as through a pipe."""
-    names = ("exact", "ratio-freetoken", "threshold-spac")
-    asked = ["solve", "--random", "3", "--solvers", ",".join(names)]
-    for text in (screen(80, *asked), piped(*asked)[0]):
-        for name in names:
+    for text in (told["solve"].narrow, told["solve"].whole):
+        for name in SOLVERS:
             cells = row(text, name).split()
             assert len(cells) == 8
             assert all(re.fullmatch(r"[\d,]+(\.\d+)?%?", cell) for cell in cells[1:])
 
 
 @pytest.mark.parametrize("columns", [80, 100, 200])
-def test_profiles_list_names_everything(columns: int) -> None:
-    found = document_of(piped("profiles", "list", "--json")[0])
-    shown = screen(columns, "profiles", "list")
+def test_profiles_list_names_everything(told: dict[str, Told], columns: int) -> None:
+    narrow, _, found = told["profiles"]
+    (shown,) = [narrow] if columns == 80 else all_on_terminal(columns, ["profiles", "list"])
     for kind in ("machines", "models"):
         for item in found[kind]:
             assert row(shown, item["name"])
@@ -88,19 +99,18 @@ def test_profiles_list_names_everything(columns: int) -> None:
 
 def test_profiles_show_and_diff() -> None:
     """The figures of the file, each whole; of a difference both sides."""
-    shown = screen(80, "profiles", "show", MACHINE)
-    assert "205 GB/s" in row(shown, "gpu.read_bytes_per_s")
-    assert "8 GiB" in row(shown, "gpu.capacity_bytes")
-    assert "2.53 MiB" in screen(80, "profiles", "show", "qwen3-30b-a3b")
-    cells = row(screen(80, "profiles", "diff", MACHINE, "rtx-3090", code=1), "gpu.capacity_bytes")
-    assert re.search(r"8 GiB\s+24 GiB\s+3.00", cells)
+    asked = ["show", MACHINE], ["show", "qwen3-30b-a3b"], ["diff", MACHINE, "rtx-3090"]
+    machine, model, difference = all_on_terminal(80, *(["profiles", *words] for words in asked), codes=(0, 0, 1))
+    assert "205 GB/s" in row(machine, "gpu.read_bytes_per_s")
+    assert "8 GiB" in row(machine, "gpu.capacity_bytes")
+    assert "2.53 MiB" in model
+    assert re.search(r"8 GiB\s+24 GiB\s+3.00", row(difference, "gpu.capacity_bytes"))
 
 
-def test_doctor(tmp_path: Path) -> None:
+def test_doctor(told: dict[str, Told]) -> None:
     """Names, marks and the longest finding, of which a pipe has the whole line."""
-    items = document_of(piped("doctor", "--json")[0])["items"]
-    narrow, whole = screen(80, "doctor"), piped("doctor")[0]
-    for item in items:
+    narrow, whole, document = told["doctor"]
+    for item in document["items"]:
         if item["name"] == "host memory":  # what is free changes from call to call
             continue
         assert item["found"] in whole
@@ -109,11 +119,9 @@ def test_doctor(tmp_path: Path) -> None:
             assert word in narrow
 
 
-def test_trace_info(trace: Path) -> None:
+def test_trace_info(told: dict[str, Told]) -> None:
     """A file whose name looks like markup is shown by its name."""
-    odd = trace.with_name("[red]x.npz")
-    odd.write_bytes(trace.read_bytes())
-    shown = screen(80, "trace", "info", str(odd))
+    shown = told["trace"].narrow
     assert shown.startswith("[red]x.npz: ")
     assert len(row(shown, "mean").split()) == 6
-    assert len(row(piped("trace", "info", str(odd))[0], "29").split()) == 6
+    assert len(row(told["trace"].whole, "29").split()) == 6

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from math import exp
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -29,29 +30,35 @@ class World(NamedTuple):
     hits: list[float]
 
     def run(self, accept: float, tokens: int, seed: int, fixed: int | None = None) -> float:
-        """Tokens a second."""
+        """Tokens a second; a fixed number of drafts asks no controller."""
         ms_K, active_K, hits_K = (
-            np.interp(range(1, K_MAX + 2), LENGTHS, v) for v in (self.step_ms, self.active, self.hits)
+            np.interp(range(1, K_MAX + 2), LENGTHS, v).tolist() for v in (self.step_ms, self.active, self.hits)
         )
-        random, controller = np.random.default_rng(seed), self._controller(fixed)
-        is_right_T = random.random(tokens + 1) < accept
+        random = np.random.default_rng(seed)
+        right_T = _right(random.random(tokens + 1) < accept)
+        lucks = iter(random.normal(size=(tokens, 2)).tolist())
+        controller = Controller(K_MAX, _cost(self.model, self.dtype)) if fixed is None else None
         made, steps, seconds = 0, 0, 0.0
         while made < tokens:
-            k = min(controller.choose(), tokens - made - 1)
-            accepted = k if is_right_T[made + 1 : made + k + 1].all() else int(np.argmin(is_right_T[made + 1 :]))
-            luck, cold = random.normal(), np.exp(-steps / 10)
-            step_s = ms_K[k] / 1e3 * np.exp(0.2 * (k + 1) ** -0.35 * luck) * (1 + 0.5 * cold)
-            active = max(self.active[0], active_K[k] * (1 + 0.08 * random.normal() * (k > 0)))
-            hits = hits_K[k] * (1 - 0.12 * luck) * (1 - 0.4 * cold)
-            controller.show(k + 1, active, min(max(hits, 0.0), active))
-            controller.observe(k, accepted, step_s, 0.0, asked=k)
+            k = min(controller.choose() if controller else fixed or 0, tokens - made - 1)
+            accepted = min(k, right_T[made + 1])
+            (luck, other), cold = next(lucks), exp(-steps / 10)
+            step_s = ms_K[k] / 1e3 * exp(0.2 * (k + 1) ** -0.35 * luck) * (1 + 0.5 * cold)
+            if controller:
+                active = max(self.active[0], active_K[k] * (1 + 0.08 * other * (k > 0)))
+                hits = hits_K[k] * (1 - 0.12 * luck) * (1 - 0.4 * cold)
+                controller.show(k + 1, active, min(max(hits, 0.0), active))
+                controller.observe(k, accepted, step_s, 0.0, asked=k)
             made, steps, seconds = made + 1 + accepted, steps + 1, seconds + step_s
         return tokens / seconds
 
-    def _controller(self, fixed: int | None) -> Controller:
-        if fixed is not None:
-            return Controller(fixed, fixed=True)
-        return Controller(K_MAX, _cost(self.model, self.dtype))
+
+def _right(is_right_T: Any) -> list[int]:
+    """How many drafts are right one after another, from each token on; none at the end."""
+    counts = [0]
+    for is_right in is_right_T[::-1].tolist():
+        counts.append((counts[-1] + 1) * is_right)
+    return counts[::-1]
 
 
 WORLDS = [

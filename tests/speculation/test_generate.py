@@ -21,7 +21,7 @@ from hetsched.testing.models import tiny_moe
 from hetsched.types import Phase
 from tests.generation.generating import EMULATED, HERE, REPEATED, passes
 
-NEW_TOKENS = 20
+NEW_TOKENS = 12
 SIZES: dict[str, Any] = {
     "vocab_size": 128,
     "hidden_size": 32,
