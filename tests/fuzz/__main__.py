@@ -8,8 +8,6 @@ faster: `TMPDIR=/dev/shm`.)
 from __future__ import annotations
 
 import argparse
-import functools
-import gc
 import io
 import json
 import os
@@ -23,7 +21,8 @@ from pathlib import Path
 
 from hetsched import cli
 
-from . import cases, good_files, ground, interruption, options
+from . import cases, good_files, ground, interruption
+from .cheap import make_cheap
 from .counts import Counts
 
 
@@ -43,7 +42,6 @@ def main() -> int:
             return failed
         if args.interrupted:
             return interruption.soak(place, args.interrupted, args.only)
-        _made_cheap()
         chunks = [(numbers[i :: args.workers], place, i, args.kind, args.keep) for i in range(args.workers)]
         with get_context("fork").Pool(args.workers) as pool:
             found = [case for part in pool.starmap(several, chunks) for case in part]
@@ -73,14 +71,6 @@ def _parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _made_cheap() -> None:
-    """What every case would do anew is done once, before any is forked; no child walks through the parent's objects."""
-    cli._parser = functools.cache(cli._parser)
-    options.tuned()
-    gc.collect()
-    gc.freeze()
-
-
 def _undamaged(place: Path) -> int:
     """Every command once; exit code 1 where one does not work.
 
@@ -103,6 +93,7 @@ def _undamaged(place: Path) -> int:
 
 def several(numbers: list[int], place: Path, worker: int, kind: str, keep: Path | None) -> list[cases.Case]:
     """The cases of one worker; broken promises are told as they are found."""
+    make_cheap()
     found = []
     for number in numbers:
         case = cases.tried(number, place / "ground", place / f"case{worker}", kind)

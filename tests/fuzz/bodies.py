@@ -116,7 +116,9 @@ def _fault(request: Request, status: int, said: bytes) -> str:
     text = said.decode()
     if request.path == "/metrics" and status == 200:
         return ""
-    events = [line.removeprefix("data: ") for line in text.split("\n\n") if line] if text.startswith("data: ") else [text]
+    events = (
+        [line.removeprefix("data: ") for line in text.split("\n\n") if line] if text.startswith("data: ") else [text]
+    )
     documents = [json.loads(event, parse_constant=_refused) for event in events if event != "[DONE]"]
     if status == 200:
         return "an error in the stream" if any("error" in document for document in documents) else ""
@@ -140,7 +142,9 @@ def _drawn(random: Random) -> Request:
     if kind < 0.6:
         document, _ = changed(document, random)
     elif kind < 0.8:
-        document[random.choice((*FIELDS, "tools", "logprobs", "no_such", "x" * 3000, "\ud800"))] = random.choice(HOSTILE)
+        document[random.choice((*FIELDS, "tools", "logprobs", "no_such", "x" * 3000, "\ud800"))] = random.choice(
+            HOSTILE
+        )
     try:
         body = dumped(document).encode("utf-8", "surrogatepass")
     except ValueError:

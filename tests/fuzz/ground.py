@@ -100,7 +100,9 @@ COMMANDS = (
     Command(f"{RECORD} --out {{out/new.npz}}", ("prompts.txt", *CHECKPOINT)),
     Command(
         f"{RECORD} --out {{out/{BEGUN}}}",
-        tuple(f"out/{BEGUN}.partial/{name}" for name in ("journal.json", "journal.json", "lock", "experts", "sequence")),
+        tuple(
+            f"out/{BEGUN}.partial/{name}" for name in ("journal.json", "journal.json", "lock", "experts", "sequence")
+        ),
     ),
     Command(f"simulate {REPLAY} --hardware rtx-4090 --strategy static-frequency", (TRACE, MODEL_FILE)),
     Command(f"simulate {REPLAY} --hardware {{machine.yaml}} --strategy layer-split --json", (MACHINE_FILE,)),
