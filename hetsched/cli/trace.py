@@ -187,6 +187,7 @@ def _record(args: argparse.Namespace) -> None:
         **({"steering": steering.digest} if steering else {}),
         **({"hidden": True} if args.hidden else {}),
     }
+    require_resumable(args.out, arguments)
     if args.out.exists() and not partial_folder(args.out).exists():
         if load_trace(args.out).meta.get("recorded") != arguments:
             raise InputError(f"{args.out} exists and was recorded otherwise; choose another --out, or delete it")

@@ -1,6 +1,6 @@
-"""Requests that make no sense, to a server in this process and without a socket: each is answered, in JSON, by its kind.
+"""Requests that make no sense, to a server in this process and without a socket: each is answered, in JSON.
 
-None may fail the server: 200, or a code of 4xx with one line that says why; and the last request, a good one, is served.
+None may fail the server: 200, or a code of 4xx with words that say why; and the last request, a good one, is served.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What makes a fork of a process with torch in it cheap: half a gigabyte of pages is copied on paper, a case at a time."""
+"""What makes a fork of a process with torch in it cheap: of half a gigabyte every page is entered in a table anew."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_cheap() -> None:
 
 
 def _in_huge_pages() -> None:
-    """Memory of this process by pages of two megabytes, of which a fork copies fewer entries. None where it cannot be."""
+    """This process' memory by pages of two megabytes, of which a fork copies fewer entries, where the system can."""
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for line in Path("/proc/self/maps").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Verdicts of cases, kept in a file, a line each, the last of a number counting; and how many there are of each kind."""
+"""Verdicts of cases, kept in a file, a line each, of which the last counts; and how many there are of each kind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Counts:
         """How many were tried, how they ended, and every fault that there can be, with 0 for none."""
         kept = [self._kept[number] for number in numbers if number in self._kept]
         codes = Counter(code for code, _ in kept)
-        faults = Counter({fault: 0 for fault in FAULTS})
+        faults = Counter(dict.fromkeys(FAULTS, 0))
         faults.update(fault for _, found in kept for fault in found)
         ended = ", ".join(f"{count} by {code}" for code, count in sorted(codes.items()))
         return f"{len(kept)} tried; ended {ended}; " + ", ".join(f"{fault} {n}" for fault, n in faults.items())

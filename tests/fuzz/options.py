@@ -25,11 +25,9 @@ LISTS = "a,b,,c , a,a {} = -- --json"
 TEXTS = "", " ", "x" * 300, "x" * 5000, "8 parsecs", "é\u202e\u0007", "a\nb", "\x1b[31m", "\udcff"
 HOSTILE = (*f"{NUMBERS} {PATHS} {CLASSES} {LISTS}".split(), *TEXTS)
 UNKNOWN = ("--polcy", "--modle", "--jsno", "--no-such-option", "-Z", "--=", "---")
-FORMATS = (
-    "q4km q4_k_m Q4_K_M iq2_xs int4_group bf61 mxfp4+group=1 q8_0+x=1 fp8-block+block=0 q4_0+ bf16+ +group=1 "
-    "mxfp4,mxfp4 int4-group+group=0 int4-group+group=-1 int4-group+group=1 int4-group+group=999999999 "
-    "int4-group+group=3 int4-group+group=32+group=64 gptq awq hetsched.formats.mxfp4:Mxfp4 hetsched.formats.base:Stored"
-).split()
+NAMES = "q4km q4_k_m Q4_K_M iq2_xs int4_group bf61 gptq awq mxfp4,mxfp4 hetsched.formats.mxfp4:Mxfp4"
+GROUPS = "mxfp4+group=1 q8_0+x=1 fp8-block+block=0 bf16+ +group=1 hetsched.formats.base:Stored"
+FORMATS = (*f"{NAMES} {GROUPS}".split(), *(f"int4-group+group={n}" for n in (0, 1, 3, -1, 999999999, "32+group=64")))
 TUNINGS = ("inf", "nan", "-1", "0", "1e308", "9" * 400, "x", "", "true", "1")
 
 
