@@ -111,7 +111,7 @@ def stream(path: str | Path) -> Iterator[Header | Line]:
             found = _line(line, header)
         except KeyError as error:
             raise _wrong(path, number, f"{error} is missing") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:  # the last: infinity where a count should be
             raise _wrong(path, number, str(error)) from error
         end = found if isinstance(found, End) else None
         yield found
@@ -164,7 +164,7 @@ def _header(path: str | Path, number: int, line: Any) -> Header:
         _ = header.machine["profile"]
     except KeyError as error:
         raise _wrong(path, number, f"{error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # the last: infinity where a count should be
         raise _wrong(path, number, str(error)) from error
     return header
 

@@ -17,7 +17,7 @@ from .options import hostile, parsers
 from .running import CACHE, OUT, Verdict, run
 
 KINDS = ("any", "files", "options", "bodies")
-OF_BODIES, OF_FILES = 0.02, 0.51  # of all cases; a case of bodies takes as long as several others
+OF_BODIES, OF_FILES = 0.01, 0.51  # of all cases; a case of bodies takes as long as several others
 
 
 class Case(NamedTuple):
@@ -48,7 +48,7 @@ def tried(number: int, ground: Path, folder: Path, kind: str = "any") -> Case:
         words = filled(command.words, folder)
     else:
         words = _line(random, ground, folder)
-    return Case(number, words, done, run(words, folder, keep=True, work=work))
+    return Case(number, words, done, run(words, folder, keep=True, alone=False, work=work))
 
 
 def filled(words: Sequence[str], folder: Path) -> list[str]:

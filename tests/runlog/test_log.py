@@ -126,6 +126,7 @@ def test_what_is_no_log_is_refused_by_line(change, said, log_path, tmp_path):
     [
         ("layer", "measured_s", 1e308, "1e[+]308 seconds; a run has at most 1e[+]09"),
         ("layer", "begin_s", float("nan"), "nan seconds"),
+        ("layer", "tokens", float("inf"), "cannot convert float infinity"),
         ("layer", "tokens", 2**63, "92233720368547758.* a run has at most"),
         ("resident", "experts", [[0, 8], [], []], "expert 8 of 8"),
         ("resident", "experts", [[0]], "1 layers of residents for a model of 3"),
