@@ -203,13 +203,15 @@ def _record_prompts(
     from hetsched.integrations.steering import steered
 
     from .attaching import encode, load_model
+    from .generating import only_numbers
 
     model, tokenizer = load_model(
         args.model,
         trust_remote_code=args.trust_remote_code,
         prompts=lambda tokenizer: [encode(tokenizer, prompt) for prompt in prompts],
     )
-    generate = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
+    generate: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
+    generate["logits_processor"] = [only_numbers]
     if tokenizer.pad_token_id is None:
         generate["pad_token_id"] = tokenizer.eos_token_id
     if args.prompt_lookup:

@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..files import check_file
 from .archive import write_arrays
 from .meta import meta_array, trace_meta
-from .partial import Ownership, read_journal, require_bytes, require_sum, write_journal
+from .partial import JOURNAL, Ownership, read_journal, require_bytes, require_sum, write_journal
 from .routers import Routers
 
 _DTYPES = {
@@ -88,10 +88,10 @@ class TraceWriter:
     """Appends tokens to a trace file that appears, whole, at finish().
 
     `shape` (L, K), the optional arrays in `extras` ("weights", "step", "kept", "hidden") and the `width` of hidden
-    states are those of every append. With `arguments` (a JSON object that says what is being written) the unfinished
-    work is kept when the `with` block is left early, and a writer of the same path and arguments goes on from its last
-    commit. Raises InputError where the unfinished
-    work is of other arguments, damaged, or in the hands of another process.
+    states are those of every append. With `arguments` (a JSON object that says what is being written) what was
+    committed is kept when the `with` block is left early, and a writer of the same path and arguments goes on from its
+    last commit. Raises InputError where the unfinished work is of other arguments, damaged, or in the hands of another
+    process.
     """
 
     def __init__(
@@ -235,6 +235,9 @@ class TraceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        nothing_kept = self._folder.exists() and not (self._folder / JOURNAL).exists()
+        if nothing_kept and self._owner is not None:
+            self._remove()
         self._close()
         if self._arguments is None:
             shutil.rmtree(self._folder, ignore_errors=True)
