@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import time
@@ -17,6 +18,7 @@ from .children import LATE, Ask, Task, ended
 
 MEMORY_BYTES = 3 << 30  # more than the parent had: what a measured layer of a big model takes
 OUT, CACHE = "out", "cache"
+ZEN = re.compile(r"The Zen of Python.*?more of those!\n", re.DOTALL)  # what a module says itself when it is imported
 INTERNAL = "(--debug shows where)"
 
 
@@ -49,7 +51,7 @@ def run(
         out.mkdir()
     before, made, begin_s = _listing(folder), os.listdir(out), time.monotonic()
     code, interrupted, hung, peak_bytes = ended(Task(words, str(out), str(told), str(log)), ask, work, alone=alone)
-    said = log.read_bytes().decode("utf-8", "replace")
+    said = ZEN.sub("", log.read_bytes().decode("utf-8", "replace"))
     faults = []
     if hung:
         faults.append("hang")
