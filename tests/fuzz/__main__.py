@@ -79,7 +79,7 @@ def _undamaged(place: Path) -> int:
     failed = 0
     for command in ground.COMMANDS:
         folder = place / "whole"
-        cases.laid(place / "ground", folder, command)
+        cases.laid(place / "ground", folder, command.words, command.reads)
         os.environ["HETSCHED_CACHE"] = str(folder / "cache")
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):

@@ -38,11 +38,11 @@ def tried(number: int, ground: Path, folder: Path, kind: str = "any") -> Case:
     shutil.rmtree(folder, ignore_errors=True)
     words, done, work = [bodies.NAME], "", None
     if kind == "bodies":
-        laid(ground, folder, bodies.SERVED)
+        laid(ground, folder, bodies.SERVED.words)
         work = partial(bodies.answered, folder, random)
     elif kind == "files":
         command = random.choice([command for command in COMMANDS if command.reads])
-        laid(ground, folder, command)
+        laid(ground, folder, command.words, command.reads)
         name = random.choice(command.reads)
         done = f"{name}: {damage.damage(folder / name, random)}"
         words = filled(command.words, folder)
@@ -60,10 +60,13 @@ def _filled(word: str, folder: Path) -> str:
     return str(folder / word[1:-1]) if word.startswith("{") else word
 
 
-def laid(ground: Path, folder: Path, command: Command) -> None:
-    """Copy the good files that a command reads into a new folder, with a cache and a place for what it writes."""
-    named = {word[1:-1] for word in command.words if word.startswith("{") and not word.startswith(f"{{{OUT}/")}
-    there = {name.rpartition("/")[0] for name in command.reads if name.startswith(f"{OUT}/")}
+def laid(ground: Path, folder: Path, words: Sequence[str], reads: Sequence[str] = ()) -> None:
+    """Copy the good files that words stand for into a new folder, with a cache and a place for what is written.
+
+    `reads`: as of a Command; those in that place are copied, too.
+    """
+    named = {word[1:-1] for word in words if word.startswith("{") and not word.startswith(f"{{{OUT}/")}
+    there = {name.rpartition("/")[0] for name in reads if name.startswith(f"{OUT}/")}
     (folder / OUT).mkdir(parents=True)
     for name in sorted({*named, *there, CACHE}):
         if name.startswith(f"{CACHE}/"):
@@ -77,5 +80,5 @@ def _line(random: Random, ground: Path, folder: Path) -> list[str]:
     way = random.choice(sorted(every))
     known = [command for command in COMMANDS if command.words[: len(way)] == way]
     command = random.choice(known or [Command(" ".join(way))])
-    laid(ground, folder, command)
+    laid(ground, folder, command.words, command.reads)
     return hostile(filled(command.words, folder), every[way], random)
