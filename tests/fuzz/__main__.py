@@ -23,6 +23,7 @@ from hetsched import cli
 
 from . import cases, good_files, ground, interruption
 from .cheap import make_cheap
+from .children import LATE, Ask
 from .counts import Counts
 
 
@@ -42,7 +43,9 @@ def main() -> int:
             return failed
         if args.interrupted:
             return interruption.soak(place, args.interrupted, args.only)
-        chunks = [(numbers[i :: args.workers], place, i, args.kind, args.keep) for i in range(args.workers)]
+        ask = LATE._replace(worked_s=args.patience, after_s=args.patience * LATE.after_s)
+        more = args.kind, ask, args.keep
+        chunks = [(numbers[i :: args.workers], place, i, *more) for i in range(args.workers)]
         with get_context("fork").Pool(args.workers) as pool:
             found = [case for part in pool.starmap(several, chunks) for case in part]
     counts.add(found)
@@ -63,6 +66,8 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--kind", choices=cases.KINDS, default="any")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep verdicts there, and go on with those")
+    text = "processor seconds after which what goes on is interrupted, which then has to end (default: %(default)g)"
+    parser.add_argument("--patience", type=float, default=LATE.worked_s, metavar="S", help=text)
     parser.add_argument("--undamaged", action="store_true", help="only whether every command works on good files")
     text = "instead: interrupt every long command so many times, at random moments, by SIGINT and SIGTERM in turn"
     parser.add_argument("--interrupted", type=int, metavar="TIMES", help=text)
@@ -91,12 +96,12 @@ def _undamaged(place: Path) -> int:
     return failed
 
 
-def several(numbers: list[int], place: Path, worker: int, kind: str, keep: Path | None) -> list[cases.Case]:
+def several(numbers: list[int], place: Path, worker: int, kind: str, ask: Ask, keep: Path | None) -> list[cases.Case]:
     """The cases of one worker; broken promises are told as they are found."""
     make_cheap()
     found = []
     for number in numbers:
-        case = cases.tried(number, place / "ground", place / f"case{worker}", kind)
+        case = cases.tried(number, place / "ground", place / f"case{worker}", kind, ask)
         Counts.write(keep, case)
         print(f"\n{_told(case, place)}" if case.verdict.faults else ".", end="", file=sys.stderr, flush=True)
         found.append(case)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from hetsched import cli
 
 from . import bodies, damage
+from .children import LATE, Ask
 from .ground import COMMANDS, Command
 from .options import hostile, parsers
 from .running import CACHE, OUT, Verdict, run
@@ -29,8 +30,8 @@ class Case(NamedTuple):
     verdict: Verdict
 
 
-def tried(number: int, ground: Path, folder: Path, kind: str = "any") -> Case:
-    """Run a case in `folder`, which is made anew from the good files. `kind`: one of KINDS."""
+def tried(number: int, ground: Path, folder: Path, kind: str = "any", ask: Ask = LATE) -> Case:
+    """Run a case in `folder`, which is made anew from the good files; `ask` it to end then. `kind`: one of KINDS."""
     random = Random(number)
     drawn = random.random()
     if kind == "any":
@@ -48,7 +49,7 @@ def tried(number: int, ground: Path, folder: Path, kind: str = "any") -> Case:
         words = filled(command.words, folder)
     else:
         words = _line(random, ground, folder)
-    return Case(number, words, done, run(words, folder, keep=True, alone=False, work=work))
+    return Case(number, words, done, run(words, folder, ask, keep=True, alone=False, work=work))
 
 
 def filled(words: Sequence[str], folder: Path) -> list[str]:
