@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .hollow import hollow_model, timing_only
+from .hollow import hollow_model, let_go, timing_only
 from .overhead import machine_facts
 
 SCHEMA = "hetsched-bench-log/1"
@@ -74,6 +74,7 @@ def log_cost_document(model: str, hardware: str, steps: int, layers: int, seed: 
             log.flush()
             lines_s = (time.thread_time() - begin_s) / max(1, recorded)
             stats = handle.stats()
+            let_go(hollow)
         size = path.stat().st_size
     without_s, with_s = (statistics.median(seconds) for seconds in turns.seconds_C)
     layer_s = stats["total_s"] / stats["layers"]

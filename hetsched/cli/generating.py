@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from hetsched.errors import InputError
 
-NO_NUMBERS = "the model computes infinities, or what is no number: its weights are damaged, or no others fit its config"
+NO_NUMBERS = (
+    "the model computes infinities, or what is no number: its weights are damaged, or belong to another config.json; "
+    "download the checkpoint again"
+)
 GREEDY = {"do_sample": False, "num_beams": 1}
 
 
@@ -67,6 +71,7 @@ def generate(model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, strea
         num_return_sequences=1,
         return_dict_in_generate=False,
         tokenizer=tokenizer,
+        logits_processor=[only_numbers],
         **settings,
     )
     wall_s = time.perf_counter() - begin_s
@@ -78,13 +83,20 @@ def generate(model: Any, tokenizer: Any, ids: Any, max_new_tokens: int, *, strea
 
 
 def _generated(model: Any, ids: Any, **settings: Any) -> Any:
-    """generate()'s ids. Raises InputError where a token is to be drawn by numbers that are none."""
+    """generate()'s ids. Raises InputError where a token is to be drawn by chances that are no numbers."""
     try:
         return model.generate(ids, **settings)
     except RuntimeError as error:
         if "probability tensor contains" not in str(error):
             raise
-        raise InputError(f"{NO_NUMBERS}; download the checkpoint again") from error
+        raise InputError(NO_NUMBERS) from error
+
+
+def only_numbers(ids: Any, scores_BV: Any) -> Any:
+    """A logits processor that raises InputError where the best score is infinite or no number: any token would do."""
+    if not bool(scores_BV.max() < math.inf):
+        raise InputError(NO_NUMBERS)
+    return scores_BV
 
 
 def stopped_by(new: list[int], eos: int | list[int] | None, max_new_tokens: int) -> str:

@@ -69,6 +69,7 @@ def record_trace(args: argparse.Namespace) -> None:
         **({"steering": steering.digest} if steering else {}),
         **({"hidden": True} if args.hidden else {}),
     }
+    require_resumable(args.out, arguments)
     if args.out.exists() and not partial_folder(args.out).exists():
         if load_trace(args.out).meta.get("recorded") != arguments:
             raise InputError(f"{args.out} exists and was recorded otherwise; choose another --out, or delete it")
@@ -83,13 +84,15 @@ def _record_prompts(
     from hetsched.integrations.steering import steered
 
     from .attaching import encode, load_model
+    from .generating import only_numbers
 
     model, tokenizer = load_model(
         args.model,
         trust_remote_code=args.trust_remote_code,
         prompts=lambda tokenizer: [encode(tokenizer, prompt) for prompt in prompts],
     )
-    generate = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
+    generate: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": False}
+    generate["logits_processor"] = [only_numbers]
     if tokenizer.pad_token_id is None:
         generate["pad_token_id"] = tokenizer.eos_token_id
     if args.prompt_lookup:

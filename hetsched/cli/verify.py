@@ -22,7 +22,7 @@ from .attaching import (
     machine_options,
     options_of,
 )
-from .generating import GREEDY
+from .generating import GREEDY, only_numbers
 from .option_types import NotedOption, at_least_one, is_given, names_list, non_empty_text, refuse_given
 
 SCHEMA = "hetsched-verify/1"
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
     prompts = [encode(tokenizer, prompt) for prompt in asked]
     model.set_experts_implementation("eager")
-    references = [_generate(model, ids, args.max_new_tokens) for ids in prompts]
+    references = [_reference(model, ids, args.max_new_tokens) for ids in prompts]
     comparison, stats = Comparison(), dict[str, Any]()
     for given in options:
         with attach(model, **given) as handle:
@@ -170,6 +170,14 @@ def require_useful(args: argparse.Namespace) -> None:
             names_list(args.gpu_memory)
         except argparse.ArgumentTypeError as error:
             raise InputError(f"--gpu-memory: {error}") from None
+
+
+def _reference(model: Any, ids: Any, max_new_tokens: int) -> Any:
+    """What eager experts make. Raises InputError where that is no number, to which nothing can be compared."""
+    made = _generate(model, ids, max_new_tokens)
+    for logits_BV in made.logits:
+        only_numbers(ids, logits_BV)
+    return made
 
 
 def _generate(model: Any, ids: Any, max_new_tokens: int) -> Any:

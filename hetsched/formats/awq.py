@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .base import ITEM_BYTES, Part, Parts, Shape, Stored, require_finite
+from .base import Part, Parts, Shape, Stored, require_finite, scale_bytes
 from .gptq import PER_WORD, eight_of, word_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Awq(Stored):
     def __init__(self, group: int = 128, scales: str = "float16") -> None:
         self.group, self.scales = group, scales
         self.block = (1, group)
-        self.weight_bits = 4 + (8 * ITEM_BYTES[scales] + 4) / group
+        self.weight_bits = 4 + (8 * scale_bytes(self.name, scales, group) + 4) / group
 
     def tensors(self, shape: Shape) -> list[Part]:
         """Numbers, zeros and scales."""

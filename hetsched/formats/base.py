@@ -20,6 +20,7 @@ Shape: TypeAlias = tuple[int, int]
 Parts: TypeAlias = "Mapping[str, torch.Tensor]"
 
 ALIGN = 64  # bytes; parts begin at cache lines
+SCALES = ("bfloat16", "float16", "float32")
 ITEM_BYTES = {"uint8": 1, "int8": 1, "float8_e4m3fn": 1, "bfloat16": 2, "float16": 2, "int32": 4, "float32": 4}
 
 
@@ -127,6 +128,15 @@ def require_finite(name: str, weights_RC: torch.Tensor) -> torch.Tensor:
     if not bool(wide.isfinite().all()):
         raise InputError(f"{name} cannot store weights that are infinite or no numbers; check the source")
     return wide
+
+
+def scale_bytes(name: str, scales: str, group: int = 1) -> int:
+    """Bytes of a scale. Raises InputError for scales that are no floats, and for groups of no weight."""
+    if group < 1:
+        raise InputError(f"{name}'s group is {group}; give it at least 1 weight")
+    if scales not in SCALES:
+        raise InputError(f"{name}'s scales are {scales!r:.40}; they can be {', '.join(SCALES)}")
+    return ITEM_BYTES[scales]
 
 
 def format_of(spec: Any) -> Format:

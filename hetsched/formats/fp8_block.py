@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .base import Part, Parts, Shape, Stored, require_finite
+from .base import Part, Parts, Shape, Stored, require_finite, scale_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ class Fp8Block(Stored):
     stored_as: Mapping[str, str] = {"weights": "weight", "scales": "weight_scale_inv"}
 
     def __init__(self, scales: str = "float32") -> None:
+        scale_bytes(self.name, scales)
         self.scales = scales
 
     def tensors(self, shape: Shape) -> list[Part]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .base import ITEM_BYTES, Part, Parts, Shape, Stored, require_finite
+from .base import Part, Parts, Shape, Stored, require_finite, scale_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ class Gptq(Stored):
     def __init__(self, group: int = 128, scales: str = "float16", zero_offset: int = 1) -> None:
         self.group, self.scales, self.zero_offset = group, scales, zero_offset
         self.block = (1, group)
-        self.weight_bits = 4 + (8 * ITEM_BYTES[scales] + 4) / group
+        self.weight_bits = 4 + (8 * scale_bytes(self.name, scales, group) + 4) / group
 
     def tensors(self, shape: Shape) -> list[Part]:
         """Numbers, zeros and scales."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .base import ITEM_BYTES, Part, Parts, Shape, Stored, require_finite
+from .base import Part, Parts, Shape, Stored, require_finite, scale_bytes
 from .nibbles import in_turns, turned_in
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Int4Group(Stored):
     def __init__(self, group: int = 32, scales: str = "bfloat16") -> None:
         self.group, self.scales = group, scales
         self.block = (1, group)
-        self.weight_bits = 4 + 8 * ITEM_BYTES[scales] / group
+        self.weight_bits = 4 + 8 * scale_bytes(self.name, scales, group) / group
 
     def tensors(self, shape: Shape) -> list[Part]:
         """Numbers and scales."""

@@ -7,7 +7,7 @@ what half of the layers of a Q4_K_M file have. `BITS_ALONE` names widths, not la
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
 from ..errors import InputError, known_as, nearest
@@ -19,16 +19,20 @@ GROUP = "hetsched.formats"
 ROW_ALIGN = 64  # bytes; where parameters begin in an expert's row (hetsched.packed)
 
 
-def stored_name(name: str) -> str:
-    """The name as it is installed, whatever its case. Raises InputError for one that is none, and lists those known."""
+def stored_name(name: str, others: Iterable[str] = ()) -> str:
+    """The name as it is installed, whatever its case. Raises InputError for one that is none, and lists those known.
+
+    `others`: names that mean something where this one was given, to which it may be nearer.
+    """
     plain = known_as(name, BITS_ALONE)
     if plain in BITS_ALONE:
         return plain
     parts = [installed_name(GROUP, part) for part in name.split("/")]
     if unknown := [part for part in parts if ":" not in part and part.partition("+")[0] not in installed(GROUP)]:
-        near = nearest(unknown[0], WEIGHT_BITS)
+        known = list(dict.fromkeys((*WEIGHT_BITS, *others)))
+        near = nearest(unknown[0], known)
         hint = f"; did you mean {near!r}?" if near else ""
-        raise InputError(f"dtype {unknown[0]!r:.60} is not one of {', '.join(WEIGHT_BITS)}{hint}")
+        raise InputError(f"dtype {unknown[0]!r:.60} is not one of {', '.join(known)}{hint}")
     if len(parts) > 2:
         raise InputError(f"dtype {name!r:.60} names {len(parts)} formats; write one, or GATE_AND_UP/DOWN")
     _formats(name)

@@ -63,7 +63,7 @@ def _file(name: str, engine: Engine) -> FileWeights:
     known = FILES.get(name.lower())
     if known is not None and (engine.name == LLAMA_CPP or known.experts_more):
         return known
-    stored = stored_name(name)
+    stored = stored_name(name, FILES)
     bits = WEIGHT_BITS[stored]
     why = "a width alone" if stored in BITS_ALONE else f"everything {stored} but the routers, which are fp32"
     return FileWeights(stored, stored, bits, FP32_BITS, bits, bits, why)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
@@ -11,6 +10,7 @@ from ..errors import InputError
 from .cell import Row, SpeculativeRow
 from .result import SCHEMA, BoundRow, Comparison, Failure
 
+MOST = 1e30  # of any figure; what is beyond makes infinities of pictures
 LISTS = ("rows", "bounds", "failures")
 FACTS: dict[str, type] = {  # what views ask for
     "model": str,
@@ -38,8 +38,9 @@ def comparison_from(document: Mapping[str, Any]) -> Comparison:
             raise _wrong(name, "a list")
     facts = {name: value for name, value in document.items() if name not in ("schema", "headline", *LISTS)}
     for name, kind in FACTS.items():
-        if not isinstance(facts.get(name), kind) or isinstance(facts[name], bool):
-            raise _wrong(name, kind.__name__)
+        _value(facts.get(name), kind, name)
+    for name, count in facts["phases"].items():
+        _value(count, int, f"phases.{name}")
     rows = [_row(row, f"rows[{i}]") for i, row in enumerate(document["rows"])]
     bounds = [_made(BoundRow, bound, f"bounds[{i}]") for i, bound in enumerate(document["bounds"])]
     failures = [_made(Failure, failure, f"failures[{i}]") for i, failure in enumerate(document["failures"])]
@@ -76,11 +77,11 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     if value is None and hint == (float | None):
         return None
     if hint in (float, float | None):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise _wrong(where, "a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST:
+            raise _wrong(where, f"a number, and at most {MOST:g}")
         return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise _wrong(where, f"of type {hint.__name__}")
+    if not isinstance(value, hint) or (hint is int and (isinstance(value, bool) or not abs(value) <= MOST)):
+        raise _wrong(where, f"of type {getattr(hint, '__name__', hint)}, or too large")
     return value
 
 

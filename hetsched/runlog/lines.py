@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..geometry import MoEGeometry
 from ..machine.profile import HardwareProfile
 from ..machine.profile_yaml import profile_of
+from .figures import MOST_S, count_of, counts_of, seconds_of, text_of
 
 SCHEMA = "hetsched-run-log/1"
 CLOCKS = ("emulated", "simulated", "measured")
@@ -173,6 +174,21 @@ def model_facts(geometry: MoEGeometry) -> dict[str, Any]:
     }
 
 
+def event_of(line: Mapping[str, Any]) -> Event:
+    """The event of a line. Raises as layer_of() does."""
+    layer = line["layer"]
+    place = count_of(line["step"]), None if layer is None else count_of(layer)
+    return Event(seconds_of(line["at_s"]), *place, text_of(line["name"]), text_of(line["text"]))
+
+
+def end_of(line: Mapping[str, Any]) -> End:
+    """The end of a line. Raises as layer_of() does."""
+    counts = {name: count_of(line[name]) for name in ("steps", "layers", "tokens", "dropped", "dropped_lines")}
+    if not isinstance(line["stats"], dict):
+        raise ValueError("stats is no object")
+    return End(seconds=seconds_of(line["seconds"]), stats=line["stats"], **counts)
+
+
 def geometry_of(facts: Mapping[str, Any]) -> MoEGeometry:
     """The geometry that a header holds."""
     numbers = {name: facts[name] for name in ("top_k", "hidden", "ffn", "matrices", "dense_params", "other_params")}
@@ -228,18 +244,20 @@ def layer_line(row: Layer) -> dict[str, Any]:
 def layer_of(line: Mapping[str, Any]) -> Layer:
     """The layer of a line. Raises KeyError, TypeError or ValueError for what is none."""
     busy, link = line["busy"], line["link"]
-    experts, counts, lane = _whole(line["experts"]), _whole(line["counts"]), line["lane"]
+    experts, counts, lane = counts_of(line["experts"]), counts_of(line["counts"]), line["lane"]
     if not len(experts) == len(counts) == len(lane) or set(lane) - set("rhifcx"):
         raise ValueError(
             f"{len(experts)} experts, {len(counts)} counts and lanes {lane!r}; one of r, h, i, f, c, x each"
         )
     if line["phase"] not in PHASES.values():
         raise ValueError(f"phase {line['phase']!r}; it is one of {', '.join(PHASES.values())}")
-    values = [int(line["step"]), int(line["layer"]), line["phase"], int(line["tokens"]), bool(line["new_request"])]
-    values += [float(line[name]) for name in SECONDS]
-    values += [float(busy[name]) for name in ("gpu", "cpu", "link")]
+    values = [count_of(line["step"]), count_of(line["layer"]), line["phase"], count_of(line["tokens"])]
+    values += [bool(line["new_request"])]
+    values += [seconds_of(line[name]) for name in SECONDS]
+    values += [seconds_of(busy[name]) for name in ("gpu", "cpu", "link")]
     copied, copied_s = line["copied"]
-    values += [int(copied), float(copied_s), experts, counts, lane, str(line["solver"]), int(line["slots"])]
+    values += [count_of(copied), seconds_of(copied_s), experts, counts, lane, str(line["solver"])]
+    values += [count_of(line["slots"])]
     values += [tuple([_move(row) for row in line["moves"]]), tuple([_pair(row) for row in line["evicts"]])]
     return Layer._make([*values, None if link is None else _link(link)])
 
@@ -249,27 +267,23 @@ SECONDS = Layer._fields[5:14]
 
 def seconds(value: float) -> float:
     """Seconds to the nanosecond, finite."""
-    return round(value, 9) if math.isfinite(value) else 1e9
-
-
-def _whole(values: Iterable[Any]) -> tuple[int, ...]:
-    return tuple([int(value) for value in values])
+    return round(value, 9) if math.isfinite(value) else MOST_S
 
 
 def _pair(row: Any) -> tuple[int, int]:
     layer, expert = row
-    return int(layer), int(expert)
+    return count_of(layer), count_of(expert)
 
 
 def _move(row: Any) -> Move:
     kind, layer, expert, slot, out, gain_s = row
     if kind not in KINDS:
         raise ValueError(f"a move of kind {kind!r}; it is one of {', '.join(KINDS)}")
-    gained = None if gain_s is None else float(gain_s)
-    return Move(kind, int(layer), int(expert), int(slot), None if out is None else _pair(out), gained)
+    gained = None if gain_s is None else seconds_of(gain_s)
+    return Move(kind, *_pair((layer, expert)), count_of(slot), None if out is None else _pair(out), gained)
 
 
 def _link(row: Any) -> Link:
     free_s, flying = row
-    under_way = tuple([(int(layer), int(expert), float(left_s)) for layer, expert, left_s in flying])
-    return Link(float(free_s), under_way)
+    under_way = tuple([(*_pair((layer, expert)), seconds_of(left_s)) for layer, expert, left_s in flying])
+    return Link(seconds_of(free_s), under_way)

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 from ..errors import InputError
 from ..reading import HEAD_BYTES, kind_of, open_regular
 from .copies import Copy, copies_of, copy_s_of
-from .lines import CLOCKS, SCHEMA, End, Event, Frame, Header, Layer, layer_of
+from .figures import count_of, counts_of
+from .lines import CLOCKS, SCHEMA, End, Event, Frame, Header, Layer, end_of, event_of, layer_of
 
 LINE_BYTES = 32 << 20  # of one line; the header's popularity is the longest
 WHAT = "a run log (JSON lines, as `hetsched run --log FILE` writes them)"
@@ -110,7 +111,7 @@ def stream(path: str | Path) -> Iterator[Header | Line]:
             found = _line(line, header)
         except KeyError as error:
             raise _wrong(path, number, f"{error} is missing") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:  # the last: infinity where a count should be
             raise _wrong(path, number, str(error)) from error
         end = found if isinstance(found, End) else None
         yield found
@@ -121,11 +122,13 @@ def _line(line: Any, header: Header) -> Line:
     if kind == "layer":
         return _checked(layer_of(line), header)
     if kind == "event":
-        return Event(*(line[name] for name in Event._fields))
+        return event_of(line)
     if kind == "resident":
-        return Frame(line["step"], tuple([tuple(ids) for ids in line["experts"]]))
+        held = tuple([counts_of(ids) for ids in line["experts"]])
+        _check_held(held, header)
+        return Frame(count_of(line["step"]), held)
     if kind == "end":
-        return End(**{field.name: line[field.name] for field in fields(End)})
+        return end_of(line)
     raise ValueError(f"kind {kind!r} is not known")
 
 
@@ -154,20 +157,27 @@ def _header(path: str | Path, number: int, line: Any) -> Header:
         raise _wrong(path, number, f"is no header of schema {SCHEMA!r} but of {line.get('schema')!r}")
     try:
         told = {field.name: line[field.name] for field in fields(Header)}
-        told["resident"] = tuple([tuple(map(int, ids)) for ids in told["resident"]])
+        told["resident"] = tuple([counts_of(ids) for ids in told["resident"]])
         if told["popularity"] is not None:
             told["popularity"] = tuple([tuple(map(float, row)) for row in told["popularity"]])
         header = Header(**told)
         if header.clock not in CLOCKS:
             raise ValueError(f"clock {header.clock!r} is none of {', '.join(CLOCKS)}")
-        if len(header.resident) != header.geometry.num_layers:
-            raise ValueError(f"{len(header.resident)} layers of residents for a model of {header.num_layers}")
+        _check_held(header.resident, header)
         _ = header.machine["profile"]
     except KeyError as error:
         raise _wrong(path, number, f"{error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # the last: infinity where a count should be
         raise _wrong(path, number, str(error)) from error
     return header
+
+
+def _check_held(held: tuple[tuple[int, ...], ...], header: Header) -> None:
+    if len(held) != header.geometry.num_layers:
+        raise ValueError(f"{len(held)} layers of residents for a model of {header.num_layers}")
+    beyond = [expert for ids in held for expert in ids if not 0 <= expert < header.num_experts]
+    if beyond:
+        raise ValueError(f"expert {beyond[0]} of {header.num_experts}")
 
 
 def _checked(row: Layer, header: Header) -> Layer:

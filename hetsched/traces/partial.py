@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import sys
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..reading import parse_json, read_text_file
+from ..reading import open_regular, parse_json, read_text_file
 
 if sys.platform != "win32":
     import fcntl
 
 JOURNAL, NEW_JOURNAL, LOCK = "journal.json", "journal.json.new", "lock"
 JOURNAL_BYTES = 1 << 20
+READ_BYTES = 1 << 20
+DIGEST = "digest"  # of all else that a journal says
 
 
 class Ownership:
@@ -34,7 +38,7 @@ class Ownership:
         while True:
             require_ours(folder, arrays)
             folder.mkdir(exist_ok=True)
-            self._number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            self._number = _opened(folder)
             try:
                 self._lock()
                 if os.path.samestat(os.fstat(self._number), os.stat(folder / LOCK)):
@@ -70,6 +74,15 @@ class Ownership:
         self.release()
 
 
+def _opened(folder: Path) -> int:
+    """The lock's number. A link in its place is not followed, since that would make a file wherever it leads."""
+    more = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | more, 0o644)
+    except OSError as error:
+        raise damaged(folder, f"its {LOCK} cannot be opened ({error.strerror})") from error
+
+
 def require_ours(folder: Path, arrays: Iterable[str]) -> None:
     """Raise InputError for what is at `folder` unless it is nothing, or a folder with only what is written here."""
     try:
@@ -89,9 +102,9 @@ def require_ours(folder: Path, arrays: Iterable[str]) -> None:
 
 
 def read_journal(folder: Path) -> dict[str, Any] | None:
-    """What the journal of a folder says, None where there is none yet; `tokens` and `progress` are counts.
+    """What the journal of a folder says, None where there is none yet.
 
-    Raises InputError for a damaged one.
+    Raises InputError for one that is not, to the last figure, what write_journal() wrote.
     """
     path = folder / JOURNAL
     if not os.path.lexists(path):
@@ -100,20 +113,33 @@ def read_journal(folder: Path) -> dict[str, Any] | None:
         journal = parse_json(read_text_file(path, "a journal", JOURNAL_BYTES))
     except ValueError as error:  # InputError is one, too
         raise damaged(folder, f"its {JOURNAL} cannot be read ({error})") from error
-    counts = [journal.get(name) for name in ("tokens", "progress")] if isinstance(journal, dict) else [None]
-    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
-        raise damaged(folder, f"its {JOURNAL} lacks a count of tokens or of progress")
-    return dict(journal)
+    if not isinstance(journal, dict) or journal.pop(DIGEST, None) != _digest(journal):
+        raise damaged(folder, f"its {JOURNAL} is not as it was written")
+    return journal
 
 
 def write_journal(folder: Path, journal: dict[str, Any]) -> None:
     """Replace the journal atomically, and on the disk."""
     new = folder / NEW_JOURNAL
     with new.open("w", encoding="utf-8") as out:
-        json.dump(journal, out)
+        json.dump({**journal, DIGEST: _digest(journal)}, out)
         out.flush()
         os.fsync(out.fileno())
     os.replace(new, folder / JOURNAL)
+
+
+def _digest(journal: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(journal, sort_keys=True).encode()).hexdigest()
+
+
+def require_sum(folder: Path, name: str, wanted: int, checksum: int) -> None:
+    """Raise InputError unless the first `wanted` bytes of an array's file are those that were committed."""
+    found, left = 0, wanted
+    with open_regular(folder / name, "a trace's array") as file:
+        while left and (part := file.read(min(left, READ_BYTES))):
+            found, left = zlib.crc32(part, found), left - len(part)
+    if left or found != checksum:
+        raise damaged(folder, f"its file {name!r} does not hold what was written")
 
 
 def require_bytes(folder: Path, name: str, wanted: int, *, exact: bool) -> None:

@@ -12,7 +12,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -24,7 +25,7 @@ from ..errors import InputError
 from ..files import check_file
 from .archive import write_arrays
 from .meta import meta_array, trace_meta
-from .partial import Ownership, read_journal, require_bytes, write_journal
+from .partial import JOURNAL, Ownership, read_journal, require_bytes, require_sum, write_journal
 from .routers import Routers
 
 _DTYPES = {
@@ -43,25 +44,54 @@ def partial_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def require_resumable(path: Path) -> None:
-    """Raise InputError for unfinished work that is damaged, or not ours; said before a model is loaded."""
+def require_resumable(path: Path, arguments: dict[str, Any] | None = None) -> None:
+    """Raise InputError for unfinished work that is damaged, or not ours; said before a model is loaded.
+
+    `arguments`: what is to be written, where that is known.
+    """
     folder = partial_folder(path)
-    if os.path.lexists(folder):
-        owner = Ownership(folder, _DTYPES)
-        try:
-            read_journal(folder)
-        finally:
-            owner.release()
+    if not os.path.lexists(folder):
+        return
+    owner = Ownership(folder, _DTYPES)
+    try:
+        journal = read_journal(folder)
+        if journal is None:
+            return
+        if arguments is not None and journal["arguments"] != arguments:
+            raise _of_other_arguments(folder)
+        for name in ("experts", "sequence", "phase", *journal["extras"]):
+            shape = _shape(name, journal["tokens"], journal["shape"], journal.get("width", 0))
+            require_bytes(folder, name, _num_bytes(name, shape), exact=False)
+            require_sum(folder, name, _num_bytes(name, shape), journal["sums"][name])
+    finally:
+        owner.release()
+
+
+def _of_other_arguments(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} holds unfinished work of other arguments; repeat those, choose another --out, or delete it"
+    )
+
+
+def _shape(name: str, tokens: int, shape: Sequence[int], width: int) -> tuple[int, ...]:
+    """Of an array of so many tokens; `shape` (L, K)."""
+    if name == "hidden":
+        return (tokens, shape[0], width)
+    return (tokens, *shape) if name in ("experts", "weights") else (tokens,)
+
+
+def _num_bytes(name: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * np.dtype(_DTYPES[name]).itemsize
 
 
 class TraceWriter:
     """Appends tokens to a trace file that appears, whole, at finish().
 
     `shape` (L, K), the optional arrays in `extras` ("weights", "step", "kept", "hidden") and the `width` of hidden
-    states are those of every append. With `arguments` (a JSON object that says what is being written) the unfinished
-    work is kept when the `with` block is left early, and a writer of the same path and arguments goes on from its last
-    commit. Raises InputError where the unfinished
-    work is of other arguments, damaged, or in the hands of another process.
+    states are those of every append. With `arguments` (a JSON object that says what is being written) what was
+    committed is kept when the `with` block is left early, and a writer of the same path and arguments goes on from its
+    last commit. Raises InputError where the unfinished work is of other arguments, damaged, or in the hands of another
+    process.
     """
 
     def __init__(
@@ -79,6 +109,7 @@ class TraceWriter:
         self.tokens, self.progress = 0, 0
         self._arguments = arguments
         self._names = ("experts", "sequence", "phase", *extras)
+        self._sums = dict.fromkeys(self._names, 0)
         self._identity = {
             "num_experts": num_experts,
             "shape": list(shape),
@@ -104,7 +135,9 @@ class TraceWriter:
         assert set(arrays) == set(self._names)
         with self._written():
             for name, file in self._files.items():
-                file.write(np.ascontiguousarray(arrays[name], _DTYPES[name]).data)
+                data = np.ascontiguousarray(arrays[name], _DTYPES[name]).data
+                file.write(data)
+                self._sums[name] = zlib.crc32(data, self._sums[name])
         self.tokens += len(arrays["experts"])
 
     def commit(self, progress: int = 0) -> None:
@@ -113,7 +146,8 @@ class TraceWriter:
             for file in self._files.values():
                 file.flush()
                 os.fsync(file.fileno())
-            write_journal(self._folder, {**self._identity, "tokens": self.tokens, "progress": progress})
+            counts = {"tokens": self.tokens, "progress": progress, "sums": self._sums}
+            write_journal(self._folder, {**self._identity, **counts})
         self.progress = progress
 
     def finish(self, routers: Routers | None = None, /, **meta: Any) -> dict[str, Any]:
@@ -142,12 +176,10 @@ class TraceWriter:
         return np.memmap(self._folder / name, _DTYPES[name], "r", 0, self._shape(name)).view(np.ndarray)
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        if name == "hidden":
-            return (self.tokens, self.shape[0], self.width)
-        return (self.tokens, *self.shape) if name in ("experts", "weights") else (self.tokens,)
+        return _shape(name, self.tokens, self.shape, self.width)
 
     def _num_bytes(self, name: str) -> int:
-        return math.prod(self._shape(name)) * np.dtype(_DTYPES[name]).itemsize
+        return _num_bytes(name, self._shape(name))
 
     def _open_folder(self) -> Path:
         if self._arguments is None:
@@ -161,10 +193,8 @@ class TraceWriter:
 
     def _resume(self, folder: Path, journal: dict[str, Any]) -> None:
         if {key: journal.get(key) for key in self._identity} != self._identity:
-            raise InputError(
-                f"{folder} holds unfinished work of other arguments; repeat those, choose another --out, or delete it"
-            )
-        self.tokens, self.progress = journal["tokens"], journal["progress"]
+            raise _of_other_arguments(folder)
+        self.tokens, self.progress, self._sums = journal["tokens"], journal["progress"], journal["sums"]
         for name in self._names:
             require_bytes(folder, name, self._num_bytes(name), exact=False)
 
@@ -205,6 +235,9 @@ class TraceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        nothing_kept = self._folder.exists() and not (self._folder / JOURNAL).exists()
+        if nothing_kept and self._owner is not None:
+            self._remove()
         self._close()
         if self._arguments is None:
             shutil.rmtree(self._folder, ignore_errors=True)

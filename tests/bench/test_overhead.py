@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hetsched.bench.c_function import c_function_seconds
-from hetsched.bench.hollow import hollow_model, timing_only
+from hetsched.bench.hollow import hollow_model, let_go, timing_only
 from hetsched.bench.host_cost import measure_host
 from hetsched.bench.overhead import Settings, overhead_document
 from hetsched.bench.overhead_case import Case
@@ -195,3 +195,12 @@ def test_bad_input_is_one_line(arguments: list[str], capsys: pytest.CaptureFixtu
 def test_an_option_of_another_benchmark_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *words]) == 2
     assert words[1] in capsys.readouterr().err
+
+
+def test_a_hollow_model_that_is_let_go_is_not_copied_when_it_is_detached() -> None:
+    """Else gigabytes that were only reserved are written."""
+    hollow = hollow_model("olmoe-1b-7b", 1, seed=0)
+    with attach(hollow, hardware="rtx-4060-laptop-8gb", gpu_memory="25%", time_scale=1.0):
+        let_go(hollow)
+    experts = hollow.model.layers[0].mlp.experts
+    assert [parameter.numel() for parameter in experts.parameters()] == [0, 0]

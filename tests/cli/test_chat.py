@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from hetsched.cli import chatting, main
+from hetsched.cli import chatting, main, prompting
 from hetsched.cli.conversation import Conversation, Remembered
 from hetsched.errors import InputError
 from hetsched.testing.models import tiny_moe
@@ -74,6 +74,20 @@ def test_a_question_longer_than_the_context_is_refused_and_the_chat_goes_on(talk
     answers, err = talk(f"{'sea ' * 40}\nthe sea\n", "--context", "24")
     assert answers == talk("the sea\n")[0]
     assert "hetsched: this takes 42 tokens and the context has 24: write less" in err
+
+
+@pytest.mark.parametrize("turns", ["'x' * 10**8", "range(10**5)"])
+def test_a_template_without_an_end_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, turns: str
+) -> None:
+    """Loops within loops, of which each is short enough for jinja's sandbox."""
+    endless = f"{{% for a in {turns} %}}{{% for b in range(10**5) %}}{{% endfor %}}{{% endfor %}}"
+    folder = chat_folder(checkpoint, tmp_path / "model", endless)
+    monkeypatch.setattr(prompting, "RENDERING_S", 0.2)
+    before = signal.getsignal(signal.SIGPROF)
+    assert main(["run", "--model", str(folder), "--prompt", "the sea", *MACHINE]) == 2
+    assert "chat template is at work for more than 0.2 s; correct the template\n" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGPROF) is before
 
 
 def test_ctrl_c_ends_an_answer_and_then_the_chat(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 import hetsched.demo_model as demo_model
 from hetsched.cli import main
@@ -260,6 +261,38 @@ def test_repetition_by_hand() -> None:
     assert repeated_share([1, 2, 3, 4, 5, 6]) == 0.0
     assert distinct_share([]) == 1.0
     assert repeated_share([]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["run", "--prompt", PROMPT, "--greedy", *MACHINE],
+        ["run", "--prompt", PROMPT, "--temperature", "0.7", *MACHINE],
+        ["verify", "--prompt", PROMPT, *MACHINE],
+        ["trace", "record", "--prompts", "prompts.txt", "--out", "new.npz"],
+    ],
+    ids=("greedy", "drawn", "verify", "record"),
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_make_no_text(
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    line: list[str],
+    value: float,
+) -> None:
+    """The likeliest of tokens that all have no score is the first, and eager would go on with it for ever."""
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][5] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text(PROMPT)
+    assert main([*line, "--model", str(folder), "--max-new-tokens", "2"]) == 2
+    out, err = capsys.readouterr()
+    assert "hetsched: the model computes infinities, or what is no number" in err
+    assert not out
+    assert not Path("new.npz").exists()
 
 
 def test_the_prompts_measured_are_in_no_calibration_chat() -> None:

@@ -36,6 +36,22 @@ def test_every_format_is_installed_under_its_name() -> None:
     assert set(points) == {format_.name for format_ in FORMATS}
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        *(
+            (f"{name}+group=0", f"{name}'s group is 0; give it at least 1 weight")
+            for name in ("int4-group", "gptq", "awq")
+        ),
+        ("awq+scales=x", "awq's scales are 'x'; they can be bfloat16, float16, float32"),
+        ("fp8-block+scales=int8", "fp8-block's scales are 'int8'; they can be"),
+    ],
+)
+def test_a_spec_of_what_no_file_has_is_refused(spec: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        format_of(spec)
+
+
 def test_a_spec_carries_what_a_checkpoint_says() -> None:
     """Group sizes and dtypes of scales as arguments; a format itself stays itself."""
     made = format_of("hetsched.formats.int4_group:Int4Group+group=128+scales=float16")

@@ -1,9 +1,11 @@
-"""Damage inside of .npz and GGUF files, whose outer form stays right."""
+"""Damage inside of .npz, GGUF and pickled files, whose outer form stays right."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -55,6 +57,37 @@ def damage_gguf(path: Path, random: Random) -> str:
         part[:] = value % 256**part.dtype.itemsize if part.dtype.kind == "u" else -1
     reader.data.flush()
     return f"{field.name}, part {number} of {len(field.parts)} = {part[:4]}"
+
+
+def damage_pickle(path: Path, random: Random) -> str:
+    """Weights that are others, or no weights, or what would run a command if it were unpickled; what was done."""
+    import torch
+
+    weights = torch.load(path, weights_only=True)
+    name = random.choice(sorted(weights))
+    ways: dict[str, Any] = {
+        "a command": Command(),
+        "a list": [weights],
+        "a number": {**weights, name: 1},
+        "no text as a name": {**weights, 1: weights[name]},
+        "nested": {"state_dict": weights},
+        "missing": {each: weights[each] for each in weights if each != name},
+        "another shape": {**weights, name: weights[name][None]},
+        "another dtype": {**weights, name: weights[name].to(random.choice((torch.int64, torch.complex64, torch.bool)))},
+        "no numbers": {**weights, name: weights[name] * math.nan},
+        "sparse": {**weights, name: weights[name].to_sparse()},
+        "on no device": {**weights, name: weights[name].to("meta")},
+    }
+    way = random.choice(sorted(ways))
+    torch.save(ways[way], path, _use_new_zipfile_serialization=random.random() < 0.8)
+    return f"{name}: {way}"
+
+
+class Command:
+    """Leaves a file where it was run when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch was_run ../was_run",)
 
 
 def _npy(array: Any, *, pickled: bool = False) -> bytes:

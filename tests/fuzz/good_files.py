@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shlex
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
@@ -25,14 +27,21 @@ layers:
 """
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}the"
 SHORT = "--max-new-tokens 2 --hardware rtx-4060-laptop-8gb --gpu-memory 25% --time-scale 1"
+REPLAY = "--trace {trace.npz} --model {geometry.yaml} --decision 3e-5 --host none --bound-windows 1 --max-tokens 20"
+SMALL = "--strategies static-frequency,cpu-only --gpu-fraction 0.25"
+RECORD = "trace record --model {model} --prompts {prompts.txt} --max-new-tokens 2"
+LOG, COMPARED, MEASURED, BEGUN = "run.jsonl", "compare.json", "cache/profiles/measured.yaml", "begun.npz"
 
 
 def prepare(folder: Path) -> None:
-    """Make the good files. Takes seconds, and trains a predictor for one pass."""
+    """Make the good files. Takes seconds, trains a predictor for one pass, and measures the host."""
+    os.environ["HETSCHED_CACHE"] = str(folder / "cache")
     checkpoint(folder / "model")
-    for name in ("sharded", "chat", "draft"):
+    for name in ("sharded", "chat", "draft", "pickled"):
         shutil.copytree(folder / "model", folder / name)
     _sharded(folder / "sharded")
+    _pickled(folder / "pickled")
+    _adapter(folder / "adapter", folder / "model")
     (folder / "chat" / "chat_template.jinja").write_text(TEMPLATE)
     _gguf(folder / "model.gguf", (folder / "model" / "tokenizer.json").read_text())
     _of_tables(folder)
@@ -44,14 +53,18 @@ def prepare(folder: Path) -> None:
         (folder / name).write_text(text)
     (folder / LEARNED).parent.mkdir()
     quiet(f"run --prompt sea {SHORT} --model {folder / 'model'} --learned {folder / LEARNED}")
+    _of_replays(folder)
+    _begun(folder)
+    shutil.copy(folder / MACHINE_FILE, folder / MEASURED)
 
 
-def quiet(line: str) -> None:
-    """A command that has to work."""
+def quiet(line: str) -> str:
+    """A command that has to work; what it says."""
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         code = cli.main(shlex.split(line))
     assert code == 0, f"{line}: {said.getvalue()}"
+    return said.getvalue()
 
 
 def checkpoint(folder: Path) -> None:
@@ -75,6 +88,69 @@ def _sharded(folder: Path) -> None:
     kept = (folder / "generation_config.json").read_text()
     tiny_moe().save_pretrained(folder, max_shard_size="60KB")
     (folder / "generation_config.json").write_text(kept)
+
+
+def _pickled(folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _adapter(folder: Path, base: Path) -> None:
+    """Of PEFT's form: two low-rank factors for one matrix."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, folder / name)
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(base)}))
+    matrix = "base_model.model.model.layers.0.self_attn.q_proj"
+    factors = {f"{matrix}.lora_A.weight": torch.zeros(2, 32), f"{matrix}.lora_B.weight": torch.zeros(32, 2)}
+    save_file(factors, folder / "adapter_model.safetensors")
+
+
+def placed(line: str, folder: Path) -> str:
+    """A line whose `{name}` are paths in a folder."""
+    return re.sub(r"\{([^}]*)\}", lambda found: str(folder / found[1]), line)
+
+
+def _of_replays(folder: Path) -> None:
+    """A run's log, a comparison, and the host's own time in the cache."""
+    from hetsched.bench.host_cost import measure_host
+    from hetsched.machine.host_cost import keep_host
+
+    replay = placed(REPLAY, folder)
+    quiet(f"simulate {replay} --hardware rtx-4090 --log {folder / LOG}")
+    keep_host(measure_host())
+    said = quiet(f"compare {replay} --hardware rtx-4090 {SMALL} --json")
+    (folder / COMPARED).write_text(said[said.index("{") :])
+
+
+def _begun(folder: Path) -> None:
+    """What a recording leaves that is killed after its first prompt."""
+    from hetsched.traces import writer
+
+    write, counts = writer.write_journal, []
+
+    def dying(place: Path, journal: dict[str, Any]) -> None:
+        write(place, journal)
+        counts.append(journal["progress"])
+        if counts[-1] == 1:
+            raise KeyboardInterrupt
+
+    writer.write_journal = dying
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            cli.main(shlex.split(placed(f"{RECORD} --out {{{BEGUN}}}", folder)))
+    finally:
+        writer.write_journal = write
+    assert counts == [1], counts
+    (folder / "out").mkdir()
+    (folder / f"{BEGUN}.partial").rename(folder / "out" / f"{BEGUN}.partial")
 
 
 def _gguf(path: Path, tokenizer: str) -> None:

@@ -25,6 +25,9 @@ LISTS = "a,b,,c , a,a {} = -- --json"
 TEXTS = "", " ", "x" * 300, "x" * 5000, "8 parsecs", "é\u202e\u0007", "a\nb", "\x1b[31m", "\udcff"
 HOSTILE = (*f"{NUMBERS} {PATHS} {CLASSES} {LISTS}".split(), *TEXTS)
 UNKNOWN = ("--polcy", "--modle", "--jsno", "--no-such-option", "-Z", "--=", "---")
+NAMES = "q4km q4_k_m Q4_K_M iq2_xs int4_group bf61 gptq awq mxfp4,mxfp4 hetsched.formats.mxfp4:Mxfp4"
+GROUPS = "mxfp4+group=1 q8_0+x=1 fp8-block+block=0 bf16+ +group=1 hetsched.formats.base:Stored"
+FORMATS = (*f"{NAMES} {GROUPS}".split(), *(f"int4-group+group={n}" for n in (0, 1, 3, -1, 999999999, "32+group=64")))
 TUNINGS = ("inf", "nan", "-1", "0", "1e308", "9" * 400, "x", "", "true", "1")
 
 
@@ -73,6 +76,8 @@ def _option(action: Any, random: Random) -> list[str]:
     value = random.choice(HOSTILE)
     if action.choices and random.random() < 0.3:
         value = str(random.choice(list(action.choices)))
+    elif action.dest in ("format", "dtype") and random.random() < 0.7:
+        value = random.choice(FORMATS)
     elif random.random() < 0.15:
         value = random.choice(tuned())
     joined = name.startswith("--") and random.random() < 0.5

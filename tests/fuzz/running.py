@@ -1,26 +1,24 @@
-"""One case: a command line in a process of its own, forked from one that has imported everything, and its verdict."""
+"""One case: work in a process of its own, and its verdict."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import re
 import resource
 import shutil
-import signal
-import sys
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hetsched.cli.generating import NO_NUMBERS
 
-PATIENCE_S, GRACE_S = 5.0, 2.0  # work that is still going on is interrupted then, and has to end within the second
-SPEED = float(os.environ.get("FUZZ_SLOWER", "4"))  # a shared machine may be so many times slower
+from .children import LATE, Ask, Task, ended
+
 MEMORY_BYTES = 3 << 30  # more than the parent had: what a measured layer of a big model takes
-OUT = "out"
+OUT, CACHE = "out", "cache"
+ZEN = re.compile(r"The Zen of Python.*?more of those!\n", re.DOTALL)  # what a module says itself when it is imported
 INTERNAL = "(--debug shows where)"
 
 
@@ -33,32 +31,27 @@ class Verdict(NamedTuple):
     said: str
 
 
-class Ask(NamedTuple):
-    """A request to end, so long after the beginning; `again_s`: so long after it, the same again."""
+def run(
+    words: Sequence[str],
+    folder: Path,
+    ask: Ask = LATE,
+    *,
+    keep: bool = False,
+    alone: bool = True,
+    work: Callable[[], object] | None = None,
+) -> Verdict:
+    """Run a command line with `folder` as the working folder; ask it to end where it goes on.
 
-    after_s: float
-    number: signal.Signals = signal.SIGINT
-    again_s: float | None = None
-
-
-LATE = Ask(PATIENCE_S * SPEED)
-
-
-def run(words: Sequence[str], folder: Path, ask: Ask = LATE, *, keep: bool = False) -> Verdict:
-    """Run it with `folder` as the working folder; ask it to end where it goes on.
-
-    `out` in that folder is new and empty; `keep`: as it was left.
+    `out` in that folder is new and empty; `keep`: as it was left. `alone`: in a process that did nothing before.
+    `work`: instead of the command line, whose words are then only what the case is called.
     """
     out, log, told = folder / OUT, folder.parent / f"{folder.name}.log", folder.parent / f"{folder.name}.told"
     if not keep:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-    before, begin_s = _listing(folder), time.monotonic()
-    pid = os.fork()
-    if not pid:
-        _child(words, out, log, told)
-    code, interrupted, hung, used = _awaited(pid, ask)
-    said = log.read_bytes().decode("utf-8", "replace")
+    before, made, begin_s = _listing(folder), os.listdir(out), time.monotonic()
+    code, interrupted, hung, peak_bytes = ended(Task(words, str(out), str(told), str(log)), ask, work, alone=alone)
+    said = ZEN.sub("", log.read_bytes().decode("utf-8", "replace"))
     faults = []
     if hung:
         faults.append("hang")
@@ -66,9 +59,9 @@ def run(words: Sequence[str], folder: Path, ask: Ask = LATE, *, keep: bool = Fal
         faults += _answered(code, said, 128 + ask.number)
     else:
         faults += _broken(code, said) or (_untold(told.read_bytes()) if "--json" in words and code < 2 else [])
-    if used.ru_maxrss * 1024 > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + MEMORY_BYTES:
+    if peak_bytes > (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) + MEMORY_BYTES:
         faults.append("memory")
-    if (code and any(out.iterdir())) or _listing(folder) != before:
+    if (code and os.listdir(out) != made) or _listing(folder) != before:
         faults.append("leftovers")
     return Verdict(code, time.monotonic() - begin_s, tuple(faults), said)
 
@@ -114,49 +107,15 @@ def _refused(constant: str) -> None:
     raise ValueError(f"JSON has no {constant}")
 
 
-def _listing(folder: Path) -> list[tuple[str, int]]:
+def _listing(folder: Path | str, top: bool = True, in_cache: bool = False) -> list[tuple[str, int]]:
     """Files and sizes, but for what is in `out`; the cache may gain whole files."""
-    paths = [path for path in folder.rglob("*") if OUT not in path.relative_to(folder).parts[:1]]
-    kept = [path for path in paths if "cache" not in path.relative_to(folder).parts[:1] or ".tmp" in path.name]
-    return sorted((str(path.relative_to(folder)), path.lstat().st_size) for path in kept if not path.is_dir())
-
-
-def _child(words: Sequence[str], out: Path, log: Path, told: Path) -> None:
-    """Never returns."""
-    code = 70
-    try:
-        os.chdir(out)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number, target in ((0, os.devnull), (1, str(told)), (2, str(log))):
-            os.dup2(os.open(target, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if number else 0), 0o600), number)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-        from hetsched.__main__ import main
-
-        sys.argv = ["hetsched", *words]
-        code = main()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code if code is not None else 0)
-
-
-def _awaited(pid: int, ask: Ask) -> tuple[int, bool, bool, resource.struct_rusage]:
-    """Exit code, whether it had to be interrupted, whether that helped not, and what it used."""
-    requests = [(ask.after_s, ask.number), (GRACE_S * SPEED, signal.SIGKILL)]
-    if ask.again_s is not None:
-        requests[1:1] = [(ask.again_s, ask.number)]
-    for i, (limit_s, number) in enumerate(requests):
-        end_s = time.monotonic() + limit_s
-        while time.monotonic() < end_s:
-            done, status, used = os.wait4(pid, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status), i > 0, False, used
-            time.sleep(0.005)
-        os.kill(pid, number)
-    _, status, used = os.wait4(pid, 0)
-    return os.waitstatus_to_exitcode(status), True, True, used
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if top and entry.name == OUT:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                found += _listing(entry.path, False, in_cache or (top and entry.name == CACHE))
+            elif not in_cache or ".tmp" in entry.name:
+                found.append((entry.path, entry.stat(follow_symlinks=False).st_size))
+    return sorted(found)

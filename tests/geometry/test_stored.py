@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetsched.errors import InputError
+from hetsched.estimate import FILES
 from hetsched.geometry import BITS_ALONE, WEIGHT_BITS, MoEGeometry, stored_bytes, stored_name
 
 FORMATS = [name for name in WEIGHT_BITS if name not in BITS_ALONE]
@@ -131,3 +132,11 @@ def test_counting_bytes_needs_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["True", "False", "False"]
+
+
+@pytest.mark.parametrize("name", ["q4km", "Q4_KM", "q4_k_n"])
+def test_the_nearest_name_is_looked_for_among_all_that_mean_something(name: str) -> None:
+    with pytest.raises(InputError, match=r"did you mean 'q4_k'\?"):
+        stored_name(name)
+    with pytest.raises(InputError, match=r"did you mean 'q4_k_m'\?"):
+        stored_name(name, FILES)

@@ -21,6 +21,11 @@ def test_a_comparison_comes_back_as_it_was_written(document: dict[str, Any]) -> 
     [
         (("rows", 0, "tokens_per_s"), "fast"),
         (("rows", 0, "tokens_per_s"), float("nan")),
+        (("rows", 0, "tokens_per_s"), 1e308),
+        (("rows", 0, "gpu_bytes"), 10**400),
+        (("rows", 0, "step_s"), 10**400),
+        (("phases", "decode"), {}),
+        (("tokens_scored",), 10**400),
         (("rows", 0, "strategy"), None),
         (("rows", 0, "lossless"), 1),
         (("rows", 0), 7),

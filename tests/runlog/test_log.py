@@ -122,6 +122,29 @@ def test_what_is_no_log_is_refused_by_line(change, said, log_path, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "said"),
+    [
+        ("layer", "measured_s", 1e308, "1e[+]308 seconds; a run has at most 1e[+]09"),
+        ("layer", "begin_s", float("nan"), "nan seconds"),
+        ("layer", "tokens", float("inf"), "cannot convert float infinity"),
+        ("layer", "tokens", 2**63, "92233720368547758.* a run has at most"),
+        ("resident", "experts", [[0, 8], [], []], "expert 8 of 8"),
+        ("resident", "experts", [[0]], "1 layers of residents for a model of 3"),
+        ("end", "stats", None, "stats is no object"),
+        ("end", "tokens", "many", "invalid literal"),
+    ],
+)
+def test_figures_that_no_run_has_are_refused(kind, key, value, said, log_path, tmp_path):
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    number, line = next((i, line) for i, line in enumerate(lines) if line["kind"] == kind)
+    line[key] = value
+    path = tmp_path / "wrong.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=f"line {number + 1}: {said}"):
+        read_run(path)
+
+
 def test_a_layer_survives_its_line(run_log):
     for row in run_log.layers[:50]:
         assert layer_of(json.loads(json.dumps(layer_line(row)))) == row

@@ -16,6 +16,7 @@ import torch
 from hetsched.errors import InputError
 from hetsched.integrations.recording import record
 from hetsched.traces.content import BLOCK_BYTES, WHOLE_BYTES, model_digest
+from hetsched.traces.partial import read_journal, write_journal
 from hetsched.traces.trace import load_trace
 from hetsched.traces.writer import require_resumable
 from tests.conftest import tiny_moe
@@ -96,6 +97,41 @@ def test_a_damaged_journal_is_named(tmp_path: Path, journal: str) -> None:
             look()
 
 
+@pytest.mark.parametrize(
+    "change", ['"seed": 1>"seed": 2', '"tokens": 10>"tokens": 9', '"num_experts": 8>"num_experts": 9']
+)
+def test_a_journal_that_says_other_things_than_were_written_is_damaged(tmp_path: Path, change: str) -> None:
+    path = half_done(tmp_path / "t.npz") / "journal.json"
+    old, new = change.split(">")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=r"journal\.json is not as it was written; delete that folder"):
+        require_resumable(tmp_path / "t.npz")
+
+
+def test_what_is_wrong_with_unfinished_work_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
+    """A figure of an array that is another, other arguments; bytes after the last commit are nobody's business."""
+    path = tmp_path / "t.npz"
+    array = half_done(path) / "experts"
+    data = array.read_bytes()
+    array.write_bytes(data + b"half a token")
+    require_resumable(path, {"seed": 1})
+    with pytest.raises(InputError, match="of other arguments"):
+        require_resumable(path, {"seed": 2})
+    array.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(InputError, match="its file 'experts' does not hold what was written"):
+        require_resumable(path, {"seed": 1})
+
+
+def test_a_link_in_the_locks_place_is_not_followed(tmp_path: Path) -> None:
+    folder = half_done(tmp_path / "t.npz")
+    (folder / "lock").unlink()
+    (folder / "lock").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="its lock cannot be opened"):
+        require_resumable(tmp_path / "t.npz")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_journal_that_counts_otherwise_than_the_arrays_is_refused(tmp_path: Path) -> None:
     """Else a recording would end early, or twice record a sequence."""
     prompts, path = [torch.tensor([[3, 4, 5]])] * 3, tmp_path / "t.npz"
@@ -111,8 +147,10 @@ def test_a_journal_that_counts_otherwise_than_the_arrays_is_refused(tmp_path: Pa
     model.generate = dies
     with pytest.raises(MemoryError):
         record(model, prompts, path, {"a": 1}, generate=GREEDY)
-    journal = tmp_path / "t.npz.partial" / "journal.json"
-    journal.write_text(journal.read_text().replace('"progress": 1', '"progress": 3'))
+    folder = tmp_path / "t.npz.partial"
+    journal = read_journal(folder)
+    assert journal is not None
+    write_journal(folder, {**journal, "progress": 3})
     with pytest.raises(InputError, match="counts 3 sequences, its arrays hold 1"):
         record(model, prompts, path, {"a": 1}, generate=GREEDY)
     assert not path.exists()

@@ -53,6 +53,13 @@ def test_other_arguments_are_refused(tmp_path: Path) -> None:
         TraceWriter(tmp_path / "t.npz", 9, (3, 2), arguments={"seed": 1})
 
 
+def test_where_nothing_was_committed_nothing_is_left(tmp_path: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), resumable(tmp_path / "t.npz", seed=1) as writer:
+        append(writer, made(), slice(0, 10))
+        raise KeyboardInterrupt
+    assert not os.listdir(tmp_path)
+
+
 def test_without_arguments_nothing_is_left(tmp_path: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), TraceWriter(tmp_path / "t.npz", 8, (3, 2)) as writer:
         append(writer, made(), slice(0, 10))
