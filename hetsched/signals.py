@@ -2,6 +2,10 @@
 
 Python ignores an exception in a callback from C and in a destructor, and a library that is being imported makes another
 one of it.
+
+An exception that was raised is kept until the process ends, and with it what the functions that it left were holding. A
+call into C that has just ended may have taken over an object that its caller has not let go of yet, as LLVM's linker
+does with a module: freeing it would be once too often, and the process would crash instead of ending.
 """
 
 from __future__ import annotations
@@ -9,7 +13,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from types import FrameType
 
@@ -18,8 +21,8 @@ from .errors import Terminated
 ASK_AGAIN_S = 0.02
 CLEANING_S = 2.0  # after a request, in which another one does not disturb whoever puts things in order
 
-_asked: list[type[BaseException]] = []
-_lost: list[type[BaseException]] = []  # what Python ignored
+_asked: list[BaseException] = []
+_lost: list[BaseException] = []  # what Python ignored
 _raised_s: list[float] = []
 
 
@@ -38,11 +41,11 @@ def listen() -> None:
 
 def asked() -> BaseException | None:
     """The first request to end that came, whatever became of its exception; None for none."""
-    return _asked[0]() if _asked else None
+    return _asked[0] if _asked else None
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    request = KeyboardInterrupt if number == signal.SIGINT else Terminated
+    request = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
     _asked.append(request)
     now_s = time.monotonic()
     if _raised_s and now_s - _raised_s[-1] < CLEANING_S and not _lost:
@@ -58,7 +61,9 @@ def _not_lost(ignored: sys.UnraisableHookArgs) -> None:
     if ignored.exc_type not in numbers:
         sys.__unraisablehook__(ignored)
         return
-    _lost.append(ignored.exc_type)
+    import threading  # by then there is time
+
+    _lost.append(ignored.exc_value or ignored.exc_type())
     again = threading.Timer(ASK_AGAIN_S, os.kill, (os.getpid(), numbers[ignored.exc_type]))
     again.daemon = True
     again.start()
