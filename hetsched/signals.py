@@ -23,6 +23,7 @@ CLEANING_S = 2.0  # after a request, in which another one does not disturb whoev
 
 _asked: list[BaseException] = []
 _lost: list[BaseException] = []  # what Python ignored
+_kept: list[BaseException] = []
 _raised_s: list[float] = []
 
 
@@ -42,6 +43,11 @@ def listen() -> None:
 def asked() -> BaseException | None:
     """The first request to end that came, whatever became of its exception; None for none."""
     return _asked[0] if _asked else None
+
+
+def keep(request: BaseException) -> None:
+    """Until the process ends; for one that others have raised, such as a handler of their own."""
+    _kept.append(request)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

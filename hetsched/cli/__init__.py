@@ -10,7 +10,7 @@ from importlib import import_module
 
 from hetsched.errors import InputError, MissingDependencyError, Terminated, one_line
 from hetsched.report.encoding import make_streams_safe
-from hetsched.signals import asked
+from hetsched.signals import asked, keep
 
 from .parser import Parser
 from .paths import preflight
@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt, Terminated) as caught:
         if "--debug" in (sys.argv if argv is None else argv):  # the arguments may not have been understood
             raise
+        if isinstance(caught, (KeyboardInterrupt, Terminated)):
+            keep(caught)
         error = asked() or _of_missing_package(caught) or _of_memory(caught) or caught
         say(f"hetsched: {_line(error)}")
         return _code(error)

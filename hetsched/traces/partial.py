@@ -65,8 +65,12 @@ class Ownership:
     def remove(self) -> None:
         """Remove the folder, out of the way first, so that nobody begins new work in it meanwhile."""
         aside = self.folder.with_name(f".{self.folder.name}.{secrets.token_hex(4)}")
-        os.rename(self.folder, aside)
-        shutil.rmtree(aside)
+        try:
+            os.rename(self.folder, aside)
+            shutil.rmtree(aside)
+        except BaseException:  # nobody would know it again
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         self.release()
 
 

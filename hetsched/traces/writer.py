@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -88,15 +88,18 @@ class TraceWriter:
         }
         check_file(self.path)
         self._owner: Ownership | None = None
+        self._folder = partial_folder(self.path)
+        if arguments is None:  # another each time, and known before it is made, so that it is always removed
+            self._folder = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.partial")
         self._files: dict[str, IO[bytes]] = {}
         try:
-            self._folder = self._open_folder()
+            self._open_folder()
             self._files = {name: self._open(name) for name in self._names}
         except OSError as error:
-            self._close()
+            self._abandon()
             raise self._unwritable(error) from error
         except BaseException:
-            self._close()
+            self._abandon()
             raise
 
     def append(self, **arrays: npt.NDArray[Any]) -> None:
@@ -149,15 +152,14 @@ class TraceWriter:
     def _num_bytes(self, name: str) -> int:
         return math.prod(self._shape(name)) * np.dtype(_DTYPES[name]).itemsize
 
-    def _open_folder(self) -> Path:
+    def _open_folder(self) -> None:
         if self._arguments is None:
-            return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
-        self._owner = Ownership(partial_folder(self.path), _DTYPES)
-        folder = self._owner.folder
-        journal = read_journal(folder)
+            self._folder.mkdir(mode=0o700)
+            return
+        self._owner = Ownership(self._folder, _DTYPES)
+        journal = read_journal(self._folder)
         if journal is not None:
-            self._resume(folder, journal)
-        return folder
+            self._resume(self._folder, journal)
 
     def _resume(self, folder: Path, journal: dict[str, Any]) -> None:
         if {key: journal.get(key) for key in self._identity} != self._identity:
@@ -191,6 +193,11 @@ class TraceWriter:
         if self._owner is not None:
             self._owner.release()
 
+    def _abandon(self) -> None:
+        self._close()
+        if self._arguments is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def _remove(self) -> None:
         for file in self._files.values():
             file.close()
@@ -205,6 +212,4 @@ class TraceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-        if self._arguments is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._abandon()

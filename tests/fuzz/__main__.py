@@ -31,6 +31,8 @@ def main() -> int:
     text = "instead: interrupt every long command so many times, at random moments, by SIGINT and SIGTERM in turn"
     parser.add_argument("--interrupted", type=int, metavar="TIMES", help=text)
     parser.add_argument("--only", default="", metavar="BEGINNING", help="of commands that are interrupted")
+    text = "file of interruptions to add to; those that it has are not made again"
+    parser.add_argument("--kept", type=Path, metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # of no use once torch is imported
@@ -39,11 +41,11 @@ def main() -> int:
         os.environ["HETSCHED_CACHE"] = str(place / "cache")
         (place / "ground").mkdir()
         good_files.prepare(place / "ground")
+        if args.interrupted:
+            return interruption.soak(place, args.interrupted, args.only, args.kept)
         failed = _undamaged(place)
         if args.undamaged or failed:
             return failed
-        if args.interrupted:
-            return interruption.soak(place, args.interrupted, args.only)
         begin_s = time.monotonic()
         numbers = range(args.first, args.first + args.cases)
         chunks = [(numbers[i :: args.workers], place, i, args.kind) for i in range(args.workers)]
