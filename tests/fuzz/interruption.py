@@ -26,7 +26,7 @@ from .long_commands import ITSELF, LONG, left_by, prepare
 from .tries import Try
 
 LISTENING_S, COLD_S = 0.03, 0.5  # from when on a fork, and a new Python, hear signals
-BEGINNING_S, MOST_S = 3.0, 12.0  # of a longer command its beginning is interrupted, and every tenth time more
+BEGINNING_S, MOST_S = 2.0, 8.0  # of a longer command its beginning is interrupted, and every tenth time more
 AGAIN_S = 0.3  # within which a second request follows a first
 UNTRIED = ("serve", "model build", "profile")  # nobody waits for their ends; the last makes forks impossible
 READABLE = (0, 2)  # a log of no layer makes no report
@@ -80,9 +80,13 @@ class Soaked:
             cli.main(filled(self.command.words, folder))
 
     def _leftovers(self, code: int) -> list[str]:
+        """Of one that was interrupted. A file that is whole may be there: it was the last thing, or all but that."""
         if not code or left_by(self.command) is not None:
             return []
-        return ["leftovers"] if any((self._place / "case" / OUT).iterdir()) else []
+        out = self._place / "case" / OUT
+        made = _made(out)
+        left = [path.name for path in out.iterdir() if not self._whole.get(path.name, "") == made.get(path.name)]
+        return [f"leftovers: {', '.join(left)}"] if left else []
 
     def _followed(self) -> list[str]:
         """What goes wrong with what was left by an interrupted command."""

@@ -26,8 +26,10 @@ LONG = (
     Command(f"simulate {REPLAY} --hardware rtx-4090 --strategy hetsched"),
     Command(f"compare {REPLAY} --hardware rtx-4090 {SOME}"),
     Command("predictor train --trace {trace.npz} --epochs 40 --out {out/new.safetensors}"),
-    Command(f"evaluate --protocol honest --hardware rtx-4090 --trace {{trace.npz}} --model {{geometry.yaml}} {SOME}"),
-    Command("solve --random 20"),
+    Command(
+        f"evaluate --protocol honest --hardware rtx-4090 --trace {{trace.npz}} --model {{geometry.yaml}} {SOME} --max-tokens 40"
+    ),
+    Command("solve --random 10"),
     Command("bench --replay --models gpt-oss-20b --layer-steps 2000"),
     Command("profile --quick --device cpu --geometry hidden=64,ffn=64"),
     Command(f"{RUN} --log {{out/{RUN_LOG}}}"),
