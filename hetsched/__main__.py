@@ -6,18 +6,15 @@ What is left is Python's own start and the few modules below: there Python answe
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 
 from hetsched.errors import Terminated
-from hetsched.signals import asked, listen
+from hetsched.signals import INTERRUPTED, TERMINATED, asked, code_of, leave_at_once, listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
-
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def main() -> NoReturn:
@@ -37,28 +34,17 @@ def main() -> NoReturn:
         if not isinstance(request, (KeyboardInterrupt, Terminated)):
             raise
         if code is None:
-            code = INTERRUPTED if isinstance(request, KeyboardInterrupt) else TERMINATED
+            code = code_of(request)
             _say("hetsched: interrupted before anything was done")
-    _leave(code)
+    if code in (INTERRUPTED, TERMINATED):  # a solver's thread may still be at work
+        leave_at_once(code)
+    sys.exit(code)
 
 
 def _stop_listening() -> None:
     """What is left to do is Python's own farewell."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process. After an interruption at once: a solver's thread may still be at work, and is not waited for.
-
-    Nor is anything freed then that was in use: see signals.
-    """
-    if code in (INTERRUPTED, TERMINATED):
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 def _say(line: str) -> None:

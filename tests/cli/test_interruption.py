@@ -216,6 +216,62 @@ main()
 AS_AN_IMPORT_ERROR = SWALLOWED.replace("LOSE", "raise ImportError('initialisation failed') from error")
 BY_A_SOLVER = SWALLOWED.replace("LOSE", "interruptible(lambda: time.sleep(600), lambda: None)")
 
+TAKEN_OVER = """
+import signal, sys, time
+import llvmlite.binding as llvm
+from hetsched import cli
+from hetsched.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+detach = llvm.ModuleRef.detach
+
+def late(module):
+    llvm.ModuleRef.detach = detach
+    print("now")
+    time.sleep(600)
+
+def verb(args):
+    one, other = llvm.parse_assembly("@a = global i32 1"), llvm.parse_assembly("@b = global i32 1")
+    llvm.ModuleRef.detach = late
+    one.link_in(other)
+
+cli.preflight = verb
+sys.argv = ["hetsched", "profiles", "list"]
+main()
+"""
+
+IMPORTING = """
+import signal, sys, time
+from hetsched import cli
+from hetsched.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def verb(args):
+    sys.path.append("FOLDER")
+    import slow_module
+    print("whole")
+    time.sleep(600)
+
+cli.preflight = verb
+sys.argv = ["hetsched", "profiles", "list"]
+main()
+"""
+
+AT_THE_END = """
+import os, signal, sys
+from hetsched import __main__ as program, cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+stop = program._stop_listening
+
+def stop_late():
+    os.kill(os.getpid(), signal.SENT)
+    stop()
+
+program._stop_listening = stop_late
+cli.preflight = lambda args: print("now")
+sys.argv = ["hetsched", "completion", "bash"]
+program.main()
+"""
+
 CLEANING_UP = """
 import os, signal, sys, time
 from hetsched import cli
@@ -242,11 +298,14 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 @pytest.mark.parametrize("sent", CODES)
 @pytest.mark.parametrize(
     "program",
-    [SLEEPING, IN_A_CALLBACK, AS_AN_IMPORT_ERROR, BY_A_SOLVER],
-    ids=["sleeping", "in a callback from C", "as an ImportError", "swallowed before a solver"],
+    [SLEEPING, IN_A_CALLBACK, AS_AN_IMPORT_ERROR, BY_A_SOLVER, TAKEN_OVER],
+    ids=["sleeping", "in a callback from C", "as an ImportError", "swallowed before a solver", "while LLVM links"],
 )
 def test_the_process_ends(program: str, sent: signal.Signals, tmp_path: Path) -> None:
-    """Python ignores what is raised in a callback from C, and libraries make something else of it; we remember."""
+    """Python ignores what is raised in a callback from C, and libraries make something else of it; we remember.
+
+    LLVM has freed a module by then that its caller would free again.
+    """
     assert _ends(program, sent, tmp_path) == (CODES[sent], "hetsched: interrupted; nothing is half-written\n")
 
 
@@ -254,6 +313,34 @@ def test_the_process_ends(program: str, sent: signal.Signals, tmp_path: Path) ->
 def test_the_process_ends_while_it_is_starting(sent: signal.Signals, tmp_path: Path) -> None:
     found = _ends(WHILE_IMPORTING, sent, tmp_path)
     assert found == (CODES[sent], "hetsched: interrupted before anything was done\n")
+
+
+@pytest.mark.parametrize("sent", CODES)
+@pytest.mark.parametrize(
+    ("seconds", "out", "said"),
+    [(0.2, "whole\n", "interrupted; nothing is half-written"), (600, "", "interrupted while it was starting")],
+)
+def test_an_import_is_not_disturbed(sent: signal.Signals, seconds: float, out: str, said: str, tmp_path: Path) -> None:
+    """C++ that is being imported may end the process by abort(). One that takes long is left with the process."""
+    (tmp_path / "slow_module.py").write_text(f"import time\nprint('now')\ntime.sleep({seconds})\n")
+    found = _says(IMPORTING.replace("FOLDER", str(tmp_path)), sent, tmp_path)
+    assert found == (CODES[sent], out, f"hetsched: {said}\n")
+
+
+@pytest.mark.parametrize("sent", CODES)
+def test_a_command_that_has_ended_is_not_interrupted(sent: signal.Signals, tmp_path: Path) -> None:
+    program = AT_THE_END.replace("SENT", sent.name)
+    environment = {**os.environ, "HETSCHED_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_signals_are_heard_before_much_is_imported() -> None:
+    """Until then Python answers Ctrl-C, with its own traceback."""
+    program = "import sys; before = set(sys.modules); import hetsched.__main__; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"typing", "re", "threading", "difflib", "argparse", "pathlib", "numpy", "hetsched.cli"}
+    assert not heavy & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("sent", CODES)

@@ -85,7 +85,7 @@ class Soaked:
             return []
         out = self._place / "case" / OUT
         made = _made(out)
-        left = [path.name for path in out.iterdir() if not self._whole.get(path.name, "") == made.get(path.name)]
+        left = [path.name for path in out.iterdir() if self._whole.get(path.name, "") != made.get(path.name)]
         return [f"leftovers: {', '.join(left)}"] if left else []
 
     def _followed(self) -> list[str]:

@@ -14,6 +14,7 @@ from .ground import REPLAY, SMALL, Command
 
 HERE = "--hardware rtx-4060-laptop-8gb --gpu-memory 25% --time-scale 1"
 RUN = f"run --prompt 'the sea' {HERE} --model {{model}} --max-new-tokens 20"
+TABLES = "--trace {trace.npz} --model {geometry.yaml}"
 SOME = "--strategies hetsched,on-demand-lru,layer-split --gpu-fraction 0.25"
 RUN_LOG, COMPARISON = "run.jsonl", "compare.json"
 
@@ -26,9 +27,7 @@ LONG = (
     Command(f"simulate {REPLAY} --hardware rtx-4090 --strategy hetsched"),
     Command(f"compare {REPLAY} --hardware rtx-4090 {SOME}"),
     Command("predictor train --trace {trace.npz} --epochs 40 --out {out/new.safetensors}"),
-    Command(
-        f"evaluate --protocol honest --hardware rtx-4090 --trace {{trace.npz}} --model {{geometry.yaml}} {SOME} --max-tokens 40"
-    ),
+    Command(f"evaluate --protocol honest --hardware rtx-4090 {TABLES} {SOME} --max-tokens 40"),
     Command("solve --random 10"),
     Command("bench --replay --models gpt-oss-20b --layer-steps 2000"),
     Command("profile --quick --device cpu --geometry hidden=64,ffn=64"),
