@@ -70,7 +70,16 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
         folder.mkdir(mode=0o700)
         yield folder
     finally:
+        remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """All that can be removed of it, if it is there, and also where that is interrupted."""
+    try:
         shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def check_file(path: Path) -> None:

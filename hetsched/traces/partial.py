@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import remove_folder
 from ..reading import parse_json, read_text_file
 
 if sys.platform != "win32":
@@ -67,10 +67,8 @@ class Ownership:
         aside = self.folder.with_name(f".{self.folder.name}.{secrets.token_hex(4)}")
         try:
             os.rename(self.folder, aside)
-            shutil.rmtree(aside)
-        except BaseException:  # nobody would know it again
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+        finally:
+            remove_folder(aside)  # nobody would know it again
         self.release()
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..files import check_file
+from ..files import check_file, remove_folder
 from .archive import write_arrays
 from .meta import meta_array, trace_meta
 from .partial import Ownership, read_journal, require_bytes, write_journal
@@ -196,7 +196,7 @@ class TraceWriter:
     def _abandon(self) -> None:
         self._close()
         if self._arguments is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_folder(self._folder)
 
     def _remove(self) -> None:
         for file in self._files.values():
