@@ -69,7 +69,7 @@ def test_nothing_or_all(tmp_path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _at_line(at: int = 0) -> AtLine:
-    """Not on the ways into a `with` block and out of it, where Python has gaps of its own; for cleaning up see below."""
+    """Not on the ways into `with` blocks and out of them, where Python has gaps; cleaning up is tested below."""
     return AtLine(at, lambda frame: frame.f_code.co_filename in OURS and frame.f_code.co_name not in AROUND)
 
 
