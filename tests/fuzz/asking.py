@@ -20,7 +20,7 @@ OUT = "out"
 
 
 class Ask(NamedTuple):
-    """A request to end, so long after the beginning; `again_s`: so long after it, the same again.
+    """A request to end, so long after the process began to hear such; `again_s`: so long after it, the same again.
 
     `cold`: of a new Python; otherwise of a fork that has all imported.
     """
@@ -100,7 +100,7 @@ def _awaited(pid: int, ask: Ask | None) -> tuple[int, bool, float]:
     """Exit code, whether it was asked, seconds since."""
     if ask is None:
         return _code(os.waitpid(pid, 0)[1]), False, 0.0
-    if _ended_within(pid, ask.after_s):
+    if _ended_within(pid, PATIENCE_S, or_hears=True) or _ended_within(pid, ask.after_s):
         return _code(os.waitpid(pid, 0)[1]), False, 0.0
     waited_s, begin_s = _waited_s(pid), time.monotonic()
     os.kill(pid, ask.number)
@@ -117,13 +117,21 @@ def _code(status: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _ended_within(pid: int, limit_s: float) -> bool:
+def _ended_within(pid: int, limit_s: float, *, or_hears: bool = False) -> bool:
+    """Whether the process is at its end within so long; `or_hears`: or as soon as it hears requests to end."""
     end_s = time.monotonic() + limit_s
-    while time.monotonic() < end_s:
+    while time.monotonic() < end_s and not (or_hears and _hears(pid)):
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return True
         time.sleep(min(LOOK_S, limit_s))
     return False
+
+
+def _hears(pid: int) -> bool:
+    """Whether it has a handler for SIGTERM; before that, the system or Python ends it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _waited_s(pid: int) -> float:

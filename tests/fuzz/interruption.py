@@ -25,7 +25,6 @@ from .ground import Command
 from .long_commands import ITSELF, LONG, left_by, prepare
 from .tries import Try
 
-LISTENING_S, COLD_S = 0.03, 0.5  # from when on a fork, and a new Python, hear signals
 BEGINNING_S, MOST_S = 2.0, 8.0  # of a longer command its beginning is interrupted, and every tenth time more
 AGAIN_S = 0.3  # within which a second request follows a first
 UNTRIED = ("serve", "model build", "profile")  # nobody waits for their ends; the last makes forks impossible
@@ -50,7 +49,7 @@ class Soaked:
         random = Random(f"{self.command.line} {number}")
         cold = number % TENTH == TENTH - 1
         most_s = min(self.takes_s, MOST_S if number % TENTH == 0 else BEGINNING_S)
-        after_s = random.uniform(COLD_S, COLD_S + BEGINNING_S) if cold else random.uniform(LISTENING_S, most_s)
+        after_s = random.uniform(0, BEGINNING_S if cold else most_s)
         again_s = random.uniform(0, AGAIN_S) if number % 4 >= 2 else None
         sent = signal.SIGTERM if (number + number // TENTH) % 2 else signal.SIGINT
         ask = Ask(after_s, sent, again_s, cold)
