@@ -29,7 +29,7 @@ BEGINNING_S, MOST_S = 2.0, 8.0  # of a longer command its beginning is interrupt
 AGAIN_S = 0.3  # within which a second request follows a first
 UNTRIED = ("serve", "model build", "profile")  # nobody waits for their ends; the last makes forks impossible
 READABLE = (0, 2)  # a log of no layer makes no report
-TENTH, MOST_LATE = 10, 3
+TENTH, TWENTIETH, MOST_LATE = 10, 20, 3
 
 
 class Soaked:
@@ -47,7 +47,7 @@ class Soaked:
     def tried(self, number: int) -> Try:
         """Interrupt it once; the same number, the same request, at the same share of what it takes."""
         random = Random(f"{self.command.line} {number}")
-        cold = number % TENTH == TENTH - 1
+        cold = number % TWENTIETH == TWENTIETH - 1
         most_s = min(self.takes_s, MOST_S if number % TENTH == 0 else BEGINNING_S)
         after_s = random.uniform(0, BEGINNING_S if cold else most_s)
         again_s = random.uniform(0, AGAIN_S) if number % 4 >= 2 else None
