@@ -27,7 +27,8 @@ from .tries import Try
 
 BEGINNING_S, MOST_S = 2.0, 8.0  # of a longer command its beginning is interrupted, and every tenth time more
 AGAIN_S = 0.3  # within which a second request follows a first
-UNTRIED = ("serve", "model build", "profile")  # nobody waits for their ends; the last makes forks impossible
+UNTRIED = ("serve", "model build", "demo", "profile")  # nobody waits for their ends; the last makes forks impossible
+UNFINISHED = (".tmp", ".part")  # in names of what is not yet whole
 READABLE = (0, 2)  # a log of no layer makes no report
 TENTH, TWENTIETH, MOST_LATE = 10, 20, 3
 
@@ -80,11 +81,14 @@ class Soaked:
 
     def _leftovers(self, code: int) -> list[str]:
         """Of one that was interrupted. A file that is whole may be there: it was the last thing, or all but that."""
-        if not code or left_by(self.command) is not None:
+        if not code:
             return []
-        out = self._place / "case" / OUT
-        made = _made(out)
-        left = [path.name for path in out.iterdir() if self._whole.get(path.name, "") != made.get(path.name)]
+        out, left = self._place / "case" / OUT, list[str]()
+        if left_by(self.command) is None:
+            made = _made(out)
+            left = [path.name for path in out.iterdir() if self._whole.get(path.name, "") != made.get(path.name)]
+        cached = (self._place / "cache").rglob("*")
+        left += [path.name for path in cached if any(part in path.name for part in UNFINISHED)]
         return [f"leftovers: {', '.join(left)}"] if left else []
 
     def _followed(self) -> list[str]:

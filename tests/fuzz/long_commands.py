@@ -41,6 +41,8 @@ LONG = (
     Command("predictor eval --predictor {predictor.safetensors} --trace {trace.npz}"),
     Command(f"serve --model {{model}} --port 0 --grace 1 {HERE} --max-new-tokens 2 --context 64 --parallel 1"),
     Command("model build --out {out/demo}"),
+    Command("demo"),
+    Command("analyse experts --model {model} --prompts-a {prompts.txt} --prompts-b {more.jsonl}"),
 )
 ITSELF = ""
 LEFT = {  # beginnings of commands that may leave something, and what has to end well with it
