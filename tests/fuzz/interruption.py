@@ -26,6 +26,7 @@ from .long_commands import ITSELF, LONG, left_by, prepare
 from .tries import Try
 
 BEGINNING_S, MOST_S = 2.0, 8.0  # of a longer command its beginning is interrupted, and every tenth time more
+UNTRIED_S = 1.0  # the beginning of those that are not tried first
 AGAIN_S = 0.3  # within which a second request follows a first
 UNTRIED = ("serve", "model build", "demo", "profile")  # nobody waits for their ends; the last makes forks impossible
 UNFINISHED = (".tmp", ".part")  # in names of what is not yet whole
@@ -39,6 +40,7 @@ class Soaked:
     def __init__(self, command: Command, place: Path, commit: str) -> None:
         self.command, self._place, self._commit = command, place, commit
         self.takes_s, self._whole = MOST_S, dict[str, str]()
+        self._beginning_s = UNTRIED_S if command.line.startswith(UNTRIED) else BEGINNING_S
         if not command.line.startswith(UNTRIED):
             self._warm()
             whole = self._run(None)
@@ -49,7 +51,7 @@ class Soaked:
         """Interrupt it once; the same number, the same request, at the same share of what it takes."""
         random = Random(f"{self.command.line} {number}")
         cold = number % TWENTIETH == TWENTIETH - 1
-        most_s = min(self.takes_s, MOST_S if number % TENTH == 0 else BEGINNING_S)
+        most_s = min(self.takes_s, MOST_S if number % TENTH == 0 else self._beginning_s)
         after_s = random.uniform(0, BEGINNING_S if cold else most_s)
         again_s = random.uniform(0, AGAIN_S) if number % 4 >= 2 else None
         sent = signal.SIGTERM if (number + number // TENTH) % 2 else signal.SIGINT
