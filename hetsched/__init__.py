@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .cost.model import CostModel as CostModel
     from .errors import InputError as InputError
     from .geometry import MoEGeometry as MoEGeometry
@@ -44,6 +44,8 @@ __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     if name not in _HOME:
         raise AttributeError(f"module 'hetsched' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

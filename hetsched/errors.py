@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -27,6 +26,8 @@ def known_as(name: str, known: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that was probably meant, whatever its case; "" where none is near."""
+    import difflib  # only here: a command has to hear signals before it has imported much
+
     lowered = {other.lower(): other for other in sorted(known)}
     near = difflib.get_close_matches(name[:100].lower(), lowered, n=1, cutoff=0.4)
     near = near or [other for other in lowered if name and name.lower() in other]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -55,6 +56,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in `parent` for the time of the block; `prefix` of its name.
+
+    tempfile's can be interrupted when it has made the folder and told nobody its name.
+    """
+    folder = parent / f"{prefix}{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """All that can be removed of it, if it is there, and also where that is interrupted."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from hetsched.errors import InputError, MissingDependencyError, Terminated, one_line
 from hetsched.report.encoding import make_streams_safe
-from hetsched.signals import asked
+from hetsched.signals import asked, code_of, keep
 
 from .parser import Parser
 from .paths import preflight
@@ -46,7 +46,7 @@ FIRST_STEPS = (
     "hetsched VERB --help",
 )
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EBADF)  # of what is written to
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt, Terminated) as caught:
         if "--debug" in (sys.argv if argv is None else argv):  # the arguments may not have been understood
             raise
+        if isinstance(caught, (KeyboardInterrupt, Terminated)):
+            keep(caught)
         error = asked() or _of_missing_package(caught) or _of_memory(caught) or caught
         say(f"hetsched: {_line(error)}")
         return _code(error)
@@ -108,7 +110,7 @@ def _of_memory(error: BaseException) -> InputError | None:
 
 def _code(error: BaseException) -> int:
     if isinstance(error, (KeyboardInterrupt, Terminated)):
-        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        return code_of(error)
     return BAD_INPUT if isinstance(error, InputError) else FAILED
 
 

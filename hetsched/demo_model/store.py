@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from hetsched.errors import InputError
+from hetsched.files import temporary_folder
 from hetsched.machine.sizes import show_bytes
 
 MOST_BYTES = 300 << 20  # of a checkpoint, in 16 bits
@@ -39,16 +39,13 @@ def publish(out: Path, write: Callable[[Path], None]) -> bool:
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(out)
-    part = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
-    try:
+    with temporary_folder(out.parent, _prefix(out)) as part:
         write(part)
-        # mkdtemp and safetensors make private what other users of a shared cache should read, too.
+        # What safetensors and we make private other users of a shared cache should read, too.
         part.chmod(0o755)
         for file in part.iterdir():
             file.chmod(0o644)
         return _rename(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_stale(out: Path) -> None:

@@ -5,7 +5,6 @@ Memory holds one entry for each sequence and layer, never the rows. Shapes: T to
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..files import temporary_folder
 from .archive import write_arrays
 from .checks import chunks
 from .meta import MAX_EXPERTS, meta_array, trace_meta
@@ -81,8 +81,8 @@ def import_rows(
     if not extent.first_line:
         raise InputError(f"{file.path} has no rows")
     try:
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=Path(path).parent) as folder:
-            filled = _Fill(file.path, extent, num_experts, Path(folder))
+        with temporary_folder(Path(path).parent, ".import-") as folder:
+            filled = _Fill(file.path, extent, num_experts, folder)
             for row in file.rows(at_bytes):
                 filled.add(row)
             filled.check_whole()

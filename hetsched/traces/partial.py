@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import sys
 import zlib
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import remove_folder
 from ..reading import open_regular, parse_json, read_text_file
 
 if sys.platform != "win32":
@@ -69,8 +69,10 @@ class Ownership:
     def remove(self) -> None:
         """Remove the folder, out of the way first, so that nobody begins new work in it meanwhile."""
         aside = self.folder.with_name(f".{self.folder.name}.{secrets.token_hex(4)}")
-        os.rename(self.folder, aside)
-        shutil.rmtree(aside)
+        try:
+            os.rename(self.folder, aside)
+        finally:
+            remove_folder(aside)  # nobody would know it again
         self.release()
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..files import check_file
+from ..files import check_file, remove_folder
 from .archive import write_arrays
 from .meta import meta_array, trace_meta
 from .partial import JOURNAL, Ownership, read_journal, require_bytes, require_sum, write_journal
@@ -119,15 +119,18 @@ class TraceWriter:
         }
         check_file(self.path)
         self._owner: Ownership | None = None
+        self._folder = partial_folder(self.path)
+        if arguments is None:  # another each time, and known before it is made, so that it is always removed
+            self._folder = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.partial")
         self._files: dict[str, IO[bytes]] = {}
         try:
-            self._folder = self._open_folder()
+            self._open_folder()
             self._files = {name: self._open(name) for name in self._names}
         except OSError as error:
-            self._close()
+            self._abandon()
             raise self._unwritable(error) from error
         except BaseException:
-            self._close()
+            self._abandon()
             raise
 
     def append(self, **arrays: npt.NDArray[Any]) -> None:
@@ -181,15 +184,14 @@ class TraceWriter:
     def _num_bytes(self, name: str) -> int:
         return _num_bytes(name, self._shape(name))
 
-    def _open_folder(self) -> Path:
+    def _open_folder(self) -> None:
         if self._arguments is None:
-            return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
-        self._owner = Ownership(partial_folder(self.path), _DTYPES)
-        folder = self._owner.folder
-        journal = read_journal(folder)
+            self._folder.mkdir(mode=0o700)
+            return
+        self._owner = Ownership(self._folder, _DTYPES)
+        journal = read_journal(self._folder)
         if journal is not None:
-            self._resume(folder, journal)
-        return folder
+            self._resume(self._folder, journal)
 
     def _resume(self, folder: Path, journal: dict[str, Any]) -> None:
         if {key: journal.get(key) for key in self._identity} != self._identity:
@@ -221,6 +223,11 @@ class TraceWriter:
         if self._owner is not None:
             self._owner.release()
 
+    def _abandon(self) -> None:
+        self._close()
+        if self._arguments is None:
+            remove_folder(self._folder)
+
     def _remove(self) -> None:
         for file in self._files.values():
             file.close()
@@ -235,9 +242,6 @@ class TraceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        nothing_kept = self._folder.exists() and not (self._folder / JOURNAL).exists()
-        if nothing_kept and self._owner is not None:
-            self._remove()
-        self._close()
-        if self._arguments is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._owner is not None and self._folder.exists() and not (self._folder / JOURNAL).exists():
+            self._remove()  # nothing was committed
+        self._abandon()

@@ -19,6 +19,22 @@ from hetsched.errors import Terminated
 from hetsched.interruptible import interruptible, solve_mathopt
 from hetsched.plugins import plugin
 
+from .ending_programs import (
+    AS_AN_IMPORT_ERROR,
+    AT_THE_END,
+    BY_A_SOLVER,
+    CLEANING_UP,
+    CODES,
+    IMPORTING,
+    IN_A_CALLBACK,
+    SLEEPING,
+    TAKEN_OVER,
+    WHILE_IMPORTING,
+    WRITING,
+    ends,
+    says,
+)
+
 
 def test_a_call_is_left_at_once() -> None:
     """Neither a call that looks at nothing nor a `stop` that does nothing keeps the caller."""
@@ -111,154 +127,57 @@ def test_an_interrupted_verb_says_so_in_a_line(
     assert (out, err) == ("", "hetsched: interrupted; nothing is half-written\n")
 
 
-def _ends(program: str, sent: signal.Signals, tmp_path: Path) -> tuple[int, str]:
-    """Exit code and standard error of `program`, which prints a line when it wants the signal."""
-    return _says(program, sent, tmp_path)[::2]
-
-
-def _says(program: str, sent: signal.Signals, tmp_path: Path) -> tuple[int, str, str]:
-    """Exit code, what follows on standard output, and standard error."""
-    environment = {**os.environ, "HETSCHED_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
-    argv = [sys.executable, "-c", program]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "now\n"
-        process.send_signal(sent)
-        out, err = process.communicate()
-    return process.returncode, out, err
-
-
-IN_A_CALLBACK = """
-import ctypes, signal, sys, time
-from hetsched import cli
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-def callback():
-    print("now")
-    time.sleep(600)
-
-def verb(args):
-    ctypes.CFUNCTYPE(None)(callback)()
-    time.sleep(600)
-
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
-
-SLEEPING = """
-import signal, sys, time
-from hetsched import cli
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-def verb(args):
-    print("now")
-    time.sleep(600)
-
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
-
-WHILE_IMPORTING = """
-import builtins, signal, sys, time
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-plain = builtins.__import__
-
-def slow(name, *others):
-    if name == "hetsched.cli":
-        print("now")
-        time.sleep(600)
-    return plain(name, *others)
-
-builtins.__import__ = slow
-main()
-"""
-
-WRITING = """
-import signal, sys, time
-from pathlib import Path
-from hetsched.traces import archive, synth
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-def slow(*args):
-    print("now")
-    time.sleep(600)
-
-archive._write_member = slow
-sys.argv = ["hetsched", "trace", "synth", "--layers", "2", "--experts", "8", "--top-k", "2", "--tokens", "40"]
-sys.argv += ["--sequences", "4", "--out", "OUT"]
-main()
-"""
-
-SWALLOWED = """
-import signal, sys, time
-from hetsched import cli
-from hetsched.__main__ import main
-from hetsched.interruptible import interruptible
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-def verb(args):
-    try:
-        print("now")
-        time.sleep(600)
-    except BaseException as error:
-        LOSE
-
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
-AS_AN_IMPORT_ERROR = SWALLOWED.replace("LOSE", "raise ImportError('initialisation failed') from error")
-BY_A_SOLVER = SWALLOWED.replace("LOSE", "interruptible(lambda: time.sleep(600), lambda: None)")
-
-CLEANING_UP = """
-import os, signal, sys, time
-from hetsched import cli
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-def verb(args):
-    try:
-        print("now")
-        time.sleep(600)
-    finally:
-        os.kill(os.getpid(), signal.SENT)
-        time.sleep(0.01)
-        print("in order")
-
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
-
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-
-
 @pytest.mark.parametrize("sent", CODES)
 @pytest.mark.parametrize(
     "program",
-    [SLEEPING, IN_A_CALLBACK, AS_AN_IMPORT_ERROR, BY_A_SOLVER],
-    ids=["sleeping", "in a callback from C", "as an ImportError", "swallowed before a solver"],
+    [SLEEPING, IN_A_CALLBACK, AS_AN_IMPORT_ERROR, BY_A_SOLVER, TAKEN_OVER],
+    ids=["sleeping", "in a callback from C", "as an ImportError", "swallowed before a solver", "while LLVM links"],
 )
-def test_the_process_ends(program: str, sent: signal.Signals, tmp_path: Path) -> None:
-    """Python ignores what is raised in a callback from C, and libraries make something else of it; we remember."""
-    assert _ends(program, sent, tmp_path) == (CODES[sent], "hetsched: interrupted; nothing is half-written\n")
+def test_the_processends(program: str, sent: signal.Signals, tmp_path: Path) -> None:
+    """Python ignores what is raised in a callback from C, and libraries make something else of it; we remember.
+
+    LLVM has freed a module by then that its caller would free again.
+    """
+    assert ends(program, sent, tmp_path) == (CODES[sent], "hetsched: interrupted; nothing is half-written\n")
 
 
 @pytest.mark.parametrize("sent", CODES)
 def test_the_process_ends_while_it_is_starting(sent: signal.Signals, tmp_path: Path) -> None:
-    found = _ends(WHILE_IMPORTING, sent, tmp_path)
+    found = ends(WHILE_IMPORTING, sent, tmp_path)
     assert found == (CODES[sent], "hetsched: interrupted before anything was done\n")
 
 
 @pytest.mark.parametrize("sent", CODES)
+@pytest.mark.parametrize(
+    ("seconds", "out", "said"),
+    [(0.2, "whole\n", "interrupted; nothing is half-written"), (600, "", "interrupted while it was starting")],
+)
+def test_an_import_is_not_disturbed(sent: signal.Signals, seconds: float, out: str, said: str, tmp_path: Path) -> None:
+    """C++ that is being imported may end the process by abort(). One that takes long is left with the process."""
+    (tmp_path / "slow_module.py").write_text(f"import time\nprint('now')\ntime.sleep({seconds})\n")
+    found = says(IMPORTING.replace("FOLDER", str(tmp_path)), sent, tmp_path)
+    assert found == (CODES[sent], out, f"hetsched: {said}\n")
+
+
+@pytest.mark.parametrize("sent", CODES)
+def test_a_command_that_has_ended_is_not_interrupted(sent: signal.Signals, tmp_path: Path) -> None:
+    program = AT_THE_END.replace("SENT", sent.name)
+    environment = {**os.environ, "HETSCHED_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_signals_are_heard_before_much_is_imported() -> None:
+    """Until then Python answers Ctrl-C, with its own traceback."""
+    program = "import sys; before = set(sys.modules); import hetsched.__main__; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"typing", "re", "threading", "difflib", "argparse", "pathlib", "numpy", "hetsched.cli"}
+    assert not heavy & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("sent", CODES)
 def test_a_second_request_does_not_disturb_the_cleaning_up(sent: signal.Signals, tmp_path: Path) -> None:
-    found = _says(CLEANING_UP.replace("SENT", sent.name), sent, tmp_path)
+    found = says(CLEANING_UP.replace("SENT", sent.name), sent, tmp_path)
     assert found == (CODES[sent], "in order\n", "hetsched: interrupted; nothing is half-written\n")
 
 
@@ -267,7 +186,7 @@ def test_nothing_is_left_behind(sent: signal.Signals, tmp_path: Path) -> None:
     """A trace that is being written when the request comes: neither it nor a temporary file stays."""
     folder = tmp_path / "out"
     folder.mkdir()
-    code, err = _ends(WRITING.replace("OUT", str(folder / "x.npz")), sent, tmp_path)
+    code, err = ends(WRITING.replace("OUT", str(folder / "x.npz")), sent, tmp_path)
     assert (code, err) == (CODES[sent], "hetsched: interrupted; nothing is half-written\n")
     assert not list(folder.iterdir())
 

@@ -38,11 +38,12 @@ def main() -> int:
         place = Path(made)
         (place / "ground").mkdir()
         good_files.prepare(place / "ground")
+        if args.interrupted:
+            os.environ["HETSCHED_CACHE"] = str(place / "cache")
+            return interruption.soak(place, args.interrupted, args.only, args.keep)
         failed = _undamaged(place)
         if args.undamaged or failed:
             return failed
-        if args.interrupted:
-            return interruption.soak(place, args.interrupted, args.only)
         ask = LATE._replace(worked_s=args.patience, after_s=args.patience * LATE.after_s)
         more = args.kind, ask, args.keep
         chunks = [(numbers[i :: args.workers], place, i, *more) for i in range(args.workers)]

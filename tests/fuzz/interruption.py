@@ -1,118 +1,143 @@
 """Ctrl-C and SIGTERM at random moments of every command that takes long: the right code, one line, nothing left.
 
-Every other request comes twice. What an interrupted command leaves to be gone on with is gone on with, to the same end.
+Every other pair of requests comes twice. What an interrupted command leaves to be gone on with is gone on with, to the
+same end. Moments are of the command's own span, which is that of the last times that it was left alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import shlex
 import shutil
 import signal
-import time
-from collections import Counter
-from contextlib import redirect_stdout
+import subprocess
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from random import Random
 
 from hetsched import cli
 
-from .cases import filled
-from .good_files import quiet
-from .ground import REPLAY, SHORT, SMALL, Command
-from .running import OUT, Ask, run
+from . import tries
+from .asking import OUT, Ask, End, asked
+from .cases import filled, laid
+from .ground import Command
+from .long_commands import ITSELF, LONG, left_by, prepare
+from .tries import Try
 
-SERVED = "--max-new-tokens 2 --hardware rtx-4060-laptop-8gb --gpu-memory 25% --time-scale 1 --context 64 --parallel 1"
-LONG = (
-    Command(f"run --prompt 'the sea' {SHORT} --max-new-tokens 60 --model {{model}}"),
-    Command(f"verify --model {{model}} {SHORT} --max-new-tokens 20"),
-    Command("trace record --model {model} --prompts {prompts.txt} --max-new-tokens 40 --out {out/new.npz}"),
-    Command("trace synth --layers 24 --experts 32 --top-k 4 --tokens 4000 --sequences 8 --out {out/new.npz}"),
-    Command(f"simulate {REPLAY} --hardware rtx-4090 --strategy hetsched"),
-    Command(f"compare {REPLAY} --hardware rtx-4090 --gpu-fraction 0.25"),
-    Command("predictor train --trace {trace.npz} --epochs 40 --out {out/new.safetensors}"),
-    Command("evaluate --protocol honest --hardware rtx-4090 --trace {trace.npz} --model {geometry.yaml}"),
-    Command("solve --random 300"),
-    Command("bench --replay --models gpt-oss-20b --layer-steps 20000"),
-    Command("profile --quick --device cpu"),
-    Command(f"run --prompt 'the sea' {SHORT} --max-new-tokens 60 --model {{model}} --log {{out/run.jsonl}}"),
-    Command(f"simulate {REPLAY} --hardware rtx-4090 --log {{out/run.jsonl}} --learned {{out/learned.npz}}"),
-    Command("plan --model {geometry.yaml} --hardware rtx-4060-laptop-8gb --trace {trace.npz}"),
-    Command("report {run.jsonl} --out {out/new.html}"),
-    Command("report {compare.json} --out {out/new.html}"),
-    Command("explain {run.jsonl} --step 3 --layer 1"),
-    Command("timeline {run.jsonl} --out {out/new.json}"),
-    Command("predictor eval --predictor {predictor.safetensors} --trace {trace.npz}"),
-    Command(f"serve --model {{model}} --port 0 --grace 1 {SERVED}"),
-    Command("model build --out {out/demo}"),
-)
-LISTENING_S = 0.05  # from when on a new process hears signals; before, the system ends it
-MOST_S = 10.0  # of a command that takes longer, its beginning is interrupted
+BEGINNING_S, MOST_S = 2.0, 8.0  # of a longer command its beginning is interrupted, and every tenth time more
+UNTRIED_S = 1.0  # the beginning of those that are not tried first
 AGAIN_S = 0.3  # within which a second request follows a first
-ITSELF = ""
-LEFT = {  # beginnings of commands that may leave something, and what has to end well with it
-    "predictor train": ITSELF,
-    "trace record": ITSELF,
-    "run --log": "report {out/run.jsonl} --out {out/run.html}",
-    "simulate --log": "report {out/run.jsonl} --out {out/run.html}",
-}
+UNTRIED = ("serve", "model build", "demo", "profile")  # nobody waits for their ends; the last makes forks impossible
+UNFINISHED = (".tmp", ".part")  # in names of what is not yet whole
 READABLE = (0, 2)  # a log of no layer makes no report
+TENTH, TWENTIETH, MOST_LATE = 10, 20, 3
 
 
-def soak(place: Path, times: int, only: str = "") -> int:
-    """Interrupt each command so often, and print what came of it; exit code 1 where a promise was broken."""
-    _prepare(place / "ground")
-    bad = 0
-    for command in (command for command in LONG if command.line.startswith(only)):
-        found, random = Counter[str](), Random(command.line)
-        takes_s, whole = _alone(command, place)
-        for i in range(times):
-            again_s = random.uniform(0, AGAIN_S) if i % 4 >= 2 else None
-            number = signal.SIGTERM if i % 2 else signal.SIGINT
-            ask = Ask(random.uniform(LISTENING_S, takes_s), number, again_s)
-            verdict = run(filled(command.words, _laid(place)), place / "case", ask)
-            faults = [fault for fault in verdict.faults if not (_left(command) is not None and fault == "leftovers")]
-            if verdict.code and not faults:
-                faults = _followed(command, place, whole)
-            found.update(faults or [f"code {verdict.code}"])
-            if faults:
-                bad += 1
-                print(f"{command.line}: {faults} after {ask}: {verdict.said[-400:]!r}", flush=True)
-        print(f"{' '.join(command.words[:2])}: {times} times within {takes_s:.1f} s: {dict(found)}", flush=True)
-    return int(bad > 0)
+class Soaked:
+    """One command: what it takes and makes when it is left alone, and its tries."""
 
+    def __init__(self, command: Command, place: Path, commit: str) -> None:
+        self.command, self._place, self._commit = command, place, commit
+        self.takes_s, self._whole = MOST_S, dict[str, str]()
+        self._beginning_s = UNTRIED_S if command.line.startswith(UNTRIED) else BEGINNING_S
+        if not command.line.startswith(UNTRIED):
+            self._warm()
+            whole = self._run(None)
+            assert whole.code in (0, 1), f"{command.line}: {whole}"
+            self.takes_s, self._whole = whole.took_s, _made(place / "case" / OUT)
 
-def _prepare(ground: Path) -> None:
-    """What only these commands read: a run log, and a comparison."""
-    replay = " ".join(filled(shlex.split(REPLAY), ground))
-    quiet(f"simulate {replay} --hardware rtx-4090 --log {ground / 'run.jsonl'}")
-    with (ground / "compare.json").open("w") as file, redirect_stdout(file):
-        cli.main(shlex.split(f"compare {replay} --hardware rtx-4090 {SMALL} --json"))
+    def tried(self, number: int) -> Try:
+        """Interrupt it once; the same number, the same request, at the same share of what it takes."""
+        random = Random(f"{self.command.line} {number}")
+        cold = number % TWENTIETH == TWENTIETH - 1
+        most_s = min(self.takes_s, MOST_S if number % TENTH == 0 else self._beginning_s)
+        after_s = random.uniform(0, BEGINNING_S if cold else most_s)
+        again_s = random.uniform(0, AGAIN_S) if number % 4 >= 2 else None
+        sent = signal.SIGTERM if (number + number // TENTH) % 2 else signal.SIGINT
+        ask = Ask(after_s, sent, again_s, cold)
+        end = self._run(ask)
+        if not end.asked and not cold:
+            self.takes_s = 0.7 * self.takes_s + 0.3 * end.took_s
+        faults = end.faults(ask.number) + self._leftovers(end.code)
+        if end.code and not faults:
+            faults = self._followed()
+        in_time = end.asked and end.code != 0
+        named = (self.command.line, number, self._commit, ask.after_s, int(ask.number), again_s, cold)
+        return Try(*named, end.code, in_time, end.took_s, end.ended_s, faults, end.said[-2000:] if faults else "")
 
+    def _run(self, ask: Ask | None) -> End:
+        folder = self._place / "case"
+        shutil.rmtree(folder, ignore_errors=True)
+        laid(self._place / "ground", folder, self.command.words)
+        return asked(filled(self.command.words, folder), folder, ask)
 
-def _left(command: Command) -> str | None:
-    """What has to end well after the command was interrupted; None where nothing may be left."""
-    options = {word for word in command.words if word.startswith("--")}
-    for beginning, then in LEFT.items():
-        verb, _, rest = beginning.partition(" ")
-        if command.words[0] == verb and (rest in options or command.words[1] == rest):
-            return then
-    return None
+    def _warm(self) -> None:
+        """Once in this process: forks find all imported that the command imports, and its kernels loaded."""
+        folder = self._place / "case"
+        shutil.rmtree(folder, ignore_errors=True)
+        laid(self._place / "ground", folder, self.command.words)
+        (folder / OUT).mkdir()
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            cli.main(filled(self.command.words, folder))
 
-
-def _followed(command: Command, place: Path, whole: dict[str, str]) -> list[str]:
-    """What goes wrong with what an interrupted command left; `whole`: what one makes that is left alone."""
-    then = _left(command)
-    if then is None:
-        return []
-    if then != ITSELF:
-        if not (place / "case" / OUT / "run.jsonl").exists():
+    def _leftovers(self, code: int) -> list[str]:
+        """Of one that was interrupted. A file that is whole may be there: it was the last thing, or all but that."""
+        if not code:
             return []
-        verdict = run(filled(shlex.split(then), place / "case"), place / "case", keep=True)
-        return [] if verdict.code in READABLE and "traceback" not in verdict.faults else ["left unreadable"]
-    verdict = run(filled(command.words, place / "case"), place / "case", keep=True)
-    made = _made(place / "case" / OUT)
-    return [] if not verdict.code and made == whole else [f"not gone on with: {verdict}"]
+        out, left = self._place / "case" / OUT, list[str]()
+        if left_by(self.command) is None:
+            made = _made(out)
+            left = [path.name for path in out.iterdir() if self._whole.get(path.name, "") != made.get(path.name)]
+        cached = (self._place / "cache").rglob("*")
+        left += [path.name for path in cached if any(part in path.name for part in UNFINISHED)]
+        return [f"leftovers: {', '.join(left)}"] if left else []
+
+    def _followed(self) -> list[str]:
+        """What goes wrong with what was left by an interrupted command."""
+        then, folder = left_by(self.command), self._place / "case"
+        if then is None:
+            return []
+        if then != ITSELF:
+            if not (folder / OUT / "run.jsonl").exists():
+                return []
+            end = asked(filled(shlex.split(then), folder), folder, None, keep=True)
+            return [] if end.code in READABLE and "Traceback" not in end.said else ["left unreadable"]
+        end = asked(filled(self.command.words, folder), folder, None, keep=True)
+        return [] if not end.code and _made(folder / OUT) == self._whole else [f"not gone on with: {end}"]
+
+
+def soak(place: Path, times: int, only: str = "", kept: Path | None = None) -> int:
+    """Interrupt each command so often, and print what came of it; exit code 1 where a promise was broken.
+
+    `kept`: a file of tries, to which they are added; those that it has are not made again.
+    """
+    prepare(place / "ground")
+    commit, made = _commit(), tries.read(kept)
+    for command in (command for command in LONG if command.line.startswith(only)):
+        own = [old for old in made if old.command == command.line]
+        if _interrupted(own) < times:
+            made += _more(own, Soaked(command, place, commit), times, kept)
+    print("\n".join(["", *tries.table(made)]))
+    return int(any(old.faults for old in made))
+
+
+def _more(own: list[Try], soaked: Soaked, times: int, kept: Path | None) -> list[Try]:
+    """Until so many were interrupted: some come too late, when the command is at its end."""
+    numbers, new = {old.number for old in own}, list[Try]()
+    for number in (number for number in range(MOST_LATE * times) if number not in numbers):
+        new.append(soaked.tried(number))
+        tries.keep(kept, new[-1])
+        if new[-1].faults:
+            print(new[-1], flush=True)
+        if _interrupted(own + new) >= times:
+            break
+    print(tries.table(own + new)[0], flush=True)
+    return new
+
+
+def _interrupted(made: list[Try]) -> int:
+    return sum(each.asked for each in made)
 
 
 def _made(out: Path) -> dict[str, str]:
@@ -120,16 +145,8 @@ def _made(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir() if path.is_file()}
 
 
-def _laid(place: Path) -> Path:
-    folder = place / "case"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(place / "ground", folder)
-    return folder
-
-
-def _alone(command: Command, place: Path) -> tuple[float, dict[str, str]]:
-    """What the command takes when it is left alone, at most MOST_S, and what it makes."""
-    begin_s = time.monotonic()
-    verdict = run(filled(command.words, _laid(place)), place / "case", Ask(MOST_S))
-    assert verdict.code in (0, 1, 128 + signal.SIGINT), f"{command.line}: {verdict}"
-    return time.monotonic() - begin_s, _made(place / "case" / OUT)
+def _commit() -> str:
+    """Of the code that is soaked; a star for changes since."""
+    words = ["git", "describe", "--always", "--dirty=*"]
+    done = subprocess.run(words, cwd=Path(cli.__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip()

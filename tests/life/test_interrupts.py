@@ -225,3 +225,28 @@ def test_a_second_interrupt_waits_until_the_first_is_dealt_with() -> None:
     thread.start()
     thread.join()
     assert seen[-1] == "elsewhere"
+
+
+def test_a_request_to_end_waits_too() -> None:
+    """Where Python handles SIGTERM; both are handled as before once the block has ended, however that was."""
+    seen: list[str] = []
+
+    def ends(number: int, _: object) -> None:
+        raise SystemExit(number)
+
+    def both() -> None:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            seen.append("whole")
+
+    before = signal.signal(signal.SIGTERM, ends)
+    try:
+        with pytest.raises(SystemExit) as raised:
+            both()
+        assert (raised.value.code, seen) == (signal.SIGTERM, ["whole"])
+        assert isinstance(raised.value.__context__, KeyboardInterrupt)
+        assert signal.getsignal(signal.SIGTERM) is ends
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
