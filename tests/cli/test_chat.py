@@ -94,7 +94,10 @@ def test_a_template_without_an_end_is_refused(
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{% set a = namespace(b='x') %}{% for c in range(99) %}{% set a.b = a.b + a.b %}{% endfor %}", "wants more than 512.0 MiB"),
+        (
+            "{% set a = namespace(b='x') %}{% for c in range(99) %}{% set a.b = a.b + a.b %}{% endfor %}",
+            "wants more than 512.0 MiB",
+        ),
         ("{{ 'x' * 10**12 }}", "wants more than 512.0 MiB"),
         ("{{ 'x ' * (2 * 10**7) }}", "makes 40,000,000 characters of the prompt"),
     ],
