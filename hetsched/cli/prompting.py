@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +10,8 @@ import numpy as np
 from hetsched.errors import InputError
 from hetsched.reading import refusing
 
-RENDERING_S = 20.0  # of a processor, which no chat takes: a template's loops within loops have no other end
+from .rendering import check_rendering
+
 Message = dict[str, str]  # role ("system", "user" or "assistant") and content
 
 
@@ -52,30 +49,12 @@ def encode(tokenizer: Any, prompt: str, system: str | None = None) -> Any:
 def encode_messages(tokenizer: Any, messages: Sequence[Message]) -> Any:
     """Token ids [1, T] of a chat up to where the model answers. Raises InputError where the template refuses it."""
     fix = "drop --system" if messages[0]["role"] == "system" else "correct the template"
-    with refusing("this model's chat template refuses the prompt", fix), _in_time():
+    with refusing("this model's chat template refuses the prompt", fix):
+        check_rendering(tokenizer, messages)
         encoded = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
     return encoded["input_ids"]
-
-
-@contextmanager
-def _in_time() -> Iterator[None]:
-    """Raises InputError inside where it takes too long; in the main thread, and where processor time can be watched."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def late(number: int, frame: FrameType | None) -> None:
-        raise InputError(f"this model's chat template is at work for more than {RENDERING_S:g} s; correct the template")
-
-    before = signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, RENDERING_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 def system_message(system: str | None) -> list[Message]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from hetsched.cli import chatting, main, prompting
+from hetsched.cli import chatting, main, rendering
 from hetsched.cli.conversation import Conversation, Remembered
 from hetsched.errors import InputError
 from hetsched.testing.models import tiny_moe
@@ -83,11 +84,34 @@ def test_a_template_without_an_end_is_refused(
     """Loops within loops, of which each is short enough for jinja's sandbox."""
     endless = f"{{% for a in {turns} %}}{{% for b in range(10**5) %}}{{% endfor %}}{{% endfor %}}"
     folder = chat_folder(checkpoint, tmp_path / "model", endless)
-    monkeypatch.setattr(prompting, "RENDERING_S", 0.2)
+    monkeypatch.setattr(rendering, "MOST_S", 0.2)
     before = signal.getsignal(signal.SIGPROF)
     assert main(["run", "--model", str(folder), "--prompt", "the sea", *MACHINE]) == 2
     assert "chat template is at work for more than 0.2 s; correct the template\n" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGPROF) is before
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            "{% set a = namespace(b='x') %}{% for c in range(99) %}{% set a.b = a.b + a.b %}{% endfor %}",
+            "wants more than 512.0 MiB",
+        ),
+        ("{{ 'x' * 10**12 }}", "wants more than 512.0 MiB"),
+        ("{{ 'x ' * (2 * 10**7) }}", "makes 40,000,000 characters of the prompt"),
+    ],
+)
+def test_a_template_beyond_all_bounds_is_refused(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path, template: str, said: str
+) -> None:
+    """And what the process may have is what it was before."""
+    folder, before = chat_folder(checkpoint, tmp_path / "model", template), resource.getrlimit(resource.RLIMIT_AS)
+    assert main(["run", "--model", str(folder), "--prompt", "the sea", *MACHINE]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.endswith("correct the template\n")
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_ctrl_c_ends_an_answer_and_then_the_chat(
