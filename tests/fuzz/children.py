@@ -29,14 +29,9 @@ REFUSED, MOST_CASES = 2, 40
 
 
 class Ask(NamedTuple):
-    """A request to end, so long after the beginning; `again_s`: so long after it, the same again.
-
-    `worked_s`: or after so many processor seconds, whichever comes first.
-    """
+    """Ctrl-C so long after the beginning, or after so many processor seconds, whichever comes first."""
 
     after_s: float
-    number: signal.Signals = signal.SIGINT
-    again_s: float | None = None
     worked_s: float = math.inf
 
 
@@ -89,8 +84,7 @@ class _Child:
     def awaited(self, ask: Ask) -> Ended:
         """How the task under way ends."""
         self.cases += 1
-        again = [] if ask.again_s is None else [(ask.again_s, math.inf, ask.number)]
-        requests = [(ask.after_s, ask.worked_s, ask.number), *again, (IDLE_S, GRACE_S, signal.SIGKILL)]
+        requests = [(ask.after_s, ask.worked_s, signal.SIGINT), (IDLE_S, GRACE_S, signal.SIGKILL)]
         sent = 0
         for after_s, worked_s, number in requests:
             if self._ends(after_s, worked_s):

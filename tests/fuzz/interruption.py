@@ -77,7 +77,6 @@ class Soaked:
         folder = self._place / "case"
         shutil.rmtree(folder, ignore_errors=True)
         laid(self._place / "ground", folder, self.command.words)
-        (folder / OUT).mkdir()
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             cli.main(filled(self.command.words, folder))
 

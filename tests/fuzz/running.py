@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def run(
     if hung:
         faults.append("hang")
     elif interrupted:
-        faults += _answered(code, said, 128 + ask.number)
+        faults += _answered(code, said, 128 + signal.SIGINT)
     else:
         faults += _broken(code, said) or (_untold(told.read_bytes()) if "--json" in words and code < 2 else [])
     if peak_bytes > (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) + MEMORY_BYTES:
