@@ -98,11 +98,11 @@ def test_models_that_cannot_be_made_are_named() -> None:
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A whole measurement of the demo model, which is not built here, with a strategy that needs no compiler."""
+    """A whole measurement of the demo model, which is not built here, with a strategy that fetches and awaits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HETSCHED_CACHE", str(tmp_path_factory.mktemp("empty")))
         ticks: list[tuple[int, int]] = []
-        settings = Settings(("demo",), ("rtx-4090",), steps=3, layers=2, policy="static-frequency", decision_s=3e-5)
+        settings = Settings(("demo",), ("rtx-4090",), steps=3, layers=2, policy="on-demand-lru", decision_s=3e-5)
         made = overhead_document(settings, lambda done, total: ticks.append((done, total)))
     assert ticks[-1][0] == ticks[-1][1] == len(ticks)
     return made

@@ -112,7 +112,7 @@ def test_copies_are_under_way_before_the_first_layer() -> None:
     """More is told after each draft pass; of the last draft there was none."""
     model = tiny_moe(experts=32)
     with hetsched.attach(model, **SENSED) as handle, watched(handle) as seen, handle.speculate("self", 3):
-        text(model)
+        text(model, max_new_tokens=20)
     whole = [step for step in seen if step.told[-1].shape[0] == 4]
     assert len(whole) > 3
     for step in whole:
