@@ -147,10 +147,10 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
             load(path, TOPICS)
     for damage in (b"", b"no zip", b"PK\x03\x04" + bytes(100)):
         path.write_bytes(damage)
-        with pytest.raises(InputError, match="damaged|is empty"):
+        with pytest.raises(InputError, match=r"damaged|is empty"):
             load(path, TOPICS)
     np.savez(path, meta=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InputError, match="damaged|is empty"):
+    with pytest.raises(InputError, match="damaged"):
         load(path, TOPICS)
     np.savez(path, meta=np.array(json.dumps({"format": "hetsched-learned/9", "shape": shape})))
     with pytest.raises(InputError, match="hetsched-learned/9"):
