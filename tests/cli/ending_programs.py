@@ -28,11 +28,22 @@ def says(program: str, sent: signal.Signals, tmp_path: Path) -> tuple[int, str, 
     return process.returncode, out, err
 
 
-IN_A_CALLBACK = """
-import ctypes, signal, sys, time
+def of_verb(verb: str) -> str:
+    """The program in which a command does this instead of its work."""
+    return f"""
+import os, signal, sys, time
 from hetsched import cli
 from hetsched.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
+{verb}
+cli.preflight = verb
+sys.argv = ["hetsched", "profiles", "list"]
+main()
+"""
+
+
+IN_A_CALLBACK = of_verb("""
+import ctypes
 
 def callback():
     print("now")
@@ -41,26 +52,13 @@ def callback():
 def verb(args):
     ctypes.CFUNCTYPE(None)(callback)()
     time.sleep(600)
+""")
 
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
-
-SLEEPING = """
-import signal, sys, time
-from hetsched import cli
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
+SLEEPING = of_verb("""
 def verb(args):
     print("now")
     time.sleep(600)
-
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
+""")
 
 WHILE_IMPORTING = """
 import builtins, signal, sys, time
@@ -95,12 +93,8 @@ sys.argv += ["--sequences", "4", "--out", "OUT"]
 main()
 """
 
-SWALLOWED = """
-import signal, sys, time
-from hetsched import cli
-from hetsched.__main__ import main
+SWALLOWED = of_verb("""
 from hetsched.interruptible import interruptible
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def verb(args):
     try:
@@ -108,20 +102,13 @@ def verb(args):
         time.sleep(600)
     except BaseException as error:
         LOSE
-
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
+""")
 AS_AN_IMPORT_ERROR = SWALLOWED.replace("LOSE", "raise ImportError('initialisation failed') from error")
 BY_A_SOLVER = SWALLOWED.replace("LOSE", "interruptible(lambda: time.sleep(600), lambda: None)")
 
-TAKEN_OVER = """
-import signal, sys, time
+TAKEN_OVER = of_verb("""
 import llvmlite.binding as llvm
-from hetsched import cli
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
 detach = llvm.ModuleRef.detach
 
 def late(module):
@@ -133,28 +120,15 @@ def verb(args):
     one, other = llvm.parse_assembly("@a = global i32 1"), llvm.parse_assembly("@b = global i32 1")
     llvm.ModuleRef.detach = late
     one.link_in(other)
+""")
 
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
-
-IMPORTING = """
-import signal, sys, time
-from hetsched import cli
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
+IMPORTING = of_verb("""
 def verb(args):
     sys.path.append("FOLDER")
     import slow_module
     print("whole")
     time.sleep(600)
-
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
+""")
 
 AT_THE_END = """
 import os, signal, sys
@@ -172,12 +146,7 @@ sys.argv = ["hetsched", "completion", "bash"]
 program.main()
 """
 
-CLEANING_UP = """
-import os, signal, sys, time
-from hetsched import cli
-from hetsched.__main__ import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
+CLEANING_UP = of_verb("""
 def verb(args):
     try:
         print("now")
@@ -186,8 +155,4 @@ def verb(args):
         os.kill(os.getpid(), signal.SENT)
         time.sleep(0.01)
         print("in order")
-
-cli.preflight = verb
-sys.argv = ["hetsched", "profiles", "list"]
-main()
-"""
+""")
