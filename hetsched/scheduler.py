@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .board import S_OVERLAPPED, STATUS, new_board, open_board
 from .board.seconds import Seconds
@@ -114,6 +114,7 @@ class Scheduler:
         slots = geometry.slots(gpu_bytes) if self.cost.has_gpu else 0
         self.arrays = new_board(layers, experts, slots)
         self.board = open_board(*self.arrays)
+        self._status, self._sums_s = self.board.at.data[STATUS:], cast(Any, self.board.sums_s.data)  # quick to read
         self.seconds = Seconds(self.cost, self.board.machine)
         watched = self.arrays, self.cost, self.seconds
         self.recalibration = Recalibration(*watched, recalibrate, self.fault, degrade)
@@ -207,7 +208,7 @@ class Scheduler:
             plan = self.decider.decide(demand, link)
         except Exception as error:  # any plug-in may fail in any way; the step must go on
             plan = self._plain(demand, error)
-        if plan.solver_status and not self.board.at[STATUS]:  # else it is counted already
+        if plan.solver_status and not self._status[0]:  # else it is counted already
             self.stats.record_answer(plan.solver_status)
         if self.watchdog is not None and self.watchdog.has_moved:
             self.note_moves()
@@ -234,7 +235,7 @@ class Scheduler:
         except Exception as error:  # as in step; copies chosen before it are good
             self._excuse(Fault.PREFETCH, error)
         took_s = self.clock() - start
-        self.board.sums_s[S_OVERLAPPED] += took_s
+        self._sums_s[S_OVERLAPPED] += took_s
         self._looked = took_s, gained_s
         return Copies(tuple(chosen), took_s)
 

@@ -52,15 +52,16 @@ class Seconds:
         self._cost = cost
         self._machine = machine
         self._version = cost.version
-        self._seconds_4T = np.zeros((4, 0))
+        self._seconds_4T, self._most = np.zeros((4, 0)), -1
         machine[:] = machine_of(cost)
 
     def table(self, num_tokens: int) -> FloatArray:
         """Seconds on the GPU and the CPU, of the dense part and the CPU lane's start: float64 [4, T > num_tokens]."""
-        if num_tokens >= self._seconds_4T.shape[1] or self._version != self._cost.version:
+        if num_tokens > self._most or self._version != self._cost.version:
             self._version = self._cost.version
             self._machine[:] = machine_of(self._cost)
-            self._seconds_4T = self._made(max(FIRST_TOKENS, 2 * num_tokens))
+            self._most = max(FIRST_TOKENS, 2 * num_tokens)
+            self._seconds_4T = self._made(self._most)
         return self._seconds_4T
 
     def _made(self, most: int) -> FloatArray:

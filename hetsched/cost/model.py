@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,16 @@ class CostModel:
         """cpu_s for each of a few experts, as plain floats; remembered, for the decision loop."""
         memo = self._memo["cpu"]
         return [memo[n] if n in memo else memo.setdefault(n, float(self.cpu_s(n))) for n in tokens]
+
+    def lane_s(self, on_gpu: bool, tokens: Sequence[int], at_N: Sequence[int]) -> float:
+        """The sum of gpu_s, or of cpu_s, for the experts at some places of `tokens`: what they add to a lane's call."""
+        memo, total_s = self._memo["gpu" if on_gpu else "cpu"], 0.0
+        for at in at_N:
+            n = tokens[at]
+            if n not in memo:
+                memo[n] = float(self.gpu_s(n) if on_gpu else self.cpu_s(n))
+            total_s += memo[n]
+        return total_s
 
     def dense_s(self, num_tokens: int, context: int = 0) -> float:
         """Seconds for the rest of one layer on `num_tokens` tokens, on the GPU where there is one.

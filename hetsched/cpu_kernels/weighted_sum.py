@@ -7,6 +7,7 @@ the order of their addition, S rows of all of them, H hidden.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from ..jit import bound, compiled_lean, source_stamp, specialised
+from ..jit.c_call import CFunction
 from ..types import IntArray
 
 if TYPE_CHECKING:  # names that jit.bound and jit.specialised bind below
@@ -38,6 +40,7 @@ if TYPE_CHECKING:  # names that jit.bound and jit.specialised bind below
 
 Numbers = npt.NDArray[Any]
 _HALF, _WEIGHTS = torch.bfloat16, (np.dtype(np.float32), np.dtype(np.uint16))
+HEAD, FEW = 6, 32  # words before the addresses of results, and results that there is room for from the beginning
 LONGEST = 1 << 17  # numbers of all rows; with more of them torch's threads are sooner done
 HIGH, NAN = np.uint32(0xFFFF0000), np.uint32(0x7FC00000)
 HALF, ODD, PLACES = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
@@ -50,7 +53,7 @@ def make_ready(dtype: torch.dtype) -> None:
     with torch.inference_mode(False):
         part, weights_TK, out_TH = (torch.zeros((1, 1), dtype=dtype) for _ in range(3))
         add_weighted(out_TH, [part], [1], np.zeros(1, np.int64), numbers_of(weights_TK)[0])
-        sum_of_one_token(out_TH, [part], torch.zeros((1, 1), dtype=torch.int64), weights_TK)
+        OneTokenSum().add(out_TH, [part], torch.zeros((1, 1), dtype=torch.int64), weights_TK)
 
 
 def numbers_of(tensor: torch.Tensor) -> Numbers:
@@ -82,22 +85,50 @@ def add_weighted(
     return True
 
 
-def sum_of_one_token(
-    out_1H: torch.Tensor, part_N: Sequence[torch.Tensor], ids_1K: torch.Tensor, weights_1K: torch.Tensor
-) -> bool:
-    """The same for one token, whose N experts are different: out_1H = their results weighted, by ascending id.
+class OneTokenSum:
+    """The same for one token, in a call that reads a few words. For one thread at a time."""
 
-    Ids are the host's int64; those beyond the N smallest are of no expert here.
-    """
-    size, hidden = len(part_N), out_1H.shape[1]
-    if size * hidden > LONGEST or not (_are_alike(part_N) and weights_1K.is_contiguous() and ids_1K.is_contiguous()):
-        return False
-    add = _kernel(_adding_one_token, part_N[0].dtype, weights_1K.dtype, out_1H.dtype)
-    if add is None or ids_1K.dtype is not torch.int64:
-        return False
-    addresses = [out_1H.data_ptr(), ids_1K.data_ptr(), weights_1K.data_ptr(), *[part.data_ptr() for part in part_N]]
-    add(np.array(addresses, np.int64), ids_1K.shape[1], hidden)
-    return True
+    def __init__(self) -> None:
+        self._words, self._view = _room(FEW)
+        self._dtypes: tuple[torch.dtype, ...] = ()  # of results, router weights and sum
+        self._add: CFunction | None = None  # for these; None where there is no kernel
+
+    def add(
+        self, out_1H: torch.Tensor, part_N: Sequence[torch.Tensor], ids_1K: torch.Tensor, weights_1K: torch.Tensor
+    ) -> bool:
+        """out_1H = the results of N different experts, weighted, by ascending id; False as in add_weighted.
+
+        Ids are the host's int64; those beyond the N smallest are of no expert here.
+        """
+        size, (top_k, hidden) = len(part_N), (ids_1K.shape[1], out_1H.shape[1])
+        if size * hidden > LONGEST or not (weights_1K.is_contiguous() and ids_1K.is_contiguous()):
+            return False
+        dtype, addresses = part_N[0].dtype, [out_1H.data_ptr(), ids_1K.data_ptr(), weights_1K.data_ptr()]
+        for part in part_N:
+            if part.dtype is not dtype or not part.is_contiguous():
+                return False
+            addresses.append(part.data_ptr())
+        if size > FEW and HEAD + size > len(self._words):
+            (self._words, self._view), self._dtypes = _room(size), ()
+        dtypes = dtype, weights_1K.dtype, out_1H.dtype
+        if dtypes != self._dtypes:
+            kernel = _kernel(_adding_one_token, *dtypes)
+            self._add, self._dtypes = kernel and CFunction((kernel, (self._words,))), dtypes
+        if self._add is None or ids_1K.dtype is not torch.int64:
+            return False
+        _form(size).pack_into(self._view, 0, size, top_k, hidden, *addresses)
+        self._add.call()
+        return True
+
+
+@cache
+def _form(size: int) -> struct.Struct:
+    return struct.Struct(f"{HEAD + size}q")
+
+
+def _room(size: int) -> tuple[IntArray, memoryview]:
+    words = np.zeros(HEAD + size, np.int64)
+    return words, words.data
 
 
 def _are_alike(part_N: Sequence[torch.Tensor]) -> bool:
@@ -183,22 +214,23 @@ def _adding(stamp: int) -> Any:
 
 
 def _adding_one_token(stamp: int) -> Any:
-    def add(address_A: Any, top_k: int, hidden: int) -> None:
-        """Addresses of the sum, the ids, their weights, and the results by ascending id."""
+    def add(words_A: Any) -> None:
+        """N, K, H; then addresses of the sum, the ids, their weights, and the results by ascending id."""
         assert stamp >= 0
-        out_H = carray(sum_pointer(address_A[0]), hidden)
-        ids_K = carray(id_pointer(address_A[1]), top_k)
-        weight_K = carray(weight_pointer(address_A[2]), top_k)
+        size, top_k, hidden = words_A[0], words_A[1], words_A[2]
+        out_H = carray(sum_pointer(words_A[3]), hidden)
+        ids_K = carray(id_pointer(words_A[4]), top_k)
+        weight_K = carray(weight_pointer(words_A[5]), top_k)
         for h in range(hidden):
             out_H[h] = 0
         before = np.int64(-1)
-        for n in range(3, len(address_A)):
+        for n in range(size):
             k = -1
             for i in range(top_k):
                 if ids_K[i] > before and (k < 0 or ids_K[i] < ids_K[k]):
                     k = i
             before = ids_K[k]
-            add_row(out_H, carray(part_pointer(address_A[n]), hidden), weight_K[k])
+            add_row(out_H, carray(part_pointer(words_A[HEAD + n]), hidden), weight_K[k])
 
     return add
 

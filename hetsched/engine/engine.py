@@ -133,6 +133,7 @@ class Engine:
                 raise error
             self.scheduler.repeat(work.layer)
             self._unsettled = True
+            self.host.resume()
             try:
                 return self._forward(work)
             except SHORT as again:
@@ -153,12 +154,11 @@ class Engine:
         self._last_phase = demand.phase
         if not demand.active:  # no token, or all experts on other ranks
             return torch.zeros_like(work.hidden_TH)
-        host_s = self.host.charged()
         if self.sight is not None:
             self.sight.show(work.layer, work.hidden_TH, self._executor.bring)
+        host_s = self.host.charged()
         dense_s = self.accelerator.begin_layer(self._executor.told.dense_s(demand.num_tokens), host_s)
         link = self._executor.link_state()
-        self.host.pause()
         plan = self.scheduler.step(demand, link)
         self.accelerator.decided(plan.decision_s)
         self.host.resume()

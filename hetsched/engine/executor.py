@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from ..accelerators.base import Accelerator, Cancelled, Event, LaneError
 from ..cost.model import CostModel
+from ..cpu_kernels.weighted_sum import OneTokenSum
 from ..errors import InputError
 from ..types import ExpertId, Fetch, Lane, LinkState, Outcome, Plan
 from .copies import NOTHING, CopiesUnderWay
@@ -59,6 +60,7 @@ class AsyncExecutor:
         self._copies = CopiesUnderWay(accelerator, cost, self.told, slots, listener, Patience())
         self._under_way: LayerUnderWay | None = None
         self._short = ""
+        self._one_token = OneTokenSum()
 
     def take_short(self) -> str:
         """What the GPU lane has lacked memory for since this was last asked; "" for nothing."""
@@ -91,7 +93,7 @@ class AsyncExecutor:
             self._copies.start(fetch, self._store)
         is_here = work.hidden_TH.is_cpu
         send = None if is_here and self._accelerator.grouped_experts is None else self._send
-        self._under_way = under_way = LayerUnderWay(plan, work, send)
+        self._under_way = under_way = LayerUnderWay(plan, work, self._one_token, send)
         awaited = self._copies.of_layer(work.layer) if self._copies.event_of else {}
         under_way.calls = calls = lane_calls(plan, awaited)
         host_TH = None if is_here or calls[-1].on_gpu else self._arriving(work)
@@ -140,20 +142,21 @@ class AsyncExecutor:
 
     def _launch(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden | None, call_s: float) -> None:
         """Hand a call to its lane, after its copy if there is one; `call_s` is what it takes besides."""
-        copy, accelerator, after = call.copy, self._accelerator, tuple[Event, ...]()
+        copy, accelerator = call.copy, self._accelerator
+        after: tuple[Event, ...] = ()
         if copy is not None:
             if isinstance(copy, RefusedWork):
                 call.event = copy
                 return
             accelerator.promote(copy)
             after = (copy,)
-        lane, each_s = (GPU, self.told.each_gpu_s) if call.on_gpu else (CPU, self.told.each_cpu_s)
+        lane = GPU if call.on_gpu else CPU
         try:
             if call_s and after and accelerator.emulated:  # the call is made while the copy is under way
                 under_way.opening = accelerator.launch(lane, dict, call_s)
                 after, call_s = (*after, under_way.opening), 0.0
             kernel = partial(self._run, under_way, call, host_TH)
-            seconds = sum(each_s(map(under_way.counts.__getitem__, call.at_N)), call_s)
+            seconds = call_s + self.told.lane_s(call.on_gpu, under_way.counts, call.at_N)
             call.event = accelerator.launch(lane, kernel, seconds, after)
         except Exception as error:  # a driver's
             call.event = RefusedWork(error)

@@ -13,10 +13,10 @@ class HostTime:
     """Processor seconds of the calling thread between the door and the way out, decisions and waits apart.
 
     A layer is charged what has come since the one before was: that one's launching and summing, its own door and
-    demand. Not counted is what only an emulated machine needs (`apart_s` of its time), nor what other threads do to
-    this one, since that is no processor time of its own. On an emulated machine the charge is to pass on its clock; on
-    a real one the wall contains it, and the statistics are told. `charge_s`: charge this instead, for reproducible
-    runs. `last_s`: what was measured for the last layer.
+    demand. Not counted are waits (`apart_s` of its time), what is asked of the link for a decision, nor what other
+    threads do to this one, since that is no processor time of its own. On an emulated machine the charge is to pass on
+    its clock; on a real one the wall contains it, and the statistics are told. `charge_s`: charge this instead, for
+    reproducible runs. `last_s`: what was measured for the last layer.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class HostTime:
         self._open_s += self._clock() - self._time.apart_s - self._since_s
 
     def charged(self) -> float:
-        """Seconds to let pass for a layer, 0 where they have passed by themselves; the engine's own goes on."""
-        now_s = self._clock() - self._time.apart_s
-        host_s = max(0.0, self._open_s + now_s - self._since_s)
-        self.last_s, self._open_s, self._since_s = host_s, 0.0, now_s
+        """Seconds to let pass for a layer, 0 where they have passed by themselves; what comes now is not its own."""
+        self.pause()
+        host_s = self._open_s if self._open_s > 0.0 else 0.0
+        self.last_s, self._open_s = host_s, 0.0
         if self._emulated:
             return host_s if self.charge_s is None else self.charge_s
         self._stats.record_host_inside(host_s)

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import torch
 
-from ..cpu_kernels.weighted_sum import add_weighted, numbers_of, sum_of_one_token
+from ..cpu_kernels.weighted_sum import OneTokenSum, add_weighted, numbers_of
 from .cpu_layer import first_rows, order_of_choices, rows_of_choices
 from .expert_ffn import PLAIN
 from .layer_work import LayerInput
@@ -22,10 +22,10 @@ Send = Callable[[torch.Tensor], torch.Tensor]
 class HostParts:
     """Of a layer whose activations are on the host: results stay where the lanes leave them until all are added."""
 
-    def __init__(self, work: LayerInput, counts: list[int]) -> None:
-        self._work, self._counts = work, counts
+    def __init__(self, work: LayerInput, counts: list[int], tokens: int, one_token: OneTokenSum) -> None:
+        self._work, self._counts, self._one_token = work, counts, one_token
         self._part_N: list[torch.Tensor] = [work.hidden_TH] * len(counts)
-        self._is_one = work.hidden_TH.shape[0] == 1 and max(counts) == 1
+        self._is_one = tokens == 1 and max(counts) == 1
         if not self._is_one:
             self._sort()
 
@@ -59,7 +59,7 @@ class HostParts:
             out_TH = torch.empty_like(hidden_TH)  # half the time of a shape and a dtype
         else:
             out_TH = torch.empty(hidden_TH.shape, dtype=dtype)
-        if self._is_one and sum_of_one_token(out_TH, self._part_N, self._work.ids_TK, weights_TK):
+        if self._is_one and self._one_token.add(out_TH, self._part_N, self._work.ids_TK, weights_TK):
             return out_TH if dtype is hidden_TH.dtype else out_TH.to(hidden_TH.dtype)
         return self._sum_of_many(out_TH, weights_TK.detach()).to(hidden_TH.dtype)
 

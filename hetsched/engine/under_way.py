@@ -9,6 +9,7 @@ import torch
 
 from ..accelerators.base import Event
 from ..accelerators.host_memory import Here
+from ..cpu_kernels.weighted_sum import OneTokenSum
 from ..types import Plan
 from .layer_work import LayerInput
 from .parts import DeviceParts, HostParts, Send
@@ -39,11 +40,15 @@ class LayerUnderWay:
 
     __slots__ = ("active", "calls", "counts", "opening", "parts", "plan", "tokens", "work")
 
-    def __init__(self, plan: Plan, work: LayerInput, send: Send | None) -> None:
+    def __init__(self, plan: Plan, work: LayerInput, one_token: OneTokenSum, send: Send | None) -> None:
         demand = plan.demand
         self.plan, self.work, self.tokens = plan, work, demand.num_tokens
         self.active, self.counts = demand.active, demand.tokens
-        self.parts = HostParts(work, self.counts) if send is None else DeviceParts(work, self.counts, send)
+        self.parts: HostParts | DeviceParts
+        if send is None:
+            self.parts = HostParts(work, self.counts, self.tokens, one_token)
+        else:
+            self.parts = DeviceParts(work, self.counts, send)
         self.calls: list[LaneCall] = []
         self.opening: Event | None = None
 
@@ -60,7 +65,8 @@ def lane_calls(plan: Plan, copy_of: Mapping[int, Event]) -> list[LaneCall]:
     The CPU lane has one. The GPU lane has one for what waits for no copy; each expert that does is one by itself, and
     what the plan wants after it does not overtake it.
     """
-    on_cpu, residents, calls, active = LaneCall(False, []), LaneCall(True, []), list[LaneCall](), plan.demand.active
+    calls: list[LaneCall] = []
+    on_cpu, residents, active = LaneCall(False, []), LaneCall(True, []), plan.demand.active
     for at, on_gpu in zip(*plan.lanes(), strict=True):
         if not on_gpu:
             on_cpu.at_N.append(at)

@@ -77,9 +77,9 @@ class Watchdog:
 
         shape = setting.geometry
         self._names = (name, *SIMPLE)
-        self._told = 0
         self.arrays = new_watch(shape.num_layers * shape.num_experts)
         self.watch = watch = sections(*self.arrays)
+        self._moves, self._told = watch.at.data[MOVES:], 0
         watch.rests_A[:] = REST
         watch.at[[STAY, LAST_SEEN, TRIAL]] = CREDIT, -1, trial
         self.place(setting)
@@ -104,11 +104,11 @@ class Watchdog:
     @property
     def has_moved(self) -> bool:
         """Whether new_moves has anything to say."""
-        return bool(self.watch.at[MOVES] != self._told)
+        return self._moves[0] != self._told
 
     def new_moves(self) -> list[Move]:
         """What has happened since the last call, each with a line in the log of "hetsched"; at most MOST_MOVES."""
-        count = int(self.watch.at[MOVES])
+        count = self._moves[0]
         if count == self._told:
             return []
         moves = [self._move(i % MOST_MOVES) for i in range(max(self._told, count - MOST_MOVES), count)]

@@ -38,7 +38,9 @@ def test_own_time_is_what_is_left() -> None:
     made.resume()
     of.now_s = 12.0
     assert made.charged() == made.last_s == pytest.approx(2.0 + 2.0)
-    of.now_s = 12.5
+    of.now_s = 15.0  # what was charged for has ended, and waits have begun
+    made.resume()
+    of.now_s = 15.5
     made.pause()
     of.now_s = 20.0
     made.resume()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hetsched.cpu_kernels.weighted_sum import LONGEST, add_weighted, numbers_of, sum_of_one_token
+from hetsched.cpu_kernels.weighted_sum import LONGEST, OneTokenSum, add_weighted, numbers_of
 
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 DTYPES = [torch.float32, torch.bfloat16]
@@ -57,7 +57,7 @@ def test_one_token_is_added_by_ascending_id(
     ordered = weights_1K[0, [ids.index(e) for e in here]]
     expected = one_by_one(torch.zeros(1, H, dtype=total), part_N, [0] * len(here), ordered)
     out_1H = torch.full((1, H), 7.0, dtype=total)
-    assert sum_of_one_token(out_1H, part_N, torch.tensor([ids]), weights_1K)
+    assert OneTokenSum().add(out_1H, part_N, torch.tensor([ids]), weights_1K)
     assert torch.equal(out_1H.view(BITS[total]), expected.view(BITS[total]))
 
 
@@ -86,8 +86,8 @@ def test_what_has_no_kernel_is_left_to_torch() -> None:
     transposed = torch.ones(4, 2).t()
     assert not add_weighted(torch.empty(2, 4), [transposed], [2], rows_S.repeat(2), weights_S.repeat(2))
     ids_1K = torch.zeros(1, 1, dtype=torch.int64)
-    assert not sum_of_one_token(out_TH, [half], ids_1K, torch.ones(1, 1))
-    assert not sum_of_one_token(out_TH, [single], ids_1K.int(), torch.ones(1, 1))
+    assert not OneTokenSum().add(out_TH, [half], ids_1K, torch.ones(1, 1))
+    assert not OneTokenSum().add(out_TH, [single], ids_1K.int(), torch.ones(1, 1))
     assert bool((out_TH == 7).all())
     long = torch.ones(1, LONGEST + 1)
     assert not add_weighted(torch.empty(1, LONGEST + 1), [long], [1], rows_S, weights_S)
