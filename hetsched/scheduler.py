@@ -51,6 +51,8 @@ from .types import (
     Outcome,
     Phase,
     Plan,
+    RoutedDemand,
+    RouterIds,
 )
 
 if TYPE_CHECKING:
@@ -189,13 +191,11 @@ class Scheduler:
         step, new = self._step_of(layer), self._new_request
         return Demand(step, layer, phase, tokens_E, num_tokens, weights_E, new, kept_E, num_kept)
 
-    def one_token_demand(
-        self, layer: int, active: list[int], phase: Phase, weights_E: FloatArray | None = None
-    ) -> Demand:
-        """The same for one token and its experts, ascending."""
+    def routed_demand(self, layer: int, phase: Phase, num_tokens: int, ids: RouterIds) -> Demand:
+        """The same of a router's ids where they lie, which a compiled policy's step lists by itself."""
         step = self._step if layer > self._layer else self._step_of(layer)
-        self._layer, ones, experts = layer, [1] * len(active), self.geometry.num_experts
-        return Demand.listed(step, layer, phase, active, ones, 1, experts, weights_E, self._new_request)
+        self._layer = layer
+        return RoutedDemand(step, layer, phase, num_tokens, self.geometry.num_experts, self._new_request, ids)
 
     def step(self, demand: Demand, link: LinkState = IDLE) -> Plan:
         """Decide one layer. The residency is as if every copy of the plan had started."""

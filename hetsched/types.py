@@ -5,7 +5,7 @@ Shapes: L layers, E experts, N active experts of one layer. Units: seconds and b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -48,6 +48,15 @@ class ExpertId(NamedTuple):
 
     layer: int
     expert: int
+
+
+class RouterIds(NamedTuple):
+    """What a router chose, in host memory; see RoutedDemand."""
+
+    address: int
+    top_k: int
+    here: int
+    read: Callable[[], tuple[list[int], list[int]]]
 
 
 class Demand:
@@ -153,6 +162,39 @@ class Demand:
     def tokens_of(self, expert: int) -> int:
         """Tokens routed to one expert."""
         return self.tokens[self.active.index(expert)] if expert in self.active else 0
+
+
+class RoutedDemand(Demand):
+    """A demand whose experts are still a router's ids in host memory: whoever looks first lists them.
+
+    A kernel does so by their `address`, int64 [num_tokens, top_k]; an id of `here` or more is of no expert. Python asks
+    `read`, which keeps that memory and returns `active` and `tokens`.
+    """
+
+    __slots__ = ("address", "here", "read", "top_k")
+
+    def __init__(
+        self,
+        step: int,
+        layer: int,
+        phase: Phase,
+        num_tokens: int,
+        num_experts: int,
+        new_request: bool,
+        ids: RouterIds,
+    ) -> None:
+        self.step, self.layer, self.phase, self.num_experts = step, layer, phase, num_experts
+        self.num_tokens = self.num_kept = num_tokens
+        self.weights_E = self.kept_N = self._tokens_E = None
+        self.new_request = new_request
+        self.address, self.top_k, self.here, self.read = ids
+
+    def __getattr__(self, name: str) -> Any:
+        """Of what nobody has set: the lists."""
+        if name not in ("active", "tokens"):
+            raise AttributeError(f"a demand has no {name}")
+        self.active, self.tokens = self.read()
+        return getattr(self, name)
 
 
 class Run(NamedTuple):

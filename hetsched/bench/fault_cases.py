@@ -180,7 +180,7 @@ def cancellation(ground: Ground, tokens: int = 2, every: int = 1, policy: str = 
     """Ctrl-C at every call of accelerator and scheduler: nothing stays half done, the next call is as the first."""
     interrupt, survived, lost, injected = InterruptAt(), 0, 0, 0
     with ground.attached(Dice({}), policy, before_call=interrupt) as handle:
-        interrupt.surround(handle.scheduler, ("demand", "one_token_demand", "step", "prefetch", "observe"))
+        interrupt.surround(handle.scheduler, ("demand", "routed_demand", "step", "prefetch", "observe"))
         interrupt.begin(None)
         ground.generate(0, tokens)
         at, last = 1, interrupt.count

@@ -31,7 +31,7 @@ PARTS = {
     "launching_s": (ENGINE, "received", "demand", "link state", "grouping", "launching", "copies", "submitting"),
     "finishing_s": ("collecting", "summing", "outcome", "observing"),
 }  # beside deciding, and learning and choosing prefetches
-_SCHEDULER = (("demand", "demand"), ("one_token_demand", "demand"), ("observe", "observing"))
+_SCHEDULER = (("demand", "demand"), ("routed_demand", "demand"), ("observe", "observing"))
 _EXECUTOR = (
     ("received", "received"),
     ("link_state", "link state"),

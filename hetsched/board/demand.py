@@ -8,21 +8,21 @@ from __future__ import annotations
 from typing import Any
 
 from ..jit import compiled_lean
-from . import ACTIVE, EXPERTS, Board
+from . import ACTIVE, Board
 
 
 @compiled_lean
-def list_demand(board: Board, ids_TK: Any) -> None:
-    """Put it on the board. Ids that no expert has are nobody's."""
+def list_demand(board: Board, ids_TK: Any, here: int) -> None:
+    """Put it on the board. Ids of `here` or more are nobody's."""
     if len(ids_TK) == 1:
-        _list_one_token(board, ids_TK[0])
+        _list_one_token(board, ids_TK[0], here)
         return
     tokens_E = board.mark_E
     tokens_E[:] = 0
     for t in range(ids_TK.shape[0]):
         for k in range(ids_TK.shape[1]):
             e = ids_TK[t, k]
-            if 0 <= e < len(tokens_E):
+            if 0 <= e < here:
                 tokens_E[e] += 1
     active = 0
     for e in range(len(tokens_E)):
@@ -33,12 +33,12 @@ def list_demand(board: Board, ids_TK: Any) -> None:
 
 
 @compiled_lean
-def _list_one_token(board: Board, ids_K: Any) -> None:
+def _list_one_token(board: Board, ids_K: Any, here: int) -> None:
     """One token's few ids, each put in its place: looking at all experts would take longer."""
     active_N, tokens_N, active = board.active_N, board.tokens_N, 0
     for k in range(len(ids_K)):
         e, place = ids_K[k], active
-        if not 0 <= e < board.at[EXPERTS]:
+        if not 0 <= e < here:
             continue
         while place > 0 and active_N[place - 1] > e:
             place -= 1

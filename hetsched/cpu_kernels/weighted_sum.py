@@ -20,6 +20,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from ..jit import bound, compiled_lean, source_stamp, specialised
+from ..jit.by_address import pointer_to
 from ..jit.c_call import CFunction
 from ..types import IntArray
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # names that jit.bound and jit.specialised bind below
 
 
 Numbers = npt.NDArray[Any]
+SOURCES = "hetsched.cpu_kernels.weighted_sum", "hetsched.jit.by_address"
 _HALF, _WEIGHTS = torch.bfloat16, (np.dtype(np.float32), np.dtype(np.uint16))
 HEAD, FEW = 6, 32  # words before the addresses of results, and results that there is room for from the beginning
 LONGEST = 1 << 17  # numbers of all rows; with more of them torch's threads are sooner done
@@ -153,17 +155,6 @@ def _as(kind: Any) -> Any:
     return lambda target, builder, signature, arguments: builder.bitcast(arguments[0], kind)
 
 
-def _pointer_to(kind: Any) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def pointer(context: Any, address: Any) -> Any:
-        def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], target.get_value_type(signature.return_type))
-
-        return types.CPointer(kind)(types.int64), build
-
-    return pointer
-
-
 @compiled_lean
 def _same(number: Any) -> Any:
     """A float32 as it is."""
@@ -241,7 +232,7 @@ def _kernel(template: Any, part: torch.dtype, weight: torch.dtype, total: torch.
     if any(dtype not in (torch.float32, _HALF) for dtype in (part, weight, total)):
         return None
     halves = part_is_half, weight_is_half, sum_is_half = [dtype is _HALF for dtype in (part, weight, total)]
-    pointers = [_pointer_to(types.uint16 if is_half else types.float32) for is_half in halves]
+    pointers = [pointer_to(types.uint16 if is_half else types.float32) for is_half in halves]
     name = "".join("fb"[half] for half in halves)
     add_row = bound(
         name,
@@ -253,6 +244,6 @@ def _kernel(template: Any, part: torch.dtype, weight: torch.dtype, total: torch.
         sum_rounded=_rounded if sum_is_half else _same,
         narrow=_narrowed if sum_is_half else _same,
     )
-    stamp, named = source_stamp("hetsched.cpu_kernels.weighted_sum"), ("part_pointer", "weight_pointer", "sum_pointer")
-    given = dict(zip(named, pointers, strict=True), id_pointer=_pointer_to(types.int64), add_row=add_row)
+    stamp, named = source_stamp(*SOURCES), ("part_pointer", "weight_pointer", "sum_pointer")
+    given = dict(zip(named, pointers, strict=True), id_pointer=pointer_to(types.int64), add_row=add_row)
     return specialised(name, template, stamp, **given)

@@ -80,7 +80,7 @@ def take_demand(board: Board, letter: Mail) -> None:
     at[STEP] += letter.asked_4[post.LAYER] <= at[AT_LAYER]
     at[AT_LAYER], at[AT_TOKENS] = letter.asked_4[post.LAYER], tokens
     at[AT_PHASE], at[AT_NEW_REQUEST] = letter.asked_4[post.PHASE], letter.asked_4[post.NEW_REQUEST]
-    list_demand(board, letter.ids_TK[:tokens])
+    list_demand(board, letter.ids_TK[:tokens], at[EXPERTS])
 
 
 @compiled_lean

@@ -4,8 +4,9 @@ What is told is packed into a few words beside the board, which a kernel unpacks
 operations on arrays, each of which finds cold caches in a model.
 
 Words told: the layer, its tokens, phase, step, active experts, whether a request begins, copies under way and arrived,
-whether the demand holds router weights; seconds until the link is free, tokens that are expected to stay; then active
-experts, their tokens, copies under way and arrived, flat, and the seconds left to those under way.
+whether the demand holds router weights; seconds until the link is free, tokens that are expected to stay; the address
+of a router's ids (0: experts are listed), how many each token has, and from which one on there is no expert; then
+active experts, their tokens, copies under way and arrived, flat, and the seconds left to those under way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import carray
 
 from ..board import (
     ACTIVE,
@@ -44,16 +46,19 @@ from ..board import (
 )
 from ..board import open_board as sections
 from ..board.contract import open_board
+from ..board.demand import list_demand
 from ..board.seconds import Seconds
 from ..dispatch.answers import ANSWERS
 from ..jit import compiled_and_kept, compiled_lean, source_stamp
+from ..jit.by_address import words_at
 from ..jit.c_call import CFunction
 from ..policies.compiled import CompiledPolicy
-from ..types import Demand, FloatArray, IntArray, LinkState, Plan
+from ..types import Demand, FloatArray, IntArray, LinkState, Plan, RoutedDemand
 from .views import ToldPlan, Views
 
-HEAD = 11
-PLANNED = 4
+HEAD, ROUTED = 14, 11
+PLANNED = 5
+LISTED, NOBODY = (0, 0, 0), list[int]()
 COPIED = struct.Struct("qd")
 TOLD_LINK, TOLD_LINK_AT = struct.Struct("2q8xd"), 8 * 6  # of the words copies under way and arrived, and seconds
 
@@ -72,7 +77,7 @@ def put_link(board: Board, words: IntArray, seconds: FloatArray) -> None:
 
 @compiled_lean
 def put_demand(board: Board, words: IntArray, seconds: FloatArray) -> None:
-    """The demand's."""
+    """The demand's, but for a router's ids."""
     at, active = board.at, words[4]
     at[LAYER], at[TOKENS], at[PHASE], at[STEP], at[ACTIVE] = words[0], words[1], words[2], words[3], active
     at[NEW_REQUEST], at[WEIGHTED], board.now[KEPT] = words[5], words[8], seconds[10]
@@ -82,9 +87,14 @@ def put_demand(board: Board, words: IntArray, seconds: FloatArray) -> None:
 
 @compiled_lean
 def list_plan(board: Board, words: IntArray, seconds: FloatArray) -> None:
-    """The plan: fetches, evictions, the solver's answer, the makespan; then of all runs as in Views.runs."""
-    at, runs = board.at, min(board.at[RUNS], (len(words) - PLANNED) // 3)
-    words[0], words[1], words[2], seconds[3] = at[FETCHES], at[EVICTS], at[STATUS], board.now[PREDICTED_S]
+    """The plan: active experts, fetches, evictions, the solver's answer, the makespan; then both lists, and of all runs
+    as in Views.runs."""
+    at, active = board.at, board.at[ACTIVE]
+    words[0], words[1], words[2], words[3] = active, at[FETCHES], at[EVICTS], at[STATUS]
+    seconds[4] = board.now[PREDICTED_S]
+    for i in range(active):
+        words[PLANNED + i], words[PLANNED + active + i] = board.active_N[i], board.tokens_N[i]
+    first, runs = PLANNED + 2 * active, min(at[RUNS], active)
     for i in range(runs):
         at_first, at_last = 0, at[ACTIVE] - 1
         while at_first < at_last:
@@ -93,8 +103,8 @@ def list_plan(board: Board, words: IntArray, seconds: FloatArray) -> None:
                 at_first = middle + 1
             else:
                 at_last = middle
-        words[PLANNED + i] = at_first
-        words[PLANNED + runs + i], words[PLANNED + 2 * runs + i] = board.runs_4N[LANE, i], board.runs_4N[CAUSE, i]
+        words[first + i] = at_first
+        words[first + active + i], words[first + 2 * active + i] = board.runs_4N[LANE, i], board.runs_4N[CAUSE, i]
 
 
 @compiled_lean
@@ -103,6 +113,15 @@ def sum_copies(board: Board, words: IntArray, seconds: FloatArray) -> None:
     words[0], seconds[1] = board.at[COPIES], 0.0
     for i in range(words[0]):
         seconds[1] += board.gain_s_W[i]
+
+
+SOURCES = (
+    "hetsched.board",
+    "hetsched.board.contract",
+    "hetsched.board.demand",
+    "hetsched.deciders.one_call",
+    "hetsched.jit.by_address",
+)
 
 
 class Ends(NamedTuple):
@@ -120,6 +139,8 @@ def _ends(stamp: int) -> Ends:
         assert stamp >= 0  # the use puts it into the closure, see hetsched/jit
         board = open_board(bytes_B, ints_I, floats_R)
         put_demand(board, words, seconds)
+        if words[ROUTED]:
+            list_demand(board, carray(words_at(words[ROUTED]), (words[1], words[ROUTED + 1])), words[ROUTED + 2])
         put_link(board, words, seconds)
 
     @compiled_and_kept
@@ -140,7 +161,7 @@ def _ends(stamp: int) -> Ends:
     return Ends(tell, tell_link, listed, summed)
 
 
-ends = _ends(source_stamp("hetsched.board", "hetsched.board.contract", "hetsched.deciders.one_call"))
+ends = _ends(source_stamp(*SOURCES))
 
 
 class OneCall:
@@ -152,7 +173,7 @@ class OneCall:
         flat, experts = len(board.state_F), int(board.at[EXPERTS])
         self._experts, self._views = experts, views
         self._words, told = _words(HEAD + 2 * experts + 3 * flat)
-        self._planned, planned = _words(PLANNED + 3 * experts)
+        self._planned, planned = _words(PLANNED + 5 * experts)
         self._copied, copied = _words(2)
         self._seconds_4T = seconds.table(1)
         self._asked: Demand | None = None  # whose words these are
@@ -177,10 +198,18 @@ class OneCall:
 
     def plan(self, demand: Demand) -> Plan:
         """What was decided on the demand that was told last."""
-        told, views = _plan_form(len(demand.active)).unpack_from(self._planned), self._views
-        fetches = views.fetches() if told[0] else ()
-        evicts = views.evicts() if told[1] else ()
-        return ToldPlan(views, demand, told[PLANNED:], fetches, evicts, told[3], ANSWERS[told[2]])
+        views, routed = self._views, demand if type(demand) is RoutedDemand else None
+        active = len(demand.active) if routed is None else min(routed.num_tokens * routed.top_k, self._experts)
+        told = _plan_form(active).unpack_from(self._planned)
+        if told[0] != active:
+            active = told[0]
+            told = _plan_form(active).unpack_from(self._planned)
+        runs_at = PLANNED + 2 * active
+        if routed is not None:
+            routed.active, routed.tokens = [*told[PLANNED : PLANNED + active]], [*told[PLANNED + active : runs_at]]
+        fetches = views.fetches() if told[1] else ()
+        evicts = views.evicts() if told[2] else ()
+        return ToldPlan(views, demand, told[runs_at:], fetches, evicts, told[4], ANSWERS[told[3]])
 
     def copies(self) -> tuple[int, float]:
         """How many copies were chosen ahead, and the seconds that they are expected to save."""
@@ -195,7 +224,11 @@ class OneCall:
             self._step.give(1, step)
             self._ahead.give(1, ahead)
         self._asked = demand
-        active, kept, weighted = demand.active, 0.0, demand.weights_E is not None
+        kept, weighted, ids = 0.0, demand.weights_E is not None, LISTED
+        if type(demand) is RoutedDemand:
+            ids, active, tokens = (demand.address, demand.top_k, demand.here), NOBODY, NOBODY
+        else:
+            active, tokens = demand.active, demand.tokens
         if demand.kept_N is not None:
             kept, self._board.kept_N[: len(active)] = demand.num_kept, demand.kept_N
         if weighted:
@@ -204,14 +237,15 @@ class OneCall:
         head = demand.layer, demand.num_tokens, demand.phase, demand.step, len(active), demand.new_request
         counts = len(in_flight), len(arrived), weighted
         if not (arrived or in_flight):
-            _form(len(active), 0, 0).pack_into(self._words, 0, *head, *counts, free_s, kept, *active, *demand.tokens)
+            _form(len(active), 0, 0).pack_into(self._words, 0, *head, *counts, free_s, kept, *ids, *active, *tokens)
             return
         experts = self._experts
         flying = [layer * experts + e for (layer, e), _ in in_flight]
         noted = [layer * experts + e for layer, e in arrived]
         left = [left_s for _, left_s in in_flight]
         form = _form(len(active), len(flying), len(noted))
-        form.pack_into(self._words, 0, *head, *counts, free_s, kept, *active, *demand.tokens, *flying, *noted, *left)
+        lists = *active, *tokens, *flying, *noted, *left
+        form.pack_into(self._words, 0, *head, *counts, free_s, kept, *ids, *lists)
 
     def _arguments(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         kernels = self._calls.kernels
@@ -221,12 +255,12 @@ class OneCall:
 
 @cache
 def _form(active: int, flying: int, arrived: int) -> struct.Struct:
-    return struct.Struct(f"9q2d{2 * active + flying + arrived}q{flying}d")
+    return struct.Struct(f"9q2d3q{2 * active + flying + arrived}q{flying}d")
 
 
 @cache
 def _plan_form(active: int) -> struct.Struct:
-    return struct.Struct(f"3qd{3 * active}q")
+    return struct.Struct(f"4qd{5 * active}q")
 
 
 def _words(count: int) -> tuple[memoryview, tuple[IntArray, FloatArray]]:

@@ -35,9 +35,11 @@ class PythonDecider:
         entries.copies(*nothing)
 
     def decide(self, demand: Demand, link: LinkState) -> Plan:
-        """By the policy's `plan`."""
+        """By the policy's `plan`, where any expert is active."""
         self._views.tell(demand, link)
         self._contract.begin(*self._arrays)
+        if not demand.active:
+            return Plan(demand, ())
         decision = self._asked(self._policy.plan, demand, View(self._residency.shown, link))
         self._views.write(decision)
         self._views.refuse(self._contract.plan(*self._arrays), self._policy.name)

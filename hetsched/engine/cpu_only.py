@@ -105,7 +105,6 @@ class CpuOnlyEngine:
             return torch.zeros_like(work.hidden_TH)
         self.host.charged()
         dense_s = self.accelerator.begin_layer(0.0)
-        self.host.pause()
         plan = self.scheduler.step(demand)
         self.accelerator.decided(plan.decision_s)
         self.host.resume()

@@ -152,7 +152,7 @@ class Engine:
             self.host.resume()
         demand = demand_of(work, self.scheduler, self.phase, self.kept_T)
         self._last_phase = demand.phase
-        if not demand.active:  # no token, or all experts on other ranks
+        if not demand.num_tokens:
             return torch.zeros_like(work.hidden_TH)
         if self.sight is not None:
             self.sight.show(work.layer, work.hidden_TH, self._executor.bring)
@@ -162,6 +162,8 @@ class Engine:
         plan = self.scheduler.step(demand, link)
         self.accelerator.decided(plan.decision_s)
         self.host.resume()
+        if not demand.active:  # all experts are on other ranks
+            return torch.zeros_like(work.hidden_TH)
         self._executor.submit(plan, work)
         if len(self._adopted) == self.scheduler.geometry.num_layers:  # else there may be nothing to copy from yet
             self._prefetch()

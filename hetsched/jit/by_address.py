@@ -41,23 +41,17 @@ def called_at(_context: Any, address: Any, words: Any) -> Any:
     return types.int64(types.int64, words), build
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def floats_at(_context: Any, address: Any) -> Any:
-    """An address as a pointer to fp32."""
-    return types.CPointer(types.float32)(types.int64), _pointed
+def pointer_to(kind: Any) -> Any:
+    """What makes of an address a pointer to numbers of this kind, one of numba's types; carray makes an array of it."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def pointer(_context: Any, address: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.int64), build
+
+    return pointer
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def words_at(_context: Any, address: Any) -> Any:
-    """An address as a pointer to int64."""
-    return types.CPointer(types.int64)(types.int64), _pointed
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def bytes_at(_context: Any, address: Any) -> Any:
-    """An address as a pointer to signed bytes."""
-    return types.CPointer(types.int8)(types.int64), _pointed
-
-
-def _pointed(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+floats_at, words_at, bytes_at = pointer_to(types.float32), pointer_to(types.int64), pointer_to(types.int8)

@@ -106,7 +106,7 @@ class Demanded(NamedTuple):
 def demand(board: Board, asked: Demanded, s: int, layer: int) -> None:
     """Put one layer's demand on the board, experts ascending."""
     begin, end, at = asked.begin_S[s], asked.end_S[s], board.at
-    list_demand(board, asked.experts_TLK[begin:end, layer])
+    list_demand(board, asked.experts_TLK[begin:end, layer], board.at[EXPERTS])
     at[LAYER], at[TOKENS], at[PHASE] = layer, end - begin, asked.phase_S[s]
     at[NEW_REQUEST] = asked.new_S[s]
     at[WEIGHTED] = len(asked.weights_ULK) > 0

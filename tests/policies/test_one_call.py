@@ -13,14 +13,16 @@ from hetsched.deciders.views import Views
 from hetsched.machine import gallery
 from hetsched.scheduler import Scheduler
 from hetsched.testing.policies import SHAPE
-from hetsched.types import Demand, ExpertId, LinkState, Phase, Plan
+from hetsched.types import Demand, ExpertId, LinkState, Phase, Plan, RoutedDemand, RouterIds
 
 LAYERS, EXPERTS = SHAPE.num_layers, SHAPE.num_experts
 
 
 def told(random: Any, step: int) -> tuple[Demand, LinkState]:
-    """A demand of a few tokens, some with router weights or drafts, and a link with copies under way."""
+    """A demand of a few tokens, some with router weights or drafts, some by a router's ids; a link with copies."""
     tokens = int(random.integers(1, 5))
+    if random.random() < 0.5:
+        return routed(random, step, tokens), LinkState(float(random.random()))
     tokens_E = np.bincount(random.integers(0, EXPERTS, 2 * tokens), minlength=EXPERTS)
     weights_E = random.random(EXPERTS) if random.random() < 0.5 else None
     drafts = (tokens_E * 0.5, tokens / 2) if random.random() < 0.5 else (None, None)
@@ -31,13 +33,26 @@ def told(random: Any, step: int) -> tuple[Demand, LinkState]:
     return demand, LinkState(float(random.random()), (), in_flight)
 
 
+def routed(random: Any, step: int, tokens: int) -> Demand:
+    """By ids, of which a token may have one twice, and of which some are of no expert here."""
+    here = int(random.integers(1, EXPERTS + 1))
+    ids_TK = random.integers(0, EXPERTS + 2, (tokens, 3))
+
+    def read() -> tuple[list[int], list[int]]:
+        tokens_E = np.bincount(ids_TK.ravel(), minlength=EXPERTS)[:here]
+        return tokens_E.nonzero()[0].tolist(), tokens_E[tokens_E > 0].tolist()
+
+    ids = RouterIds(ids_TK.ctypes.data, 3, here, read)
+    return RoutedDemand(step, step % LAYERS, Phase.DECODE, tokens, EXPERTS, bool(random.random() < 0.5), ids)
+
+
 def test_the_board_is_told_and_read_as_by_its_views() -> None:
     made = Scheduler(SHAPE, gallery.machine("rtx-4060-laptop-8gb"), 9 * SHAPE.expert_bytes, policy="cpu-only")
     assert isinstance(made.decider, CompiledDecider)
     board, other = made.board, open_board(*new_board(LAYERS, EXPERTS, 9))
     views, one = Views(other), OneCall(made.decider.calls, made.arrays, made.seconds, Views(board))
     random, copies = np.random.default_rng(3), 0
-    for step in range(60):
+    for step in range(120):
         demand, link = told(random, step)
         assert one.step(demand, link) == 0
         views.tell(demand, link)
@@ -52,7 +67,10 @@ def test_the_board_is_told_and_read_as_by_its_views() -> None:
             assert (board.kept_N[:n] == demand.kept_N).all()
         if demand.weights_E is not None:
             assert (board.weights_E == demand.weights_E).all()
-        plan, seen = one.plan(demand), Views(board).plan(demand)
+        lists = demand.active, demand.tokens  # as Python reads them
+        plan = one.plan(demand)
+        assert (demand.active, demand.tokens) == lists
+        seen = Views(board).plan(demand)
         runs = plan.runs
         assert runs == seen.runs
         assert [list(numbers) for numbers in plan.lanes()] == [list(numbers) for numbers in Plan(demand, runs).lanes()]

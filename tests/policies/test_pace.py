@@ -153,7 +153,7 @@ def test_the_loop_keeps_the_pace_of_a_scheduler_layer_by_layer() -> None:
 def test_copies_that_arrive_in_a_skipped_step_are_noted() -> None:
     made = Scheduler(TINY, gallery.machine("rtx-4060-laptop-8gb"), 12 * TINY.expert_bytes, policy="hetsched")
     made.pace.looking, made.pace._step = False, 0
-    plan = made.step(made.one_token_demand(0, [0, 1, 2], Phase.DECODE))
+    plan = made.step(made.demand(0, np.bincount([0, 1, 2], minlength=TINY.num_experts), 1, Phase.DECODE))
     absent = next(e for e in map(ExpertId._make, np.argwhere(made.residency.state_LE == 0).tolist()) if e.layer == 3)
     made.residency.apply(Fetch(absent, made.residency.residents()[-1], False, "made up"))
     assert made.prefetch(LinkState(0.0, (absent,))) == Copies()

@@ -283,7 +283,8 @@ def test_what_a_policy_is_shown_cannot_be_changed(way: str, method: str) -> None
 
     made = scheduler(Vandal(on(Lane.GPU, 0, 1)), 2)
     weights_E = np.linspace(0.0, 1.0, SHAPE.num_experts)
-    demand = made.one_token_demand(0, [0, 1], Phase.DECODE, weights_E)
+    tokens_E = np.bincount([0, 1], minlength=SHAPE.num_experts)
+    demand = made.demand(0, tokens_E, 1, Phase.DECODE, weights_E)
     before = made.residency.state_LE.copy(), made.residency.slot_LE.copy(), weights_E.copy()
 
     def layer() -> None:

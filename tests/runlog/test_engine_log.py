@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 
@@ -165,7 +166,7 @@ def test_a_full_ring_drops_and_counts_until_there_is_time(tmp_path):
 
     def layers(count):
         for layer in range(count):
-            demand = scheduler.one_token_demand(layer % 2, [1, 5], Phase.DECODE)
+            demand = scheduler.demand(layer % 2, np.bincount([1, 5], minlength=8), 1, Phase.DECODE)
             plan = scheduler.step(demand)
             scheduler.observe(Outcome(plan, 1e-3, plan.predicted_s))
 

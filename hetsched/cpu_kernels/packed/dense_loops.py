@@ -15,7 +15,7 @@ from numba import carray, prange, types
 from numba.extending import intrinsic
 
 from ...jit import bound, source_stamp, specialised, threaded
-from ...jit.by_address import words_at
+from ...jit.by_address import pointer_to, words_at
 from . import stages
 
 if TYPE_CHECKING:  # names that jit.threaded binds below
@@ -25,19 +25,6 @@ HERE = "hetsched.cpu_kernels.packed.dense_loops"
 NUMBERS = {"bf16": types.uint16, "fp16": types.uint16, "fp32": types.float32}
 ZERO = np.float32(0)
 HALF, FLOAT, I16, I32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
-
-
-def _pointer_to(kind):
-    @intrinsic
-    def pointer(_context, _address):
-        """An address as a pointer."""
-
-        def build(context, builder, signature, arguments):
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(kind)(types.int64), build
-
-    return pointer
 
 
 @intrinsic
@@ -128,4 +115,4 @@ def multiplying_dense(dtype, alone):
     read, write = CASTS[dtype]
     make, stamp = specialised if alone else threaded, source_stamp(HERE, *stages.SOURCES)
     parts = {part: bound("", getattr(stages, f"_{part}")) for part in ("arrange", "bounds", "product")}
-    return make(dtype, _multiply_dense, stamp, read=read, write=write, numbers_at=_pointer_to(NUMBERS[dtype]), **parts)
+    return make(dtype, _multiply_dense, stamp, read=read, write=write, numbers_at=pointer_to(NUMBERS[dtype]), **parts)
