@@ -16,6 +16,7 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+RouterIds: TypeAlias = tuple[int, int, int, Callable[[], IntArray]]  # address, top_k, here and read of RoutedDemand
 A = TypeVar("A", bound=npt.NDArray[Any])
 
 
@@ -48,15 +49,6 @@ class ExpertId(NamedTuple):
 
     layer: int
     expert: int
-
-
-class RouterIds(NamedTuple):
-    """What a router chose, in host memory; see RoutedDemand."""
-
-    address: int
-    top_k: int
-    here: int
-    read: Callable[[], tuple[list[int], list[int]]]
 
 
 class Demand:
@@ -167,21 +159,14 @@ class Demand:
 class RoutedDemand(Demand):
     """A demand whose experts are still a router's ids in host memory: whoever looks first lists them.
 
-    A kernel does so by their `address`, int64 [num_tokens, top_k]; an id of `here` or more is of no expert. Python asks
-    `read`, which keeps that memory and returns `active` and `tokens`.
+    A kernel does so by their `address`, int64 [num_tokens, top_k]; an id of `here` or more is of no expert. Python has
+    them by `read`, which keeps that memory.
     """
 
     __slots__ = ("address", "here", "read", "top_k")
 
     def __init__(
-        self,
-        step: int,
-        layer: int,
-        phase: Phase,
-        num_tokens: int,
-        num_experts: int,
-        new_request: bool,
-        ids: RouterIds,
+        self, step: int, layer: int, phase: Phase, num_tokens: int, num_experts: int, new_request: bool, ids: RouterIds
     ) -> None:
         self.step, self.layer, self.phase, self.num_experts = step, layer, phase, num_experts
         self.num_tokens = self.num_kept = num_tokens
@@ -193,8 +178,15 @@ class RoutedDemand(Demand):
         """Of what nobody has set: the lists."""
         if name not in ("active", "tokens"):
             raise AttributeError(f"a demand has no {name}")
-        self.active, self.tokens = self.read()
-        return getattr(self, name)
+        ids_TK, here = self.read(), self.here
+        active = sorted([e for e in ids_TK[0].tolist() if e < here]) if len(ids_TK) == 1 else []
+        if active and len(set(active)) == len(active):
+            self.active, self.tokens = active, [1] * len(active)
+        else:
+            tokens_E = np.bincount(ids_TK.ravel(), minlength=here)[:here]
+            self.active = tokens_E.nonzero()[0].tolist()
+            self.tokens = tokens_E[self.active].tolist()
+        return self.active if name == "active" else self.tokens
 
 
 class Run(NamedTuple):

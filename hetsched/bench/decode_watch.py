@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from hetsched.engine import engine
 from hetsched.types import Outcome
 
 from .spans import DECISION, WAIT
@@ -65,13 +66,13 @@ class DecodeWatch:
 
     def start(self, module_class: type[Any]) -> None:
         """Look at the scheduler's outcomes, the calls of the expert modules, and the ends of steps."""
-        engine, first = self.handle.engine, self.watches[0]
-        first.replace(engine.scheduler, "observe", self._observing(engine.scheduler.observe))
+        scheduler, first = self.handle.engine.scheduler, self.watches[0]
+        first.replace(scheduler, "observe", self._observing(scheduler.observe))
         for watch in self.watches:
             self.own_s_C.append([])
             first.replace(module_class, "__call__", self._calling(module_class.__call__, watch, self.own_s_C[-1]))
-        self._watch_launches(engine._executor, first)
-        first.replace(engine, "end_step", self._ending(engine.end_step))
+        self._watch_launches(self.handle.engine._executor, first)
+        first.replace(self.handle.engine, "end_step", self._ending(self.handle.engine.end_step))
         self.begin_s = self._counters()
 
     def counted_s(self) -> dict[str, float]:
@@ -118,20 +119,20 @@ class DecodeWatch:
         return called
 
     def _watch_launches(self, executor: Any, watch: Stopwatch) -> None:
-        received, submit, began_s = executor.received, executor.submit, 0.0
+        engine_code: Any = engine
+        demanded, submit, began_s = engine_code.demand_of, executor.submit, 0.0
 
-        def seen(work: Any) -> Any:
+        def seen(*work: Any) -> Any:
             nonlocal began_s
-            work = received(work)
             began_s = watch.now_s() - watch.spent_s(WAIT)
-            return work
+            return demanded(*work)
 
         def launched(*plan_and_work: Any) -> None:
             submit(*plan_and_work)
             if not self.skip:
                 self.launch_s_C.append(watch.now_s() - watch.spent_s(WAIT) - began_s)
 
-        watch.replace(executor, "received", seen)
+        watch.replace(engine_code, "demand_of", seen)
         watch.replace(executor, "submit", launched)
 
     def _ending(self, end_step: Callable[[], None]) -> Callable[[], None]:

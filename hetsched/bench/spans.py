@@ -14,7 +14,6 @@ MEANING = {
     DOOR: "transformers' call of the module, and the door to the engine",
     "step hooks": "hooks of the model at the beginning and end of a step",
     ENGINE: "lock, token counts (bincount), order of calls",
-    "received": "ids to the host",
     "demand": "the demand as an object",
     "link state": "asking the copy engine, arrivals",
     "grouping": "tokens and router weights sorted by expert",
@@ -28,12 +27,11 @@ MEANING = {
 }
 PARTS = {
     "door_s": (DOOR, "step hooks"),
-    "launching_s": (ENGINE, "received", "demand", "link state", "grouping", "launching", "copies", "submitting"),
+    "launching_s": (ENGINE, "demand", "link state", "grouping", "launching", "copies", "submitting"),
     "finishing_s": ("collecting", "summing", "outcome", "observing"),
 }  # beside deciding, and learning and choosing prefetches
 _SCHEDULER = (("demand", "demand"), ("routed_demand", "demand"), ("observe", "observing"))
 _EXECUTOR = (
-    ("received", "received"),
     ("link_state", "link state"),
     ("submit", "launching"),
     ("prefetch", "copies"),

@@ -94,11 +94,16 @@ class CostModel:
         memo = self._memo["cpu"]
         return [memo[n] if n in memo else memo.setdefault(n, float(self.cpu_s(n))) for n in tokens]
 
-    def lane_s(self, on_gpu: bool, tokens: Sequence[int], at_N: Sequence[int]) -> float:
-        """The sum of gpu_s, or of cpu_s, for the experts at some places of `tokens`: what they add to a lane's call."""
+    def lane_s(self, on_gpu: bool, counts: Sequence[int], at_N: Sequence[int], num_tokens: int = 0) -> float:
+        """Seconds of a lane for the experts at some places of `counts`, their tokens.
+
+        With `num_tokens`, the step's, those before its first expert as well: gpu_call_s, or cpu_start_s.
+        """
         memo, total_s = self._memo["gpu" if on_gpu else "cpu"], 0.0
+        if num_tokens:
+            total_s = self.gpu_call_s() if on_gpu else self.cpu_start_s(num_tokens)
         for at in at_N:
-            n = tokens[at]
+            n = counts[at]
             if n not in memo:
                 memo[n] = float(self.gpu_s(n) if on_gpu else self.cpu_s(n))
             total_s += memo[n]

@@ -102,7 +102,7 @@ class OneTokenSum:
 
         Ids are the host's int64; those beyond the N smallest are of no expert here.
         """
-        size, (top_k, hidden) = len(part_N), (ids_1K.shape[1], out_1H.shape[1])
+        size, top_k, hidden = len(part_N), ids_1K.numel(), out_1H.numel()
         if size * hidden > LONGEST or not (weights_1K.is_contiguous() and ids_1K.is_contiguous()):
             return False
         dtype, addresses = part_N[0].dtype, [out_1H.data_ptr(), ids_1K.data_ptr(), weights_1K.data_ptr()]

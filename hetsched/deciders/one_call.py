@@ -237,7 +237,8 @@ class OneCall:
         head = demand.layer, demand.num_tokens, demand.phase, demand.step, len(active), demand.new_request
         counts = len(in_flight), len(arrived), weighted
         if not (arrived or in_flight):
-            _form(len(active), 0, 0).pack_into(self._words, 0, *head, *counts, free_s, kept, *ids, *active, *tokens)
+            form = _form(len(active), 0, 0) if active else NO_LISTS
+            form.pack_into(self._words, 0, *head, *counts, free_s, kept, *ids, *active, *tokens)
             return
         experts = self._experts
         flying = [layer * experts + e for (layer, e), _ in in_flight]
@@ -256,6 +257,9 @@ class OneCall:
 @cache
 def _form(active: int, flying: int, arrived: int) -> struct.Struct:
     return struct.Struct(f"9q2d3q{2 * active + flying + arrived}q{flying}d")
+
+
+NO_LISTS = _form(0, 0, 0)
 
 
 @cache

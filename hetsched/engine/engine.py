@@ -144,11 +144,9 @@ class Engine:
                 raise
 
     def _forward(self, work: LayerInput) -> torch.Tensor:
-        away = not work.ids_TK.is_cpu  # then the host waits for the router
-        if away:
-            self.host.pause()
-        work = self._executor.received(work)
-        if away:
+        if not work.ids_TK.is_cpu:
+            self.host.pause()  # the host waits for the router
+            work = self._executor.received(work)
             self.host.resume()
         demand = demand_of(work, self.scheduler, self.phase, self.kept_T)
         self._last_phase = demand.phase

@@ -74,8 +74,6 @@ class AsyncExecutor:
 
     def received(self, work: LayerInput) -> LayerInput:
         """The same work with its ids on the host, where they are decided on; waits for the router alone."""
-        if work.ids_TK.is_cpu:
-            return work
         if self._accelerator.device.type == "cpu":
             raise InputError(
                 f"the model is on {work.ids_TK.device} and accelerator {self._accelerator.name} computes on the host; "
@@ -97,10 +95,10 @@ class AsyncExecutor:
         awaited = self._copies.of_layer(work.layer) if self._copies.event_of else {}
         under_way.calls = calls = lane_calls(plan, awaited)
         host_TH = None if is_here or calls[-1].on_gpu else self._arriving(work)
-        call_s = self.told.gpu_call_s()
+        starts = True
         for call in calls:
-            self._launch(under_way, call, host_TH, call_s if call.on_gpu else self.told.cpu_start_s(under_way.tokens))
-            call_s = 0.0
+            self._launch(under_way, call, host_TH, starts or not call.on_gpu)
+            starts = False
 
     def prefetch(self, fetches: Sequence[Fetch]) -> None:
         """Queue copies behind the demanded ones; what they displace is not active in this layer."""
@@ -140,8 +138,8 @@ class AsyncExecutor:
         row = self._store.row(expert)
         self._accelerator.copy_now(row, self._slots.buffer(expert, len(row)))
 
-    def _launch(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden | None, call_s: float) -> None:
-        """Hand a call to its lane, after its copy if there is one; `call_s` is what it takes besides."""
+    def _launch(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden | None, starts: bool) -> None:
+        """Hand a call to its lane, after its copy if there is one; `starts`: it is the first of its lane."""
         copy, accelerator = call.copy, self._accelerator
         after: tuple[Event, ...] = ()
         if copy is not None:
@@ -152,11 +150,12 @@ class AsyncExecutor:
             after = (copy,)
         lane = GPU if call.on_gpu else CPU
         try:
-            if call_s and after and accelerator.emulated:  # the call is made while the copy is under way
-                under_way.opening = accelerator.launch(lane, dict, call_s)
-                after, call_s = (*after, under_way.opening), 0.0
+            if starts and after and accelerator.emulated:  # the lane's call is made while the copy is under way
+                under_way.opening = accelerator.launch(lane, dict, self.told.gpu_call_s())
+                after, starts = (*after, under_way.opening), False
             kernel = partial(self._run, under_way, call, host_TH)
-            seconds = call_s + self.told.lane_s(call.on_gpu, under_way.counts, call.at_N)
+            tokens = under_way.tokens if starts else 0
+            seconds = self.told.lane_s(call.on_gpu, under_way.counts, call.at_N, tokens)
             call.event = accelerator.launch(lane, kernel, seconds, after)
         except Exception as error:  # a driver's
             call.event = RefusedWork(error)
@@ -196,7 +195,7 @@ class AsyncExecutor:
         if call.on_gpu and is_short(call.event):
             self._short = f"{named} found no memory on the device"
         under_way.calls[under_way.calls.index(call)] = instead
-        self._launch(under_way, instead, host_TH, 0.0)
+        self._launch(under_way, instead, host_TH, False)
         runs = [
             run._replace(lane=Lane.CPU, cause=cause) if run.expert.expert in experts else run
             for run in under_way.plan.runs

@@ -37,8 +37,9 @@ class HostTime:
 
     def charged(self) -> float:
         """Seconds to let pass for a layer, 0 where they have passed by themselves; what comes now is not its own."""
-        self.pause()
-        host_s = self._open_s if self._open_s > 0.0 else 0.0
+        host_s = self._open_s + self._clock() - self._time.apart_s - self._since_s
+        if host_s < 0.0:
+            host_s = 0.0
         self.last_s, self._open_s = host_s, 0.0
         if self._emulated:
             return host_s if self.charge_s is None else self.charge_s

@@ -6,14 +6,13 @@ Shapes: T tokens, K top-k, H hidden, N active experts, S = tokens sorted by expe
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..scheduler import Scheduler
-from ..types import Demand, FloatArray, IntArray, Phase, RouterIds
+from ..types import Demand, FloatArray, Phase
 from .expert_ffn import PLAIN, Arithmetic
 
 
@@ -47,33 +46,15 @@ def demand_of(work: LayerInput, scheduler: Scheduler, phase: Phase | None, kept_
         phase = Phase.DECODE if tokens == 1 else Phase.PREFILL
     weighs, drafts = scheduler.traits.uses_weights, kept_T is not None and len(kept_T) == tokens
     if tokens and not weighs and not drafts and ids_TK.dtype is torch.int64 and ids_TK.is_contiguous():
-        ids = RouterIds(ids_TK.data_ptr(), top_k, here, partial(_listed, ids_TK, here))
-        return scheduler.routed_demand(work.layer, phase, tokens, ids)
+        return scheduler.routed_demand(work.layer, phase, tokens, (ids_TK.data_ptr(), top_k, here, ids_TK.numpy))
     weights_E = _weights_E(work, here, experts) if weighs else None
-    tokens_E = _tokens_E(ids_TK, here, experts)
+    tokens_E = np.bincount(ids_TK.numpy().ravel(), minlength=experts)[:experts]
+    tokens_E[here:] = 0  # layers may have fewer experts than others
     if kept_T is None or not drafts:
         return scheduler.demand(work.layer, tokens_E, tokens, phase, weights_E)
     kept_P = np.repeat(kept_T, top_k)
     kept_E: FloatArray = np.bincount(ids_TK.numpy().ravel(), kept_P, experts)[:experts].astype(np.float64)
     return scheduler.demand(work.layer, tokens_E, tokens, phase, weights_E, kept_E, float(kept_T.sum()))
-
-
-def _tokens_E(ids_TK: torch.Tensor, here: int, experts: int) -> IntArray:
-    """Tokens of each expert; layers may have fewer of these than others."""
-    tokens_E: IntArray = np.bincount(ids_TK.numpy().ravel(), minlength=experts)[:experts]
-    tokens_E[here:] = 0
-    return tokens_E
-
-
-def _listed(ids_TK: torch.Tensor, here: int) -> tuple[list[int], list[int]]:
-    """Active experts, ascending, and the tokens of each."""
-    if ids_TK.shape[0] == 1:
-        active = sorted([e for e in ids_TK.tolist()[0] if e < here])
-        if len(set(active)) == len(active):
-            return active, [1] * len(active)
-    tokens_E = _tokens_E(ids_TK, here, here)
-    found = tokens_E.nonzero()[0]
-    return found.tolist(), tokens_E[found].tolist()
 
 
 def _weights_E(work: LayerInput, here: int, experts: int) -> FloatArray:

@@ -13,7 +13,7 @@ from hetsched.deciders.views import Views
 from hetsched.machine import gallery
 from hetsched.scheduler import Scheduler
 from hetsched.testing.policies import SHAPE
-from hetsched.types import Demand, ExpertId, LinkState, Phase, Plan, RoutedDemand, RouterIds
+from hetsched.types import Demand, ExpertId, LinkState, Phase, Plan, RoutedDemand
 
 LAYERS, EXPERTS = SHAPE.num_layers, SHAPE.num_experts
 
@@ -37,13 +37,12 @@ def routed(random: Any, step: int, tokens: int) -> Demand:
     """By ids, of which a token may have one twice, and of which some are of no expert here."""
     here = int(random.integers(1, EXPERTS + 1))
     ids_TK = random.integers(0, EXPERTS + 2, (tokens, 3))
-
-    def read() -> tuple[list[int], list[int]]:
-        tokens_E = np.bincount(ids_TK.ravel(), minlength=EXPERTS)[:here]
-        return tokens_E.nonzero()[0].tolist(), tokens_E[tokens_E > 0].tolist()
-
-    ids = RouterIds(ids_TK.ctypes.data, 3, here, read)
-    return RoutedDemand(step, step % LAYERS, Phase.DECODE, tokens, EXPERTS, bool(random.random() < 0.5), ids)
+    ids = ids_TK.ctypes.data, 3, here, lambda: ids_TK
+    made = RoutedDemand(step, step % LAYERS, Phase.DECODE, tokens, EXPERTS, bool(random.random() < 0.5), ids)
+    tokens_E = np.bincount(ids_TK.ravel(), minlength=EXPERTS)[:here]
+    assert made.active == tokens_E.nonzero()[0].tolist()
+    assert made.tokens == tokens_E[tokens_E > 0].tolist()
+    return made
 
 
 def test_the_board_is_told_and_read_as_by_its_views() -> None:

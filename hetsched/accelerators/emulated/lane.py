@@ -25,25 +25,14 @@ class LaneEvent:
     More urgent work may come between two parts. `is_open`: its end is not known yet; `end_s`: its end on the clock.
     """
 
-    __slots__ = (
-        "_cancelled",
-        "_clock",
-        "_error",
-        "_value",
-        "after",
-        "at_s",
-        "begun",
-        "busy_s",
-        "do",
-        "end_s",
-        "ended",
-        "is_open",
-        "lane",
-        "order",
-        "part_s",
-        "parts",
-        "stall_s",
-    )
+    begun = 0
+    is_open = True
+    end_s = math.inf
+    busy_s = stall_s = 0.0
+    ended = False  # it has been done, whatever the emulated clock says
+    _value: Any = None
+    _error: BaseException | None = None
+    _cancelled = False
 
     def __init__(
         self,
@@ -62,16 +51,7 @@ class LaneEvent:
         self.at_s = at_s
         self.after = after
         self.order = order  # the more urgent first, then the earlier submitted
-        self.begun = 0
-        self.is_open = True
-        self.end_s = math.inf
-        self.busy_s = 0.0
-        self.stall_s = 0.0
-        self.ended = False  # it has been done, whatever the emulated clock says
         self._clock = lane.clock
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._cancelled = False
 
     def __lt__(self, other: LaneEvent) -> bool:
         return self.order < other.order
