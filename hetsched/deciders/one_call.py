@@ -53,13 +53,13 @@ from ..jit import compiled_and_kept, compiled_lean, source_stamp
 from ..jit.by_address import words_at
 from ..jit.c_call import CFunction
 from ..policies.compiled import CompiledPolicy
-from ..types import Demand, FloatArray, IntArray, LinkState, Plan, RoutedDemand
+from ..types import Demand, ExpertId, FloatArray, IntArray, LinkState, Plan, RoutedDemand
 from .views import ToldPlan, Views
 
 HEAD, ROUTED = 14, 11
 PLANNED = 5
-LISTED, NOBODY = (0, 0, 0), list[int]()
-COPIED = struct.Struct("qd")
+NOBODY: list[int] = []
+HEAD_WORDS, COPIED = struct.Struct("9q2d3q"), struct.Struct("qd")
 TOLD_LINK, TOLD_LINK_AT = struct.Struct("2q8xd"), 8 * 6  # of the words copies under way and arrived, and seconds
 
 
@@ -224,29 +224,44 @@ class OneCall:
             self._step.give(1, step)
             self._ahead.give(1, ahead)
         self._asked = demand
-        kept, weighted, ids = 0.0, demand.weights_E is not None, LISTED
+        active, tokens, kept, weighted, address, top_k, here = NOBODY, NOBODY, 0.0, False, 0, 0, 0
         if type(demand) is RoutedDemand:
-            ids, active, tokens = (demand.address, demand.top_k, demand.here), NOBODY, NOBODY
+            address, top_k, here = demand.address, demand.top_k, demand.here
         else:
-            active, tokens = demand.active, demand.tokens
-        if demand.kept_N is not None:
-            kept, self._board.kept_N[: len(active)] = demand.num_kept, demand.kept_N
-        if weighted:
-            self._board.weights_E[:] = demand.weights_E
+            active, tokens, weighted = demand.active, demand.tokens, demand.weights_E is not None
+            if demand.kept_N is not None:
+                kept, self._board.kept_N[: len(active)] = demand.num_kept, demand.kept_N
+            if weighted:
+                self._board.weights_E[:] = demand.weights_E
         free_s, arrived, in_flight = link
-        head = demand.layer, demand.num_tokens, demand.phase, demand.step, len(active), demand.new_request
-        counts = len(in_flight), len(arrived), weighted
-        if not (arrived or in_flight):
-            form = _form(len(active), 0, 0) if active else NO_LISTS
-            form.pack_into(self._words, 0, *head, *counts, free_s, kept, *ids, *active, *tokens)
-            return
-        experts = self._experts
-        flying = [layer * experts + e for (layer, e), _ in in_flight]
-        noted = [layer * experts + e for layer, e in arrived]
-        left = [left_s for _, left_s in in_flight]
-        form = _form(len(active), len(flying), len(noted))
-        lists = *active, *tokens, *flying, *noted, *left
-        form.pack_into(self._words, 0, *head, *counts, free_s, kept, *ids, *lists)
+        HEAD_WORDS.pack_into(
+            self._words,
+            0,
+            demand.layer,
+            demand.num_tokens,
+            demand.phase,
+            demand.step,
+            len(active),
+            demand.new_request,
+            len(in_flight),
+            len(arrived),
+            weighted,
+            free_s,
+            kept,
+            address,
+            top_k,
+            here,
+        )
+        if active or arrived or in_flight:
+            flying, noted = [self._flat(expert) for expert, _ in in_flight], [self._flat(expert) for expert in arrived]
+            whole = *active, *tokens, *flying, *noted
+            _lists(len(whole), len(flying)).pack_into(
+                self._words, 8 * HEAD, *whole, *[left_s for _, left_s in in_flight]
+            )
+
+    def _flat(self, expert: ExpertId) -> int:
+        layer, e = expert
+        return layer * self._experts + e
 
     def _arguments(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         kernels = self._calls.kernels
@@ -255,11 +270,8 @@ class OneCall:
 
 
 @cache
-def _form(active: int, flying: int, arrived: int) -> struct.Struct:
-    return struct.Struct(f"9q2d3q{2 * active + flying + arrived}q{flying}d")
-
-
-NO_LISTS = _form(0, 0, 0)
+def _lists(whole: int, seconds: int) -> struct.Struct:
+    return struct.Struct(f"{whole}q{seconds}d")
 
 
 @cache

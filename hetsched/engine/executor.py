@@ -291,5 +291,5 @@ class AsyncExecutor:
             else:
                 cpu_s += call.event.busy_s
         copied, copied_s = self._copies.take_arrived()
-        lanes_s = gpu_s, cpu_s, copied_s, stall_s
-        return Outcome(under_way.plan, dense_s, makespan_s, *lanes_s, host_s, copied, copied_s)
+        plan, link_s = under_way.plan, copied_s
+        return Outcome(plan, dense_s, makespan_s, gpu_s, cpu_s, link_s, stall_s, host_s, copied, copied_s)
