@@ -69,6 +69,10 @@ class GroupedExperts(Protocol):
         """
         ...
 
+    def sum(self, part_PH: torch.Tensor, row_P: torch.Tensor, num_tokens: int) -> torch.Tensor | None:
+        """Parts added to their rows, [T, H], bit for bit as one index_add_ an expert would; None: let torch do that."""
+        ...
+
 
 class LayerTime(Protocol):
     """What time a layer takes, section by section: the wall's (`WallTime`) or an emulated machine's.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetsched.engine import under_way
+from hetsched.engine import executor as executor_code
 from hetsched.engine.engine import Engine
 
 from .stopwatch import Stopwatch
@@ -68,6 +68,6 @@ def time_everything(watch: Stopwatch, engine: Engine, module_class: type[Any]) -
     for owner, spans in ((engine.scheduler, _SCHEDULER), (executor, _EXECUTOR), (engine.accelerator, _ACCELERATOR)):
         for name, label in spans:
             watch.wrap(owner, name, label)
-    watch.wrap(under_way, "HostParts", "grouping")
+    watch.wrap(executor_code, "HostParts", "grouping")
     watch.wrap(executor._copies, "start", "copies")
     watch.wrap(executor._copies, "wait", "collecting")

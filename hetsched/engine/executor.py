@@ -22,7 +22,7 @@ from .cpu_packed import PackedExperts
 from .expert_ffn import PLAIN, Linear, expert_ffn
 from .host_store import HostStore
 from .layer_work import LayerInput, casting
-from .parts import DeviceParts
+from .parts import DeviceParts, HostParts
 from .recovery import Listener, Patience, RefusedWork, copy_to_device, copy_to_host, is_short, on_the_cpu
 from .slots import SlotPool
 from .under_way import LaneCall, LayerUnderWay, lane_calls
@@ -89,9 +89,13 @@ class AsyncExecutor:
         """Start one layer's copies and computations; they work while the caller goes on."""
         for fetch in plan.fetches:
             self._copies.start(fetch, self._store)
-        is_here = work.hidden_TH.is_cpu
-        send = None if is_here and self._accelerator.grouped_experts is None else self._send
-        self._under_way = under_way = LayerUnderWay(plan, work, self._one_token, send)
+        demand, is_here, grouped = plan.demand, work.hidden_TH.is_cpu, self._accelerator.grouped_experts
+        parts: HostParts | DeviceParts
+        if is_here and grouped is None:
+            parts = HostParts(work, demand.tokens, demand.num_tokens, self._one_token)
+        else:
+            parts = DeviceParts(work, demand.tokens, self._send, grouped)
+        self._under_way = under_way = LayerUnderWay(plan, work, parts)
         awaited = self._copies.of_layer(work.layer) if self._copies.event_of else {}
         under_way.calls = calls = lane_calls(plan, awaited)
         host_TH = None if is_here or calls[-1].on_gpu else self._arriving(work)

@@ -11,6 +11,7 @@ from itertools import accumulate
 
 import torch
 
+from ..accelerators.base import GroupedExperts
 from ..cpu_kernels.weighted_sum import OneTokenSum, add_weighted, numbers_of
 from .cpu_layer import first_rows, order_of_choices, rows_of_choices
 from .expert_ffn import PLAIN
@@ -81,10 +82,11 @@ class HostParts:
 class DeviceParts:
     """Of a layer whose activations are on a device: results are weighted where they are, by the lane that has them.
 
-    `host_rows_S`: the rows on the host, for the CPU lane. One token needs nothing sent.
+    `host_rows_S`: the rows on the host, for the CPU lane. One token needs nothing sent. `grouped`: the device's own
+    kernels, which may add all results at once.
     """
 
-    def __init__(self, work: LayerInput, counts: list[int], send: Send) -> None:
+    def __init__(self, work: LayerInput, counts: list[int], send: Send, grouped: GroupedExperts | None) -> None:
         weights_TK = work.weights_TK.detach() if work.weights_TK.requires_grad else work.weights_TK
         order, tokens, device = order_of_choices(work.ids_TK, sum(counts)), work.ids_TK.shape[0], weights_TK.device
         self._host_rows_S = rows_of_choices(order, tokens)
@@ -97,6 +99,7 @@ class DeviceParts:
             self._rows_S = rows_of_choices(order, tokens)
             self._weights_S1 = weights_TK.t().reshape(-1, 1).index_select(0, order)
         self._counts, self._ends, self._hidden_TH = counts, [0, *accumulate(counts)], work.hidden_TH
+        self._grouped = grouped
         shape = len(order), work.hidden_TH.shape[1]
         self._part_SH = _lasting(shape, work.arithmetic.sum_dtype(work.hidden_TH, weights_TK), device)
         self._elsewhere: dict[int, torch.Tensor] = {}
@@ -127,22 +130,36 @@ class DeviceParts:
 
     def put_weighted(self, at_N: Sequence[int], part_PH: torch.Tensor) -> None:
         """The results of these experts, one below the other, weighted already."""
+        part_PH = part_PH.to(self._part_SH.dtype)
+        if len(at_N) == len(self._counts) and list(at_N) == sorted(at_N):
+            self._part_SH = part_PH
+            return
         parts = part_PH.split_with_sizes([self._counts[at] for at in at_N])
         self._elsewhere |= zip(at_N, parts, strict=True)
 
     def sum(self) -> torch.Tensor:
         """All results added by ascending expert, [T, H], in the activations' dtype."""
-        part_SH, hidden_TH = self._part_SH, self._hidden_TH
-        out_TH = torch.zeros(hidden_TH.shape, dtype=part_SH.dtype, device=part_SH.device)
-        parts = list(part_SH.split_with_sizes(self._counts))
-        for at, part in self._elsewhere.items():
-            parts[at] = part.to(part_SH.dtype)
-        for part, rows in zip(parts, self._rows_S.split_with_sizes(self._counts), strict=True):
-            if part.shape[0] == len(out_TH) == 1:
-                out_TH.add_(part)
-            else:
-                out_TH.index_add_(0, rows, part)
+        part_SH, hidden_TH, out_TH = self._together(), self._hidden_TH, None
+        if self._grouped is not None:
+            out_TH = self._grouped.sum(part_SH, self._rows_S, hidden_TH.shape[0])
+        if out_TH is None:
+            out_TH = torch.zeros(hidden_TH.shape, dtype=part_SH.dtype, device=part_SH.device)
+            parts, rows_N = (of.split_with_sizes(self._counts) for of in (part_SH, self._rows_S))
+            for part, rows in zip(parts, rows_N, strict=True):
+                if part.shape[0] == len(out_TH) == 1:
+                    out_TH.add_(part)
+                else:
+                    out_TH.index_add_(0, rows, part)
         return out_TH.to(hidden_TH.dtype)
+
+    def _together(self) -> torch.Tensor:
+        """All results, [S, H]: those that lie where they were meant to, and those that do not."""
+        if not self._elsewhere:
+            return self._part_SH
+        parts = list(self._part_SH.split_with_sizes(self._counts))
+        for at, part in self._elsewhere.items():
+            parts[at] = part
+        return torch.cat(parts)
 
 
 def _some(rows_S: torch.Tensor, counts: Sequence[int], at_N: Sequence[int]) -> torch.Tensor:

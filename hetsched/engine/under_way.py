@@ -9,10 +9,9 @@ import torch
 
 from ..accelerators.base import Event
 from ..accelerators.host_memory import Here
-from ..cpu_kernels.weighted_sum import OneTokenSum
 from ..types import Plan
 from .layer_work import LayerInput
-from .parts import DeviceParts, HostParts, Send
+from .parts import DeviceParts, HostParts
 
 NOT_LAUNCHED: Event = Here(None)
 
@@ -34,21 +33,15 @@ class LaneCall:
 class LayerUnderWay:
     """The calls of a layer's lanes, and what they contribute.
 
-    `send` brings a host tensor to where a device weights results; None: the host does. `opening`: the GPU lane's call,
-    where it is work of its own before an expert that waits for a copy.
+    `opening`: the GPU lane's call, where it is work of its own before an expert that waits for a copy.
     """
 
     __slots__ = ("active", "calls", "counts", "opening", "parts", "plan", "tokens", "work")
 
-    def __init__(self, plan: Plan, work: LayerInput, one_token: OneTokenSum, send: Send | None) -> None:
+    def __init__(self, plan: Plan, work: LayerInput, parts: HostParts | DeviceParts) -> None:
         demand = plan.demand
-        self.plan, self.work, self.tokens = plan, work, demand.num_tokens
-        self.active, self.counts = demand.active, demand.tokens
-        self.parts: HostParts | DeviceParts
-        if send is None:
-            self.parts = HostParts(work, self.counts, self.tokens, one_token)
-        else:
-            self.parts = DeviceParts(work, self.counts, send)
+        self.plan, self.work, self.parts = plan, work, parts
+        self.active, self.counts, self.tokens = demand.active, demand.tokens, demand.num_tokens
         self.calls: list[LaneCall] = []
         self.opening: Event | None = None
 

@@ -229,6 +229,7 @@ class KernelsByTorch:
 
     def __init__(self) -> None:
         self.pairs: list[int] = []
+        self.summed: list[int] = []  # pairs, too
         self.unpacks = 0
 
     def parts(
@@ -251,6 +252,7 @@ class KernelsByTorch:
         return torch.stack(parts) * weight_P[:, None]
 
     def scatter(self, part_PH: torch.Tensor, row_P: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        self.summed.append(len(row_P))
         return part_PH.new_zeros(num_tokens, part_PH.shape[1]).index_add_(0, row_P, part_PH)
 
     def unpacked(self, reading: Any, weights: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,10 +284,26 @@ def test_resident_experts_go_to_the_devices_own_kernels_together() -> None:
         assert torch.equal(model.generate(ids, **options), expected)
         decoded = [pairs for pairs in kernels.pairs if pairs == 4]
         assert len(decoded) == 5 * 3  # steps after the prefill, layers; four experts each
+        assert kernels.summed == [48] * 3 + [4] * 5 * 3
         kernels.pairs.clear()
-        many = torch.randint(3, 120, (1, 60), generator=torch.Generator().manual_seed(2))
+        kernels.summed.clear()
+        many = torch.randint(3, 120, (1, 70), generator=torch.Generator().manual_seed(2))
         model(many)
         assert not kernels.pairs  # more rows an expert than the kernels take
+        assert not kernels.summed  # and more of all than are added at once
+
+
+def test_results_of_both_lanes_are_added_at_once() -> None:
+    """Half of the experts on the CPU, some alone on the GPU: one sum a layer, of all pairs in eager's order."""
+    model, kernels = tiny_moe(), KernelsByTorch()
+    ids = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(1))
+    options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    expected = model.generate(ids, **options)
+    with hetsched.attach(model, **OWN, gpu_memory="50%", accelerator=on_queues(kernels)) as handle:
+        assert torch.equal(model.generate(ids, **options), expected)
+        assert handle.stats()["cpu_s"] > 0
+    assert kernels.pairs
+    assert kernels.summed == [48] * 3 + [4] * 5 * 3
 
 
 @pytest.mark.parametrize(

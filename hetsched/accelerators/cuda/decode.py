@@ -17,9 +17,11 @@ import torch.nn.functional as F
 
 from ...packed import PackedWeights
 from .activation import Activation, activation_of
-from .experts import Experts, Reading, Weights, reading_of
+from .experts import DTYPE_NAMES, Experts, Reading, Weights, reading_of
 from .kernels import DecodeKernels, NotCompiled
 from .source import MAX_EXPERTS, MAX_ROWS
+
+MAX_SUMMED = 256  # pairs of one launch, each of whose threads looks at all of them
 
 
 class CudaDecode:
@@ -58,11 +60,25 @@ class CudaDecode:
         try:
             return self._parts(module, reading, activation, Experts(weights_N, pairs_N), hidden_TH, row_P, weight_P)
         except NotCompiled as error:
-            if self._plain:
-                raise  # they were asked for
-            self._refused = True
-            warn(f"{error}; torch unpacks packed experts instead", stacklevel=2)
+            self._without(error)
             return None
+
+    def sum(self, part_PH: torch.Tensor, row_P: torch.Tensor, num_tokens: int) -> torch.Tensor | None:
+        """In one launch, where pairs are few; with more of them torch's are sooner done."""
+        if self._refused or len(row_P) > MAX_SUMMED or part_PH.dtype not in DTYPE_NAMES:
+            return None
+        try:
+            summed: torch.Tensor = self._kernels.scatter(part_PH, row_P, num_tokens)
+        except NotCompiled as error:
+            self._without(error)
+            return None
+        return summed
+
+    def _without(self, error: NotCompiled) -> None:
+        if self._plain:
+            raise error  # they were asked for
+        self._refused = True
+        warn(f"{error}; torch unpacks packed experts instead", stacklevel=3)
 
     def _parts(
         self,
