@@ -33,7 +33,6 @@ class Recalibration:
         self._cost = cost
         self._seconds = seconds
         self._tell, self._warn = tell, warn
-        self._step = -1
         self._told: set[str] = set()
 
     @property
@@ -41,13 +40,10 @@ class Recalibration:
         """Factors now on the tables, of OPS in order."""
         return self._watch_RC[FACTOR, :CORRECTED].copy()
 
-    def begin(self, step: int) -> None:
-        """A layer of this step is about to be decided: whatever is known of the step before it holds from here on."""
-        if step == self._step:
-            return
+    def begin_step(self) -> None:
+        """A step is about to be decided: whatever is known of the one before it holds from here on."""
         from .board.recalibration import entries  # numba takes long to import
 
-        self._step = step
         if entries.end_step(*self._arrays, self.learning):
             self.follow()
 

@@ -202,8 +202,8 @@ class Scheduler:
         start = self.clock()
         if demand.step != self._begun_step:
             self._begun_step = demand.step
-            self.recalibration.begin(demand.step)
-            self.pace.begin(demand)
+            self.recalibration.begin_step()
+            self.pace.begin_step(demand.phase)
         try:
             plan = self.decider.decide(demand, link)
         except Exception as error:  # any plug-in may fail in any way; the step must go on

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..types import Demand, FloatArray, Phase
+from ..types import FloatArray, Phase
 
 WINDOW = 16  # steps looked at before a judgement
 MOST_PATIENCE = 16  # windows between two tries
@@ -78,15 +78,12 @@ class Pace:
     def __init__(self, most: int = 1) -> None:
         self.numbers_P = new_pace(most)
         self.looking = True
-        self._step: int | None = None
 
     @property
     def every(self) -> int:
         """Steps to each that is looked at."""
         return int(self.numbers_P[EVERY])
 
-    def begin(self, demand: Demand) -> None:
-        """A layer of this step begins."""
-        if demand.step != self._step:
-            self._step = demand.step
-            self.looking = bool(begin(self.numbers_P, demand.phase == Phase.PREFILL))
+    def begin_step(self, phase: Phase) -> None:
+        """A step begins."""
+        self.looking = bool(begin(self.numbers_P, phase == Phase.PREFILL))

@@ -89,7 +89,7 @@ class PlainLink:
     """The queue's rules once more, in plain Python: who is under way, in order, and what the scheduler is told."""
 
     def __init__(self, scheduler: Scheduler) -> None:
-        scheduler.recalibration.begin = lambda step: None  # nothing is measured here, nor by a step in C
+        scheduler.recalibration.begin_step = lambda: None  # nothing is measured here, nor by a step in C
         self.machine = scheduler.cost
         self.chunk_s = float(scheduler.board.machine[1])
         self.line: list[tuple[ExpertId, bool]] = []

@@ -100,7 +100,7 @@ def test_only_what_the_lanes_do_not_explain_is_charged(beside: float, gpu: float
 def test_a_layer_is_charged_once() -> None:
     pace = Pace(64)
     plan = Plan(Demand(0, 0, Phase.DECODE, np.ones(3, np.int64), 1), ())
-    pace.begin(plan.demand)
+    pace.begin_step(Phase.DECODE)
     arrays = new_board(1, 3, 1)
     cost = CostModel(gallery.machine("rtx-4060-laptop-8gb"), SHAPE)
     notes = LayerNotes(arrays, Seconds(cost, open_board(*arrays).machine), pace)
@@ -152,8 +152,8 @@ def test_the_loop_keeps_the_pace_of_a_scheduler_layer_by_layer() -> None:
 
 def test_copies_that_arrive_in_a_skipped_step_are_noted() -> None:
     made = Scheduler(TINY, gallery.machine("rtx-4060-laptop-8gb"), 12 * TINY.expert_bytes, policy="hetsched")
-    made.pace.looking, made.pace._step = False, 0
     plan = made.step(made.demand(0, np.bincount([0, 1, 2], minlength=TINY.num_experts), 1, Phase.DECODE))
+    made.pace.looking = False
     absent = next(e for e in map(ExpertId._make, np.argwhere(made.residency.state_LE == 0).tolist()) if e.layer == 3)
     made.residency.apply(Fetch(absent, made.residency.residents()[-1], False, "made up"))
     assert made.prefetch(LinkState(0.0, (absent,))) == Copies()
