@@ -263,9 +263,10 @@ class Plan:
         return self._runs
 
     def lanes(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Of each run in order the expert's place among the active ones, and whether the GPU is to compute it."""
+        """What the GPU computes and what the CPU does, in order: places among the active experts."""
         place_of = {e: at for at, e in enumerate(self.demand.active)}
-        return [place_of[run.expert.expert] for run in self.runs], [run.lane is Lane.GPU for run in self.runs]
+        on_gpu, on_cpu = ([run for run in self.runs if run.lane is lane] for lane in (Lane.GPU, Lane.CPU))
+        return [place_of[run.expert.expert] for run in on_gpu], [place_of[run.expert.expert] for run in on_cpu]
 
     def with_runs(self, runs: tuple[Run, ...]) -> Plan:
         """The same with other runs."""

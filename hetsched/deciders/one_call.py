@@ -33,6 +33,7 @@ from ..board import (
     LAYER,
     LINK_FREE_S,
     NEW_REQUEST,
+    ON_GPU,
     PHASE,
     PREDICTED_S,
     RUNS,
@@ -57,7 +58,7 @@ from ..types import Demand, ExpertId, FloatArray, IntArray, LinkState, Plan, Rou
 from .views import ToldPlan, Views
 
 HEAD, ROUTED = 14, 11
-PLANNED = 5
+PLANNED = 6
 NOBODY: list[int] = []
 HEAD_WORDS, COPIED = struct.Struct("9q2d3q"), struct.Struct("qd")
 TOLD_LINK, TOLD_LINK_AT = struct.Struct("2q8xd"), 8 * 6  # of the words copies under way and arrived, and seconds
@@ -87,14 +88,22 @@ def put_demand(board: Board, words: IntArray, seconds: FloatArray) -> None:
 
 @compiled_lean
 def list_plan(board: Board, words: IntArray, seconds: FloatArray) -> None:
-    """The plan: active experts, fetches, evictions, the solver's answer, the makespan; then both lists, and of all runs
-    as in Views.runs."""
-    at, active = board.at, board.at[ACTIVE]
-    words[0], words[1], words[2], words[3] = active, at[FETCHES], at[EVICTS], at[STATUS]
-    seconds[4] = board.now[PREDICTED_S]
+    """The plan: how many are active, and on the GPU, fetches, evictions, the solver's answer, the makespan; then the
+    demand's lists, who runs on the GPU and who on the CPU, and of all runs as in Views.runs."""
+    at, active, on_gpu = board.at, board.at[ACTIVE], 0
+    words[0], words[2], words[3], words[4], seconds[5] = (
+        active,
+        at[FETCHES],
+        at[EVICTS],
+        at[STATUS],
+        board.now[PREDICTED_S],
+    )
     for i in range(active):
         words[PLANNED + i], words[PLANNED + active + i] = board.active_N[i], board.tokens_N[i]
-    first, runs = PLANNED + 2 * active, min(at[RUNS], active)
+    lanes, first, runs = PLANNED + 2 * active, PLANNED + 3 * active, min(at[RUNS], active)
+    for i in range(runs):
+        on_gpu += board.runs_4N[LANE, i] == ON_GPU
+    words[1], next_gpu, next_cpu = on_gpu, lanes, lanes + on_gpu
     for i in range(runs):
         at_first, at_last = 0, at[ACTIVE] - 1
         while at_first < at_last:
@@ -105,6 +114,12 @@ def list_plan(board: Board, words: IntArray, seconds: FloatArray) -> None:
                 at_last = middle
         words[first + i] = at_first
         words[first + active + i], words[first + 2 * active + i] = board.runs_4N[LANE, i], board.runs_4N[CAUSE, i]
+        if board.runs_4N[LANE, i] == ON_GPU:
+            words[next_gpu] = at_first
+            next_gpu += 1
+        else:
+            words[next_cpu] = at_first
+            next_cpu += 1
 
 
 @compiled_lean
@@ -173,7 +188,7 @@ class OneCall:
         flat, experts = len(board.state_F), int(board.at[EXPERTS])
         self._experts, self._views = experts, views
         self._words, told = _words(HEAD + 2 * experts + 3 * flat)
-        self._planned, planned = _words(PLANNED + 5 * experts)
+        self._planned, planned = _words(PLANNED + 6 * experts)
         self._copied, copied = _words(2)
         self._seconds_4T = seconds.table(1)
         self._asked: Demand | None = None  # whose words these are
@@ -204,12 +219,14 @@ class OneCall:
         if told[0] != active:
             active = told[0]
             told = _plan_form(active).unpack_from(self._planned)
-        runs_at = PLANNED + 2 * active
+        tokens_at, lanes_at, runs_at = PLANNED + active, PLANNED + 2 * active, PLANNED + 3 * active
         if routed is not None:
-            routed.active, routed.tokens = [*told[PLANNED : PLANNED + active]], [*told[PLANNED + active : runs_at]]
-        fetches = views.fetches() if told[1] else ()
-        evicts = views.evicts() if told[2] else ()
-        return ToldPlan(views, demand, told[runs_at:], fetches, evicts, told[4], ANSWERS[told[3]])
+            routed.active, routed.tokens = [*told[PLANNED:tokens_at]], [*told[tokens_at:lanes_at]]
+        cpu_at = lanes_at + told[1]
+        lanes = told[lanes_at:cpu_at], told[cpu_at:runs_at]
+        fetches = views.fetches() if told[2] else ()
+        evicts = views.evicts() if told[3] else ()
+        return ToldPlan(views, demand, told[runs_at:], fetches, evicts, told[5], ANSWERS[told[4]], lanes)
 
     def copies(self) -> tuple[int, float]:
         """How many copies were chosen ahead, and the seconds that they are expected to save."""
@@ -276,7 +293,7 @@ def _lists(whole: int, seconds: int) -> struct.Struct:
 
 @cache
 def _plan_form(active: int) -> struct.Struct:
-    return struct.Struct(f"4qd{5 * active}q")
+    return struct.Struct(f"5qd{6 * active}q")
 
 
 def _words(count: int) -> tuple[memoryview, tuple[IntArray, FloatArray]]:

@@ -54,9 +54,12 @@ class PlanError(RuntimeError):
 
 
 class ToldPlan(Plan):
-    """A plan as a board tells it: runs are numbers, as in Views.runs, until somebody looks at them."""
+    """A plan as a board tells it: runs are numbers, as in Views.runs, until somebody looks at them.
 
-    __slots__ = ("_numbers", "_views")
+    `lanes`: as the method says, where these are known.
+    """
+
+    __slots__ = ("_lanes", "_numbers", "_views")
 
     def __init__(
         self,
@@ -67,8 +70,9 @@ class ToldPlan(Plan):
         evicts: tuple[Evict, ...],
         predicted_s: float,
         solver_status: str,
+        lanes: tuple[Sequence[int], Sequence[int]] | None = None,
     ) -> None:
-        self._views, self._numbers, self._runs = views, numbers, None
+        self._views, self._numbers, self._runs, self._lanes = views, numbers, None, lanes
         self.demand, self.fetches, self.evicts = demand, fetches, evicts
         self.predicted_s, self.decision_s, self.solver_status = predicted_s, 0.0, solver_status
 
@@ -80,9 +84,8 @@ class ToldPlan(Plan):
         return self._runs
 
     def lanes(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Of each run in order the expert's place among the active ones, and whether the GPU is to compute it."""
-        numbers, n = self._numbers, len(self._numbers) // 3
-        return numbers[:n], numbers[n : 2 * n]
+        """What the GPU computes and what the CPU does, in order: places among the active experts."""
+        return self._lanes or super().lanes()
 
 
 class Views:

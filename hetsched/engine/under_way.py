@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ class LaneCall:
     """
 
     on_gpu: bool
-    at_N: list[int]
+    at_N: Sequence[int]
     copy: Event | None = None
     again: bool = False
     event: Event = NOT_LAUNCHED
@@ -55,19 +55,22 @@ class LayerUnderWay:
 def lane_calls(plan: Plan, copy_of: Mapping[int, Event]) -> list[LaneCall]:
     """The calls for a plan's runs, in order; `copy_of`: what experts on the GPU wait for.
 
-    The CPU lane has one. The GPU lane has one for what waits for no copy; each expert that does is one by itself, and
-    what the plan wants after it does not overtake it.
+    The CPU lane has one, the last. The GPU lane has one for what waits for no copy; each expert that does is one by
+    itself, and what the plan wants after it does not overtake it.
     """
+    on_gpu, on_cpu = plan.lanes()
     calls: list[LaneCall] = []
-    on_cpu, residents, active = LaneCall(False, []), LaneCall(True, []), plan.demand.active
-    for at, on_gpu in zip(*plan.lanes(), strict=True):
-        if not on_gpu:
-            on_cpu.at_N.append(at)
-        elif copy_of and active[at] in copy_of:
-            calls.append(LaneCall(True, [at], copy_of[active[at]]))
-            residents = LaneCall(True, [])
-        else:
-            if not residents.at_N:
-                calls.append(residents)
-            residents.at_N.append(at)
-    return [*calls, on_cpu] if on_cpu.at_N else calls
+    if not copy_of:
+        calls = [LaneCall(True, on_gpu)] if on_gpu else []
+    else:
+        residents: list[int] = []
+        for at in on_gpu:
+            copy = copy_of.get(plan.demand.active[at])
+            if copy is not None:
+                calls.append(LaneCall(True, [at], copy))
+                residents = []
+                continue
+            if not residents:
+                calls.append(LaneCall(True, residents))
+            residents.append(at)
+    return [*calls, LaneCall(False, on_cpu)] if on_cpu else calls
