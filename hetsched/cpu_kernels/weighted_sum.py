@@ -92,6 +92,7 @@ class OneTokenSum:
 
     def __init__(self) -> None:
         self._words, self._view = _room(FEW)
+        self._rows = np.zeros(0, np.float32)  # where the sum grows
         self._dtypes: tuple[torch.dtype, ...] = ()  # of results, router weights and sum
         self._add: CFunction | None = None  # for these; None where there is no kernel
 
@@ -100,7 +101,7 @@ class OneTokenSum:
     ) -> bool:
         """out_1H = the results of N different experts, weighted, by ascending id; False as in add_weighted.
 
-        Ids are the host's int64; those beyond the N smallest are of no expert here.
+        Ids are the host's int64; those beyond the N smallest are of no expert here. `out_1H` may be one of the results.
         """
         size, top_k, hidden = len(part_N), ids_1K.numel(), out_1H.numel()
         if size * hidden > LONGEST or not (weights_1K.is_contiguous() and ids_1K.is_contiguous()):
@@ -110,17 +111,19 @@ class OneTokenSum:
             if part.dtype is not dtype or not part.is_contiguous():
                 return False
             addresses.append(part.data_ptr())
-        if size > FEW and HEAD + size > len(self._words):
-            (self._words, self._view), self._dtypes = _room(size), ()
         dtypes = dtype, weights_1K.dtype, out_1H.dtype
-        if dtypes != self._dtypes:
-            kernel = _kernel(_adding_one_token, *dtypes)
-            self._add, self._dtypes = kernel and CFunction((kernel, (self._words,))), dtypes
+        if dtypes != self._dtypes or HEAD + size > len(self._words) or hidden > len(self._rows):
+            self._make_room(dtypes, max(size, FEW), hidden)
         if self._add is None or ids_1K.dtype is not torch.int64:
             return False
         _form(size).pack_into(self._view, 0, size, top_k, hidden, *addresses)
         self._add.call()
         return True
+
+    def _make_room(self, dtypes: tuple[torch.dtype, ...], size: int, hidden: int) -> None:
+        (self._words, self._view), self._rows, self._dtypes = _room(size), np.zeros(hidden, np.float32), dtypes
+        kernel = _kernel(_adding_one_token, *dtypes)
+        self._add = kernel and CFunction((kernel, (self._words, self._rows.ctypes.data)))
 
 
 @cache
@@ -205,15 +208,15 @@ def _adding(stamp: int) -> Any:
 
 
 def _adding_one_token(stamp: int) -> Any:
-    def add(words_A: Any) -> None:
+    def add(words_A: Any, growing: int) -> None:
         """N, K, H; then addresses of the sum, the ids, their weights, and the results by ascending id."""
         assert stamp >= 0
         size, top_k, hidden = words_A[0], words_A[1], words_A[2]
-        out_H = carray(sum_pointer(words_A[3]), hidden)
+        sum_H, out_H = carray(sum_pointer(growing), hidden), carray(sum_pointer(words_A[3]), hidden)
         ids_K = carray(id_pointer(words_A[4]), top_k)
         weight_K = carray(weight_pointer(words_A[5]), top_k)
         for h in range(hidden):
-            out_H[h] = 0
+            sum_H[h] = 0
         before = np.int64(-1)
         for n in range(size):
             k = -1
@@ -221,7 +224,9 @@ def _adding_one_token(stamp: int) -> Any:
                 if ids_K[i] > before and (k < 0 or ids_K[i] < ids_K[k]):
                     k = i
             before = ids_K[k]
-            add_row(out_H, carray(part_pointer(words_A[HEAD + n]), hidden), weight_K[k])
+            add_row(sum_H, carray(part_pointer(words_A[HEAD + n]), hidden), weight_K[k])
+        for h in range(hidden):
+            out_H[h] = sum_H[h]
 
     return add
 

@@ -52,16 +52,21 @@ class HostParts:
         self._part_N[at] = part_CH
 
     def sum(self) -> torch.Tensor:
-        """All results weighted and added by ascending expert, [T, H], in the activations' dtype."""
+        """All results weighted and added by ascending expert, [T, H], in the activations' dtype.
+
+        One token's take the place of its first expert's results where these are nobody else's: making room for them
+        costs more than adding them.
+        """
         hidden_TH, weights_TK = self._work.hidden_TH, self._work.weights_TK
         arithmetic = self._work.arithmetic
         dtype = hidden_TH.dtype if arithmetic is PLAIN else arithmetic.sum_dtype(hidden_TH, weights_TK)
-        if self._is_one and dtype is hidden_TH.dtype:
-            out_TH = torch.empty_like(hidden_TH)  # half the time of a shape and a dtype
-        else:
+        out_TH = self._part_N[0]
+        if not self._is_one or out_TH.dtype is not dtype or out_TH is hidden_TH or out_TH._base is not None:
             out_TH = torch.empty(hidden_TH.shape, dtype=dtype)
         if self._is_one and self._one_token.add(out_TH, self._part_N, self._work.ids_TK, weights_TK):
             return out_TH if dtype is hidden_TH.dtype else out_TH.to(hidden_TH.dtype)
+        if out_TH is self._part_N[0]:
+            out_TH = torch.empty_like(out_TH)
         return self._sum_of_many(out_TH, weights_TK.detach()).to(hidden_TH.dtype)
 
     def _sum_of_many(self, out_TH: torch.Tensor, weights_TK: torch.Tensor) -> torch.Tensor:
