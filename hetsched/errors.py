@@ -12,6 +12,12 @@ class InputError(ValueError):
         super().__init__(one_line(message))
 
 
+NO_NUMBERS = (
+    "the model computes infinities, or what is no number: its weights are damaged, or belong to another config.json; "
+    "download the checkpoint again"
+)
+
+
 def one_line(message: object) -> str:
     """A text on one line, whatever values it quotes: line ends are blanks, and what would not be shown is escaped."""
     text = " ".join(str(message).split())

@@ -7,12 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from hetsched.errors import InputError
+from hetsched.errors import NO_NUMBERS, InputError
 
-NO_NUMBERS = (
-    "the model computes infinities, or what is no number: its weights are damaged, or belong to another config.json; "
-    "download the checkpoint again"
-)
 GREEDY = {"do_sample": False, "num_beams": 1}
 
 

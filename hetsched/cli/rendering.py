@@ -31,6 +31,16 @@ def check_rendering(tokenizer: Any, messages: Sequence[dict[str, str]]) -> None:
         raise InputError(f"this model's chat template makes {len(text):,} characters of the prompt; {FIX}")
 
 
+def check_template(tokenizer: Any) -> None:
+    """The same for a short chat, before anybody has asked; a template may well refuse that one."""
+    try:
+        check_rendering(tokenizer, [{"role": "user", "content": "Hello"}])
+    except InputError:
+        raise
+    except Exception:  # it is told to whoever asks
+        return
+
+
 @contextmanager
 def _in_time() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):

@@ -25,6 +25,7 @@ from .attaching import (
 )
 from .option_types import at_least_one, finite_float, non_empty_text, whole
 from .paths import OutputFile
+from .rendering import check_template
 from .sampling import add_sampling_options, refuse_idle_sampling, sampling_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     options = {**machine_options(args), "learned": args.learned, "context": args.context, "batch": args.parallel}
     with bound(args.host, args.port) as listening:
         model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, options=[options])
+        check_template(tokenizer)
         sampling = sampling_of(args, model.generation_config)
         with attached(model, options) as handle:
             from hetsched.serving.server import Terms, serve

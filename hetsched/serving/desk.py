@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import NamedTuple
 
+from ..errors import InputError
 from .api_error import ApiError
 from .batching import Batching
 from .draws import Draw
@@ -137,7 +138,9 @@ async def _fresh(news: asyncio.Queue[_News], job: Job) -> AsyncGenerator[list[in
     while True:
         tokens, finished, error = await news.get()
         if job.draw is not None and job.draw.error is not None:
-            raise ApiError(500, f"drawing a token failed: {type(job.draw.error).__name__}") from job.draw.error
+            failed = job.draw.error
+            said = str(failed) if isinstance(failed, InputError) else f"drawing a token failed: {type(failed).__name__}"
+            raise ApiError(500, said) from failed
         if error is not None:
             raise ApiError(503 if error == _ENDING else 500, error if error == _ENDING else "the batch failed")
         if len(tokens) > seen:

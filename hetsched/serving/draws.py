@@ -9,17 +9,20 @@ token's score alone is left.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 
+from ..errors import NO_NUMBERS, InputError
+
 
 class Draw:
     """How one request's next token follows from its text and scores; transformers' own processors, in its order.
 
-    `seed`: None: the likeliest token.
+    `seed`: None: the likeliest token. `error`: why there is none; the request's own business.
     """
 
     def __init__(self, processors: Any, seed: int | None, device: torch.device) -> None:
@@ -27,9 +30,16 @@ class Draw:
         self._generator = None if seed is None else torch.Generator(device).manual_seed(seed)
         self.error: Exception | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the likeliest token by plain scores is next."""
+        return not self._processors and self._generator is None
+
     def token(self, ids: Sequence[int], scores_V: torch.Tensor) -> int:
-        """The next token; 0 once something has failed, which is this request's own business: see `error`."""
+        """The next token; 0 once something has failed: see `error`."""
         try:
+            if not bool(scores_V.max() < math.inf):
+                raise InputError(NO_NUMBERS)
             ids_1T = torch.tensor([ids], device=scores_V.device)
             scores_1V = self._processors(ids_1T, scores_V[None].clone())
             if self._generator is None:
@@ -40,8 +50,8 @@ class Draw:
             return 0
 
 
-def draw_of(model: Any, defaults: Any, settings: dict[str, Any], prompt: int, most: int, seed: int) -> Draw | None:
-    """For a prompt of so many tokens and `most` new ones; None where the likeliest token by plain scores is next.
+def draw_of(model: Any, defaults: Any, settings: dict[str, Any], prompt: int, most: int, seed: int) -> Draw:
+    """For a prompt of so many tokens and `most` new ones.
 
     `defaults`: a GenerationConfig, before which `settings` go.
     """
@@ -49,19 +59,17 @@ def draw_of(model: Any, defaults: Any, settings: dict[str, Any], prompt: int, mo
     config.update(**settings, max_new_tokens=most, max_length=prompt + most)
     model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=model.device)
     processors = model._get_logits_processor(config, input_ids_seq_length=prompt, device=model.device)
-    if not processors and not config.do_sample:
-        return None
     return Draw(processors, seed if config.do_sample else None, model.device)
 
 
 class Draws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
-    """The batch's one processor: rows of requests with a Draw are drawn, all others left."""
+    """The batch's one processor: rows of requests with a Draw are drawn, but plain ones whose scores are numbers."""
 
     supported_kwargs = {"draw": Draw}  # noqa: RUF012 - transformers' own interface
     ignored_kwargs = ()
 
     def __init__(self) -> None:
-        self._rows: list[tuple[Draw, list[int]] | None] = []
+        self._rows: list[tuple[Draw, Any] | None] = []  # and the request's state
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """Nothing goes through that tensor."""
@@ -74,14 +82,18 @@ class Draws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """Scores [N, V] of the next tokens."""
+        numbers_N = (scores.amax(-1) < math.inf).tolist()
         for i, row in enumerate(self._rows):
-            if row is not None:
-                token = row[0].token(row[1], scores[i])
+            if row is None:
+                continue
+            draw, state = row
+            if not (draw.is_plain and numbers_N[i]):
+                token = draw.token(state.initial_tokens + state.generated_tokens, scores[i])
                 scores[i] = -torch.inf
                 scores[i, token] = 0.0
         return scores
 
 
-def _row(state: Any) -> tuple[Draw, list[int]] | None:
+def _row(state: Any) -> tuple[Draw, Any] | None:
     draw = state.logit_processor_kwargs.get("draw")
-    return None if draw is None else (draw, state.initial_tokens + state.generated_tokens)
+    return None if draw is None else (draw, state)

@@ -77,16 +77,22 @@ def test_a_question_longer_than_the_context_is_refused_and_the_chat_goes_on(talk
     assert "hetsched: this takes 42 tokens and the context has 24: write less" in err
 
 
+@pytest.mark.parametrize("verb", [["run", "--prompt", "the sea"], ["serve", "--port", "0"]])
 @pytest.mark.parametrize("turns", ["'x' * 10**8", "range(10**5)"])
 def test_a_template_without_an_end_is_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, turns: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path,
+    tmp_path: Path,
+    turns: str,
+    verb: list[str],
 ) -> None:
-    """Loops within loops, of which each is short enough for jinja's sandbox."""
+    """Loops within loops, of which each is short enough for jinja's sandbox; a server looks before anybody asks."""
     endless = f"{{% for a in {turns} %}}{{% for b in range(10**5) %}}{{% endfor %}}{{% endfor %}}"
     folder = chat_folder(checkpoint, tmp_path / "model", endless)
     monkeypatch.setattr(rendering, "MOST_S", 0.2)
     before = signal.getsignal(signal.SIGPROF)
-    assert main(["run", "--model", str(folder), "--prompt", "the sea", *MACHINE]) == 2
+    assert main([*verb, "--model", str(folder), *MACHINE]) == 2
     assert "chat template is at work for more than 0.2 s; correct the template\n" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGPROF) is before
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hetsched.cli.generating import NO_NUMBERS
+from hetsched.errors import NO_NUMBERS
 
 from .children import LATE, Ask, Task, ended
 

@@ -126,6 +126,21 @@ def test_a_seed_draws_as_transformers_does(served: Served, eager: Callable[..., 
     assert texts[0] != texts[2]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_no_numbers_are_nobodys_text(served: Served, temperature: float) -> None:
+    """The request is told why it failed; the server goes on."""
+    client, head = served.client(), served.model.lm_head.weight
+    asked = {"model": "tiny", "prompt": "the sea", "max_tokens": TOKENS, "temperature": temperature, "seed": 1}
+    before, sound = client.completions.create(**asked).choices[0].text, head.detach().clone()
+    head.data.fill_(float("nan"))
+    try:
+        with pytest.raises(openai.InternalServerError, match="no number"):
+            client.completions.create(**asked)
+    finally:
+        head.data.copy_(sound)
+    assert client.completions.create(**asked).choices[0].text == before
+
+
 def test_a_stop_string_ends_a_text_before_it(served: Served) -> None:
     client = served.client()
     more: dict[str, Any] = {"model": "tiny", "prompt": "was calm", "max_tokens": TOKENS, "temperature": 0}
