@@ -53,3 +53,10 @@ def test_forms_ask_for_the_doctors_word(path: Path) -> None:
 def test_there_are_forms() -> None:
     assert [path.stem for path in FORMS] == ["bug", "feature", "gpu_check"]
     assert len((ROOT / ".github/pull_request_template.md").read_text(encoding="utf-8").splitlines()) < 12
+
+
+def test_every_picture_is_shown_and_every_shown_one_is_there() -> None:
+    """On the first page or in docs; `make pictures` makes those of commands."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    shown = {found for page in pages for found in re.findall(r"pictures/([\w-]+\.svg)\)", page.read_text("utf-8"))}
+    assert {path.name for path in (ROOT / "docs/pictures").iterdir()} == shown
