@@ -6,6 +6,7 @@ Shapes: R rows and C columns of a watch (board/__init__.py).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 from .board import CORRECTED, FACTOR, Arrays
 from .board import open_board as board_of
@@ -34,6 +35,7 @@ class Recalibration:
         self._seconds = seconds
         self._tell, self._warn = tell, warn
         self._told: set[str] = set()
+        self._end_step: Callable[..., bool] | None = None
 
     @property
     def factor_C(self) -> FloatArray:
@@ -42,9 +44,11 @@ class Recalibration:
 
     def begin_step(self) -> None:
         """A step is about to be decided: whatever is known of the one before it holds from here on."""
-        from .board.recalibration import entries  # numba takes long to import
+        if self._end_step is None:
+            from .board.recalibration import entries  # numba takes long to import
 
-        if entries.end_step(*self._arrays, self.learning):
+            self._end_step = entries.end_step
+        if self._end_step(*self._arrays, self.learning):
             self.follow()
 
     def follow(self) -> None:

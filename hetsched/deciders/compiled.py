@@ -104,9 +104,8 @@ class CompiledDecider:
             self._observed(demand)
         one = self._one or self._one_call()
         wrong = one.ahead(demand, link)
-        count, gained_s = one.copies()
-        if count:
-            chosen += self._views.copies()
+        copies, gained_s = one.copies()
+        chosen += copies
         if wrong:
             self.refuse(wrong)
         return gained_s

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from ..board import EXPERTS, Arrays
+from ..board import EXPERTS, MOST_COPIES, Arrays
 from ..board import open_board as sections
 from ..board.seconds import Seconds
 from ..dispatch.answers import ANSWERS
 from ..jit.c_call import CFunction
 from ..policies.compiled import CompiledPolicy
-from ..types import Demand, ExpertId, FloatArray, IntArray, LinkState, Plan, RoutedDemand
-from .one_call_kernels import HEAD, PLANNED, ends
+from ..types import Demand, ExpertId, Fetch, FloatArray, IntArray, LinkState, Plan, RoutedDemand
+from .one_call_kernels import COPIED, HEAD, PLANNED, ends
 from .views import ToldPlan, Views
 
 NOBODY: list[int] = []
-HEAD_WORDS, COPIED = struct.Struct("9q2d3q"), struct.Struct("qd")
+HEAD_WORDS, CHOSEN = struct.Struct("9q2d3q"), struct.Struct("qd")
 TOLD_LINK, TOLD_LINK_AT = struct.Struct("2q8xd"), 8 * 6  # of the words copies under way and arrived, and seconds
 
 
@@ -37,13 +37,13 @@ class OneCall:
         self._experts, self._views = experts, views
         self._words, told = _words(HEAD + 2 * experts + 3 * flat)
         self._planned, planned = _words(PLANNED + 6 * experts)
-        self._copied, copied = _words(2)
+        self._copied, copied = _words(COPIED + 3 * MOST_COPIES)
         self._seconds_4T = seconds.table(1)
         self._asked: Demand | None = None  # whose words these are
         step, ahead = self._arguments()
-        self._step = CFunction((ends.tell, (*arrays, *told)), (calls.step, step), (ends.list, (*arrays, *planned)))
+        self._step = CFunction((ends.tell, (*arrays, *told)), (calls.step, step), (ends.plan, (*arrays, *planned)))
         self._ahead = CFunction(
-            (ends.tell_link, (*arrays, *told)), (calls.ahead, ahead), (ends.sum, (*arrays, *copied))
+            (ends.tell_link, (*arrays, *told)), (calls.ahead, ahead), (ends.copies, (*arrays, *copied))
         )
 
     def step(self, demand: Demand, link: LinkState) -> int:
@@ -76,10 +76,12 @@ class OneCall:
         evicts = views.evicts() if told[3] else ()
         return ToldPlan(views, demand, told[runs_at:], fetches, evicts, told[5], ANSWERS[told[4]], lanes)
 
-    def copies(self) -> tuple[int, float]:
-        """How many copies were chosen ahead, and the seconds that they are expected to save."""
-        found: tuple[int, float] = COPIED.unpack_from(self._copied)
-        return found
+    def copies(self) -> tuple[list[Fetch], float]:
+        """The copies that were chosen ahead, and the seconds that they are expected to save."""
+        count, gained_s = CHOSEN.unpack_from(self._copied)
+        if not count:
+            return [], gained_s
+        return self._views.copies_of(_lists(3 * count, 0).unpack_from(self._copied, 8 * COPIED)), gained_s
 
     def _tell(self, demand: Demand, link: LinkState) -> None:
         seconds_4T = self._seconds.table(demand.num_tokens)

@@ -44,7 +44,7 @@ from ..jit.by_address import words_at
 from ..types import FloatArray, IntArray
 
 HEAD, ROUTED = 14, 11  # words before the lists, and that of the address
-PLANNED = 6  # words before a plan's lists
+PLANNED, COPIED = 6, 2  # words before a plan's lists, and before a list of copies
 
 
 @compiled_lean
@@ -106,11 +106,13 @@ def list_plan(board: Board, words: IntArray, seconds: FloatArray) -> None:
 
 
 @compiled_lean
-def sum_copies(board: Board, words: IntArray, seconds: FloatArray) -> None:
-    """How many copies were chosen, and what they are expected to save."""
+def list_copies(board: Board, words: IntArray, seconds: FloatArray) -> None:
+    """How many copies were chosen, what they are expected to save, and of each the expert, its victim, and why."""
     words[0], seconds[1] = board.at[COPIES], 0.0
     for i in range(words[0]):
         seconds[1] += board.gain_s_W[i]
+        for row in range(3):
+            words[COPIED + 3 * i + row] = board.copies_3W[row, i]
 
 
 SOURCES = (
@@ -127,8 +129,8 @@ class Ends(NamedTuple):
 
     tell: Any
     tell_link: Any
-    list: Any
-    sum: Any
+    plan: Any
+    copies: Any
 
 
 def _ends(stamp: int) -> Ends:
@@ -147,16 +149,16 @@ def _ends(stamp: int) -> Ends:
         put_link(open_board(bytes_B, ints_I, floats_R), words, seconds)
 
     @compiled_and_kept
-    def listed(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, words: IntArray, seconds: FloatArray) -> None:
+    def decided(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, words: IntArray, seconds: FloatArray) -> None:
         assert stamp >= 0
         list_plan(open_board(bytes_B, ints_I, floats_R), words, seconds)
 
     @compiled_and_kept
-    def summed(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, words: IntArray, seconds: FloatArray) -> None:
+    def chosen(bytes_B: Bytes, ints_I: IntArray, floats_R: FloatArray, words: IntArray, seconds: FloatArray) -> None:
         assert stamp >= 0
-        sum_copies(open_board(bytes_B, ints_I, floats_R), words, seconds)
+        list_copies(open_board(bytes_B, ints_I, floats_R), words, seconds)
 
-    return Ends(tell, tell_link, listed, summed)
+    return Ends(tell, tell_link, decided, chosen)
 
 
 ends = _ends(source_stamp(*SOURCES))

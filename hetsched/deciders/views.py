@@ -37,14 +37,14 @@ from ..types import Demand, Evict, ExpertId, Fetch, Lane, LinkState, Plan, Run
 RUN_CAUSES = ("resident", "in flight", "fetched", "the CPU ends sooner", "missed")  # by the numbers of board/rows.py
 FETCH_CAUSES = ("demanded: fetching beats the CPU", "missed")
 COPY_CAUSES = (
-    "saves {:.0f} µs",
-    "likely in the next layer",
-    "busier in the last window",
-    "used more of late",
-    "placed here",
-    "hot by its level",
-    "named by the draft",
-    "likely in a request like this",
+    "prefetch: expected to save time",
+    "prefetch: likely in the next layer",
+    "prefetch: busier in the last window",
+    "prefetch: used more of late",
+    "prefetch: placed here",
+    "prefetch: hot by its level",
+    "prefetch: named by the draft",
+    "prefetch: likely in a request like this",
 )
 LANES = (Lane.CPU, Lane.GPU)
 
@@ -154,14 +154,12 @@ class Views:
 
     def copies(self) -> list[Fetch]:
         """The copies for an idle link that the board says were chosen."""
-        board, count = self._board, int(self._board.at[COPIES])
-        if not count:
-            return []
-        rows = zip(*board.copies_3W[:, :count].tolist(), board.gain_s_W[:count].tolist(), strict=True)
-        return [
-            Fetch(self.id(f), self.id_or_none(v), True, f"prefetch: {COPY_CAUSES[why].format(1e6 * gain_s)}")
-            for f, v, why, gain_s in rows
-        ]
+        return self.copies_of(self._board.copies_3W[:, : self._board.at[COPIES]].T.ravel().tolist())
+
+    def copies_of(self, numbers: Sequence[int]) -> list[Fetch]:
+        """The same of copies one after another: the expert, flat, its victim, and why."""
+        rows = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+        return [Fetch(self.id(f), self.id_or_none(v), True, COPY_CAUSES[why]) for f, v, why in rows]
 
     def write(self, decision: Decision) -> None:
         """A Python policy's decision as rows. Raises PlanError for more of anything than there can be."""

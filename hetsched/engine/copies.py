@@ -54,7 +54,7 @@ class CopiesUnderWay:
     def start(self, fetch: Fetch, store: HostStore) -> None:
         """Queue one copy into the expert's slot."""
         row = store.row(fetch.expert)
-        target = self._slots.buffer(fetch.expert, len(row))
+        target = self._slots.buffer(fetch.expert, row.numel())
         try:
             event = self._accelerator.copy_in(row, target, seconds=self._told.copy_s(), urgent=not fetch.prefetch)
         except Exception as error:  # a driver's; whoever needs this copy goes to the CPU lane

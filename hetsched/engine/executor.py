@@ -140,7 +140,7 @@ class AsyncExecutor:
     def fill_slot(self, expert: ExpertId) -> None:
         """Fill the slot of an expert that is resident from the start."""
         row = self._store.row(expert)
-        self._accelerator.copy_now(row, self._slots.buffer(expert, len(row)))
+        self._accelerator.copy_now(row, self._slots.buffer(expert, row.numel()))
 
     def _launch(self, under_way: LayerUnderWay, call: LaneCall, host_TH: Hidden | None, starts: bool) -> None:
         """Hand a call to its lane, after its copy if there is one; `starts`: it is the first of its lane."""

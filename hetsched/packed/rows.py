@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -43,7 +44,7 @@ class Piece:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Bytes without padding."""
         return prod(self.shape) * self.dtype.itemsize

@@ -98,7 +98,7 @@ class EmulatedAccelerator(HostMemory):
 
     def copy_in(self, source: torch.Tensor, target: torch.Tensor, *, seconds: float, urgent: bool) -> LaneEvent:
         """Copy chunk by chunk; an urgent copy may come between two chunks of one that is not."""
-        size, link = len(source), self._link
+        size, link = source.numel(), self._link
         chunks = max(1, math.ceil(min((seconds - link.latency_s) * link.bytes_per_s / link.chunk_bytes, size)))
 
         def move(part: int) -> None:
