@@ -15,9 +15,13 @@ import hetsched
 from hetsched.accelerators.base import LaneError
 from hetsched.accelerators.emulated.device import EmulatedAccelerator
 from hetsched.errors import InputError, UnknownNameError
+from hetsched.integrations.expert_modules import expert_modules
 from hetsched.learned import load
 from hetsched.machine.gallery import machine
 from hetsched.plugins import installed
+from hetsched.policies.static import StaticFrequency
+from hetsched.policy import View
+from hetsched.types import Demand, Fetch
 from tests.conftest import tiny_moe
 
 HERE = {"hardware": "cpu", "gpu_memory": None, "time_scale": None}
@@ -56,6 +60,34 @@ def test_bits_are_those_of_eager(model: Any, policy: str, gpu_memory: str) -> No
         assert handle.stats()["layers"] == 3 * 12
     assert scheduled_tokens == tokens
     assert torch.equal(scheduled_logits, logits)
+
+
+class InPython(StaticFrequency):
+    """One that is asked in Python, for a method is its own."""
+
+    name = "in-python"
+
+    def prefetch(self, demand: Demand, view: View) -> list[Fetch]:
+        return []
+
+
+@pytest.mark.parametrize("policy", ["hetsched", "hybrimoe", InPython, None])
+@pytest.mark.parametrize("ids", [[[5, 2]], [[8, 2]], [[8, 8]], [[3, 3]], [[5, 2], [8, 7], [2, 2]], [[8, 8], [8, 8]]])
+def test_ids_of_no_expert_add_nothing(model: Any, policy: Any, ids: list[list[int]]) -> None:
+    """As on one rank of several; a token may have an expert twice. Ids in 32 bits, or not in a row, are as good."""
+    module = expert_modules(model)[1]
+    ids_TK = torch.tensor(ids)
+    hidden_TH = torch.randn(len(ids), model.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    given = hidden_TH, ids_TK, torch.rand(ids_TK.shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = module(*given)
+        chosen = policy if isinstance(policy, str) else policy and policy()
+        options = HERE if policy is None else {**FAST, "gpu_memory": "25%", "policy": chosen}
+        with hetsched.attach(model, **options):
+            model(torch.tensor([[5]]))  # which takes the weights over
+            for found_TK in (ids_TK, ids_TK.int(), ids_TK.repeat_interleave(2, 1)[:, ::2], ids_TK[:0]):
+                found = module(hidden_TH[: len(found_TK)], found_TK, given[2][: len(found_TK)])
+                assert torch.equal(found, expected[: len(found_TK)])
 
 
 def test_without_an_accelerator_bits_are_the_same_too(model: Any) -> None:
