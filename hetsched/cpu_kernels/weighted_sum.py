@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # names that jit.bound and jit.specialised bind below
 Numbers = npt.NDArray[Any]
 SOURCES = "hetsched.cpu_kernels.weighted_sum", "hetsched.jit.by_address"
 _HALF, _WEIGHTS = torch.bfloat16, (np.dtype(np.float32), np.dtype(np.uint16))
-HEAD, FEW = 6, 32  # words before the addresses of results, and results that there is room for from the beginning
+HEAD, FEW = 6, 32  # words before the addresses of results, and results that there is room for at least
 LONGEST = 1 << 17  # numbers of all rows; with more of them torch's threads are sooner done
 HIGH, NAN = np.uint32(0xFFFF0000), np.uint32(0x7FC00000)
 HALF, ODD, PLACES = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
@@ -91,7 +91,7 @@ class OneTokenSum:
     """The same for one token, in a call that reads a few words. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._words, self._view = _room(FEW)
+        self._words, self._view = _room(0)
         self._rows = np.zeros(0, np.float32)  # where the sum grows
         self._dtypes: tuple[torch.dtype, ...] = ()  # of results, router weights and sum
         self._add: CFunction | None = None  # for these; None where there is no kernel

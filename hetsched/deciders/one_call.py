@@ -86,10 +86,7 @@ class OneCall:
     def _tell(self, demand: Demand, link: LinkState) -> None:
         seconds_4T = self._seconds.table(demand.num_tokens)
         if seconds_4T is not self._seconds_4T:
-            self._seconds_4T = seconds_4T
-            step, ahead = self._arguments()
-            self._step.give(1, step)
-            self._ahead.give(1, ahead)
+            self._decide_by(seconds_4T)
         self._asked = demand
         active, tokens, kept, weighted, address, top_k, here = NOBODY, NOBODY, 0.0, False, 0, 0, 0
         if type(demand) is RoutedDemand:
@@ -120,11 +117,16 @@ class OneCall:
             here,
         )
         if active or arrived or in_flight:
-            flying, noted = [self._flat(expert) for expert, _ in in_flight], [self._flat(expert) for expert in arrived]
-            whole = *active, *tokens, *flying, *noted
-            _lists(len(whole), len(flying)).pack_into(
-                self._words, 8 * HEAD, *whole, *[left_s for _, left_s in in_flight]
-            )
+            flying = [self._flat(expert) for expert, _ in in_flight]
+            whole = *active, *tokens, *flying, *[self._flat(expert) for expert in arrived]
+            left = [left_s for _, left_s in in_flight]
+            _lists(len(whole), len(flying)).pack_into(self._words, 8 * HEAD, *whole, *left)
+
+    def _decide_by(self, seconds_4T: FloatArray) -> None:
+        self._seconds_4T = seconds_4T
+        step, ahead = self._arguments()
+        self._step.give(1, step)
+        self._ahead.give(1, ahead)
 
     def _flat(self, expert: ExpertId) -> int:
         layer, e = expert

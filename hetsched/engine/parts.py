@@ -127,16 +127,12 @@ class DeviceParts:
 
     def pairs(self, at_N: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Some experts' rows [P] and router weights [P, 1]."""
-        if len(at_N) == len(self._counts) and list(at_N) == sorted(at_N):
-            return self._rows_S, self._weights_S1
-        rows_N = self._rows_S.split_with_sizes(self._counts)
-        weights_N = self._weights_S1.split_with_sizes(self._counts)
-        return torch.cat([rows_N[at] for at in at_N]), torch.cat([weights_N[at] for at in at_N])
+        return _some(self._rows_S, self._counts, at_N), _some(self._weights_S1, self._counts, at_N)
 
     def put_weighted(self, at_N: Sequence[int], part_PH: torch.Tensor) -> None:
         """The results of these experts, one below the other, weighted already."""
         part_PH = part_PH.to(self._part_SH.dtype)
-        if len(at_N) == len(self._counts) and list(at_N) == sorted(at_N):
+        if _are_all(at_N, self._counts):
             self._part_SH = part_PH
             return
         parts = part_PH.split_with_sizes([self._counts[at] for at in at_N])
@@ -167,8 +163,13 @@ class DeviceParts:
         return torch.cat(parts)
 
 
+def _are_all(at_N: Sequence[int], counts: Sequence[int]) -> bool:
+    """Whether these are all experts, in order."""
+    return list(at_N) == list(range(len(counts)))
+
+
 def _some(rows_S: torch.Tensor, counts: Sequence[int], at_N: Sequence[int]) -> torch.Tensor:
-    if list(at_N) == list(range(len(counts))):
+    if _are_all(at_N, counts):
         return rows_S
     rows_N = rows_S.split_with_sizes(list(counts))
     return torch.cat([rows_N[at] for at in at_N])

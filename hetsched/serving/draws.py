@@ -38,8 +38,6 @@ class Draw:
     def token(self, ids: Sequence[int], scores_V: torch.Tensor) -> int:
         """The next token; 0 once something has failed: see `error`."""
         try:
-            if not bool(scores_V.max() < math.inf):
-                raise InputError(NO_NUMBERS)
             ids_1T = torch.tensor([ids], device=scores_V.device)
             scores_1V = self._processors(ids_1T, scores_V[None].clone())
             if self._generator is None:
@@ -87,10 +85,14 @@ class Draws(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
             if row is None:
                 continue
             draw, state = row
-            if not (draw.is_plain and numbers_N[i]):
+            if not numbers_N[i]:
+                token, draw.error = 0, InputError(NO_NUMBERS)
+            elif draw.is_plain:
+                continue
+            else:
                 token = draw.token(state.initial_tokens + state.generated_tokens, scores[i])
-                scores[i] = -torch.inf
-                scores[i, token] = 0.0
+            scores[i] = -torch.inf
+            scores[i, token] = 0.0
         return scores
 
 

@@ -121,10 +121,8 @@ class EmulatedAccelerator(HostMemory):
 
     def launch(self, lane: Lane, kernel: Callable[[], Any], seconds: float, after: Sequence[Event] = ()) -> LaneEvent:
         """Compute in a lane, in order of submission, after other work."""
-        drift, in_lane = self._drift, self._cpu_lane
-        slow = drift.cpu
-        if lane is GPU:
-            in_lane, slow = self._gpu_lane, drift.gpu
+        drift = self._drift
+        in_lane, slow = (self._gpu_lane, drift.gpu) if lane is GPU else (self._cpu_lane, drift.cpu)
         others = [_own(event) for event in after] if after else ()
         return self._submit(in_lane, lambda part: kernel(), 1, seconds * slow, others)
 
